@@ -1,0 +1,252 @@
+"""What a run *is*: frozen, validated settings and the fingerprint that names them.
+
+A :class:`Run` says everything that decides a training result: data, members, coupling, recipe and start. Its
+fingerprint is a hash of those settings, of the data's own fingerprint and of :data:`NUMERICS_VERSION`, so two
+runs with one fingerprint are one run, on any machine. Where a run is computed (device, threads, folders) is not
+part of it; the run record notes it instead.
+"""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from ctrlib.errors import UserError, unknown
+
+# Raise by one whenever the same settings would give other numbers; old records then no longer count as done.
+NUMERICS_VERSION = 1
+
+Form = Literal["mse", "mse_logit", "kl"]
+Target = Literal["live", "joint", "frozen", "ensemble", "shuffled"]
+Protocol = Literal["equal_epochs", "own_end"]
+Weights = tuple[tuple[float, ...], ...]
+
+
+class Settings(BaseModel):
+    """Base of all settings: immutable, unknown names refused, infinities and NaN refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class SyntheticSettings(Settings):
+    """The embedded data: clicks drawn from a known probability (see :mod:`ctrlib.data.synthetic`)."""
+
+    train_rows: int = Field(default=100_000, ge=100, description="training rows")
+    valid_rows: int = Field(default=20_000, ge=100, description="validation rows")
+    test_rows: int = Field(default=50_000, ge=100, description="test rows")
+    fields: int = Field(default=10, ge=3, le=200, description="number of categorical fields")
+    smallest_field: int = Field(default=4, ge=2, description="ids in the smallest field")
+    largest_field: int = Field(default=300, ge=2, description="ids in the largest field; sizes grow geometrically")
+    zipf: float = Field(default=1.1, ge=0, le=3, description="exponent of the id frequencies")
+    clusters: int = Field(default=50, ge=1, description="latent clusters that correlate the fields")
+    pairs: int = Field(default=12, ge=0, description="planted field pairs")
+    triples: int = Field(default=2, ge=0, description="planted field triples")
+    logit_sd: float = Field(default=1.5, gt=0, le=10, description="standard deviation of the true logit")
+    click_rate: float = Field(default=0.25, gt=0, lt=1, description="share of clicks")
+    seed: int = Field(default=0, ge=0, description="draw d of the data uses this seed and d")
+
+
+class Data(Settings):
+    """A data set by name, one of its draws, and the fingerprint of the rows themselves."""
+
+    name: str
+    draw: int = Field(default=0, ge=0)
+    synthetic: SyntheticSettings | None = None
+    fingerprint: str
+
+
+class Member(Settings):
+    """One model of a cohort: its architecture, its size and its two sources of randomness."""
+
+    architecture: str
+    embedding_dim: int = Field(default=16, ge=1)
+    hidden_units: tuple[Annotated[int, Field(ge=1)], ...] = (400, 400, 400)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    batch_norm: bool = False
+    options: dict[str, int | float | str | bool] = Field(default_factory=dict)
+    init_seed: int = Field(ge=0, description="initial weights")
+    order_seed: int = Field(ge=0, description="order of the training rows")
+
+
+class Coupling(Settings):
+    """Who learns from whom: row n of ``weights`` says how much member n listens to each peer (design: A)."""
+
+    weights: Weights
+    form: Form = "mse"
+    target: Target = "live"
+    start: float = Field(default=0.0, ge=0, le=1, description="share of the training after which it is on")
+
+    @model_validator(mode="after")
+    def _square_without_self(self) -> "Coupling":
+        size = len(self.weights)
+        for n, row in enumerate(self.weights):
+            if len(row) != size:
+                raise ValueError(f"row {n} has {len(row)} weights, a {size} x {size} matrix is needed")
+            if row[n] != 0:
+                raise ValueError(f"member {n} cannot listen to itself (weights[{n}][{n}] = {row[n]})")
+            if min(row) < 0:
+                raise ValueError(f"row {n} has a negative weight")
+        return self
+
+    @property
+    def is_solo(self) -> bool:
+        """True when nobody listens to anybody."""
+        return not any(any(row) for row in self.weights)
+
+
+class Recipe(Settings):
+    """How members are trained (FuxiCTR's recipe; see the method page).
+
+    ``patience`` = 0 trains all ``epochs`` at one learning rate. Otherwise the learning rate falls by
+    ``plateau_factor`` after each epoch without a better validation AUC, and ``patience`` such epochs in a row end
+    the training. ``keep`` chooses the weights that count: those of the best validation epoch or of the last.
+    """
+
+    learning_rate: float = Field(default=1e-3, gt=0, le=10)
+    batch_size: int = Field(default=1000, ge=1)
+    epochs: int = Field(default=1, ge=1, le=1000)
+    patience: int = Field(default=0, ge=0)
+    plateau_factor: float = Field(default=0.1, gt=0, lt=1)
+    keep: Literal["best", "last"] = "last"
+    embedding_l2: float = Field(default=0.0, ge=0)
+    clip_norm: float = Field(default=10.0, gt=0)
+
+
+class Checkpoint(Settings):
+    """Where a member starts: a member of an earlier run, with or without that run's optimizer state."""
+
+    run: str
+    member: int = Field(default=0, ge=0)
+    optimizer: Literal["keep", "reset"] = "reset"
+
+
+class Run(Settings):
+    """One training: K members on one data set under one coupling and one recipe, from scratch or checkpoints."""
+
+    data: Data
+    members: tuple[Member, ...] = Field(min_length=1)
+    coupling: Coupling
+    recipe: Recipe
+    start: tuple[Checkpoint, ...] | None = None
+
+    @model_validator(mode="after")
+    def _sizes_agree(self) -> "Run":
+        size = len(self.members)
+        if len(self.coupling.weights) != size:
+            raise ValueError(f"{size} members but a {len(self.coupling.weights)} x ... coupling matrix")
+        if self.start is not None and len(self.start) != size:
+            raise ValueError(f"{size} members but {len(self.start)} checkpoints")
+        if self.coupling.target == "frozen" and not self.coupling.is_solo and self.start is None:
+            raise ValueError("target 'frozen' copies the start, so it needs checkpoints to start from")
+        for n, row in enumerate(self.coupling.weights):
+            for i, weight in enumerate(row):
+                if weight and self.members[n].order_seed != self.members[i].order_seed:
+                    raise ValueError(f"members {n} and {i} are coupled, so they need one order_seed (the same batches)")
+        return self
+
+    @property
+    def fingerprint(self) -> str:
+        """16 hex digits that name this run: a hash of its settings, the data and the numerics version."""
+        settings = self.model_dump(mode="json", exclude={"data"})
+        return digest({**settings, "data": self.data.fingerprint, "numerics": NUMERICS_VERSION})
+
+
+class StudyParameters(Settings):
+    """The parameters a notebook may declare, their types and their ranges, in one place."""
+
+    profile: str = Field(default="default", description="label of the settings, shown in the book")
+    dataset: str = Field(default="synthetic", description="'synthetic', a prepared data set, or a path to one")
+    rows: int = Field(default=100_000, ge=100, description="training rows of the synthetic data")
+    architecture: str = Field(default="FiBiNET", description="FiBiNET, DCN, PNN or DeepFM")
+    companions: tuple[str, ...] = Field(default=("DCN", "PNN", "DeepFM"), min_length=1, description="who replaces one")
+    instances: int = Field(default=4, ge=2, le=100, description="models in a group (N)")
+    seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(default=(1, 2, 3), min_length=1, description="groups")
+    embedding_dim: int = Field(default=8, ge=1, le=4096)
+    hidden_units: tuple[Annotated[int, Field(ge=1, le=65536)], ...] = (64, 64)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    batch_norm: bool = False
+    embedding_l2: float = Field(default=0.0, ge=0)
+    batch_size: int = Field(default=1000, ge=1)
+    learning_rate: float = Field(default=1e-3, gt=0, le=10)
+    epochs: int = Field(default=5, ge=1, le=1000, description="epochs of pretraining (at most, under own_end)")
+    finetune_epochs: int = Field(default=1, ge=1, le=100)
+    protocol: Protocol = "equal_epochs"
+    mutual_weight: float = Field(default=1.0, ge=0, le=1e6, description="total weight of the peers; 1 in the paper")
+    coupling_form: Form = "mse"
+    coupling_target: Target = "live"
+    device: str = Field(default="auto", description="auto, cpu, cuda or cuda:N")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _text_is_yaml(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """``papermill -p seeds '[3, 4]'`` arrives as text: read it as the list it shows."""
+        lists = {"seeds", "hidden_units", "companions"}
+        return {k: _read_list(v) if k in lists else v for k, v in values.items()}
+
+    @model_validator(mode="after")
+    def _seeds_differ(self) -> "StudyParameters":
+        if len(set(self.seeds)) != len(self.seeds):
+            raise ValueError(f"seeds {list(self.seeds)} repeat; each group needs its own")
+        return self
+
+
+def _read_list(value: Any) -> Any:
+    if isinstance(value, str):
+        try:
+            value = yaml.safe_load(value)
+        except yaml.YAMLError:
+            return value
+    return value if isinstance(value, list | tuple) else [value]
+
+
+S = TypeVar("S", bound=Settings)
+
+
+def checked(model: type[S], **values: Any) -> S:
+    """Build settings; a bad value becomes one :class:`UserError` line with name, value and what is allowed."""
+    for name in values:
+        if name not in model.model_fields:
+            raise unknown("parameter", name, model.model_fields)
+    try:
+        return model(**values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        what = f"{place}={first['input']!r}: " if place else ""
+        message = first["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
+        more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+        raise UserError(f"{what}{message}{more}") from None
+
+
+def digest(content: Any) -> str:
+    """16 hex digits of the SHA-256 of ``content`` as canonical JSON."""
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def derive_seed(*parts: int | str) -> int:
+    """A seed in [0, 2^63) that depends on every part; used wherever one seed must give many independent ones."""
+    return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:8], "big") >> 1
+
+
+def project_root() -> Path:
+    """The folder that holds this project's ``_toc.yml``, looked for upwards from here; else the current folder."""
+    here = Path.cwd()
+    for folder in (here, *here.parents):
+        if (folder / "_toc.yml").exists() and (folder / "ctrlib").is_dir():
+            return folder
+    return here
+
+
+def data_root() -> Path:
+    """Where prepared data sets are: ``CTRLIB_DATA``, else ``data/`` in the project."""
+    return Path(os.environ.get("CTRLIB_DATA") or project_root() / "data")
+
+
+def store_root() -> Path:
+    """Where run records are: ``CTRLIB_RUNS``, else ``runs/`` in the project."""
+    return Path(os.environ.get("CTRLIB_RUNS") or project_root() / "runs")

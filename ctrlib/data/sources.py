@@ -1,0 +1,281 @@
+"""Data sets by name: what exists, how to prepare one from a raw file, and how to load one draw of it."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import Field, field_validator, model_validator
+
+from ctrlib.config import Settings, SyntheticSettings, data_root
+from ctrlib.data.table import OOV, Dataset, Split, file_sha256, open_draw, read_about, save
+from ctrlib.errors import UserError, unknown
+
+LAYOUTS = ("criteo", "avazu", "frappe", "table")
+# Benchmarks cut Criteo and Avazu at 2; Frappe keeps every value, since half of its items are rare.
+MIN_COUNTS = {"criteo": 2, "avazu": 2, "frappe": 1, "table": 2}
+HOW_TO_GET = {
+    "criteo": "train.txt of the Criteo Display Advertising Challenge (40 tab-separated columns, no header)",
+    "avazu": "train.csv or train.gz of the Kaggle contest avazu-ctr-prediction",
+    "frappe": "Mobile_Frappe.zip, or frappe.csv out of it (Baltrunas et al. 2015)",
+}
+
+
+class PrepareOptions(Settings):
+    """How raw rows become a prepared data set. Draw d divides the rows by ``split_seed`` + d."""
+
+    layout: Literal["criteo", "avazu", "frappe", "table"] | None = Field(
+        default=None, description="layout of the raw file; None = the data set's own name, else table"
+    )
+    min_count: int | None = Field(
+        default=None,
+        ge=1,
+        description="values seen less often in train share the code 0; None = 2 (1 for frappe)",
+    )
+    split: Literal["random", "time"] = "random"
+    split_seed: int = Field(default=0, ge=0)
+    draws: int = Field(default=1, ge=1, le=1000)
+    shares: tuple[float, float, float] = Field(default=(0.8, 0.1, 0.1), description="shares of train, valid and test")
+    rows: int | None = Field(default=None, ge=10, description="use only the first rows of the raw file")
+    label: str = "label"
+    drop: tuple[str, ...] = ()
+    numeric: tuple[str, ...] = ()
+    categorical: tuple[str, ...] = ()
+    buckets: int = Field(default=20, ge=2, le=1000, description="quantile buckets of a numeric column")
+    time_column: str | None = None
+    negatives: int = Field(default=2, ge=1, le=100, description="Frappe: drawn negatives per positive")
+
+    @field_validator("shares")
+    @classmethod
+    def _shares_are_parts_of_one(cls, shares: tuple[float, float, float]) -> tuple[float, float, float]:
+        if min(shares) <= 0 or abs(sum(shares) - 1) > 1e-9:
+            raise ValueError("three shares above 0 that add up to 1 are needed")
+        return shares
+
+    @model_validator(mode="after")
+    def _time_has_one_division(self) -> "PrepareOptions":
+        if self.split == "time" and self.draws > 1:
+            raise ValueError(f"draws={self.draws} with split 'time': a split by time has one draw only")
+        return self
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line of the catalogue. ``rows``, ``fields``, ``click_rate`` are None until the data set is prepared."""
+
+    name: str
+    kind: str
+    state: Literal["built in", "prepared", "needs raw file", "damaged"]
+    rows: int | None = None
+    fields: int | None = None
+    click_rate: float | None = None
+    draws: int | None = None
+    how: str = ""
+
+
+def _quiet(_: str) -> None:
+    """The default progress report: none."""
+
+
+def prepare(
+    name: str,
+    raw: Path | str,
+    data_dir: Path | str | None = None,
+    options: PrepareOptions | None = None,
+    report: Callable[[str], None] = _quiet,
+) -> Path:
+    """Turn a raw file into the prepared data set ``data_dir/name``; return that folder.
+
+    ``report`` is told what is being done. Raises :class:`UserError`; an earlier data set of that name then stays.
+    """
+    from ctrlib.data import encode
+
+    options = options or PrepareOptions()
+    raw, root = Path(raw), Path(data_dir) if data_dir is not None else data_root()
+    _check_name(name)
+    layout = options.layout or (name if name in LAYOUTS else "table")
+    min_count = options.min_count or MIN_COUNTS[layout]
+    _refuse_unused(layout, options)
+    report(f"reading {raw.name}")
+    rows = encode.compact(_read(layout, raw, options))
+    if options.split == "time" and rows.time is None:
+        needed = "--time-column" if layout == "table" else "a layout with a time (avazu, or your own table)"
+        raise UserError(f"{raw}: split 'time' with layout {layout!r} has no time to sort by; allowed: {needed}")
+    about = {
+        "kind": layout,
+        "source": {"file": raw.name, "sha256": file_sha256(raw)},
+        "settings": {
+            **options.model_dump(mode="json", exclude={"layout", "min_count"}),
+            "layout": layout,
+            "min_count": min_count,
+        },
+    }
+    return save(root, name, _draws(name, raw, rows, options, min_count, about, report), about)
+
+
+def _read(layout: str, raw: Path, options: PrepareOptions) -> Any:
+    """The raw rows of a layout."""
+    from ctrlib.data import encode
+
+    if layout == "criteo":
+        return encode.read_criteo(raw, options.rows)
+    if layout == "avazu":
+        return encode.read_avazu(raw, options.rows)
+    if layout == "frappe":
+        return encode.read_frappe(raw, options.negatives, options.split_seed, options.rows)
+    return encode.read_table(
+        raw, options.label, options.drop, options.numeric, options.categorical, options.time_column, options.rows
+    )
+
+
+def _draws(
+    name: str,
+    raw: Path,
+    rows: Any,
+    options: PrepareOptions,
+    min_count: int,
+    about: dict[str, Any],
+    report: Callable[[str], None],
+) -> Iterator[tuple[Dataset, Any]]:
+    """Each draw with its vocabulary, one at a time. Notes in ``about`` which columns became numeric buckets."""
+    from ctrlib.data import encode
+
+    total = len(rows.labels)
+    for draw in range(options.draws):
+        report(f"draw {draw + 1} of {options.draws}: fitting vocabulary, encoding {total:,} rows")
+        by_time = options.split == "time"
+        order = encode.time_order(rows.time) if by_time else encode.random_order(total, options.split_seed + draw)
+        parts = encode.split_rows(total, options.shares, order)
+        _need_classes(raw, draw, parts, rows.labels)
+        if draw == 0:  # the kind of a column is part of its meaning, so all draws share the choice
+            numeric = encode.choose_numeric(rows, parts["train"])
+            about["numeric_columns"] = list(numeric)
+        ids, vocabulary, dims = encode.encode_draw(rows.features, parts, min_count, numeric, options.buckets)
+        splits = {part: Split(ids[part], rows.labels[chosen]) for part, chosen in parts.items()}
+        yield Dataset(name, draw, tuple(rows.features.columns), dims, fingerprint="", **splits), vocabulary
+
+
+def _need_classes(raw: Path, draw: int, parts: dict[str, np.ndarray], labels: np.ndarray) -> None:
+    for part, chosen in parts.items():
+        clicks = int(labels[chosen].sum())
+        if clicks in (0, len(chosen)):
+            has = "no rows" if len(chosen) == 0 else f"{len(chosen)} rows, all with label {int(clicks > 0)}"
+            problem = f"{len(labels)} rows are too few: the {part} part of draw {draw} has {has}"
+            raise UserError(f"{raw}: {problem}; allowed: rows of both labels in each part (more rows, or other shares)")
+
+
+def _check_name(name: str) -> None:
+    if name == "synthetic":
+        raise UserError("data set name 'synthetic' is built in; allowed: any other name")
+    if not name or name[0] in ".-" or not all(letter.isalnum() or letter in "._-" for letter in name):
+        raise UserError(
+            f"data set name {name!r}; allowed: letters, digits, '.', '_' and '-', not beginning with '.' or '-'"
+        )
+
+
+def _refuse_unused(layout: str, options: PrepareOptions) -> None:
+    """An option that the layout would ignore is a mistake; say so."""
+    own = {"label": "label", "drop": (), "numeric": (), "categorical": (), "time_column": None, "buckets": 20}
+    for option, default in own.items():
+        if layout != "table" and getattr(options, option) != default:
+            flag = "--" + option.replace("_", "-")
+            raise UserError(f"{flag} is for your own CSV or Parquet; layout {layout!r} has fixed columns")
+    if layout != "frappe" and options.negatives != 2:
+        raise UserError(f"--negatives is for the Frappe log; layout {layout!r} has its own negatives")
+
+
+def load(
+    name: str, draw: int = 0, data_dir: Path | str | None = None, synthetic: SyntheticSettings | None = None
+) -> Dataset:
+    """One draw of a data set: ``synthetic``, a prepared name below ``data_dir``, or the path of a prepared folder.
+
+    Raises :class:`UserError` for an unknown name (saying what exists), a missing draw or a damaged file.
+    """
+    if name == "synthetic":
+        from ctrlib.data import synthetic as generator
+
+        return generator.generate(synthetic or SyntheticSettings(), draw)
+    return open_draw(find(name, data_dir), draw)
+
+
+def find(name: str, data_dir: Path | str | None = None) -> Path:
+    """The folder of a prepared data set given by name or by path."""
+    root = Path(data_dir) if data_dir is not None else data_root()
+    plain = Path(name).name == name and name not in (".", "..")
+    for folder in ([root / name] if plain else []) + [Path(name)]:
+        if (folder / "dataset.json").is_file():
+            return folder
+    if name in HOW_TO_GET:
+        problem = f"data set {name!r} is not prepared yet in {root}; allowed now: {', '.join(_names(root))}"
+        raise UserError(f"{problem}. Run: ctrlib data prepare {name} --raw FILE, with {HOW_TO_GET[name]}")
+    if not plain:
+        raise UserError(f"{name}: no prepared data set there (no dataset.json); make one with: ctrlib data prepare")
+    error = unknown("data set", name, sorted({*_names(root), *HOW_TO_GET}))
+    raise UserError(f"{error} Make your own with: ctrlib data prepare NAME --raw FILE --label COLUMN")
+
+
+def _names(root: Path) -> list[str]:
+    """Names that load at once: the embedded data and every prepared folder."""
+    found = sorted(path.parent.name for path in root.glob("*/dataset.json") if not path.parent.name.startswith("."))
+    return ["synthetic", *found]
+
+
+def catalogue(data_dir: Path | str | None = None) -> list[Entry]:
+    """Everything that can be loaded or prepared: the embedded data, prepared folders, and layouts without one yet."""
+    root = Path(data_dir) if data_dir is not None else data_root()
+    embedded = SyntheticSettings()
+    total = embedded.train_rows + embedded.valid_rows + embedded.test_rows
+    how = "always there; any number of draws and rows"
+    entries = [Entry("synthetic", "synthetic", "built in", total, embedded.fields, embedded.click_rate, None, how)]
+    for name in _names(root)[1:]:
+        try:
+            entries.append(_entry(name, read_about(root / name)))
+        except UserError as error:
+            entries.append(Entry(name, "?", "damaged", how=str(error)))
+    for name, how in HOW_TO_GET.items():
+        if name not in (entry.name for entry in entries):
+            entries.append(Entry(name, name, "needs raw file", how=f"ctrlib data prepare {name} --raw FILE: {how}"))
+    return entries
+
+
+def _entry(name: str, about: dict[str, Any]) -> Entry:
+    first = about["draws"][0]
+    rows = sum(first["rows"].values())
+    rate = sum(first["rows"][part] * first["click_rate"][part] for part in first["rows"]) / rows
+    how = f"from {about['source']['file']}"
+    return Entry(name, about["kind"], "prepared", rows, len(first["fields"]), rate, len(about["draws"]), how)
+
+
+def describe(
+    name: str, draw: int = 0, data_dir: Path | str | None = None, synthetic: SyntheticSettings | None = None
+) -> dict[str, Any]:
+    """Facts about one draw, ready for tables.
+
+    Keys: name, draw, fingerprint, about (content of dataset.json without its draws; empty for synthetic), ``splits``
+    (a list of dicts: part, rows, clicks, click_rate) and ``fields`` (a list of dicts: field, dim, numeric, oov_train,
+    oov_valid, oov_test and top_share, all shares of rows; top_share is that of the most frequent code in train).
+    """
+    dataset = load(name, draw, data_dir, synthetic)
+    about = {} if name == "synthetic" else read_about(find(name, data_dir))
+    about = {key: value for key, value in about.items() if key != "draws"}
+    splits = [
+        {"part": part, "rows": len(split), "clicks": int(split.labels.sum()), "click_rate": float(split.labels.mean())}
+        for part, split in dataset.splits().items()
+    ]
+    fields = []
+    for place, (field, dim) in enumerate(zip(dataset.field_names, dataset.field_dims, strict=True)):
+        line = {"field": field, "dim": dim, "numeric": field in about.get("numeric_columns", ())}
+        if about:  # the embedded data has no rare or unseen values: its code 0 is a value like any other
+            for part, split in dataset.splits().items():
+                line[f"oov_{part}"] = float(np.mean(split.ids[:, place] == OOV))
+        line["top_share"] = float(np.bincount(dataset.train.ids[:, place]).max() / len(dataset.train))
+        fields.append(line)
+    return {
+        "name": dataset.name,
+        "draw": draw,
+        "fingerprint": dataset.fingerprint,
+        "about": about,
+        "splits": splits,
+        "fields": fields,
+    }

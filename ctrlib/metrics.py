@@ -1,0 +1,259 @@
+"""How good are predictions, how trustworthy, and how much do the members of a cohort differ?
+
+Plain numpy in float64; arrays, pandas columns and CPU tensors all go in. Rows are clicks (1) or no clicks (0).
+"""
+
+from dataclasses import dataclass
+from itertools import combinations
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike
+from scipy.special import entr
+from scipy.stats import rankdata
+
+from ctrlib.errors import UserError
+
+PROBABILITY_MARGIN = float(np.finfo(np.float64).eps)
+"""Log loss keeps probabilities this far from 0 and 1, as scikit-learn does for float64: 2.2e-16."""
+
+
+def _column(values: ArrayLike, name: str) -> np.ndarray:
+    """``values`` as a non-empty 1-D float64 array without NaN."""
+    column = np.asarray(values, dtype=np.float64)
+    if column.ndim != 1 or column.size == 0:
+        raise UserError(f"{name} must be a non-empty column of numbers, got shape {column.shape}")
+    if np.isnan(column).any():
+        raise UserError(f"{name} has {int(np.isnan(column).sum())} NaN among {column.size} rows")
+    return column
+
+
+def _probability_column(values: ArrayLike, name: str) -> np.ndarray:
+    """``values`` as a column of numbers in [0, 1]."""
+    column = _column(values, name)
+    if column.min() < 0 or column.max() > 1:
+        raise UserError(f"{name} must lie in [0, 1], got values from {column.min():g} to {column.max():g}")
+    return column
+
+
+def _clicks(labels: ArrayLike, rows: int) -> np.ndarray:
+    """``labels`` as a boolean array with one entry per row."""
+    column = _column(labels, "labels")
+    if column.size != rows:
+        raise UserError(f"labels and predictions differ in length: {column.size} and {rows}")
+    clicked = column == 1
+    wrong = column[~clicked & (column != 0)]
+    if wrong.size:
+        raise UserError(f"labels must be 0 or 1, got {wrong[0]:g}")
+    return clicked
+
+
+def auc(labels: ArrayLike, scores: ArrayLike) -> float:
+    """Area under the ROC curve: how often a click scores above a non-click, a tie counting one half.
+
+    Wins and ties are counted as integers and divided once, so the value does not depend on row order.
+
+    Args:
+        labels: 0 or 1, (N,).
+        scores: probabilities, logits or any ranking, (N,).
+    """
+    scores = _column(scores, "scores")
+    clicked = _clicks(labels, scores.size)
+    positives, negatives = np.sort(scores[clicked]), np.sort(scores[~clicked])
+    if not positives.size or not negatives.size:
+        raise UserError(f"AUC needs both labels, but all {scores.size} rows are labelled {int(clicked[0])}")
+    wins = int(np.searchsorted(negatives, positives, side="left").sum(dtype=np.int64))
+    wins_and_ties = int(np.searchsorted(negatives, positives, side="right").sum(dtype=np.int64))
+    return (wins + wins_and_ties) / (2 * positives.size * negatives.size)
+
+
+def auc_standard_error(labels: ArrayLike, scores: ArrayLike) -> float:
+    """Standard error of one AUC, from its value and the two class sizes alone.
+
+    Reference: Hanley and McNeil 1982, The meaning and use of the area under a ROC curve, Radiology 143, 29-36,
+    equations 1 and 2 (their approximation with exponential scores). For the difference of two AUCs on the
+    same rows use a paired test instead.
+
+    Args:
+        labels: 0 or 1, (N,).
+        scores: probabilities, logits or any ranking, (N,).
+    """
+    a = auc(labels, scores)
+    positives = int(np.sum(np.asarray(labels) == 1))
+    negatives = len(np.asarray(labels)) - positives
+    two_positives_win = a / (2 - a)
+    two_negatives_lose = 2 * a * a / (1 + a)
+    variance = a * (1 - a)
+    variance += (positives - 1) * (two_positives_win - a * a)
+    variance += (negatives - 1) * (two_negatives_lose - a * a)
+    return float(np.sqrt(max(variance, 0.0) / (positives * negatives)))
+
+
+def logloss(labels: ArrayLike, probabilities: ArrayLike) -> float:
+    """Mean negative log likelihood of the clicks, natural logarithm.
+
+    Probabilities are taken to float64, then clipped to [2.2e-16, 1 - 2.2e-16] (see ``PROBABILITY_MARGIN``), so one
+    certain and wrong row costs about 36 instead of infinity.
+
+    Args:
+        labels: 0 or 1, (N,).
+        probabilities: in [0, 1], (N,).
+    """
+    p = _probability_column(probabilities, "probabilities")
+    clicked = _clicks(labels, p.size)
+    p = p.clip(PROBABILITY_MARGIN, 1 - PROBABILITY_MARGIN)
+    return float(-np.where(clicked, np.log(p), np.log1p(-p)).mean())
+
+
+def logloss_from_logits(labels: ArrayLike, logits: ArrayLike) -> float:
+    """Log loss without the detour through probabilities: exact for logits of any size, no clipping.
+
+    Args:
+        labels: 0 or 1, (N,).
+        logits: (N,).
+    """
+    z = _column(logits, "logits")
+    clicked = _clicks(labels, z.size)
+    return float(np.logaddexp(0, np.where(clicked, -z, z)).mean())
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Do the probabilities mean what they say?
+
+    Attributes:
+        ratio: mean probability over click rate; 1 is right, above 1 promises too many clicks.
+        expected_error: mean over rows of |mean probability - click rate| of the row's bin.
+        bins: a row per bin: rows, lowest, highest, mean_probability, click_rate.
+    """
+
+    ratio: float
+    expected_error: float
+    bins: pd.DataFrame
+
+
+def calibration(labels: ArrayLike, probabilities: ArrayLike, bins: int = 10) -> Calibration:
+    """Calibration over bins that hold equally many rows, as far as ties allow.
+
+    Rows with the same probability always share a bin, so the result does not depend on row order; heavy ties
+    make fewer, larger bins.
+
+    Args:
+        labels: 0 or 1, (N,).
+        probabilities: in [0, 1], (N,).
+        bins: number of bins wanted, 1 or more.
+    """
+    if bins < 1:
+        raise UserError(f"bins must be 1 or more, got {bins}")
+    p = _probability_column(probabilities, "probabilities")
+    clicked = _clicks(labels, p.size)
+    if not clicked.any():
+        raise UserError(f"calibration needs clicks, but all {p.size} rows are labelled 0")
+    order = np.argsort(p, kind="stable")
+    p, clicked = p[order], clicked[order]
+    starts = np.arange(bins) * p.size // bins
+    starts = np.unique(np.searchsorted(p, p[starts], side="left"))  # to the first row of each tie
+    ends = np.append(starts[1:], p.size)
+    table = pd.DataFrame(
+        {
+            "rows": ends - starts,
+            "lowest": p[starts],
+            "highest": p[ends - 1],
+            "mean_probability": np.add.reduceat(p, starts) / (ends - starts),
+            "click_rate": np.add.reduceat(clicked, starts, dtype=np.int64) / (ends - starts),
+        }
+    )
+    gap = (table["mean_probability"] - table["click_rate"]).abs()
+    return Calibration(
+        ratio=float(p.mean() / clicked.mean()),
+        expected_error=float((gap * table["rows"]).sum() / p.size),
+        bins=table,
+    )
+
+
+@dataclass(frozen=True)
+class Churn:
+    """How much K models disagree on the same rows.
+
+    Attributes:
+        mean_difference: |p_a - p_b| averaged over rows and over pairs of models.
+        rank_correlation: Spearman's correlation averaged over pairs of models; NaN when some model predicts a
+            constant, which has no ranks to correlate.
+    """
+
+    mean_difference: float
+    rank_correlation: float
+
+
+def churn(probability_matrix: ArrayLike) -> Churn:
+    """Disagreement between the members of a cohort.
+
+    Args:
+        probability_matrix: in [0, 1], (K, N), K >= 2 models on the same N rows.
+    """
+    p = np.asarray(probability_matrix, dtype=np.float64)
+    if p.ndim != 2 or len(p) < 2:
+        raise UserError(f"churn needs the predictions of 2 or more models as (K, N), got shape {p.shape}")
+    _probability_column(p.ravel(), "probability_matrix")
+    pairs = list(combinations(range(len(p)), 2))
+    difference = np.mean([np.abs(p[a] - p[b]).mean() for a, b in pairs])
+    ranks = rankdata(p, axis=1)
+    ranks -= ranks.mean(axis=1, keepdims=True)
+    with np.errstate(invalid="ignore"):  # a constant row is 0 / 0, which is the NaN we want
+        ranks /= np.sqrt(np.square(ranks).sum(axis=1, keepdims=True))
+    correlation = np.mean([ranks[a] @ ranks[b] for a, b in pairs])
+    return Churn(mean_difference=float(difference), rank_correlation=float(correlation))
+
+
+class RelativeImprovement(NamedTuple):
+    """The two senses of "relative improvement of AUC" in use, both as fractions (0.01 is 1 %).
+
+    Attributes:
+        of_auc: (new - old) / old.
+        of_excess: RelaImpr, (new - 0.5) / (old - 0.5) - 1; NaN when the old AUC is not above 0.5.
+    """
+
+    of_auc: float
+    of_excess: float
+
+
+def relative_improvement(auc_new: float, auc_old: float) -> RelativeImprovement:
+    """Relative improvement of ``auc_new`` over ``auc_old`` in both senses, see :class:`RelativeImprovement`."""
+    of_excess = (auc_new - 0.5) / (auc_old - 0.5) - 1 if auc_old > 0.5 else float("nan")
+    return RelativeImprovement(of_auc=(auc_new - auc_old) / auc_old, of_excess=of_excess)
+
+
+def expected_auc(probability: ArrayLike) -> float:
+    """The AUC that the true click probabilities reach as predictions, over draws of the labels.
+
+    No model can expect more on these rows. It is the ratio of two expectations: of the pairs (click, non-click) that
+    are ranked rightly (ties one half) and of all such pairs,
+    ``sum_{i != j} p_i (1-p_j) ([p_i > p_j] + [p_i = p_j]/2) / sum_{i != j} p_i (1-p_j)``,
+    by prefix sums over the sorted distinct probabilities.
+
+    Args:
+        probability: true click probability of each row, in [0, 1], (N,).
+    """
+    p = _probability_column(probability, "probability")
+    value, count = np.unique(p, return_counts=True)
+    clicks, others = count * value, count * (1 - value)  # expected number at each value
+    others_below = np.cumsum(others) - others
+    # A row is no pair with itself: of count^2 ordered pairs at one value, count drop out.
+    ties = count * (count - 1.0) * value * (1 - value)
+    all_pairs = clicks.sum() * others.sum() - (count * value * (1 - value)).sum()
+    if all_pairs <= 0:
+        raise UserError(
+            f"expected AUC needs a chance of both labels; {p.size} rows with probability {p.mean():g} do not"
+        )
+    return float((clicks @ others_below + ties.sum() / 2) / all_pairs)
+
+
+def expected_logloss(probability: ArrayLike) -> float:
+    """The log loss that the true click probabilities expect: their mean entropy. No model can expect less.
+
+    Args:
+        probability: true click probability of each row, in [0, 1], (N,).
+    """
+    p = _probability_column(probability, "probability")
+    return float((entr(p) + entr(1 - p)).mean())

@@ -1,0 +1,94 @@
+"""The architectures by name. To add one: write its file, import it here, add a line to ``MODELS``."""
+
+from collections.abc import Mapping, Sequence
+from inspect import signature
+
+import torch
+from torch import nn
+
+from ctrlib.errors import UserError, unknown
+from ctrlib.models.dcn import DCN
+from ctrlib.models.deepfm import DeepFM
+from ctrlib.models.fibinet import FiBiNET
+from ctrlib.models.layers import embedding_parameters
+from ctrlib.models.pnn import PNN
+
+__all__ = [
+    "MODELS",
+    "SHARED_ARGUMENTS",
+    "architecture_name",
+    "build_model",
+    "count_parameters",
+    "embedding_parameters",
+    "model_options",
+]
+
+MODELS: dict[str, type[nn.Module]] = {"FiBiNET": FiBiNET, "DCN": DCN, "PNN": PNN, "DeepFM": DeepFM}
+
+SHARED_ARGUMENTS = ("field_dims", "embedding_dim", "hidden_units", "dropout", "batch_norm")
+"""Constructor arguments that every architecture has; whatever else one takes is an option of its own."""
+
+
+def architecture_name(name: str) -> str:
+    """The name as ``MODELS`` spells it, whatever the case of ``name``."""
+    by_lower = {known.lower(): known for known in MODELS}
+    try:
+        return by_lower[str(name).lower()]
+    except KeyError:
+        raise unknown("architecture", name, MODELS) from None
+
+
+def model_options(architecture: str) -> dict[str, object]:
+    """The options that only this architecture has, name -> default value."""
+    parameters = signature(MODELS[architecture_name(architecture)]).parameters
+    return {name: p.default for name, p in parameters.items() if name not in SHARED_ARGUMENTS}
+
+
+def build_model(
+    architecture: str,
+    field_dims: Sequence[int],
+    init_seed: int,
+    *,
+    embedding_dim: int,
+    hidden_units: Sequence[int],
+    dropout: float,
+    batch_norm: bool,
+    options: Mapping[str, object],
+) -> nn.Module:
+    """A fresh model on the CPU whose initial weights depend on ``init_seed`` and the settings alone.
+
+    Random state of the caller is left as it was, on every device: only the CPU generator is seeded, inside a fork.
+    (``torch.manual_seed`` would reseed the GPU generators too, which the fork does not restore.)
+
+    Args:
+        architecture: a name in ``MODELS``, in any case.
+        field_dims: number of ids of each field, F entries.
+        init_seed: seed of the initial weights.
+        embedding_dim: D.
+        hidden_units: widths of the MLP's hidden layers.
+        dropout: dropout after each hidden layer.
+        batch_norm: batch norm in each hidden layer.
+        options: arguments of this architecture alone, see :func:`model_options`.
+    """
+    architecture = architecture_name(architecture)
+    allowed = model_options(architecture)
+    for name in options:
+        if name not in allowed:
+            if not allowed:
+                raise UserError(f"unknown option of {architecture} {name!r}; {architecture} has no options of its own.")
+            raise unknown(f"option of {architecture}", name, allowed)
+    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
+        torch.default_generator.manual_seed(init_seed)
+        return MODELS[architecture](
+            field_dims,
+            embedding_dim=embedding_dim,
+            hidden_units=hidden_units,
+            dropout=dropout,
+            batch_norm=batch_norm,
+            **options,
+        )
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Number of trainable numbers in ``model``; a tensor used twice counts once."""
+    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)

@@ -1,0 +1,271 @@
+"""The building blocks of the CTR models, each a few lines.
+
+Shapes in the comments: B batch, F fields, D embedding dimension, P = F(F-1)/2 pairs of fields.
+Wherever pairs of fields appear they stand in the order (0,1), (0,2), ..., (0,F-1), (1,2), ..., (F-2,F-1).
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ctrlib.errors import UserError, unknown
+
+EMBEDDING_STD = 1e-4
+
+
+def count_pairs(num_fields: int) -> int:
+    """P, the number of unordered pairs of distinct fields; at least two fields are needed."""
+    if num_fields < 2:
+        raise UserError(f"field interactions need at least 2 fields, got {num_fields}")
+    return num_fields * (num_fields - 1) // 2
+
+
+def field_offsets(field_dims: Sequence[int]) -> Tensor:
+    """Row of the first id of each field when the tables of all fields are stacked, (F,) int64."""
+    if len(field_dims) == 0 or min(field_dims) < 1:
+        raise UserError(f"field_dims must list at least one id for each field, got {list(field_dims)}")
+    return torch.tensor([0, *field_dims[:-1]]).cumsum(0)
+
+
+class FeatureEmbedding(nn.Module):
+    """One vector per id; the tables of all fields are stacked into one.
+
+    Ids are not range-checked: an id of ``field_dims[f]`` or more would read the next field's rows.
+    Rows are fetched with ``index_select``, whose backward is several times faster on a CPU than that of
+    ``F.embedding``. Initial values are N(0, 1e-4^2).
+
+    Args:
+        field_dims: number of ids of each field, F entries.
+        embedding_dim: D.
+    """
+
+    def __init__(self, field_dims: Sequence[int], embedding_dim: int) -> None:
+        super().__init__()
+        self.register_buffer("offsets", field_offsets(field_dims), persistent=False)
+        self.weight = nn.Parameter(torch.empty(sum(field_dims), embedding_dim))
+        nn.init.normal_(self.weight, std=EMBEDDING_STD)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Map ids (B, F) int64 to feature embeddings (B, F, D)."""
+        rows = (ids + self.offsets).flatten()  # (B*F,)
+        return self.weight.index_select(0, rows).view(*ids.shape, -1)  # (B, F, D)
+
+
+class FirstOrder(nn.Module):
+    """Logistic regression on the ids: the sum of one weight per id, plus a bias.
+
+    Weights start at N(0, 1e-4^2) like the embeddings, the bias at 0.
+
+    Args:
+        field_dims: number of ids of each field, F entries.
+    """
+
+    def __init__(self, field_dims: Sequence[int]) -> None:
+        super().__init__()
+        self.register_buffer("offsets", field_offsets(field_dims), persistent=False)
+        self.weight = nn.Parameter(torch.empty(sum(field_dims)))
+        self.bias = nn.Parameter(torch.zeros(1))
+        nn.init.normal_(self.weight, std=EMBEDDING_STD)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Map ids (B, F) int64 to logits (B,)."""
+        rows = (ids + self.offsets).flatten()  # (B*F,)
+        return self.weight.index_select(0, rows).view(ids.shape).sum(1) + self.bias  # (B,)
+
+
+def embedding_parameters(model: nn.Module) -> list[nn.Parameter]:
+    """The tables with a row per id (embeddings and first-order weights, no biases) inside ``model``.
+
+    These are the parameters that the embedding L2 of the study covers, whole table at every step.
+    """
+    return [module.weight for module in model.modules() if isinstance(module, FeatureEmbedding | FirstOrder)]
+
+
+def linear(input_dim: int, output_dim: int, bias: bool = True) -> nn.Linear:
+    """A linear layer with Xavier-normal weights and zero bias."""
+    layer = nn.Linear(input_dim, output_dim, bias=bias)
+    nn.init.xavier_normal_(layer.weight)
+    if bias:
+        nn.init.zeros_(layer.bias)
+    return layer
+
+
+class MLP(nn.Module):
+    """Fully connected tower; each hidden layer is linear -> batch norm (if on) -> ReLU -> dropout (if any).
+
+    Args:
+        input_dim: width of the input.
+        hidden_units: width of each hidden layer; may be empty.
+        dropout: probability of zeroing a hidden unit in training.
+        batch_norm: whether to normalise over the batch before each ReLU.
+        output: whether to end in a linear layer to one logit.
+    """
+
+    def __init__(
+        self, input_dim: int, hidden_units: Sequence[int], dropout: float, batch_norm: bool, output: bool
+    ) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        width = input_dim
+        for units in hidden_units:
+            layers.append(linear(width, units))
+            if batch_norm:
+                layers.append(nn.BatchNorm1d(units))
+            layers.append(nn.ReLU())
+            if dropout > 0:
+                layers.append(nn.Dropout(dropout))
+            width = units
+        if output:
+            layers += [linear(width, 1), nn.Flatten(0)]
+        self.layers = nn.Sequential(*layers)
+        self.output_dim = 1 if output else width
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, input_dim) to logits (B,), or to hidden units (B, output_dim) when there is no output layer."""
+        return self.layers(x)
+
+
+def second_order_fm(feature_emb: Tensor) -> Tensor:
+    """Sum over all pairs of fields of the inner product of their embeddings.
+
+    Uses 2 * sum_{i<j} <v_i, v_j> = |sum_i v_i|^2 - sum_i |v_i|^2, which needs no pairs.
+
+    Args:
+        feature_emb: (B, F, D).
+
+    Returns:
+        logits (B,).
+
+    Reference: Rendle 2010, Factorization Machines, Lemma 3.1 (the feature values are all 1 here).
+    """
+    square_of_sum = feature_emb.sum(1).square()  # (B, D)
+    sum_of_squares = feature_emb.square().sum(1)  # (B, D)
+    return 0.5 * (square_of_sum - sum_of_squares).sum(1)  # (B,)
+
+
+class InnerProducts(nn.Module):
+    """Inner products of the embeddings of all pairs of fields.
+
+    Reference: Qu et al. 2016, Product-based Neural Networks, section III-B; here one value per pair goes to the
+    MLP, not the paper's factorised product weights.
+
+    Args:
+        num_fields: F.
+    """
+
+    def __init__(self, num_fields: int) -> None:
+        super().__init__()
+        self.num_pairs = count_pairs(num_fields)
+        left, right = torch.triu_indices(num_fields, num_fields, offset=1)
+        self.register_buffer("upper", left * num_fields + right, persistent=False)
+
+    def forward(self, feature_emb: Tensor) -> Tensor:
+        """Map (B, F, D) to (B, P)."""
+        gram = torch.bmm(feature_emb, feature_emb.transpose(1, 2)).flatten(1)  # (B, F*F)
+        # Of the ways to pick one triangle, gather has the cheapest backward on a CPU.
+        return gram.gather(1, self.upper.expand(len(gram), -1))  # (B, P)
+
+
+class CrossNetwork(nn.Module):
+    """Cross network, version 1: ``x_{l+1} = x_0 * <x_l, w_l> + b_l + x_l``.
+
+    Reference: Wang et al. 2017, Deep & Cross Network, equation 3. Each ``w_l`` starts Xavier-normal as a linear
+    layer to one unit would, each ``b_l`` at 0.
+
+    Args:
+        input_dim: width of the input.
+        num_cross_layers: number of cross layers, 0 or more.
+    """
+
+    def __init__(self, input_dim: int, num_cross_layers: int) -> None:
+        super().__init__()
+        if num_cross_layers < 0:
+            raise UserError(f"num_cross_layers must be 0 or more, got {num_cross_layers}")
+        self.weight = nn.Parameter(torch.empty(num_cross_layers, input_dim))
+        self.bias = nn.Parameter(torch.zeros(num_cross_layers, input_dim))
+        nn.init.normal_(self.weight, std=(2 / (input_dim + 1)) ** 0.5)
+
+    def forward(self, x0: Tensor) -> Tensor:
+        """Map (B, input_dim) to (B, input_dim)."""
+        x = x0
+        for weight, bias in zip(self.weight, self.bias, strict=True):
+            x = x0 * (x @ weight).unsqueeze(1) + bias + x  # (B, input_dim)
+        return x
+
+
+class SENET(nn.Module):
+    """Squeeze-and-excitation over fields: each field's embedding is scaled by a learned weight.
+
+    Reference: Huang et al. 2019, FiBiNET, section 3.2: squeeze, excitation, re-weight. Squeeze is mean pooling
+    over D; excitation is two bias-free linear layers, each followed by ReLU; re-weighting is a product.
+
+    Args:
+        num_fields: F.
+        reduction_ratio: the excitation's hidden layer has ``F / reduction_ratio`` units, rounded down, at least 1.
+    """
+
+    def __init__(self, num_fields: int, reduction_ratio: float) -> None:
+        super().__init__()
+        if reduction_ratio <= 0:
+            raise UserError(f"reduction_ratio must be above 0, got {reduction_ratio}")
+        reduced = max(1, int(num_fields / reduction_ratio))
+        self.excitation = nn.Sequential(
+            linear(num_fields, reduced, bias=False), nn.ReLU(), linear(reduced, num_fields, bias=False), nn.ReLU()
+        )
+
+    def forward(self, feature_emb: Tensor) -> Tensor:
+        """Map (B, F, D) to re-weighted embeddings (B, F, D)."""
+        field_weights = self.excitation(feature_emb.mean(2))  # (B, F)
+        return feature_emb * field_weights.unsqueeze(2)  # (B, F, D)
+
+
+class BilinearInteraction(nn.Module):
+    """For every pair of fields i < j the vector ``(W v_i) * v_j``, elementwise product.
+
+    Reference: Huang et al. 2019, FiBiNET, section 3.3, its three types. The D x D matrix W is one for all pairs
+    (``field_all``), one per left field i (``field_each``; F-1 of them, as the last field is never on the left)
+    or one per pair (``field_interaction``). Each matrix starts Xavier-normal and acts as in ``nn.Linear``.
+
+    Args:
+        num_fields: F.
+        embedding_dim: D.
+        bilinear_type: which matrices are shared, see above.
+    """
+
+    def __init__(self, num_fields: int, embedding_dim: int, bilinear_type: str) -> None:
+        super().__init__()
+        num_pairs = count_pairs(num_fields)
+        num_matrices = {"field_all": 1, "field_each": num_fields - 1, "field_interaction": num_pairs}
+        if bilinear_type not in num_matrices:
+            raise unknown("bilinear_type", bilinear_type, num_matrices)
+        self.bilinear_type = bilinear_type
+        self.num_pairs = num_pairs
+        self.weight = nn.Parameter(torch.empty(num_matrices[bilinear_type], embedding_dim, embedding_dim))
+        nn.init.normal_(self.weight, std=embedding_dim**-0.5)  # Xavier-normal of each D x D matrix
+
+    def forward(self, feature_emb: Tensor) -> Tensor:
+        """Map (B, F, D) to (B, P, D)."""
+        return torch.cat(self.pair_products(feature_emb), dim=1)
+
+    def pair_products(self, feature_emb: Tensor) -> list[Tensor]:
+        """The pairs of each left field in turn: F-1 tensors (B, F-1-i, D).
+
+        They are left apart so that a caller with several blocks can put all of them together in a single copy.
+        """
+        products = []
+        for i, projected in enumerate(self._project(feature_emb)):
+            products.append(projected * feature_emb[:, i + 1 :])  # (B, F-1-i, D)
+        return products
+
+    def _project(self, feature_emb: Tensor) -> list[Tensor]:
+        """``W v_i`` of each left field i: (B, 1, D) where all its pairs share W, else (B, F-1-i, D)."""
+        num_fields, embedding_dim = feature_emb.shape[1:]
+        if self.bilinear_type == "field_interaction":
+            left = feature_emb.unbind(1)[:-1]  # F-1 of (B, D)
+            blocks = self.weight.flatten(0, 1).split([n * embedding_dim for n in range(num_fields - 1, 0, -1)])
+            # One matrix product per left field does all its pairs: block is (n*D, D) for its n pairs.
+            return [(v @ block.T).unflatten(1, (-1, embedding_dim)) for v, block in zip(left, blocks, strict=True)]
+        matrices = self.weight.expand(num_fields - 1, -1, -1)  # (F-1, D, D)
+        projected = torch.einsum("bfd,fed->bfe", feature_emb[:, :-1], matrices)  # (B, F-1, D)
+        return [v.unsqueeze(1) for v in projected.unbind(1)]

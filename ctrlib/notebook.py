@@ -1,0 +1,38 @@
+"""What notebooks need to speak to the book: sentences made from numbers, and named values for other pages."""
+
+from typing import Any
+
+import numpy as np
+from IPython.display import Markdown, display
+
+from ctrlib.statistics import PairedDifference
+
+
+def say(text: str) -> None:
+    """Show a sentence that was made from computed numbers."""
+    display(Markdown(text))
+
+
+def sentence(difference: PairedDifference, treatment: str, control: str) -> str:
+    """A paired AUC difference in words; the verdict follows from the interval alone."""
+    mean = f"**{difference.mean:+.4f}** AUC"
+    if not np.isfinite(difference.low):
+        return f"{treatment} minus {control}: {mean} in the one group that was run; one group carries no interval."
+    interval = f"{difference.level:.0%} interval {difference.low:+.4f} to {difference.high:+.4f}"
+    words = {"gain": "a gain", "loss": "a loss", "no difference shown": "no difference shown"}[difference.verdict]
+    return f"{treatment} minus {control}: {mean} ({interval}, {difference.groups} groups) -- {words}."
+
+
+def publish(**values: Any) -> None:
+    """Make values available to other pages of the book by name (MyST-NB's glue); numbers become plain floats.
+
+    Without MyST-NB, which only the book needs, there is no page to publish to and nothing happens.
+    """
+    try:
+        from myst_nb import glue
+    except ImportError:
+        return
+    for name, value in values.items():
+        if isinstance(value, np.generic):
+            value = value.item()
+        glue(name, value, display=False)

@@ -1,0 +1,434 @@
+"""The run store: each run trained once, kept whole, checked before it is used.
+
+A store is a folder with one folder per fingerprint:
+
+    run.json             settings, history, test metrics, environment, wall time, checksums
+    members.safetensors  weights and Adam state of every member
+    predictions.npz      validation and test logits, float32 (K, rows)
+
+A record is written aside and renamed when whole; one lock per run keeps two processes from training it twice.
+Weights are safetensors and predictions plain arrays: nothing that could execute code is ever loaded.
+"""
+
+import errno
+import hashlib
+import io
+import json
+import multiprocessing
+import os
+import platform
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from filelock import FileLock
+from pydantic import ValidationError
+
+from ctrlib.config import NUMERICS_VERSION, Data, Run, SyntheticSettings, data_root, digest
+from ctrlib.errors import UserError
+
+FORMAT = 1
+FILES = ("members.safetensors", "predictions.npz")
+HEARTBEAT_S = 10.0
+
+
+class Damaged(UserError):
+    """A record that is not what was written: named in one line, never read."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """A finished run in a store."""
+
+    folder: Path
+    run: Run
+    content: dict[str, Any]  # run.json
+
+    @property
+    def fingerprint(self) -> str:
+        """The run's name."""
+        return self.content["fingerprint"]
+
+    @property
+    def history(self) -> list[dict]:
+        """One row per epoch and member."""
+        return self.content["history"]
+
+    @property
+    def seconds(self) -> float:
+        """Wall time of the training."""
+        return self.content["seconds"]
+
+    def logits(self, split: str = "test") -> np.ndarray:
+        """Logits (K, rows) float32 of the kept weights on ``valid`` or ``test``."""
+        with np.load(io.BytesIO(self._checked("predictions.npz")), allow_pickle=False) as arrays:
+            return arrays[split]
+
+    def probabilities(self, split: str = "test") -> np.ndarray:
+        """Predicted click probabilities (K, rows) float64."""
+        return 1 / (1 + np.exp(-self.logits(split).astype(np.float64)))
+
+    def states(self) -> list[dict]:
+        """Weights and Adam state of each member (see :data:`ctrlib.trainer.State`)."""
+        from safetensors.torch import load
+
+        states: list[dict] = [{} for _ in self.run.members]
+        for name, tensor in load(self._checked("members.safetensors")).items():
+            member, key = name.split("|", 1)
+            states[int(member)][key] = tensor
+        return states
+
+    def _checked(self, name: str) -> bytes:
+        """The bytes of one file, after their checksum agreed."""
+        path = self.folder / name
+        try:
+            content = path.read_bytes()
+        except FileNotFoundError:
+            raise Damaged(f"{path}: the file is missing") from None
+        if hashlib.sha256(content).hexdigest() != self.content["files"][name]:
+            raise Damaged(f"{path}: its checksum is not the one recorded when it was written")
+        return content
+
+
+class RunStore:
+    """The records below one folder; ``RunStore(store_root())`` is the project's own."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = Path(root)
+        self._healthy: set[str] = set()
+
+    def fingerprints(self) -> list[str]:
+        """Names of all records, healthy or not."""
+        if not self.root.is_dir():
+            return []
+        return sorted(path.name for path in self.root.iterdir() if path.is_dir() and not path.name.startswith("."))
+
+    def open(self, fingerprint: str) -> Record:
+        """The record of a fingerprint (or of an unambiguous beginning of one); its run.json is checked.
+
+        Raises:
+            UserError: no such record. Damaged: run.json is missing, cut, altered or of another format.
+        """
+        found = [name for name in self.fingerprints() if name.startswith(fingerprint)]
+        if fingerprint not in found and len(found) != 1:
+            what = f"{len(found)} runs begin with" if found else "no run"
+            raise UserError(f"{what} {fingerprint!r} in {self.root}; `ctrlib runs list` shows them")
+        folder = self.root / (fingerprint if fingerprint in found else found[0])
+        path = folder / "run.json"
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            checksum = content.pop("checksum")
+            version = content["format"]
+        except FileNotFoundError:
+            raise Damaged(f"{path}: the file is missing") from None
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise Damaged(f"{path}: not a whole run record") from None
+        if version != FORMAT:
+            raise Damaged(f"{path}: format {version}; this ctrlib reads format {FORMAT}")
+        try:
+            if digest(content) != checksum or content["fingerprint"] != folder.name:
+                raise Damaged(f"{path}: its checksum is not the one recorded when it was written")
+            return Record(folder, Run.model_validate(content["run"]), content)
+        except (KeyError, ValueError, TypeError, ValidationError):
+            raise Damaged(f"{path}: not a whole run record") from None
+
+    def verify(self, fingerprint: str) -> Record:
+        """Open a record and check every file of it; :class:`Damaged` names the first that is wrong."""
+        record = self.open(fingerprint)
+        for name in FILES:
+            record._checked(name)
+        return record
+
+    def find(self, run: Run) -> Record | None:
+        """The healthy record of ``run``, or None when it has to be trained; damage is said, then trained again."""
+        name = run.fingerprint
+        if not (self.root / name).is_dir():
+            return None
+        try:
+            record = self.open(name) if name in self._healthy else self.verify(name)
+        except Damaged as damage:
+            print(f"damaged record, will be trained again: {damage}", flush=True)
+            return None
+        self._healthy.add(name)
+        return record
+
+    def save(self, run: Run, trained, dataset, seconds: float, environment: dict) -> Record:
+        """Write a record aside and rename it into place when whole."""
+        from safetensors.torch import save
+
+        tensors = {f"{n}|{key}": v.contiguous() for n, state in enumerate(trained.states) for key, v in state.items()}
+        arrays = io.BytesIO()
+        np.savez(arrays, valid=trained.valid_logits, test=trained.test_logits)
+        files = {"members.safetensors": save(tensors), "predictions.npz": arrays.getvalue()}
+        content = {
+            "format": FORMAT,
+            "numerics": NUMERICS_VERSION,
+            "fingerprint": run.fingerprint,
+            "run": run.model_dump(mode="json"),
+            "history": trained.history,
+            "kept_epochs": trained.kept_epochs,
+            "test": test_metrics(trained.test_logits, dataset.test.labels),
+            "rows": {split: len(getattr(dataset, split)) for split in ("train", "valid", "test")},
+            "seconds": seconds,
+            "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "environment": environment,
+            "files": {name: hashlib.sha256(data).hexdigest() for name, data in files.items()},
+        }
+        final = self.root / run.fingerprint
+        aside = self.root / f".writing-{run.fingerprint}"
+        try:
+            shutil.rmtree(aside, ignore_errors=True)  # left by a process that was killed: the caller holds the lock
+            aside.mkdir(parents=True)
+            for name, data in files.items():
+                write_synced(aside / name, data)
+            write_synced(aside / "run.json", json.dumps({**content, "checksum": digest(content)}, indent=1).encode())
+            if final.exists():  # only a damaged record can be here: the caller holds the lock and found none
+                shutil.rmtree(final)
+            aside.rename(final)
+        except OSError as error:
+            shutil.rmtree(aside, ignore_errors=True)
+            raise storage_error(error, self.root) from None
+        return Record(final, run, content)
+
+    def train(self, run: Run, device: str = "auto", threads: int = 1, on_epoch=None) -> Record:
+        """The record of ``run``: from the store if it is there, else trained now, by this process alone."""
+        try:
+            locks = self.root / ".locks"
+            locks.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(locks / f"{run.fingerprint}.lock").acquire()
+        except OSError as error:
+            raise storage_error(error, self.root) from None
+        with lock:
+            return self.find(run) or self._train(run, device, threads, on_epoch)
+
+    def _train(self, run: Run, device: str, threads: int, on_epoch) -> Record:
+        import torch
+
+        from ctrlib.trainer import resolve_device, train
+
+        before = torch.get_num_threads()
+        torch.set_num_threads(threads)
+        try:
+            starts = None
+            if run.start is not None:
+                starts = [self.open(start.run).states()[start.member] for start in run.start]
+            dataset = load_data(run.data)
+            began = time.perf_counter()
+            trained = train(run, dataset, starts, device, on_epoch)
+            seconds = time.perf_counter() - began
+            return self.save(run, trained, dataset, seconds, environment(resolve_device(device), threads))
+        finally:
+            torch.set_num_threads(before)
+
+    def ensure(self, runs: Iterable[Run], device: str = "auto", workers: int | None = None) -> list[Record]:
+        """The records of ``runs``, in their order; what the store lacks is trained, each distinct run once.
+
+        On the CPU, runs are trained by ``workers`` processes (all cores unless told) of one thread each, so that the
+        number of cores does not touch the numbers. A GPU takes them one after the other. Progress is printed.
+        """
+        runs = list(runs)
+        distinct = {run.fingerprint: run for run in runs}
+        records = {name: record for name, run in distinct.items() if (record := self.find(run))}
+        missing = [run for name, run in distinct.items() if name not in records]
+        print(f"{len(distinct)} runs: {len(records)} in the store, {len(missing)} to train", flush=True)
+        if missing:
+            from ctrlib.trainer import resolve_device
+
+            on_cpu = resolve_device(device).type == "cpu"
+            workers = min(workers or os.cpu_count() or 1, len(missing)) if on_cpu else 1
+            train = self._train_in_pool if workers > 1 else self._train_here
+            progress = Progress(len(missing))
+            for record in train(missing, device, workers, progress):
+                records[record.fingerprint] = record
+                progress.finished(record)
+        return [records[run.fingerprint] for run in runs]
+
+    def _train_here(self, runs: list[Run], device: str, _workers: int, progress: "Progress") -> Iterator[Record]:
+        for run in runs:
+            yield self.train(run, device, on_epoch=lambda rows, run=run: progress.beat(epoch_line(run, rows)))
+
+    def _train_in_pool(self, runs: list[Run], device: str, workers: int, progress: "Progress") -> Iterator[Record]:
+        pool, messages = worker_pool(workers)
+        waiting: set[Future] = {pool.submit(_train_in_worker, str(self.root), run.model_dump_json(), device) for run in runs}
+        try:
+            while waiting:
+                done, waiting = wait(waiting, timeout=0.5, return_when=FIRST_COMPLETED)
+                while not messages.empty():
+                    progress.beat(messages.get())
+                for future in done:
+                    yield self.open(future.result())
+        except BaseException:
+            stop_pool(pool)
+            raise
+
+
+class Progress:
+    """Lines that say how far a batch of runs is: one per finished run, and a sign of life every few seconds."""
+
+    def __init__(self, total: int) -> None:
+        self.total, self.done, self.began, self.last = total, 0, time.monotonic(), time.monotonic()
+
+    def finished(self, record: Record) -> None:
+        """Count a finished run and print it with the time that is left."""
+        self.done += 1
+        left = (time.monotonic() - self.began) / self.done * (self.total - self.done)
+        aucs = " ".join(f"{test['auc']:.4f}" for test in record.content["test"][:4])
+        to_go = f", about {left:.0f} s to go" if self.done < self.total else ""
+        self._print(f"[{self.done}/{self.total}] {label(record.run)}: AUC {aucs}, {record.seconds:.1f} s{to_go}")
+
+    def beat(self, text: str) -> None:
+        """Print ``text`` if nothing was printed for a while."""
+        if time.monotonic() - self.last > HEARTBEAT_S:
+            self._print(f"[{self.done}/{self.total}] ... {text}")
+
+    def _print(self, text: str) -> None:
+        self.last = time.monotonic()
+        print(text, flush=True)
+
+
+def label(run: Run) -> str:
+    """A run in a few words: its members, how they are coupled, where they start."""
+    names = [member.architecture for member in run.members]
+    cohort = " + ".join(f"{names.count(name)} {name}" if names.count(name) > 1 else name for name in dict.fromkeys(names))
+    kind = "solo" if run.coupling.is_solo else f"mutual {run.coupling.form} {run.coupling.target}"
+    start = "from scratch" if run.start is None else "from checkpoints"
+    return f"{cohort} {kind} {start}, draw {run.data.draw}"
+
+
+def epoch_line(run: Run, rows: list[dict]) -> str:
+    """The sign of life of a run in training."""
+    auc = np.mean([row["valid_auc"] for row in rows])
+    return f"{label(run)}: epoch {rows[0]['epoch']} of at most {run.recipe.epochs}, validation AUC {auc:.4f}"
+
+
+def test_metrics(logits: np.ndarray, labels: np.ndarray) -> list[dict]:
+    """AUC, log loss and calibration ratio of each member on the test rows."""
+    from ctrlib import metrics
+
+    rows = []
+    for member in logits:
+        p = 1 / (1 + np.exp(-member.astype(np.float64)))
+        rows.append(
+            {
+                "auc": metrics.auc(labels, member),
+                "logloss": metrics.logloss_from_logits(labels, member),
+                "calibration": float(p.mean() / np.mean(labels)),
+            }
+        )
+    return rows
+
+
+def data_settings(name: str, draw: int, synthetic: SyntheticSettings | None = None) -> Data:
+    """The :class:`Data` of a run: looks up (synthetic: computes) the fingerprint of the rows."""
+    if name == "synthetic":
+        from ctrlib.data.synthetic import fingerprint
+
+        synthetic = synthetic or SyntheticSettings()
+        return Data(name=name, draw=draw, synthetic=synthetic, fingerprint=fingerprint(synthetic, draw))
+    found = _load_cached(name, draw, None, str(data_root()))
+    return Data(name=name, draw=draw, fingerprint=found.fingerprint)
+
+
+def load_data(data: Data):
+    """The rows that ``data`` names (the last two are kept in memory)."""
+    return _load_cached(data.name, data.draw, data.synthetic, str(data_root()))
+
+
+@lru_cache(maxsize=2)
+def _load_cached(name: str, draw: int, synthetic: SyntheticSettings | None, root: str):
+    from ctrlib.data.sources import load
+
+    return load(name, draw=draw, data_dir=Path(root), synthetic=synthetic)
+
+
+def environment(device, threads: int) -> dict:
+    """What the numbers may depend on beyond the settings: versions, processor, device, threads."""
+    import torch
+
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "system": platform.platform(),
+        "processor": processor_name(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "threads": threads,
+    }
+
+
+def processor_name() -> str:
+    """The processor in words, where the system says it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def write_synced(path: Path, content: bytes) -> None:
+    """Write and force to disk, so that a rename never makes an empty file visible."""
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def storage_error(error: OSError, root: Path) -> UserError:
+    """What a full or forbidden disk means for the user, in one line."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return UserError(f"{root}: no space left on the disk; the finished runs are safe, free some space and go on")
+    return UserError(f"{root}: cannot write the run store ({error.strerror or error}); set CTRLIB_RUNS to another folder")
+
+
+# Worker processes ------------------------------------------------------------------------------------------------
+
+_messages = None  # in a worker: the queue to the process that shows progress
+_pools: dict[int, tuple[ProcessPoolExecutor, Any]] = {}
+
+
+def worker_pool(workers: int) -> tuple[ProcessPoolExecutor, Any]:
+    """A pool that is kept for the next call, because a fresh process imports torch for seconds."""
+    if workers not in _pools:
+        context = multiprocessing.get_context("spawn")
+        messages = context.SimpleQueue()
+        pool = ProcessPoolExecutor(workers, context, initializer=_start_worker, initargs=(messages, os.getpid()))
+        _pools[workers] = (pool, messages)
+    return _pools[workers]
+
+
+def stop_pool(pool: ProcessPoolExecutor) -> None:
+    """End the workers now; unfinished runs leave nothing behind but a lock nobody holds."""
+    for workers in [n for n, (kept, _) in _pools.items() if kept is pool]:
+        del _pools[workers]
+    processes = list((pool._processes or {}).values())
+    pool.shutdown(wait=False, cancel_futures=True)
+    for process in processes:
+        process.terminate()
+
+
+def _start_worker(messages: Any, parent: int) -> None:
+    global _messages
+    _messages = messages
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which ends its workers
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+
+
+def _end_with(parent: int) -> None:
+    """A worker whose parent died ends at once instead of training for nobody."""
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os._exit(1)
+
+
+def _train_in_worker(root: str, run_json: str, device: str) -> str:
+    run = Run.model_validate_json(run_json)
+    RunStore(Path(root)).train(run, device, on_epoch=lambda rows: _messages.put(epoch_line(run, rows)))
+    return run.fingerprint

@@ -1,0 +1,74 @@
+"""Generators of invented raw files in the layouts that ctrlib reads. No value comes from a real data set."""
+
+import io
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+AVAZU_HEADER = (
+    "id,click,hour,C1,banner_pos,site_id,site_domain,site_category,app_id,app_domain,app_category,device_id,device_ip,"
+    "device_model,device_type,device_conn_type,C14,C15,C16,C17,C18,C19,C20,C21"
+)
+FRAPPE_HEADER = "user\titem\tcnt\tdaytime\tweekday\tisweekend\thomework\tcost\tweather\tcountry\tcity"
+
+
+def criteo_lines(rows: int = 200, seed: int = 0) -> list[str]:
+    """Rows of 40 tab-separated cells: label, 13 counts, 26 hex words; some are empty."""
+    rng = np.random.default_rng(seed)
+    lines = []
+    for _ in range(rows):
+        numbers = ["" if rng.random() < 0.2 else str(int(rng.geometric(0.1)) - 3) for _ in range(13)]
+        words = ["" if rng.random() < 0.1 else f"{int(rng.zipf(1.6)) % 50 + 4096:08x}" for _ in range(26)]
+        lines.append("\t".join([str(int(rng.random() < 0.3)), *numbers, *words]))
+    return lines
+
+
+def avazu_lines(rows: int = 200, seed: int = 0) -> list[str]:
+    """A header and rows of 24 comma-separated cells, in order of time."""
+    rng = np.random.default_rng(seed)
+    lines = [AVAZU_HEADER]
+    for row in range(rows):
+        hour = f"2301{1 + row * 20 // rows:02d}{int(rng.integers(24)):02d}"
+        words = [f"w{int(rng.zipf(1.7)) % 30}" for _ in range(21)]
+        lines.append(",".join([str(10_000 + row), str(int(rng.random() < 0.3)), hour, *words]))
+    return lines
+
+
+def frappe_lines(rows: int = 150, seed: int = 0, users: int = 12, items: int = 40) -> list[str]:
+    """A header and rows of 11 tab-separated cells; an item is free or paid whatever the context."""
+    rng = np.random.default_rng(seed)
+    lines = [FRAPPE_HEADER]
+    for _ in range(rows):
+        item = int(rng.integers(items))
+        cost = "paid" if item % 7 == 0 else "free"
+        context = [str(rng.choice(["dawn", "noon"])), "tuesday", "workday", "unknown", cost, "fog", "Nowhere", "3"]
+        lines.append("\t".join([str(int(rng.integers(users))), str(item), str(int(rng.integers(1, 9))), *context]))
+    return lines
+
+
+def table_lines(rows: int = 200, seed: int = 0) -> list[str]:
+    """Own data: a header, a label, a date, two categories, a fraction and a wide whole number."""
+    rng = np.random.default_rng(seed)
+    lines = ["label,day,colour,shop,price,visits"]
+    for row in range(rows):
+        cells = (int(rng.random() < 0.4), f"2024-03-{1 + row * 28 // rows:02d}", rng.choice(["red", "blue", ""]))
+        more = (int(rng.integers(9)), f"{rng.gamma(2):.3f}", int(rng.integers(100_000)))
+        lines.append(",".join(map(str, (*cells, *more))))
+    return lines
+
+
+def write_lines(path: Path, lines: list[str]) -> Path:
+    """Write lines with a newline after each; return the path."""
+    path.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+    return path
+
+
+def write_frappe_zip(path: Path, lines: list[str], member: str = "Mobile_Frappe/frappe/frappe.csv") -> Path:
+    """A zip with the log at ``member`` and another file beside it."""
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("Mobile_Frappe/README.txt", "an invented log")
+        archive.writestr(member, "".join(line + "\n" for line in lines))
+    path.write_bytes(packed.getvalue())
+    return path

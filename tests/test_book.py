@@ -1,0 +1,125 @@
+"""The book's sources: complete, connected, and free of results typed by hand."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = sorted((ROOT / "book").glob("*.md"))
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+CITE = re.compile(r"\{cite:[a-z]+\}`([^`]+)`")
+ROLE = re.compile(r"\{[a-z:]+\}`[^`]+`")
+GLUE_TEXT = re.compile(r"\{glue:text\}`([^`]+)`")
+# What a measured result looks like: a decimal fraction, or a percentage. The level of an interval is none.
+RESULT = re.compile(r"\d+[.,]\d+|\d+(?:\.\d+)?\s?(?:%|per\s+cent\b)")
+HARMLESS = re.compile(r"\b95\s?%\s+(?:\{term\}|interval)|Python 3\.1\d|CC BY 4\.0")
+
+
+def _toc() -> dict:
+    return yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))
+
+
+def _toc_files() -> list[str]:
+    toc = _toc()
+    return [toc["root"], *(chapter["file"] for part in toc["parts"] for chapter in part["chapters"])]
+
+
+def _paragraphs(text: str) -> list[str]:
+    """Prose blocks of a text: no fenced code, no displayed formulas, no directive lines; table rows one by one."""
+    text = re.sub(r"^(\s*)```.*?^\s*```\s*$", "\n", text, flags=re.MULTILINE | re.DOTALL)
+    text = re.sub(r"^\$\$.*?^\$\$\s*$", "\n", text, flags=re.MULTILINE | re.DOTALL)
+    text = re.sub(r"^\s*:.*$", "", text, flags=re.MULTILINE)
+    text = re.sub(r"^(\||\d+\. |- )", r"\n\1", text, flags=re.MULTILINE)
+    return [block for block in re.split(r"\n\s*\n", text) if block.strip()]
+
+
+def _typed_results(block: str) -> list[str]:
+    """Result-like numbers of a block that come neither from a run nor with a citation."""
+    if CITE.search(block):
+        return []
+    block = HARMLESS.sub("", block)
+    for markup in (ROLE, re.compile(r"`[^`]*`"), re.compile(r"\$[^$]*\$"), re.compile(r"\]\([^)]*\)")):
+        block = markup.sub("", block)
+    return RESULT.findall(block)
+
+
+@pytest.mark.parametrize("name", _toc_files())
+def test_toc_entry_exists(name):
+    assert (ROOT / f"{name}.md").exists() or (ROOT / f"{name}.ipynb").exists(), f"_toc.yml names {name}: no such page"
+
+
+def test_every_page_and_notebook_is_in_the_toc_once():
+    listed = _toc_files()
+    assert len(listed) == len(set(listed))
+    present = {str(path.relative_to(ROOT).with_suffix("")) for path in (*PAGES, *NOTEBOOKS)}
+    assert present <= set(listed), f"not in _toc.yml: {sorted(present - set(listed))}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_results_are_glued_or_cited(page):
+    typed = {
+        block[:90]: found for block in _paragraphs(page.read_text(encoding="utf-8")) if (found := _typed_results(block))
+    }
+    assert not typed, f"{page.name}: glue these from a run, or cite their source"
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda notebook: notebook.name)
+def test_notebook_text_holds_no_typed_result(notebook):
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    prose = "\n\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
+    typed = {block[:90]: found for block in _paragraphs(prose) if (found := _typed_results(block))}
+    assert not typed, f"{notebook.name}: glue these from the run, or cite their source"
+
+
+def test_landing_page_glues_the_answer():
+    text = (ROOT / "book" / "intro.md").read_text(encoding="utf-8")
+    glued = {target.split("::")[1].split(":")[0] for target in GLUE_TEXT.findall(text)}
+    assert {"verdict_finetune", "verdict_scratch", "effect", "effect_low", "effect_high", "groups"} <= glued
+    assert re.search(r"\{glue:\} fig_arms", text)
+
+
+@pytest.mark.parametrize("block", ["AUC rose to 0.8123.", "a gain of 3 per cent", "it lost 0.4 % here"])
+def test_the_check_sees_typed_results(block):
+    assert _typed_results(block)
+
+
+@pytest.mark.parametrize(
+    "block", ["{glue:text}`/n.ipynb::a:.4f` in AUC", "a 95 % interval", "0.66 % {cite:p}`key`", "rate `0.1`, $x = 0.5$"]
+)
+def test_the_check_lets_others_pass(block):
+    assert not _typed_results(block)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_glue_roles_are_complete(page):
+    """A role needs page, key and format: without a format MyST-NB takes the key for one and finds nothing."""
+    for target in GLUE_TEXT.findall(page.read_text(encoding="utf-8")):
+        match = re.fullmatch(r"/(notebooks/[^:]+)\.ipynb::(\w+):([^:`]*[sdf])", target)
+        assert match, f"{page.name}: {target} is not /notebooks/NAME.ipynb::key:format"
+        assert match[1] in _toc_files(), f"{page.name}: {target} names a notebook that is not in the book"
+
+
+def test_citations_and_bibliography_agree():
+    bibliography = (ROOT / "book" / "references.bib").read_text(encoding="utf-8")
+    entries = re.findall(r"^@\w+\{([^,\s]+),", bibliography, flags=re.MULTILINE)
+    assert len(entries) == len(set(entries)), "a key stands twice in references.bib"
+    texts = [path.read_text(encoding="utf-8") for path in (*PAGES, *NOTEBOOKS)]
+    used = {key.strip() for text in texts for keys in CITE.findall(text) for key in keys.split(",")}
+    assert used <= set(entries), f"cited but not in references.bib: {sorted(used - set(entries))}"
+    assert set(entries) <= used, f"in references.bib but never cited: {sorted(set(entries) - used)}"
+
+
+def test_config_renders_only_and_needs_no_network():
+    config = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))
+    sphinx = config["sphinx"]["config"]
+    static = ROOT / "book" / "_static"
+    assert config["execute"]["execute_notebooks"] == "off"
+    assert sphinx["html_copy_source"] is False
+    assert (static / sphinx["mathjax_path"]).exists()
+    fonts = (static / sphinx["mathjax_path"]).parent / "output" / "chtml" / "fonts" / "woff-v2"
+    assert list(fonts.glob("*.woff")), "the formula fonts are missing"
+    for sheet in sphinx["html_css_files"]:
+        assert not re.search(r"@import|url\(\s*[\"']?(?:https?:)?//", (static / sheet).read_text(encoding="utf-8"))

@@ -1,0 +1,300 @@
+"""Each vectorised layer against plain loops over rows, fields and dimensions, in float64."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from ctrlib.errors import UserError
+from ctrlib.models.layers import (
+    MLP,
+    SENET,
+    BilinearInteraction,
+    CrossNetwork,
+    FeatureEmbedding,
+    FirstOrder,
+    InnerProducts,
+    embedding_parameters,
+    second_order_fm,
+)
+
+BATCH, FIELDS, DIM = 5, 4, 3
+FIELD_DIMS = (3, 1, 5, 2)
+PAIRS = [(0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3)]
+BILINEAR_TYPES = ("field_all", "field_each", "field_interaction")
+
+
+def embeddings(requires_grad: bool = False) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(5)
+    return torch.randn(BATCH, FIELDS, DIM, generator=generator, dtype=torch.float64, requires_grad=requires_grad)
+
+
+def random_ids() -> torch.Tensor:
+    generator = torch.Generator().manual_seed(6)
+    columns = [torch.randint(dim, (BATCH,), generator=generator) for dim in FIELD_DIMS]
+    return torch.stack(columns, dim=1)
+
+
+def spread_out(module: nn.Module, seed: int = 7) -> nn.Module:
+    """The module in float64 with every parameter N(0, 0.5^2), so that biases and tables matter too."""
+    generator = torch.Generator().manual_seed(seed)
+    module = module.double()
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.copy_(0.5 * torch.randn(parameter.shape, generator=generator, dtype=torch.float64))
+    return module
+
+
+def check_gradients(module: nn.Module, x: torch.Tensor) -> None:
+    """Analytic against numeric gradient, in the input (if it is real) and in every parameter."""
+    names = [name for name, _ in module.named_parameters()]
+
+    def call(x, *values):
+        return torch.func.functional_call(module, dict(zip(names, values, strict=True)), (x,))
+
+    parameters = [p.detach().clone().requires_grad_() for p in module.parameters()]
+    assert torch.autograd.gradcheck(call, (x, *parameters))
+
+
+def assert_equal(vectorised: torch.Tensor, loops: list) -> None:
+    torch.testing.assert_close(vectorised, torch.tensor(loops, dtype=torch.float64), rtol=1e-12, atol=1e-12)
+
+
+def dot(a, b) -> float:
+    return sum(float(x) * float(y) for x, y in zip(a, b, strict=True))
+
+
+# ---- embeddings -----------------------------------------------------------------------------------------------------
+
+
+def test_feature_embedding_reads_the_row_of_its_own_field():
+    layer, ids = spread_out(FeatureEmbedding(FIELD_DIMS, DIM)), random_ids()
+    expected = [
+        [layer.weight[sum(FIELD_DIMS[:field]) + int(ids[row, field])].tolist() for field in range(FIELDS)]
+        for row in range(BATCH)
+    ]
+    assert_equal(layer(ids), expected)
+
+
+def test_every_id_of_every_field_has_its_own_row():
+    layer = FeatureEmbedding(FIELD_DIMS, 1)
+    with torch.no_grad():
+        layer.weight.copy_(torch.arange(float(sum(FIELD_DIMS))).unsqueeze(1))
+    seen = set()
+    for field, dim in enumerate(FIELD_DIMS):
+        for code in range(dim):
+            ids = torch.zeros(1, FIELDS, dtype=torch.int64)
+            ids[0, field] = code
+            seen.add(layer(ids)[0, field].item())
+    assert seen == set(range(sum(FIELD_DIMS)))
+
+
+def test_first_order_sums_one_weight_per_id_and_the_bias():
+    layer, ids = spread_out(FirstOrder(FIELD_DIMS)), random_ids()
+    expected = [
+        float(layer.bias) + sum(float(layer.weight[sum(FIELD_DIMS[:f]) + int(ids[row, f])]) for f in range(FIELDS))
+        for row in range(BATCH)
+    ]
+    assert_equal(layer(ids), expected)
+
+
+@pytest.mark.parametrize("layer", [FeatureEmbedding((60, 40), 100), FirstOrder((6000, 4000))])
+def test_tables_start_at_a_ten_thousandth(layer):
+    assert layer.weight.std().item() == pytest.approx(1e-4, rel=0.05)
+    assert abs(layer.weight.mean().item()) < 5e-6
+
+
+@pytest.mark.parametrize("layer", [FeatureEmbedding(FIELD_DIMS, DIM), FirstOrder(FIELD_DIMS)])
+def test_offsets_are_neither_weights_nor_saved(layer):
+    assert "offsets" not in layer.state_dict()
+    assert "offsets" not in dict(layer.named_parameters())
+
+
+@pytest.mark.parametrize("field_dims", [(), (3, 0)])
+def test_empty_fields_are_refused(field_dims):
+    with pytest.raises(UserError, match="field_dims"):
+        FeatureEmbedding(field_dims, DIM)
+
+
+def test_embedding_parameters_are_the_tables_and_nothing_else():
+    model = nn.ModuleDict(
+        {"e": FeatureEmbedding(FIELD_DIMS, DIM), "f": FirstOrder(FIELD_DIMS), "m": MLP(4, (3,), 0.0, True, True)}
+    )
+    found = embedding_parameters(model)
+    assert [id(p) for p in found] == [id(model["e"].weight), id(model["f"].weight)]
+
+
+# ---- interactions ---------------------------------------------------------------------------------------------------
+
+
+def test_fm_is_the_sum_over_pairs():
+    v = embeddings()
+    assert_equal(second_order_fm(v), [sum(dot(row[i], row[j]) for i, j in PAIRS) for row in v])
+
+
+def test_inner_products_of_all_pairs_in_order():
+    v = embeddings()
+    assert_equal(InnerProducts(FIELDS)(v), [[dot(row[i], row[j]) for i, j in PAIRS] for row in v])
+
+
+def test_cross_network_follows_its_recursion():
+    layer = spread_out(CrossNetwork(FIELDS * DIM, num_cross_layers=3))
+    flat = embeddings().flatten(1)
+    expected = []
+    for row in flat.tolist():
+        x = row
+        for weight, bias in zip(layer.weight.tolist(), layer.bias.tolist(), strict=True):
+            scale = dot(x, weight)
+            x = [row[d] * scale + bias[d] + x[d] for d in range(len(row))]
+        expected.append(x)
+    assert_equal(layer(flat), expected)
+
+
+def test_cross_network_without_layers_is_the_identity():
+    flat = embeddings().flatten(1)
+    assert torch.equal(CrossNetwork(FIELDS * DIM, 0).double()(flat), flat)
+
+
+def test_senet_squeezes_excites_and_reweights():
+    layer = spread_out(SENET(FIELDS, reduction_ratio=2))
+    first, second = (w.tolist() for w in layer.parameters())
+    assert (len(first), len(first[0]), len(second), len(second[0])) == (2, FIELDS, FIELDS, 2)
+    expected = []
+    for row in embeddings().tolist():
+        means = [sum(v) / DIM for v in row]
+        hidden = [max(0.0, dot(w, means)) for w in first]
+        field_weights = [max(0.0, dot(w, hidden)) for w in second]
+        expected.append([[a * value for value in v] for a, v in zip(field_weights, row, strict=True)])
+    assert any(value != 0 for row in expected for v in row for value in v)
+    assert_equal(layer(embeddings()), expected)
+
+
+@pytest.mark.parametrize(("ratio", "hidden"), [(3, 1), (2, 2), (100, 1), (0.5, 8)])
+def test_senet_hidden_width(ratio, hidden):
+    assert SENET(FIELDS, ratio).excitation[0].out_features == hidden
+
+
+@pytest.mark.parametrize("bilinear_type", BILINEAR_TYPES)
+def test_bilinear_multiplies_the_projected_left_field_with_the_right_one(bilinear_type):
+    layer = spread_out(BilinearInteraction(FIELDS, DIM, bilinear_type))
+    matrix_of = {
+        "field_all": dict.fromkeys(PAIRS, 0),
+        "field_each": {(i, j): i for i, j in PAIRS},
+        "field_interaction": {pair: p for p, pair in enumerate(PAIRS)},
+    }[bilinear_type]
+    assert len(layer.weight) == max(matrix_of.values()) + 1
+    matrices = layer.weight.tolist()
+    expected = []
+    for row in embeddings().tolist():
+        products = []
+        for i, j in PAIRS:
+            projected = [dot(matrices[matrix_of[i, j]][d], row[i]) for d in range(DIM)]
+            products.append([projected[d] * row[j][d] for d in range(DIM)])
+        expected.append(products)
+    assert_equal(layer(embeddings()), expected)
+
+
+@pytest.mark.parametrize("bilinear_type", BILINEAR_TYPES)
+def test_bilinear_with_identity_matrices_sums_to_the_inner_products(bilinear_type):
+    layer = BilinearInteraction(FIELDS, DIM, bilinear_type).double()
+    with torch.no_grad():
+        layer.weight.copy_(torch.eye(DIM).expand_as(layer.weight))
+    torch.testing.assert_close(layer(embeddings()).sum(2), InnerProducts(FIELDS)(embeddings()))
+
+
+@pytest.mark.parametrize("bilinear_type", BILINEAR_TYPES)
+def test_bilinear_matrices_start_xavier_normal_one_by_one(bilinear_type):
+    dim = 64
+    weight = BilinearInteraction(3, dim, bilinear_type).weight
+    for matrix in weight:
+        assert matrix.std().item() == pytest.approx(math.sqrt(2 / (dim + dim)), rel=0.05)
+
+
+def test_unknown_bilinear_type_is_named_with_the_allowed_ones():
+    with pytest.raises(UserError, match=r"unknown bilinear_type 'field_al'; allowed: field_all, .* mean 'field_all'\?"):
+        BilinearInteraction(FIELDS, DIM, "field_al")
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda: InnerProducts(1),
+        lambda: BilinearInteraction(1, DIM, "field_all"),
+        lambda: CrossNetwork(3, -1),
+        lambda: SENET(FIELDS, 0),
+    ],
+)
+def test_impossible_sizes_are_refused_in_one_line(build):
+    with pytest.raises(UserError) as caught:
+        build()
+    assert "\n" not in str(caught.value)
+
+
+# ---- MLP ------------------------------------------------------------------------------------------------------------
+
+
+def test_mlp_order_is_linear_norm_relu_dropout():
+    kinds = [type(layer) for layer in MLP(4, (3, 2), 0.5, True, True).layers]
+    hidden = [nn.Linear, nn.BatchNorm1d, nn.ReLU, nn.Dropout]
+    assert kinds == [*hidden, *hidden, nn.Linear, nn.Flatten]
+
+
+def test_plain_mlp_follows_its_formula():
+    layer = spread_out(MLP(4, (3, 2), 0.0, False, True))
+    x = torch.randn(6, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    linears = [m for m in layer.layers if isinstance(m, nn.Linear)]
+    expected = []
+    for row in x.tolist():
+        for depth, module in enumerate(linears):
+            row = [dot(w, row) + float(b) for w, b in zip(module.weight, module.bias, strict=True)]
+            row = [max(0.0, value) for value in row] if depth < 2 else row
+        expected.append(row[0])
+    assert_equal(layer(x), expected)
+
+
+def test_mlp_shapes_with_and_without_output():
+    x = torch.zeros(6, 4)
+    assert MLP(4, (3, 2), 0.0, False, True)(x).shape == (6,)
+    hidden = MLP(4, (3, 2), 0.0, False, False)
+    assert hidden(x).shape == (6, 2)
+    assert hidden.output_dim == 2
+    empty = MLP(4, (), 0.0, False, False)
+    assert empty(x) is x
+    assert empty.output_dim == 4
+
+
+def test_linear_layers_start_xavier_normal_with_zero_bias():
+    first = MLP(300, (200,), 0.0, False, False).layers[0]
+    assert first.weight.std().item() == pytest.approx(math.sqrt(2 / 500), rel=0.02)
+    assert not first.bias.any()
+
+
+# ---- gradients ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("layer", [FeatureEmbedding(FIELD_DIMS, DIM), FirstOrder(FIELD_DIMS)])
+def test_table_gradients(layer):
+    check_gradients(spread_out(layer), random_ids())
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        InnerProducts(FIELDS),
+        SENET(FIELDS, 1),
+        *(BilinearInteraction(FIELDS, DIM, bilinear_type) for bilinear_type in BILINEAR_TYPES),
+    ],
+    ids=["inner", "senet", *BILINEAR_TYPES],
+)
+def test_interaction_gradients(layer):
+    check_gradients(spread_out(layer), embeddings(requires_grad=True))
+
+
+@pytest.mark.parametrize("layer", [CrossNetwork(FIELDS * DIM, 2), MLP(FIELDS * DIM, (4, 3), 0.0, True, True)])
+def test_flat_layer_gradients(layer):
+    check_gradients(spread_out(layer), embeddings().flatten(1).requires_grad_())
+
+
+def test_fm_gradient():
+    assert torch.autograd.gradcheck(second_order_fm, embeddings(requires_grad=True))

@@ -1,0 +1,306 @@
+"""What every architecture promises, and how models are built by name."""
+
+import subprocess
+import sys
+from inspect import signature
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from ctrlib.errors import UserError
+from ctrlib.models import (
+    MODELS,
+    SHARED_ARGUMENTS,
+    architecture_name,
+    build_model,
+    count_parameters,
+    embedding_parameters,
+    model_options,
+)
+
+FIELD_DIMS = (7, 3, 11, 5)
+VARIANTS = [
+    *((name, {}) for name in MODELS),
+    ("FiBiNET", {"bilinear_type": "field_each", "reduction_ratio": 1}),
+    ("FiBiNET", {"bilinear_type": "field_all"}),
+    ("DCN", {"num_cross_layers": 1}),
+]
+every_variant = pytest.mark.parametrize(("architecture", "options"), VARIANTS)
+every_architecture = pytest.mark.parametrize("architecture", MODELS)
+
+
+def make(
+    architecture, options=None, seed=1, dropout=0.0, batch_norm=False, embedding_dim=4, hidden_units=(16, 8), wide=False
+):
+    """A small model; ``wide`` gives its tables and biases values of ordinary size, so that every part matters."""
+    model = build_model(
+        architecture,
+        FIELD_DIMS,
+        seed,
+        embedding_dim=embedding_dim,
+        hidden_units=hidden_units,
+        dropout=dropout,
+        batch_norm=batch_norm,
+        options=options or {},
+    )
+    if wide:
+        generator = torch.Generator().manual_seed(3)
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                if "bias" in name or "embedding" in name or "first_order" in name:
+                    parameter.copy_(0.5 * torch.randn(parameter.shape, generator=generator))
+    return model
+
+
+def rows(count: int, seed: int = 2) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.stack([torch.randint(dim, (count,), generator=generator) for dim in FIELD_DIMS], dim=1)
+
+
+def weights_of(model: nn.Module) -> list[torch.Tensor]:
+    return list(model.state_dict().values())
+
+
+# ---- promises of every architecture ---------------------------------------------------------------------------------
+
+
+@every_variant
+@pytest.mark.parametrize("batch_size", [1, 9])
+def test_logits_have_one_number_per_row(architecture, options, batch_size):
+    logits = make(architecture, options, wide=True)(rows(batch_size))
+    assert logits.shape == (batch_size,)
+    assert logits.dtype == torch.float32
+
+
+@every_architecture
+def test_outputs_are_logits_not_probabilities(architecture):
+    logits = make(architecture, wide=True)(rows(200))
+    assert logits.min() < 0
+    assert logits.std() > 0.05
+
+
+@every_variant
+@pytest.mark.parametrize("batch_norm", [False, True])
+def test_gradient_reaches_every_parameter(architecture, options, batch_norm):
+    model = make(architecture, options, batch_norm=batch_norm, wide=True)
+    model(rows(200)).square().sum().backward()
+    unreached = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()]
+    assert unreached == []
+
+
+@every_variant
+def test_gradients_are_right(architecture, options):
+    model = make(architecture, options, embedding_dim=2, hidden_units=(4,), wide=True).double()
+    names = [name for name, _ in model.named_parameters()]
+    ids = rows(5)
+
+    def call(*values):
+        return torch.func.functional_call(model, dict(zip(names, values, strict=True)), (ids,))
+
+    assert torch.autograd.gradcheck(call, tuple(p.detach().clone().requires_grad_() for p in model.parameters()))
+
+
+@every_variant
+def test_every_field_matters(architecture, options):
+    model, ids = make(architecture, options, wide=True), rows(50)
+    for field, dim in enumerate(FIELD_DIMS):
+        other = ids.clone()
+        other[:, field] = (ids[:, field] + 1) % dim
+        assert (model(other) - model(ids)).abs().max() > 1e-3, f"field {field} has no effect"
+
+
+@every_variant
+@pytest.mark.parametrize("batch_norm", [False, True])
+def test_overfits_64_rows(architecture, options, batch_norm):
+    ids = torch.unique(rows(400), dim=0)[:64]
+    assert len(ids) == 64
+    labels = torch.randint(2, (64,), generator=torch.Generator().manual_seed(4)).float()
+    model = make(architecture, options, batch_norm=batch_norm, hidden_units=(32, 16))
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
+    for _ in range(200):
+        optimizer.zero_grad()
+        loss = F.binary_cross_entropy_with_logits(model(ids), labels)
+        loss.backward()
+        optimizer.step()
+    assert loss.item() < 0.05
+    assert ((model(ids) > 0) == labels.bool()).all()
+
+
+@every_variant
+def test_eval_output_does_not_depend_on_batch_mates(architecture, options):
+    model = make(architecture, options, dropout=0.5, batch_norm=True, wide=True)
+    for _ in range(3):
+        model(rows(100))  # moves the running statistics away from their start
+    model.eval()
+    ids = rows(40, seed=8)
+    together = model(ids)
+    alone = torch.cat([model(row.unsqueeze(0)) for row in ids])
+    torch.testing.assert_close(alone, together, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(model(ids.flip(0)).flip(0), together, rtol=1e-5, atol=1e-6)
+
+
+@every_architecture
+def test_dropout_is_random_in_training_only(architecture):
+    model, ids = make(architecture, dropout=0.5, wide=True), rows(20)
+    assert not torch.equal(model(ids), model(ids))
+    model.eval()
+    assert torch.equal(model(ids), model(ids))
+    assert {type(m) for m in model.modules() if "Dropout" in type(m).__name__} == {nn.Dropout}
+
+
+@every_architecture
+def test_batch_norm_and_dropout_are_present_only_when_asked_for(architecture):
+    def count(model, kind):
+        return sum(isinstance(module, kind) for module in model.modules())
+
+    plain, full = make(architecture), make(architecture, dropout=0.1, batch_norm=True)
+    assert (count(plain, nn.BatchNorm1d), count(plain, nn.Dropout)) == (0, 0)
+    assert (count(full, nn.BatchNorm1d), count(full, nn.Dropout)) == (2, 2)
+
+
+@every_architecture
+def test_tables_are_the_embedding_parameters(architecture):
+    model = make(architecture)
+    tables = embedding_parameters(model)
+    rows_of_tables = [len(table) for table in tables]
+    assert rows_of_tables == [sum(FIELD_DIMS)] * (2 if architecture in ("DeepFM", "FiBiNET") else 1)
+    ids_of_tables = {id(table) for table in tables}
+    others = [p for p in model.parameters() if id(p) not in ids_of_tables]
+    assert all(len(p) != sum(FIELD_DIMS) for p in others)
+
+
+def test_models_are_the_sums_they_claim_to_be():
+    from ctrlib.models.layers import second_order_fm
+
+    ids = rows(30)
+    deepfm = make("DeepFM", wide=True)
+    v = deepfm.embedding(ids)
+    torch.testing.assert_close(deepfm(ids), deepfm.first_order(ids) + second_order_fm(v) + deepfm.mlp(v.flatten(1)))
+
+    pnn = make("PNN", wide=True)
+    v = pnn.embedding(ids)
+    torch.testing.assert_close(pnn(ids), pnn.mlp(torch.cat([v.flatten(1), pnn.inner_products(v)], 1)))
+
+    dcn = make("DCN", wide=True)
+    x = dcn.embedding(ids).flatten(1)
+    torch.testing.assert_close(dcn(ids), dcn.combine(torch.cat([dcn.cross(x), dcn.mlp(x)], 1)).squeeze(1))
+
+    fibinet = make("FiBiNET", wide=True)
+    v = fibinet.embedding(ids)
+    p, q = fibinet.bilinear_raw(v), fibinet.bilinear_senet(fibinet.senet(v))
+    expected = fibinet.first_order(ids) + fibinet.mlp(torch.cat([p.flatten(1), q.flatten(1)], 1))
+    torch.testing.assert_close(fibinet(ids), expected)
+    assert not torch.equal(fibinet.bilinear_raw.weight, fibinet.bilinear_senet.weight)
+
+
+# ---- building by name -----------------------------------------------------------------------------------------------
+
+
+@every_variant
+def test_the_seed_decides_the_weights(architecture, options):
+    first, again, other = (weights_of(make(architecture, options, seed=seed)) for seed in (1, 1, 2))
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+    random = [(a, b) for a, b in zip(first, other, strict=True) if a.any()]  # biases start at 0 under any seed
+    assert len(random) >= 3
+    assert all(not torch.equal(a, b) for a, b in random)
+
+
+@every_architecture
+def test_the_callers_random_state_is_untouched_and_irrelevant(architecture):
+    torch.manual_seed(11)
+    expected_draw = torch.rand(3)
+    torch.manual_seed(11)
+    here = weights_of(make(architecture))
+    assert torch.equal(torch.rand(3), expected_draw)
+    torch.manual_seed(12)
+    there = weights_of(make(architecture))
+    assert all(torch.equal(a, b) for a, b in zip(here, there, strict=True))
+
+
+def test_other_devices_are_not_reseeded(monkeypatch):
+    def refuse(seed):
+        raise AssertionError("a GPU generator was reseeded")
+
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", refuse)
+    with pytest.raises(AssertionError, match="reseeded"):
+        torch.manual_seed(1)  # the call that build_model must not make
+    make("DeepFM")
+
+
+def test_weights_are_made_on_the_cpu_whatever_the_default_device():
+    with torch.device("meta"):
+        model = make("FiBiNET")
+    tensors = [*model.parameters(), *model.buffers()]
+    assert {tensor.device.type for tensor in tensors} == {"cpu"}
+    assert torch.equal(model.embedding.weight, make("FiBiNET").embedding.weight)
+
+
+@every_architecture
+def test_shared_arguments_and_their_defaults_are_the_same_everywhere(architecture):
+    parameters = signature(MODELS[architecture]).parameters
+    assert tuple(parameters)[: len(SHARED_ARGUMENTS)] == SHARED_ARGUMENTS
+    defaults = [parameters[name].default for name in SHARED_ARGUMENTS[1:]]
+    assert defaults == [16, (400, 400, 400), 0.0, False]
+    assert all(p.kind is p.POSITIONAL_OR_KEYWORD for p in parameters.values())
+    assert not any(p.default is p.empty for name, p in parameters.items() if name != "field_dims")
+
+
+def test_options_of_each_architecture():
+    assert model_options("fibinet") == {"reduction_ratio": 3, "bilinear_type": "field_interaction"}
+    assert model_options("DCN") == {"num_cross_layers": 3}
+    assert model_options("PNN") == model_options("DeepFM") == {}
+
+
+def test_options_reach_the_model():
+    assert len(make("DCN", {"num_cross_layers": 5}).cross.weight) == 5
+    assert len(make("FiBiNET", {"bilinear_type": "field_all"}).bilinear_raw.weight) == 1
+    assert make("FiBiNET", {"reduction_ratio": 1}).senet.excitation[0].out_features == 4
+
+
+@every_architecture
+def test_names_in_any_case(architecture):
+    assert architecture_name(architecture.upper()) == architecture_name(architecture.lower()) == architecture
+    assert type(make(architecture.lower())) is MODELS[architecture]
+
+
+def test_unknown_architecture_is_one_line_with_the_allowed_ones():
+    message = "unknown architecture 'DeepFN'; allowed: FiBiNET, DCN, PNN, DeepFM. Did you mean 'DeepFM'?"
+    for call in (lambda: architecture_name("DeepFN"), lambda: make("DeepFN"), lambda: model_options("DeepFN")):
+        with pytest.raises(UserError) as caught:
+            call()
+        assert str(caught.value) == message
+
+
+def test_unknown_options_are_one_line_with_the_allowed_ones():
+    cases = {
+        ("dcn", "num_crosslayers"): (
+            "unknown option of DCN 'num_crosslayers'; allowed: num_cross_layers. Did you mean 'num_cross_layers'?"
+        ),
+        ("FiBiNET", "zzz"): "unknown option of FiBiNET 'zzz'; allowed: reduction_ratio, bilinear_type.",
+        ("PNN", "num_cross_layers"): "unknown option of PNN 'num_cross_layers'; PNN has no options of its own.",
+        ("DeepFM", "dropout"): "unknown option of DeepFM 'dropout'; DeepFM has no options of its own.",
+    }
+    for (architecture, option), message in cases.items():
+        with pytest.raises(UserError) as caught:
+            make(architecture, {option: 1})
+        assert str(caught.value) == message
+
+
+def test_count_parameters():
+    ids, pairs, dim = sum(FIELD_DIMS), 6, 4
+    mlp = {width: width * 16 + 16 + 16 * 8 + 8 for width in (16, 16 + pairs, 2 * pairs * dim)}
+    assert count_parameters(make("DeepFM")) == ids * dim + (ids + 1) + mlp[16] + 9
+    assert count_parameters(make("PNN")) == ids * dim + mlp[22] + 9
+    assert count_parameters(make("DCN")) == ids * dim + 3 * 2 * 16 + mlp[16] + (16 + 8 + 1)
+    senet, bilinear = 2 * 4 * 1, 2 * pairs * dim * dim
+    assert count_parameters(make("FiBiNET")) == ids * dim + (ids + 1) + senet + bilinear + mlp[48] + 9
+    frozen = make("PNN")
+    frozen.embedding.weight.requires_grad_(False)
+    assert count_parameters(frozen) == mlp[22] + 9
+
+
+def test_errors_module_does_not_load_torch():
+    code = "import sys, ctrlib.errors; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
