@@ -40,7 +40,18 @@ def render(root: Path, executed: Path, out: Path | None = None) -> Path:
     source = assemble(root, executed)
     out = out or root
     jupyter_book = [sys.executable, "-c", "from jupyter_book.cli.main import main; main()"]
-    command = [*jupyter_book, "build", str(source), "--path-output", str(out), "--all", "-n", "-W", "--keep-going", "-q"]
+    command = [
+        *jupyter_book,
+        "build",
+        str(source),
+        "--path-output",
+        str(out),
+        "--all",
+        "-n",
+        "-W",
+        "--keep-going",
+        "-q",
+    ]
     result = subprocess.run(command, cwd=root)
     page = out / "_build" / "html" / "index.html"
     if result.returncode or not page.exists():

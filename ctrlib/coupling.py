@@ -88,7 +88,9 @@ def difference(own: Tensor, target: Tensor, form: Form) -> Tensor:
     return click + no_click
 
 
-def peer_targets(logits: Tensor, weights: Tensor, target: Target, frozen: Tensor | None, shuffle: Tensor | None) -> Tensor:
+def peer_targets(
+    logits: Tensor, weights: Tensor, target: Target, frozen: Tensor | None, shuffle: Tensor | None
+) -> Tensor:
     """The logits each member is pulled to, as (K or 1, K, B): entry [n, i] is what n hears from peer i.
 
     ``live``: the peers as they are in this step, detached (the paper). ``joint``: not detached, so a pull reaches

@@ -275,7 +275,10 @@ def effect_table(groups: pd.DataFrame, comparisons: dict[str, tuple[str, str]], 
 def mixed_cohorts(p: StudyParameters) -> dict[str, list[str]]:
     """The cohorts of the mixing experiment by the name of their guest: N of one architecture, then one of them
     replaced by each companion."""
-    guests = [p.architecture, *(name for name in p.companions if architecture_name(name) != architecture_name(p.architecture))]
+    guests = [
+        p.architecture,
+        *(name for name in p.companions if architecture_name(name) != architecture_name(p.architecture)),
+    ]
     return {architecture_name(g): [p.architecture] * (p.instances - 1) + [g] for g in guests}
 
 

@@ -86,7 +86,9 @@ def churn_heatmap(probabilities: np.ndarray, names: list[str], ax: Axes | None =
     return ax
 
 
-def effects(groups: pd.DataFrame, comparisons: dict[str, tuple[str, str]], value: str = "auc", ax: Axes | None = None) -> Axes:
+def effects(
+    groups: pd.DataFrame, comparisons: dict[str, tuple[str, str]], value: str = "auc", ax: Axes | None = None
+) -> Axes:
     """Paired differences: each group a dot, the mean with its 95 % interval, a line at zero.
 
     Args:

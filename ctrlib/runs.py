@@ -257,7 +257,9 @@ class RunStore:
 
     def _train_in_pool(self, runs: list[Run], device: str, workers: int, progress: "Progress") -> Iterator[Record]:
         pool, messages = worker_pool(workers)
-        waiting: set[Future] = {pool.submit(_train_in_worker, str(self.root), run.model_dump_json(), device) for run in runs}
+        waiting: set[Future] = {
+            pool.submit(_train_in_worker, str(self.root), run.model_dump_json(), device) for run in runs
+        }
         try:
             while waiting:
                 done, waiting = wait(waiting, timeout=0.5, return_when=FIRST_COMPLETED)
@@ -297,7 +299,9 @@ class Progress:
 def label(run: Run) -> str:
     """A run in a few words: its members, how they are coupled, where they start."""
     names = [member.architecture for member in run.members]
-    cohort = " + ".join(f"{names.count(name)} {name}" if names.count(name) > 1 else name for name in dict.fromkeys(names))
+    cohort = " + ".join(
+        f"{names.count(name)} {name}" if names.count(name) > 1 else name for name in dict.fromkeys(names)
+    )
     kind = "solo" if run.coupling.is_solo else f"mutual {run.coupling.form} {run.coupling.target}"
     start = "from scratch" if run.start is None else "from checkpoints"
     return f"{cohort} {kind} {start}, draw {run.data.draw}"
@@ -385,7 +389,9 @@ def storage_error(error: OSError, root: Path) -> UserError:
     """What a full or forbidden disk means for the user, in one line."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return UserError(f"{root}: no space left on the disk; the finished runs are safe, free some space and go on")
-    return UserError(f"{root}: cannot write the run store ({error.strerror or error}); set CTRLIB_RUNS to another folder")
+    return UserError(
+        f"{root}: cannot write the run store ({error.strerror or error}); set CTRLIB_RUNS to another folder"
+    )
 
 
 # Worker processes ------------------------------------------------------------------------------------------------

@@ -154,7 +154,10 @@ def plan(root: Path, profile: str, only: list[str], overrides: dict[str, Any], o
     label = Path(profile).stem
     suffix = "".join(f"+{name}={value}" for name, value in overrides.items())
     folder = out or root / "_build" / "study" / re.sub(r"[^\w.=+-]+", "_", label + suffix)[:120]
-    return [make_job(root, number, notebooks[number], declared[number], sections, label, overrides, folder) for number in numbers]
+    return [
+        make_job(root, number, notebooks[number], declared[number], sections, label, overrides, folder)
+        for number in numbers
+    ]
 
 
 def make_job(

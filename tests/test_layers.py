@@ -93,7 +93,7 @@ def test_every_id_of_every_field_has_its_own_row():
 def test_first_order_sums_one_weight_per_id_and_the_bias():
     layer, ids = spread_out(FirstOrder(FIELD_DIMS)), random_ids()
     expected = [
-        float(layer.bias) + sum(float(layer.weight[sum(FIELD_DIMS[:f]) + int(ids[row, f])]) for f in range(FIELDS))
+        layer.bias.item() + sum(layer.weight[sum(FIELD_DIMS[:f]) + int(ids[row, f])].item() for f in range(FIELDS))
         for row in range(BATCH)
     ]
     assert_equal(layer(ids), expected)
@@ -247,7 +247,7 @@ def test_plain_mlp_follows_its_formula():
     expected = []
     for row in x.tolist():
         for depth, module in enumerate(linears):
-            row = [dot(w, row) + float(b) for w, b in zip(module.weight, module.bias, strict=True)]
+            row = [dot(w, row) + b for w, b in zip(module.weight.tolist(), module.bias.tolist(), strict=True)]
             row = [max(0.0, value) for value in row] if depth < 2 else row
         expected.append(row[0])
     assert_equal(layer(x), expected)

@@ -122,7 +122,7 @@ def test_auc_standard_error_uses_each_class_size():
     rng = np.random.default_rng(2)
     labels = np.repeat([1, 0], [30, 200])
     scores = np.where(labels, rng.exponential(3.0, 230), rng.exponential(1.0, 230))
-    a, q1 = auc(labels, scores), None
+    a = auc(labels, scores)
     q1, q2 = a / (2 - a), 2 * a * a / (1 + a)
     expected = math.sqrt((a * (1 - a) + 29 * (q1 - a * a) + 199 * (q2 - a * a)) / (30 * 200))
     assert auc_standard_error(labels, scores) == pytest.approx(expected, rel=1e-12)
@@ -293,6 +293,7 @@ def test_relative_improvement_in_both_senses():
     assert rela_impr == pytest.approx(0.12)
     assert relative_improvement(0.75, 0.75) == (0, 0)
     assert relative_improvement(0.7, 0.75).of_excess == pytest.approx(-0.2)
+    assert relative_improvement(0.54, 0.52).of_excess == pytest.approx(1.0)
     assert math.isnan(relative_improvement(0.6, 0.5).of_excess)
 
 

@@ -11,6 +11,7 @@ settings and the row number alone, never on how many rows are asked for at a tim
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from scipy.optimize import brentq
@@ -115,7 +116,7 @@ def generate(settings: SyntheticSettings, draw: int = 0) -> Dataset:
     """The data set of one draw: its own planted effects and its own rows. Same settings and draw, same bytes."""
     world = make_world(settings, draw)
     ends = np.cumsum([0, settings.train_rows, settings.valid_rows, settings.test_rows])
-    train, valid, test = (make_rows(world, int(a), int(b)) for a, b in zip(ends[:-1], ends[1:], strict=True))
+    train, valid, test = (make_rows(world, int(a), int(b)) for a, b in pairwise(ends))
     return Dataset(
         name="synthetic",
         draw=draw,

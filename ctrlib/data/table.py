@@ -117,7 +117,11 @@ def save(root: Path, name: str, draws: Iterable[tuple[Dataset, Any]], about: dic
         (aside / "dataset.json").write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         _replace(aside, folder)
     finally:
-        shutil.rmtree(aside, ignore_errors=True)
+        try:
+            shutil.rmtree(aside, ignore_errors=True)
+        except KeyboardInterrupt:  # polars and Python may each report one Ctrl-C, the second one just here
+            shutil.rmtree(aside, ignore_errors=True)
+            raise
     return folder
 
 

@@ -1,0 +1,120 @@
+"""``ctrlib runs``: what is in the run store."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+runs_app = typer.Typer(no_args_is_help=True, help="Run records: every training that was done, kept and checked.")
+Store = Annotated[
+    Path | None, typer.Option(help="Folder of the run store. (Default: runs/ of the project, or $CTRLIB_RUNS.)")
+]
+
+
+def open_store(folder: Path | None):
+    """The store that is meant."""
+    from ctrlib.config import store_root
+    from ctrlib.runs import RunStore
+
+    return RunStore(folder or store_root())
+
+
+@runs_app.command("list")
+def runs_list(store: Store = None) -> None:
+    """List every run: its fingerprint, what it is, its data, its test AUC and the time it took.
+
+    [dim]ctrlib runs list[/dim]
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    from ctrlib.runs import Damaged, label
+
+    found = open_store(store)
+    table = Table(title=f"{len(found.fingerprints())} runs in {found.root}", title_justify="left")
+    for column in ("run", "what", "data", "kept epoch", "test AUC", "seconds"):
+        table.add_column(column)
+    for name in found.fingerprints():
+        try:
+            record = found.open(name)
+        except Damaged:
+            table.add_row(name, "[red]damaged; `ctrlib runs verify` says how[/]")
+            continue
+        aucs = [test["auc"] for test in record.content["test"]]
+        table.add_row(
+            name,
+            label(record.run),
+            record.run.data.name,
+            "-".join(str(e) for e in sorted(set(record.content["kept_epochs"]))),
+            f"{sum(aucs) / len(aucs):.4f}",
+            f"{record.seconds:.1f}",
+        )
+    Console().print(table)
+
+
+@runs_app.command("show")
+def runs_show(
+    run: Annotated[str, typer.Argument(help="Fingerprint of a run, or the beginning of one.")], store: Store = None
+) -> None:
+    """Show one run: settings, every epoch, test results, and the machine it ran on.
+
+    [dim]ctrlib runs show 3fa9[/dim]
+    """
+    import yaml
+    from rich.console import Console
+    from rich.table import Table
+
+    from ctrlib.runs import label
+
+    record = open_store(store).open(run)
+    console = Console()
+    console.print(f"run {record.fingerprint}: {label(record.run)}", highlight=False)
+    content = record.content
+    console.print(
+        yaml.safe_dump({"settings": content["run"], "environment": content["environment"]}, sort_keys=False),
+        markup=False,
+    )
+    history = Table(
+        "epoch", "member", "learning rate", "click loss", "peer loss", "validation AUC", "log loss", title="history"
+    )
+    for row in record.history:
+        history.add_row(
+            f"{row['epoch']}", f"{row['member']}", f"{row['learning_rate']:g}", f"{row['click_loss']:.5f}",
+            f"{row['peer_loss']:.6f}", f"{row['valid_auc']:.5f}", f"{row['valid_logloss']:.5f}",
+        )  # fmt: skip
+    console.print(history)
+    test = Table("member", "architecture", "kept epoch", "AUC", "log loss", "calibration", title="test")
+    for n, (member, row) in enumerate(zip(record.run.members, content["test"], strict=True)):
+        test.add_row(
+            f"{n}", member.architecture, f"{content['kept_epochs'][n]}", f"{row['auc']:.5f}", f"{row['logloss']:.5f}",
+            f"{row['calibration']:.4f}",
+        )  # fmt: skip
+    console.print(test)
+
+
+@runs_app.command("verify")
+def runs_verify(
+    runs: Annotated[list[str] | None, typer.Argument(help="Fingerprints; all runs if none is given.")] = None,
+    store: Store = None,
+) -> None:
+    """Check every file of every run against the checksum written with it; exit code 1 when one is damaged.
+
+    [dim]ctrlib runs verify[/dim]
+    """
+    from rich.progress import track
+
+    from ctrlib.runs import Damaged
+
+    found = open_store(store)
+    names = [found.open(name).fingerprint for name in runs] if runs else found.fingerprints()
+    damaged = []
+    for name in track(names, "checking", transient=True):
+        try:
+            found.verify(name)
+        except Damaged as problem:
+            damaged.append(problem)
+    for problem in damaged:
+        typer.secho(f"damaged: {problem}", fg="red", err=True)
+    typer.echo(f"{len(names)} runs checked, {len(damaged)} damaged (a damaged run is trained again when it is needed)")
+    if damaged:
+        raise typer.Exit(1)

@@ -1,0 +1,48 @@
+"""Shared fixtures: a store and data folder of the test's own, the executed tiny study, the book built from it."""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: tests compare bits
+os.environ.setdefault("MPLBACKEND", "agg")
+
+ROOT = Path(__file__).resolve().parent.parent
+TINY = ROOT / "tests" / "tiny.yaml"
+
+
+@pytest.fixture(scope="session")
+def project_copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The project's files in a folder of their own, so that building leaves no trace in the checkout."""
+    root = tmp_path_factory.mktemp("a project with späces")
+    for name in ("book", "notebooks", "ctrlib"):
+        shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints"))
+    for name in ("_config.yml", "_toc.yml"):
+        shutil.copy2(ROOT / name, root / name)
+    return root
+
+
+@pytest.fixture(scope="session")
+def tiny_study(project_copy: Path) -> dict[str, object]:
+    """Every notebook executed with the smallest settings, in a store of its own; outcomes by notebook number."""
+    from ctrlib.study import execute, plan
+
+    lines: list[str] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CTRLIB_RUNS", str(project_copy / "runs"))
+        jobs = plan(project_copy, str(TINY), [], {})
+        outcomes = {job.number: execute(job, project_copy, lines.append) for job in jobs}
+    return {"outcomes": outcomes, "lines": lines, "root": project_copy}
+
+
+@pytest.fixture(scope="session")
+def built_book(tiny_study: dict[str, object]) -> Path:
+    """The html folder of a strict build (every warning an error) from the tiny study."""
+    from ctrlib.book import render
+
+    failed = [f"{o.job.name}: {o.error}" for o in tiny_study["outcomes"].values() if o.state == "failed"]
+    assert not failed, failed
+    root = tiny_study["root"]
+    return render(root, root / "_build" / "study" / "tiny").parent

@@ -1,0 +1,141 @@
+"""``ctrlib study``: refuses before anything runs, executes what changed, survives a notebook that fails."""
+
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from ctrlib.errors import UserError
+from ctrlib.study import execute, plan, read_overrides
+
+ROOT = Path(__file__).resolve().parent.parent
+TINY = str(ROOT / "tests" / "tiny.yaml")
+CTRLIB = [sys.executable, "-c", "from ctrlib.cli import main; main()"]
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A project with the real notebooks' folder layout."""
+    shutil.copytree(ROOT / "notebooks", tmp_path / "notebooks", ignore=shutil.ignore_patterns(".ipynb_checkpoints"))
+    (tmp_path / "ctrlib").mkdir()
+    (tmp_path / "_toc.yml").touch()
+    return tmp_path
+
+
+def write_notebook(path: Path, *cells: str) -> None:
+    parameters = nbformat.v4.new_code_cell("rows = 100", metadata={"tags": ["parameters"]})
+    code = [nbformat.v4.new_code_cell(cell) for cell in cells]
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    nbformat.write(nbformat.v4.new_notebook(cells=[parameters, *code], metadata=kernel), path)
+
+
+@pytest.mark.parametrize(
+    ("profile", "only", "settings", "words"),
+    [
+        ("quik", [], [], ["quik", "quick", "Did you mean 'quick'"]),
+        ("quick", ["9"], [], ["09", "01, 02, 03"]),
+        ("quick", [], ["instancs=3"], ["'instancs'", "Did you mean 'instances'"]),
+        ("quick", [], ["instances"], ["--set 'instances'", "name=value"]),
+        ("quick", [], ["instances=0"], ["instances=0", "greater than or equal to 2"]),
+        ("quick", [], ["instances=four"], ["instances='four'", "integer"]),
+        ("quick", [], ["learning_rate=-0.1"], ["learning_rate=-0.1", "greater than 0"]),
+        ("quick", [], ["learning_rate=1e99"], ["learning_rate=1e+99", "less than or equal to 10"]),
+        ("quick", [], ["architecture=DeepFN"], ["'DeepFN'", "Did you mean 'DeepFM'"]),
+        ("quick", [], ["dataset=synthetik"], ["'synthetik'", "Did you mean 'synthetic'"]),
+        ("quick", [], ["device=cuda:7"], ["device='cuda:7'", "use cpu"]),
+        ("quick", [], ["device=tpu"], ["device='tpu'", "auto, cpu, cuda"]),
+        ("quick", [], ["batch_size=60000"], ["batch_size=60000", "at most 50000"]),
+        ("quick", [], ["seeds=[1,1]"], ["[1, 1] repeat"]),
+        ("quick", [], ["protocol=both"], ["protocol='both'", "own_end"]),
+        ("quick", ["01"], ["mutual_weight=2"], ["'mutual_weight'", "allowed"]),
+    ],
+)
+def test_what_is_wrong_is_refused_before_anything_runs(project, profile, only, settings, words) -> None:
+    with pytest.raises(UserError) as caught:
+        plan(project, profile, only, read_overrides(settings))
+    line = str(caught.value)
+    assert "\n" not in line
+    for word in words:
+        assert word in line
+    assert not (project / "_build").exists()
+
+
+def test_overrides_reach_the_notebooks_that_declare_them(project: Path) -> None:
+    jobs = plan(project, "quick", ["01", "2"], read_overrides(["mutual_weight=2e1", "seeds=[7]", "dataset=synthetic"]))
+    assert "mutual_weight" not in jobs[0].parameters
+    assert jobs[1].parameters["mutual_weight"] == 20.0
+    assert [job.parameters["seeds"] for job in jobs] == [[7], [7]]
+    assert jobs[0].output.parent.name.startswith("quick+mutual_weight=20.0")
+
+
+def test_a_profile_with_an_unknown_name_is_refused(project: Path, tmp_path: Path) -> None:
+    for text, word in (("all: {rowz: 3}", "rowz"), ('"07": {rows: 300}', "07"), ("- 1", "sections"), ("a: [", "YAML")):
+        (tmp_path / "mine.yaml").write_text(text)
+        with pytest.raises(UserError, match=word):
+            plan(project, str(tmp_path / "mine.yaml"), [], {})
+
+
+def test_a_second_study_executes_nothing(tiny_study: dict) -> None:
+    root = tiny_study["root"]
+    for job in plan(root, TINY, [], {}):
+        assert execute(job, root, print).state == "unchanged"
+    changed = plan(root, TINY, ["01"], {"rows": 2001})[0]
+    assert changed.key != tiny_study["outcomes"]["01"].job.key
+
+
+@pytest.mark.parametrize(
+    ("cell", "words"),
+    [
+        ("raise ValueError('no such thing')", "no such thing"),
+        ("import sys; sys.exit(0)", "sys.exit"),
+        ("import os; os._exit(0)", "DeadKernelError"),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", "DeadKernelError"),
+    ],
+)
+def test_a_notebook_that_dies_leaves_a_marked_copy(project: Path, cell: str, words: str) -> None:
+    write_notebook(project / "notebooks" / "01_train_independent.ipynb", cell, "print('never')")
+    job = plan(project, TINY, ["01"], {})[0]
+    outcome = execute(job, project, print)
+    assert outcome.state == "failed"
+    assert words in outcome.error
+    assert job.failed_copy.exists()
+    assert not job.output.exists()
+    assert not list(job.output.parent.glob("*.running.ipynb"))
+
+
+def test_the_study_goes_on_after_a_failure_and_says_so(project: Path) -> None:
+    write_notebook(project / "notebooks" / "01_train_independent.ipynb", "1 / 0")
+    write_notebook(project / "notebooks" / "02_finetune_mutually.ipynb", "print('fine')")
+    (project / "notebooks" / "03_mix_architectures.ipynb").unlink()
+    (project / "mine.yaml").write_text("all: {rows: 100}")
+    command = [*CTRLIB, "study", "--profile", "mine.yaml"]
+    result = subprocess.run(command, cwd=project, capture_output=True, text=True, timeout=120)
+    assert result.returncode == 1
+    assert "ZeroDivisionError" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert (project / "_build/study/mine/02_finetune_mutually.ipynb").exists()
+
+
+def test_ctrl_c_stops_cleanly_and_the_same_command_goes_on(project: Path) -> None:
+    """SIGINT while models train: one line, exit 130, no orphan, finished runs kept and not trained again."""
+    command = [*CTRLIB, "study", "--profile", TINY, "--only", "01", "--set", "epochs=40", "--set", "rows=4000"]
+    with subprocess.Popen(command, cwd=project, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        for line in process.stderr:
+            if "[1/4]" in line:
+                break
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert "run the same command again" in errors
+    assert "Traceback" not in errors
+    kept = len([path for path in (project / "runs").iterdir() if (path / "run.json").exists()])
+    assert 1 <= kept < 4
+    time.sleep(1.5)
+    again = subprocess.run(command, cwd=project, capture_output=True, text=True, timeout=120)
+    assert again.returncode == 0, again.stderr
+    assert f"4 runs: {kept} in the store, {4 - kept} to train" in again.stderr
