@@ -10,6 +10,7 @@ A record is written aside and renamed when whole; one lock per run keeps two pro
 Weights are safetensors and predictions plain arrays: nothing that could execute code is ever loaded.
 """
 
+import atexit
 import errno
 import hashlib
 import io
@@ -408,6 +409,13 @@ def worker_pool(workers: int) -> tuple[ProcessPoolExecutor, Any]:
         pool = ProcessPoolExecutor(workers, context, initializer=_start_worker, initargs=(messages, os.getpid()))
         _pools[workers] = (pool, messages)
     return _pools[workers]
+
+
+@atexit.register
+def stop_pools() -> None:
+    """End idle workers with the process that kept them."""
+    for pool, _ in list(_pools.values()):
+        stop_pool(pool)
 
 
 def stop_pool(pool: ProcessPoolExecutor) -> None:

@@ -6,8 +6,12 @@ is not executed again; a failed one leaves ``NN_name.failed.ipynb`` and the othe
 """
 
 import hashlib
+import json
 import os
 import re
+import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,6 +24,11 @@ from ctrlib.config import data_root, digest
 from ctrlib.errors import UserError, unknown
 
 KERNEL_START_S = 180
+KERNEL_ENVIRONMENT = {
+    "MPLBACKEND": "module://matplotlib_inline.backend_inline",  # whatever the shell says, figures go into the notebook
+    "PYDEVD_DISABLE_FILE_VALIDATION": "1",  # no debugger warnings in the outputs
+    "TQDM_DISABLE": "1",  # bars of other libraries would be frozen widgets on a page
+}
 
 
 @dataclass(frozen=True)
@@ -206,54 +215,84 @@ def data_digest(dataset: str) -> str:
     return hashlib.sha256((find(dataset, data_root()) / "dataset.json").read_bytes()).hexdigest()
 
 
-class LineSink:
-    """A file-like object that hands whole lines of a notebook's printed output to a function, as they come."""
-
-    def __init__(self, on_line: Callable[[str], None]) -> None:
-        self.on_line, self.rest = on_line, ""
-
-    def write(self, text: str) -> None:
-        """Collect text; pass on what is complete."""
-        *lines, self.rest = (self.rest + text).split("\n")
-        for line in lines:
-            if line.strip():
-                self.on_line(line.strip())
-
-    def flush(self) -> None:
-        """Nothing is held back but an unfinished line."""
-
-
 def execute(job: Job, root: Path, on_line: Callable[[str], None]) -> Outcome:
-    """Execute one notebook aside and move it into place when whole; ``unchanged`` when it already stands there."""
-    began = time.monotonic()
+    """Execute one notebook aside and move it into place when whole; ``unchanged`` when it already stands there.
+
+    papermill runs in a process of its own, so that Ctrl-C ends it here, in one line, and takes its kernel along.
+    ``on_line`` gets each line that the notebook prints, as it comes.
+    """
     if job.is_done():
         return Outcome(job, "unchanged", 0.0)
-    import nbformat
-    import papermill
-    from papermill.exceptions import PapermillException
-
+    began = time.monotonic()
     running = job.output.with_suffix(".running.ipynb")
     job.output.parent.mkdir(parents=True, exist_ok=True)
-    job.failed_copy.unlink(missing_ok=True)
-    os.environ.update(TQDM_DISABLE="1", PYDEVD_DISABLE_FILE_VALIDATION="1")
-    error = ""
+    for old in (running, job.failed_copy):
+        old.unlink(missing_ok=True)
+    task = {"source": str(job.source), "output": str(running), "parameters": job.parameters, "cwd": str(root)}
+    command = [sys.executable, "-c", "from ctrlib.study import papermill_process; papermill_process()"]
+    with tempfile.TemporaryFile("w+", encoding="utf-8") as errors:
+        child = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+            encoding="utf-8",
+            env={**os.environ, **KERNEL_ENVIRONMENT},
+            start_new_session=True,
+        )
+        try:
+            child.stdin.write(json.dumps(task))
+            child.stdin.close()
+            for line in child.stdout:
+                if line.strip():
+                    on_line(line.strip())
+            child.wait()
+        except BaseException:
+            stop(child)
+            running.unlink(missing_ok=True)
+            raise
+        errors.seek(0)
+        error = last_line(errors.read()) if child.returncode else ""
+    return settle(job, running, error, time.monotonic() - began)
+
+
+def papermill_process() -> None:
+    """The other end of :func:`execute`: one task as JSON on stdin, printed lines on stdout, the error on stderr."""
+    import papermill
+
+    task = json.load(sys.stdin)
     try:
         papermill.execute_notebook(
-            str(job.source.relative_to(root)) if job.source.is_relative_to(root) else str(job.source),
-            str(running),
-            parameters=job.parameters,
+            task["source"],
+            task["output"],
+            parameters=task["parameters"],
             kernel_name="python3",
             progress_bar=False,
-            stdout_file=LineSink(on_line),
+            stdout_file=sys.stdout,
             start_timeout=KERNEL_START_S,
+            cwd=task["cwd"],
             extra_arguments=["--IPKernelApp.log_level=ERROR"],  # else each kernel warns of its local TCP port
-            cwd=str(root),
         )
-    except PapermillException as failure:
-        error = one_line(failure)
-    except Exception as failure:  # a dead kernel and a broken notebook file come as many kinds
-        error = f"{type(failure).__name__}: {one_line(failure)}"
-    seconds = time.monotonic() - began
+    except Exception as failure:  # a failed cell, a dead kernel and a broken file come as many kinds
+        kind = "" if type(failure).__name__ == "PapermillExecutionError" else f"{type(failure).__name__}: "
+        print(kind + last_line(str(failure)), file=sys.stderr)
+        sys.exit(1)
+
+
+def stop(child: subprocess.Popen) -> None:
+    """End papermill; its kernel and the workers of the kernel notice and end too."""
+    child.terminate()
+    try:
+        child.wait(timeout=5)
+    except subprocess.TimeoutExpired:
+        child.kill()
+
+
+def settle(job: Job, running: Path, error: str, seconds: float) -> Outcome:
+    """Decide whether an execution is whole, and give the notebook its final name."""
+    import nbformat
+
     if not running.exists():
         return Outcome(job, "failed", seconds, error or "the notebook left no output")
     notebook = nbformat.read(running, as_version=4)
@@ -280,8 +319,7 @@ def finish(notebook: Any, job: Job, seconds: float) -> None:
             cell.metadata.tags.append("hide-input")
 
 
-def one_line(failure: Exception) -> str:
+def last_line(text: str) -> str:
     """The last line that says something, without terminal colours."""
-    text = re.sub(r"\x1b\[[0-9;]*m", "", str(failure))
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1] if lines else type(failure).__name__
+    lines = [line.strip() for line in re.sub(r"\x1b\[[0-9;]*m", "", text).splitlines() if line.strip()]
+    return lines[-1] if lines else "no message"

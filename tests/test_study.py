@@ -28,7 +28,7 @@ def project(tmp_path: Path) -> Path:
 
 
 def write_notebook(path: Path, *cells: str) -> None:
-    parameters = nbformat.v4.new_code_cell("rows = 100", metadata={"tags": ["parameters"]})
+    parameters = nbformat.v4.new_code_cell("rows = 5000", metadata={"tags": ["parameters"]})
     code = [nbformat.v4.new_code_cell(cell) for cell in cells]
     kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
     nbformat.write(nbformat.v4.new_notebook(cells=[parameters, *code], metadata=kernel), path)
@@ -112,7 +112,7 @@ def test_the_study_goes_on_after_a_failure_and_says_so(project: Path) -> None:
     write_notebook(project / "notebooks" / "01_train_independent.ipynb", "1 / 0")
     write_notebook(project / "notebooks" / "02_finetune_mutually.ipynb", "print('fine')")
     (project / "notebooks" / "03_mix_architectures.ipynb").unlink()
-    (project / "mine.yaml").write_text("all: {rows: 100}")
+    (project / "mine.yaml").write_text("all: {rows: 5000}")
     command = [*CTRLIB, "study", "--profile", "mine.yaml"]
     result = subprocess.run(command, cwd=project, capture_output=True, text=True, timeout=120)
     assert result.returncode == 1

@@ -1,0 +1,352 @@
+"""The peer loss against the formula written as loops, its gradients, and the shapes of who listens to whom."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from small import logits_like
+
+from ctrlib.config import Coupling
+from ctrlib.coupling import (
+    click_loss,
+    complete,
+    connected_groups,
+    difference,
+    independent_groups,
+    one_way,
+    peer_loss,
+    ring,
+    solo,
+    star,
+)
+
+FORMS = ("mse", "mse_logit", "kl")
+TARGETS = ("live", "joint", "frozen", "ensemble", "shuffled")
+every_form = pytest.mark.parametrize("form", FORMS)
+every_target = pytest.mark.parametrize("target", TARGETS)
+sizes = st.integers(1, 5)
+batches = st.integers(1, 7)
+seeds = st.integers(0, 10_000)
+
+
+@st.composite
+def matrices(draw, size: int):
+    """Any coupling matrix: many zeros, a zero diagonal, no symmetry."""
+    weight = st.sampled_from([0.0, 0.0, 0.25, 1.0]) | st.floats(0, 5)
+    return tuple(tuple(0.0 if i == n else draw(weight) for i in range(size)) for n in range(size))
+
+
+def tensor(weights) -> torch.Tensor:
+    return torch.tensor(weights, dtype=torch.float64)
+
+
+def others(size: int, batch: int, seed: int) -> dict:
+    """What the targets ``frozen`` and ``shuffled`` need."""
+    order = torch.randperm(batch, generator=torch.Generator().manual_seed(seed))
+    return {"frozen": logits_like(size, batch, seed + 1), "shuffle": order}
+
+
+# ---- the formula, by loops ---------------------------------------------------------------------------------------------
+
+
+def sigmoid(x: float) -> float:
+    return 1 / (1 + math.exp(-x))
+
+
+def naive_difference(own: float, p_target: float, form: str) -> float:
+    """d of a logit and a target probability."""
+    p = sigmoid(own)
+    if form == "mse":
+        return (p - p_target) ** 2
+    if form == "mse_logit":
+        return (own - math.log(p_target / (1 - p_target))) ** 2
+    return p_target * math.log(p_target / p) + (1 - p_target) * math.log((1 - p_target) / (1 - p))
+
+
+def naive_peer_loss(logits, weights, form, target, frozen, shuffle) -> list[float]:
+    size, batch = len(logits), len(logits[0])
+    losses = []
+    for n in range(size):
+        loss = 0.0
+        for i in range(size):
+            for b in range(batch):
+                if target in ("live", "joint"):
+                    p_target = sigmoid(logits[i][b])
+                elif target == "frozen":
+                    p_target = sigmoid(frozen[i][b])
+                elif target == "shuffled":
+                    p_target = sigmoid(logits[i][shuffle[b]])
+                else:
+                    heard = [n] + [j for j in range(size) if weights[n][j] > 0]
+                    p_target = sum(sigmoid(logits[j][b]) for j in heard) / len(heard)
+                loss += weights[n][i] * naive_difference(logits[n][b], p_target, form) / batch
+        losses.append(loss)
+    return losses
+
+
+@every_form
+@every_target
+@settings(max_examples=25, deadline=None)
+@given(st.data())
+def test_peer_loss_is_the_formula(form, target, data) -> None:
+    size, batch, seed = data.draw(sizes), data.draw(batches), data.draw(seeds)
+    weights = data.draw(matrices(size))
+    logits, given_ = logits_like(size, batch, seed), others(size, batch, seed)
+    found = peer_loss(logits, tensor(weights), form, target, **given_)
+    expected = naive_peer_loss(
+        logits.tolist(), weights, form, target, given_["frozen"].tolist(), given_["shuffle"].tolist()
+    )
+    assert found.shape == (size,)
+    assert found.tolist() == pytest.approx(expected, rel=1e-7, abs=1e-9)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(2, 6), batches, seeds)
+def test_paper_loss_is_the_mean_over_peers_of_the_mean_squared_difference(size, batch, seed) -> None:
+    """L_n = BCE_n + 1/(N-1) sum over peers of mean_b (p_i - p_n)^2, as arXiv 2406.12087 writes it."""
+    logits = logits_like(size, batch, seed)
+    labels = (torch.rand(batch, generator=torch.Generator().manual_seed(seed)) < 0.5).double()
+    p = logits.sigmoid()
+    total = click_loss(logits, labels) + peer_loss(logits, tensor(complete(size)))
+    for n in range(size):
+        bce = F.binary_cross_entropy(p[n], labels)
+        peers = sum(F.mse_loss(p[i], p[n]) for i in range(size) if i != n) / (size - 1)
+        torch.testing.assert_close(total[n], bce + peers, rtol=1e-9, atol=1e-12)
+
+
+@settings(max_examples=20, deadline=None)
+@given(batches, seeds)
+def test_kl_is_torchs_two_class_divergence(batch, seed) -> None:
+    own, target = logits_like(2, batch, seed)
+    found = peer_loss(torch.stack([own, target]), tensor(one_way(2)), "kl")[0]
+    two = [torch.stack([F.logsigmoid(x), F.logsigmoid(-x)], dim=1) for x in (own, target)]
+    torch.testing.assert_close(found, F.kl_div(two[0], two[1], reduction="batchmean", log_target=True))
+
+
+def test_mse_is_bounded_by_one_and_reached_at_opposite_certainty() -> None:
+    logits = torch.tensor([[50.0, -50.0], [-50.0, 50.0]])
+    assert peer_loss(logits, torch.tensor(complete(2))).tolist() == pytest.approx([1, 1])
+
+
+# ---- zero --------------------------------------------------------------------------------------------------------------
+
+
+@every_form
+@every_target
+def test_solo_is_exactly_zero_with_zero_gradient(form, target) -> None:
+    logits = logits_like(3, 4, 1).requires_grad_()
+    loss = peer_loss(logits, tensor(solo(3)), form, target, **others(3, 4, 2))
+    assert torch.equal(loss, torch.zeros(3, dtype=torch.float64))
+    assert torch.equal(torch.autograd.grad(loss.sum(), logits)[0], torch.zeros_like(logits))
+
+
+@every_form
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("target", ["live", "joint", "frozen", "ensemble"])
+def test_nothing_to_learn_when_peers_agree(form, target, dtype) -> None:
+    """At moderate logits and at +-50, where probabilities are 0 or 1 in float32."""
+    row = torch.tensor([-50.0, -17.0, -3.0, 0.0, 0.5, 12.0, 17.0, 50.0], dtype=dtype)
+    logits = row.repeat(4, 1).requires_grad_()
+    weights = torch.tensor(complete(4, 2.0), dtype=dtype)
+    loss = peer_loss(logits, weights, form, target, frozen=logits.detach())
+    slope = torch.autograd.grad(loss.sum(), logits)[0]
+    tiny = 1e-6 if dtype == torch.float32 else 1e-12
+    assert loss.abs().max() <= tiny
+    assert slope.abs().max() <= tiny
+
+
+@every_form
+@every_target
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_loss_and_gradient_are_finite_at_extreme_logits(form, target, dtype) -> None:
+    extreme = torch.tensor([[50.0, -50.0, 50.0, 0.0], [-50.0, 50.0, 50.0, 50.0], [-50.0, -50.0, 0.0, -50.0]]).to(dtype)
+    logits = extreme.clone().requires_grad_()
+    given_ = {"frozen": extreme.flip(1), "shuffle": torch.tensor([2, 0, 3, 1])}
+    loss = peer_loss(logits, torch.tensor(complete(3), dtype=dtype), form, target, **given_)
+    slope = torch.autograd.grad(loss.sum(), logits)[0]
+    assert torch.isfinite(loss).all()
+    assert torch.isfinite(slope).all()
+    if form == "kl" and target == "live":  # 50 nats apart: the divergence is linear there, it must not saturate
+        assert loss[0] == pytest.approx((50 + 50 + 0 + math.log(1 / 2) * 0 + 25) / 4, rel=0.5)
+
+
+def test_kl_of_opposite_certainties_is_their_distance() -> None:
+    loss = difference(torch.tensor([50.0, -50.0]), torch.tensor([-50.0, 50.0]), "kl")
+    assert loss.tolist() == pytest.approx([50.0, 50.0], rel=1e-6)
+
+
+# ---- gradients -----------------------------------------------------------------------------------------------------------
+
+
+def gradients(logits, weights, form, target, **given_) -> torch.Tensor:
+    """(K, K, B): entry [n, m] is the gradient of member n's peer loss in the logits of member m."""
+    logits = logits.clone().requires_grad_()
+    losses = peer_loss(logits, weights, form, target, **given_)
+    return torch.stack([torch.autograd.grad(loss, logits, retain_graph=True)[0] for loss in losses])
+
+
+@every_form
+@pytest.mark.parametrize("target", ["live", "frozen", "ensemble", "shuffled"])
+@settings(max_examples=8, deadline=None)
+@given(st.integers(2, 5), batches, seeds)
+def test_the_pull_reaches_only_the_member_itself(form, target, size, batch, seed) -> None:
+    slopes = gradients(logits_like(size, batch, seed), tensor(complete(size)), form, target, **others(size, batch, seed))
+    for n in range(size):
+        assert slopes[n, n].abs().max() > 0 or (target == "shuffled" and batch == 1)
+        slopes[n, n] = 0
+    assert torch.equal(slopes, torch.zeros_like(slopes))
+
+
+@every_form
+def test_a_joint_pull_reaches_both_ends(form) -> None:
+    slopes = gradients(logits_like(3, 4, 5), tensor(complete(3)), form, "joint")
+    assert (slopes.abs().amax(dim=2) > 0).all()
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.data())
+def test_analytic_gradients(data) -> None:
+    """mse: 2 (p_n - p_i) p_n (1 - p_n) / B. kl: (p_n - p_i) / B. mse_logit: 2 (z_n - z_i) / B. Each weighted by A."""
+    size, batch, seed = data.draw(st.integers(2, 5)), data.draw(batches), data.draw(seeds)
+    weights = tensor(data.draw(matrices(size)))
+    z = logits_like(size, batch, seed)
+    p = z.sigmoid()
+    ahead, z_ahead = p[:, None] - p[None], z[:, None] - z[None]  # (n, i, b)
+    expected = {
+        "mse": 2 * (weights[:, :, None] * ahead).sum(1) * p * (1 - p) / batch,
+        "kl": (weights[:, :, None] * ahead).sum(1) / batch,
+        "mse_logit": 2 * (weights[:, :, None] * z_ahead).sum(1) / batch,
+    }
+    for form, slope in expected.items():
+        found = gradients(z, weights, form, "live").sum(0)
+        torch.testing.assert_close(found, slope, rtol=1e-9, atol=1e-13)
+
+
+@every_form
+def test_gradcheck(form) -> None:
+    own, fixed = logits_like(1, 6, 3)[0].requires_grad_(), logits_like(1, 6, 4)[0]
+    assert torch.autograd.gradcheck(lambda x: difference(x, fixed, form), own)
+    logits, weights = logits_like(3, 4, 5).requires_grad_(), tensor(((0, 0.3, 0.0), (1.2, 0, 0.5), (0.1, 0, 0)))
+    assert torch.autograd.gradcheck(lambda x: peer_loss(x, weights, form, "joint"), logits)
+    frozen = logits_like(3, 4, 6)
+    assert torch.autograd.gradcheck(lambda x: peer_loss(x, weights, form, "frozen", frozen), logits)
+
+
+@pytest.mark.parametrize("form", ["mse", "mse_logit"])
+@settings(max_examples=15, deadline=None)
+@given(st.data())
+def test_joint_equals_doubled_weight_when_everything_is_symmetric(form, data) -> None:
+    size, batch, seed = data.draw(st.integers(2, 5)), data.draw(batches), data.draw(seeds)
+    upper = tensor(data.draw(matrices(size))).triu()
+    weights, logits = upper + upper.T, logits_like(size, batch, seed)
+    joint = gradients(logits, weights, form, "joint").sum(0)
+    doubled = gradients(logits, 2 * weights, form, "live").sum(0)
+    torch.testing.assert_close(joint, doubled, rtol=1e-9, atol=1e-13)
+
+
+def test_joint_is_no_doubled_weight_where_the_maths_does_not_say_so() -> None:
+    logits, listens = logits_like(3, 4, 7), tensor(one_way(3))
+    for form, weights in (("mse", listens), ("kl", tensor(complete(3)))):
+        joint = gradients(logits, weights, form, "joint").sum(0)
+        assert not torch.allclose(joint, gradients(logits, 2 * weights, form, "live").sum(0), rtol=1e-3)
+
+
+@every_form
+@every_target
+@settings(max_examples=8, deadline=None)
+@given(st.data())
+def test_names_of_the_members_do_not_matter(form, target, data) -> None:
+    size, batch, seed = data.draw(st.integers(2, 5)), data.draw(batches), data.draw(seeds)
+    order = torch.tensor(data.draw(st.permutations(range(size))))
+    weights, logits, given_ = tensor(data.draw(matrices(size))), logits_like(size, batch, seed), others(size, batch, seed)
+    plain = peer_loss(logits, weights, form, target, **given_)
+    given_["frozen"] = given_["frozen"][order]
+    renamed = peer_loss(logits[order], weights[order][:, order], form, target, **given_)
+    torch.testing.assert_close(renamed, plain[order], rtol=1e-9, atol=1e-13)
+
+
+@every_form
+def test_order_of_rows_matters_only_to_the_shuffled_control(form) -> None:
+    logits, weights = logits_like(3, 6, 8), tensor(complete(3))
+    order = torch.tensor([3, 0, 5, 1, 2, 4])
+    live = peer_loss(logits, weights, form)
+    torch.testing.assert_close(peer_loss(logits[:, order], weights, form), live)
+    shuffled = peer_loss(logits, weights, form, "shuffled", shuffle=order)
+    assert (shuffled - live).abs().min() > 1e-3
+    torch.testing.assert_close(peer_loss(logits, weights, form, "shuffled", shuffle=torch.arange(6)), live)
+
+
+def test_missing_material_is_said() -> None:
+    for target in ("frozen", "shuffled"):
+        with pytest.raises(ValueError, match=target):
+            peer_loss(logits_like(2, 3, 1), tensor(complete(2)), "mse", target)
+
+
+# ---- who listens to whom -----------------------------------------------------------------------------------------------
+
+
+@given(st.integers(1, 8), st.floats(0, 1e3))
+def test_complete_shares_the_weight_evenly(size, weight) -> None:
+    rows = complete(size, weight)
+    for n, row in enumerate(rows):
+        assert row[n] == 0
+        assert all(row[i] == weight / (size - 1) for i in range(size) if i != n)
+        assert sum(row) == pytest.approx(weight if size > 1 else 0)
+
+
+def test_shapes_written_out() -> None:
+    assert solo(2) == ((0.0, 0.0), (0.0, 0.0))
+    assert ring(3, 0.5) == ((0.0, 0.5, 0.0), (0.0, 0.0, 0.5), (0.5, 0.0, 0.0))
+    assert star(3) == ((0.0, 0.5, 0.5), (1.0, 0.0, 0.0), (1.0, 0.0, 0.0))
+    assert one_way(3) == ((0.0, 0.5, 0.5), (0.0, 0.0, 0.0), (0.0, 0.0, 0.0))
+    assert independent_groups([complete(2), solo(1), ring(2, 3.0)]) == (
+        (0.0, 1.0, 0.0, 0.0, 0.0),
+        (1.0, 0.0, 0.0, 0.0, 0.0),
+        (0.0, 0.0, 0.0, 0.0, 0.0),
+        (0.0, 0.0, 0.0, 0.0, 3.0),
+        (0.0, 0.0, 0.0, 3.0, 0.0),
+    )
+    assert complete(2) == ring(2) == star(2)
+
+
+@pytest.mark.parametrize("make", [complete, ring, star, one_way])
+@pytest.mark.parametrize("size", range(1, 7))
+def test_every_listener_hears_the_same_total(make, size) -> None:
+    """Shapes differ in who is heard, not in how loud: each row that listens sums to the weight."""
+    rows = make(size, 3.0)
+    Coupling(weights=rows)  # square, zero diagonal, nothing negative
+    for n, row in enumerate(rows):
+        silent = size == 1 or (make is one_way and n > 0)
+        assert sum(row) == pytest.approx(0 if silent else 3.0)
+
+
+def naive_groups(weights) -> list[list[int]]:
+    """Components of the undirected graph, by relabelling until nothing changes."""
+    label = list(range(len(weights)))
+    for _ in label:
+        for n, row in enumerate(weights):
+            for i, weight in enumerate(row):
+                if weight:
+                    label[n] = label[i] = min(label[n], label[i])
+    return sorted([n for n in range(len(label)) if label[n] == name] for name in set(label))
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.integers(1, 9), st.data())
+def test_connected_groups_are_the_components(size, data) -> None:
+    edges = data.draw(st.lists(st.tuples(st.integers(0, size - 1), st.integers(0, size - 1)), max_size=2 * size))
+    weights = tuple(tuple(float((n, i) in edges and n != i) for i in range(size)) for n in range(size))
+    groups = connected_groups(weights)
+    assert groups == naive_groups(weights)
+    assert sorted(n for group in groups for n in group) == list(range(size))
+
+
+def test_connected_groups_of_the_shapes() -> None:
+    assert connected_groups(solo(3)) == [[0], [1], [2]]
+    for make in (complete, ring, star, one_way):
+        assert connected_groups(make(4)) == [[0, 1, 2, 3]]
+    assert connected_groups(independent_groups([complete(2), solo(2), ring(3)])) == [[0, 1], [2], [3], [4, 5, 6]]
+    assert connected_groups(complete(3, 0.0)) == [[0], [1], [2]]  # listening with weight zero is not listening
