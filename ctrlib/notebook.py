@@ -1,9 +1,12 @@
 """What notebooks need to speak to the book: sentences made from numbers, and named values for other pages."""
 
+import io
 from typing import Any
 
+import matplotlib.pyplot as plt
 import numpy as np
-from IPython.display import Markdown, display
+from IPython.display import Image, Markdown, display
+from matplotlib.figure import Figure
 
 from ctrlib.statistics import PairedDifference
 
@@ -21,6 +24,19 @@ def sentence(difference: PairedDifference, treatment: str, control: str) -> str:
     interval = f"{difference.level:.0%} interval {difference.low:+.4f} to {difference.high:+.4f}"
     words = {"gain": "a gain", "loss": "a loss", "no difference shown": "no difference shown"}[difference.verdict]
     return f"{treatment} minus {control}: {mean} ({interval}, {difference.groups} groups) -- {words}."
+
+
+def publish_figure(name: str, figure: Figure) -> None:
+    """Show a figure here and make it available to other pages.
+
+    It is drawn once: MyST-NB refers other pages to the picture file of this page, which it finds by its bytes.
+    """
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format="png")
+    plt.close(figure)
+    picture = Image(drawn.getvalue())
+    display(picture)
+    publish(**{name: picture})
 
 
 def publish(**values: Any) -> None:

@@ -1,5 +1,6 @@
 """Tiny data and runs that train in milliseconds; shared by the tests of trainer, store and experiments."""
 
+import hashlib
 from functools import cache
 
 import numpy as np
@@ -68,7 +69,9 @@ def same_state(a: dict, b: dict) -> bool:
 
 def without_time(history: list[dict], index: int) -> list[dict]:
     """The history of one member, as numbers that do not depend on the clock or on its place in the cohort."""
-    return [{k: v for k, v in row.items() if k not in ("seconds", "member")} for row in history if row["member"] == index]
+    return [
+        {k: v for k, v in row.items() if k not in ("seconds", "member")} for row in history if row["member"] == index
+    ]
 
 
 def assert_same_member(a: Trained, i: int, b: Trained, j: int) -> None:
@@ -97,3 +100,13 @@ def logits_like(size: int, batch: int, seed: int, scale: float = 2.0) -> torch.T
     """Random logits (K, B) in float64, none beyond 4 times ``scale``."""
     values = torch.randn(size, batch, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     return (scale * values).clamp(-4 * scale, 4 * scale)
+
+
+def digest_of(trained: Trained) -> str:
+    """SHA-256 over the bytes of all weights, Adam states and predictions."""
+    total = hashlib.sha256()
+    for state in trained.states:
+        for name in sorted(state):
+            total.update(name.encode() + state[name].numpy().tobytes())
+    total.update(trained.valid_logits.tobytes() + trained.test_logits.tobytes())
+    return total.hexdigest()

@@ -1,0 +1,302 @@
+"""The embedded data: its truth is the truth, its bytes never depend on how they are asked for, it is hard to learn."""
+
+import hashlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.special import expit, logit
+from scipy.stats import chisquare
+from sklearn.metrics import mutual_info_score
+
+from ctrlib import metrics, trainer
+from ctrlib.config import Coupling, Data, Member, Recipe, Run, SyntheticSettings
+from ctrlib.coupling import solo
+from ctrlib.data import synthetic, table
+from ctrlib.data.synthetic import BLOCK_ROWS, generate, make_rows, make_world
+
+DEFAULT = SyntheticSettings()
+SMALL = SyntheticSettings(
+    train_rows=400, valid_rows=300, test_rows=200, fields=4, largest_field=30, clusters=5, pairs=2, triples=1
+)
+
+
+@pytest.fixture(scope="module")
+def world() -> synthetic.World:
+    return make_world(SMALL, 0)
+
+
+@pytest.fixture(scope="module")
+def default_world() -> synthetic.World:
+    return make_world(DEFAULT, 1)
+
+
+def same_rows(a: table.Split, b: table.Split) -> bool:
+    pairs = ((a.ids, b.ids), (a.labels, b.labels), (a.probability, b.probability))
+    return all(x.dtype == y.dtype and x.tobytes() == y.tobytes() for x, y in pairs)
+
+
+def joined(parts: list[table.Split]) -> table.Split:
+    return table.Split(*(np.concatenate(values) for values in zip(*((p.ids, p.labels, p.probability) for p in parts))))
+
+
+def sha(split: table.Split) -> str:
+    return hashlib.sha256(split.ids.tobytes() + split.labels.tobytes() + split.probability.tobytes()).hexdigest()
+
+
+# ---- the truth is the truth ------------------------------------------------------------------------------------------
+
+
+def test_true_probability_reaches_what_it_promises() -> None:
+    """AUC and log loss of the true probability, draw by draw, against their expectation in standard errors. The
+    errors come from 60 fresh sets of labels; over the draws the z values must look like a standard normal."""
+    z_auc, z_logloss = [], []
+    for draw in range(8):
+        split = make_rows(make_world(SMALL, draw), 0, 20_000)
+        p, rng = split.probability, np.random.default_rng(draw)
+        spread = np.std([metrics.auc(rng.random(len(p)) < p, p) for _ in range(60)], ddof=1)
+        z_auc.append((metrics.auc(split.labels, p) - metrics.expected_auc(p)) / spread)
+        exact = np.sqrt((p * (1 - p) * logit(p) ** 2).sum()) / len(p)
+        z_logloss.append((metrics.logloss(split.labels, p) - metrics.expected_logloss(p)) / exact)
+    for z in (z_auc, z_logloss):
+        assert np.abs(z).max() < 3
+        assert abs(np.mean(z)) < 3 / np.sqrt(len(z))
+        assert 0.3 < np.std(z) < 2
+
+
+def test_true_probability_reaches_what_it_promises_at_the_default_size() -> None:
+    test = generate(DEFAULT, 1).test
+    p, rng = test.probability, np.random.default_rng(0)
+    spread = np.std([metrics.auc(rng.random(len(p)) < p, p) for _ in range(30)], ddof=1)
+    assert abs(metrics.auc(test.labels, p) - metrics.expected_auc(p)) < 3 * spread
+    exact = np.sqrt((p * (1 - p) * logit(p) ** 2).sum()) / len(p)
+    assert abs(metrics.logloss(test.labels, p) - metrics.expected_logloss(p)) < 3 * exact
+
+
+def test_labels_are_coins_of_their_probability(default_world) -> None:
+    """In each tenth of the probabilities the clicks are as many as they promise."""
+    split = make_rows(default_world, 0, 120_000)
+    tenths = np.argsort(split.probability).reshape(10, -1)
+    for rows in tenths:
+        p = split.probability[rows]
+        z = (split.labels[rows].sum() - p.sum()) / np.sqrt((p * (1 - p)).sum())
+        assert abs(z) < 4
+    residual = split.labels - split.probability
+    assert abs(np.corrcoef(residual[1:], residual[:-1])[0, 1]) < 4 / np.sqrt(len(residual)), "rows are independent"
+
+
+@pytest.mark.parametrize("click_rate", [0.02, 0.25, 0.6])
+@pytest.mark.parametrize("logit_sd", [0.5, 2.5])
+def test_click_rate_and_spread_are_as_asked(click_rate, logit_sd) -> None:
+    asked = SMALL.model_copy(update={"click_rate": click_rate, "logit_sd": logit_sd})
+    split = make_rows(make_world(asked, 2), 0, 2 * BLOCK_ROWS)
+    p = split.probability
+    assert p.mean() == pytest.approx(click_rate, rel=0.03)
+    assert abs(split.labels.mean() - p.mean()) < 4 * np.sqrt((p * (1 - p)).mean() / len(p))
+    assert logit(p).std() == pytest.approx(logit_sd, rel=0.03)
+
+
+def naive_probability(world: synthetic.World, row: np.ndarray) -> float:
+    """The planted effects of one row, term by term."""
+    total = 0.0
+    for field, value in enumerate(row):
+        total += world.first_order[field][value]
+    for a, b in world.pairs:
+        for k in range(synthetic.LATENT_RANK):
+            total += synthetic.PAIR_SCALE * world.latent[a][row[a]][k] * world.latent[b][row[b]][k]
+    for a, b, c in world.triples:
+        for k in range(synthetic.LATENT_RANK):
+            product = world.latent[a][row[a]][k] * world.latent[b][row[b]][k] * world.latent[c][row[c]][k]
+            total += synthetic.TRIPLE_SCALE * product
+    return float(expit(world.scale * total + world.intercept))
+
+
+def test_probability_is_the_planted_formula(default_world) -> None:
+    split = make_rows(default_world, 500, 560)
+    expected = [naive_probability(default_world, row) for row in split.ids]
+    np.testing.assert_allclose(split.probability, expected, rtol=1e-10)
+
+
+def test_planted_pairs_and_triples_are_distinct_fields(default_world) -> None:
+    assert default_world.pairs.shape == (DEFAULT.pairs, 2)
+    assert len({tuple(pair) for pair in default_world.pairs.tolist()}) == DEFAULT.pairs
+    assert (default_world.pairs[:, 0] < default_world.pairs[:, 1]).all()
+    assert all(len(set(triple)) == 3 for triple in default_world.triples.tolist())
+
+
+@pytest.mark.parametrize(("pairs", "triples"), [(0, 0), (0, 1), (100, 0)])
+def test_any_number_of_planted_interactions(pairs, triples) -> None:
+    few = make_world(SMALL.model_copy(update={"pairs": pairs, "triples": triples}), 0)
+    assert (len(few.pairs), len(few.triples)) == (min(pairs, 6), triples)  # 4 fields have 6 pairs
+    assert 0 < make_rows(few, 0, 2000).labels.mean() < 1
+
+
+# ---- same bytes, however they are asked for --------------------------------------------------------------------------
+
+
+def test_slices_join_across_block_borders(world) -> None:
+    whole = make_rows(world, 0, 200_000)
+    assert len(whole) == 200_000
+    assert same_rows(joined([make_rows(world, 0, 100), make_rows(world, 100, 200_000)]), whole)
+    border = make_rows(world, BLOCK_ROWS - 1, BLOCK_ROWS + 1)
+    assert same_rows(
+        joined([make_rows(world, BLOCK_ROWS - 1, BLOCK_ROWS), make_rows(world, BLOCK_ROWS, BLOCK_ROWS + 1)]), border
+    )
+
+
+@settings(max_examples=12, deadline=None)
+@given(st.lists(st.integers(0, 3 * BLOCK_ROWS) | st.sampled_from([BLOCK_ROWS, 2 * BLOCK_ROWS]), min_size=3, max_size=5))
+def test_any_slicing_gives_the_same_rows(cuts) -> None:
+    world = make_world(SMALL, 0)
+    cuts = sorted(set(cuts))
+    parts = [make_rows(world, a, b) for a, b in zip(cuts, cuts[1:], strict=False)]
+    if parts:
+        assert same_rows(joined(parts), make_rows(world, cuts[0], cuts[-1]))
+
+
+def test_sizes_do_not_change_rows() -> None:
+    """More test rows are more rows, not other rows; parts follow each other without overlap."""
+    few, more = generate(SMALL, 3), generate(SMALL.model_copy(update={"test_rows": 900}), 3)
+    assert same_rows(few.train, more.train)
+    assert same_rows(few.valid, more.valid)
+    assert few.test.ids.tobytes() == more.test.ids[:200].tobytes()
+    whole = make_rows(make_world(SMALL, 3), 0, 900)
+    assert same_rows(joined([few.train, few.valid, few.test]), whole)
+
+
+FRESH = """
+import hashlib, sys
+from ctrlib.config import SyntheticSettings
+from ctrlib.data.synthetic import make_rows, make_world
+split = make_rows(make_world(SyntheticSettings.model_validate_json(sys.argv[1]), 5), 65_000, 66_000)
+print(hashlib.sha256(split.ids.tobytes() + split.labels.tobytes() + split.probability.tobytes()).hexdigest())
+"""
+
+
+def test_a_fresh_process_makes_the_same_bytes() -> None:
+    fresh = subprocess.run(
+        [sys.executable, "-c", FRESH, SMALL.model_dump_json()], capture_output=True, text=True, timeout=60
+    )
+    assert fresh.returncode == 0, fresh.stderr
+    assert fresh.stdout.strip() == sha(make_rows(make_world(SMALL, 5), 65_000, 66_000))
+
+
+def test_random_state_of_the_caller_neither_matters_nor_moves() -> None:
+    np.random.seed(1)
+    first = generate(SMALL, 0)
+    state = np.random.get_state()[1].copy()
+    second = generate(SMALL, 0)
+    assert np.array_equal(np.random.get_state()[1], state)
+    assert same_rows(first.train, second.train)
+
+
+def test_draws_and_seeds_are_different_worlds() -> None:
+    versions = [generate(SMALL, 0), generate(SMALL, 1), generate(SMALL.model_copy(update={"seed": 1}), 0)]
+    assert len({one.fingerprint for one in versions}) == 3
+    assert len({sha(one.train) for one in versions}) == 3
+    p = [make_rows(make_world(SMALL, draw), 0, 5000) for draw in (0, 1)]
+    assert (p[0].ids != p[1].ids).mean() > 0.5
+    assert abs(np.corrcoef(p[0].probability, p[1].probability)[0, 1]) < 0.1
+
+
+# ---- rows look like click logs ---------------------------------------------------------------------------------------
+
+
+def test_generated_data_is_a_whole_data_set() -> None:
+    made = generate(DEFAULT, 4)
+    table.check(made)
+    assert [len(split) for split in made.splits().values()] == [100_000, 20_000, 50_000]
+    assert (made.name, made.draw, len(made.field_names)) == ("synthetic", 4, DEFAULT.fields)
+    assert (made.field_dims[0], made.field_dims[-1]) == (DEFAULT.smallest_field, DEFAULT.largest_field)
+    assert list(made.field_dims) == sorted(made.field_dims)
+    for field, size in enumerate(made.field_dims):
+        column = made.train.ids[:, field]
+        assert column.min() >= 0
+        assert column.max() < size
+        assert len(np.unique(column)) > 0.9 * size, "nearly every id occurs"
+    for split in made.splits().values():
+        assert ((split.probability > 0) & (split.probability < 1)).all()
+        assert np.isin(split.labels, [0, 1]).all()
+
+
+def test_ids_follow_their_law(default_world) -> None:
+    """Half of the cells have Zipf's law, the other half the same law moved by a cluster's amount."""
+    split = make_rows(default_world, 0, 100_000)
+    for field, size in enumerate(default_world.field_dims):
+        zipf = np.arange(1, size + 1) ** -DEFAULT.zipf
+        zipf /= zipf.sum()
+        moved = np.mean([np.roll(zipf, shift) for shift in default_world.cluster_shift[:, field]], axis=0)
+        seen = np.bincount(split.ids[:, field], minlength=size)
+        assert chisquare(seen, len(split) * (zipf + moved) / 2).pvalue > 1e-4
+    large = np.sort(np.bincount(split.ids[:, -1]))[::-1]
+    assert large[:15].sum() > 0.35 * len(split), "a few ids have many rows"
+    assert np.median(large) < 0.3 * len(split) / len(large), "most ids have few"
+
+
+def test_fields_are_correlated(default_world) -> None:
+    """Mutual information of every pair of fields against the same fields with rows shuffled."""
+    ids = make_rows(default_world, 0, 60_000).ids
+    order = np.random.default_rng(0).permutation(len(ids))
+    for a, b in ((0, 1), (2, 7), (4, 5), (3, 6)):
+        together, control = mutual_info_score(ids[:, a], ids[:, b]), mutual_info_score(ids[:, a], ids[order, b])
+        assert together > 1.3 * control
+        assert together - control > 0.004
+
+
+def test_one_cluster_leaves_fields_independent() -> None:
+    ids = make_rows(make_world(DEFAULT.model_copy(update={"clusters": 1}), 1), 0, 60_000).ids
+    order = np.random.default_rng(0).permutation(len(ids))
+    together, control = mutual_info_score(ids[:, 2], ids[:, 5]), mutual_info_score(ids[:, 2], ids[order, 5])
+    assert together == pytest.approx(control, rel=0.15)
+
+
+# ---- and are hard to learn -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def trained_cohort():
+    """Three DeepFMs trained to their own end on the default size, and their predictions for 1e5 fresh rows."""
+    data = Data(name="synthetic", draw=1, fingerprint=synthetic.fingerprint(DEFAULT, 1))
+    members = tuple(
+        Member(architecture="DeepFM", embedding_dim=8, hidden_units=(32,), init_seed=n, order_seed=n) for n in range(3)
+    )
+    recipe = Recipe(learning_rate=0.01, batch_size=2000, epochs=9, patience=2, keep="best")
+    dataset = generate(DEFAULT, 1)
+    run = Run(data=data, members=members, coupling=Coupling(weights=solo(3)), recipe=recipe)
+    trained = trainer.train(run, dataset, device="cpu")
+    last_row = DEFAULT.train_rows + DEFAULT.valid_rows + DEFAULT.test_rows
+    fresh = make_rows(make_world(DEFAULT, 1), last_row, last_row + 100_000)
+    logits = []
+    for member, state in zip(members, trained.states, strict=True):
+        model = trainer.build(member, dataset, torch.device("cpu"))
+        trainer.load_state(state, model)
+        logits.append(trainer.predict(model, fresh))
+    return trained, fresh, expit(np.array(logits, dtype=np.float64))
+
+
+def test_no_model_beats_the_truth_on_fresh_rows(trained_cohort) -> None:
+    """Neither a member nor the ensemble, in AUC or log loss; in log loss the distance is far beyond noise."""
+    trained, fresh, predicted = trained_cohort
+    truth = fresh.probability
+    assert max(trained.kept_epochs) < 9, "each was trained to its own end"
+    best = metrics.auc(fresh.labels, truth)
+    assert abs(best - metrics.expected_auc(truth)) < 3 * metrics.auc_standard_error(fresh.labels, truth)
+    for p in [*predicted, predicted.mean(axis=0)]:
+        assert metrics.auc(fresh.labels, p) < best - 3 * metrics.auc_standard_error(fresh.labels, truth)
+        worse = np.where(fresh.labels == 1, np.log(truth / p), np.log((1 - truth) / (1 - p)))
+        assert worse.mean() > 3 * worse.std() / np.sqrt(len(worse))
+
+
+def test_single_models_leave_room_that_an_ensemble_partly_fills(trained_cohort) -> None:
+    """The situation the study is about: an ensemble gains at least 0.2 % relative and still misses the truth."""
+    _, fresh, predicted = trained_cohort
+    single = np.mean([metrics.auc(fresh.labels, p) for p in predicted])
+    ensemble, best = metrics.auc(fresh.labels, predicted.mean(axis=0)), metrics.auc(fresh.labels, fresh.probability)
+    assert 0.6 < single < 0.99 * best
+    assert ensemble / single > 1.002
+    assert ensemble < best
+    assert metrics.churn(predicted).mean_difference > 0.01
