@@ -164,7 +164,9 @@ class StudyParameters(Settings):
     architecture: str = Field(default="FiBiNET", description="FiBiNET, DCN, PNN or DeepFM")
     companions: tuple[str, ...] = Field(default=("DCN", "PNN", "DeepFM"), min_length=1, description="who replaces one")
     instances: int = Field(default=4, ge=2, le=100, description="models in a group (N)")
-    seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(default=(1, 2, 3), min_length=1, description="groups")
+    seeds: tuple[Annotated[int, Field(ge=0, le=10**12)], ...] = Field(
+        default=(1, 2, 3), min_length=1, description="groups"
+    )
     embedding_dim: int = Field(default=8, ge=1, le=4096)
     hidden_units: tuple[Annotated[int, Field(ge=1, le=65536)], ...] = (64, 64)
     dropout: float = Field(default=0.0, ge=0, lt=1)
@@ -185,10 +187,17 @@ class StudyParameters(Settings):
     def _text_is_yaml(cls, values: dict[str, Any]) -> dict[str, Any]:
         """``papermill -p seeds '[3, 4]'`` arrives as text: read it as the list it shows."""
         lists = {"seeds", "hidden_units", "companions"}
-        return {k: _read_list(v) if k in lists else v for k, v in values.items()}
+        values = {name: _read_list(value) if name in lists else value for name, value in values.items()}
+        for name, value in values.items():
+            entries = value if isinstance(value, list | tuple) else [value]
+            if name != "batch_norm" and any(isinstance(entry, bool) for entry in entries):
+                raise ValueError(f"{name}={value!r}: must not be true or false")
+        return values
 
     @model_validator(mode="after")
-    def _seeds_differ(self) -> "StudyParameters":
+    def _fit_together(self) -> "StudyParameters":
+        if self.batch_norm and self.batch_size == 1:
+            raise ValueError("batch_size=1: must be at least 2 with batch_norm, which compares the rows of a batch")
         if len(set(self.seeds)) != len(self.seeds):
             raise ValueError(f"seeds {list(self.seeds)} repeat; each group needs its own")
         return self

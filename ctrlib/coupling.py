@@ -10,6 +10,8 @@ peers this is the loss of Yilmaz & Aldemir 2024 (arXiv 2406.12087). Solo trainin
 Legend: K members, B batch.
 """
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -70,28 +72,38 @@ def connected_groups(weights: Weights) -> list[list[int]]:
 def click_loss(logits: Tensor, labels: Tensor) -> Tensor:
     """Binary cross-entropy of each member: logits (K, B) and labels (K, B) or (B,) -> (K,)."""
     labels = labels.expand_as(logits)
-    return F.binary_cross_entropy_with_logits(logits, labels, reduction="none").mean(dim=1)
+    return torch.stack([F.binary_cross_entropy_with_logits(z, y) for z, y in zip(logits, labels, strict=True)])
+
+
+def by_row(function: Callable[[Tensor], Tensor], values: Tensor) -> Tensor:
+    """An element-wise ``function`` of ``values`` (..., B), one row at a time.
+
+    On a whole (K, B) tensor the last digit of a number depends on where in the tensor it stands, because vector
+    instructions and their remainders round differently. Row by row a member's numbers do not depend on its cohort.
+    """
+    rows = values.reshape(-1, values.shape[-1])
+    return torch.stack([function(row) for row in rows]).reshape(values.shape)
 
 
 def difference(own: Tensor, target: Tensor, form: Form) -> Tensor:
-    """Element-wise d(own, target) of two logit tensors of one shape.
+    """Element-wise d(own, target) of two logit tensors (..., B) whose shapes broadcast.
 
     ``mse``: squared difference of probabilities. ``mse_logit``: of logits. ``kl``: KL(target || own) of the two
     Bernoulli laws, both the click and the no-click half, whose gradient in the own logit is p_own - p_target.
     """
     if form == "mse":
-        return (torch.sigmoid(own) - torch.sigmoid(target)) ** 2
+        return (by_row(torch.sigmoid, own) - by_row(torch.sigmoid, target)) ** 2
     if form == "mse_logit":
         return (own - target) ** 2
-    click = torch.sigmoid(target) * (F.logsigmoid(target) - F.logsigmoid(own))
-    no_click = torch.sigmoid(-target) * (F.logsigmoid(-target) - F.logsigmoid(-own))
+    click = by_row(torch.sigmoid, target) * (by_row(F.logsigmoid, target) - by_row(F.logsigmoid, own))
+    no_click = by_row(torch.sigmoid, -target) * (by_row(F.logsigmoid, -target) - by_row(F.logsigmoid, -own))
     return click + no_click
 
 
 def peer_targets(
     logits: Tensor, weights: Tensor, target: Target, frozen: Tensor | None, shuffle: Tensor | None
 ) -> Tensor:
-    """The logits each member is pulled to, as (K or 1, K, B): entry [n, i] is what n hears from peer i.
+    """The logits each member is pulled to, as (1, K, B) or (K, 1, B): entry [n, i] is what n hears from peer i.
 
     ``live``: the peers as they are in this step, detached (the paper). ``joint``: not detached, so a pull reaches
     both ends. ``frozen``: copies of the start, ``frozen`` (K, B). ``shuffled``: live, but rows permuted within the
@@ -111,9 +123,19 @@ def peer_targets(
         if shuffle is None:
             raise ValueError("target 'shuffled' needs a permutation of the batch")
         return logits[None][..., shuffle]
-    listens = (weights > 0).to(logits.dtype) + torch.eye(len(weights), dtype=logits.dtype, device=logits.device)
-    mean = listens @ torch.sigmoid(logits) / listens.sum(dim=1, keepdim=True)  # (K, B)
-    return torch.logit(mean, eps=1e-7)[:, None].expand(-1, len(weights), -1)
+    return mean_prediction(logits, weights)[:, None]
+
+
+def mean_prediction(logits: Tensor, weights: Tensor) -> Tensor:
+    """The logit (K, B) of the mean probability of each member and the peers it listens to.
+
+    log(sum p) - log(sum (1 - p)) on the log scale: exact where probabilities are so near 0 or 1 that they round.
+    """
+    listens = (weights > 0) | torch.eye(len(weights), dtype=torch.bool, device=logits.device)
+    left_out = torch.where(listens, 0.0, -torch.inf).to(logits.dtype)[:, :, None]  # (K, K, 1)
+    click = torch.logsumexp(by_row(F.logsigmoid, logits)[None] + left_out, dim=1)
+    no_click = torch.logsumexp(by_row(F.logsigmoid, -logits)[None] + left_out, dim=1)
+    return click - no_click
 
 
 def peer_loss(
@@ -138,6 +160,5 @@ def peer_loss(
         (K,): ``sum_i A[n, i] * mean_b d(logits[n], target[n, i])``.
     """
     targets = peer_targets(logits, weights, target, frozen, shuffle)
-    own = logits[:, None].expand(-1, len(weights), -1)
-    distance = difference(own, targets.expand_as(own), form).mean(dim=2)  # (K, K)
+    distance = difference(logits[:, None], targets, form).mean(dim=2)  # (K, K), or (K, 1) for the ensemble
     return (weights * distance).sum(dim=1)

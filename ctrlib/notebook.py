@@ -21,9 +21,9 @@ def sentence(difference: PairedDifference, treatment: str, control: str) -> str:
     mean = f"**{difference.mean:+.4f}** AUC"
     if not np.isfinite(difference.low):
         return f"{treatment} minus {control}: {mean} in the one group that was run; one group carries no interval."
-    interval = f"{difference.level:.0%} interval {difference.low:+.4f} to {difference.high:+.4f}"
+    interval = f"{100 * difference.level:.0f} % interval {difference.low:+.4f} to {difference.high:+.4f}"
     words = {"gain": "a gain", "loss": "a loss", "no difference shown": "no difference shown"}[difference.verdict]
-    return f"{treatment} minus {control}: {mean} ({interval}, {difference.groups} groups) -- {words}."
+    return f"{treatment} minus {control}: {words}, {mean} ({interval}, {difference.groups} groups)."
 
 
 def publish_figure(name: str, figure: Figure) -> None:

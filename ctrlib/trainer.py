@@ -212,7 +212,7 @@ def run_epoch(group: Group, epoch: int, rows: tuple[Tensor, Tensor], valid: Spli
     order_seed = group.trainees[0].member.order_seed
     order = torch.randperm(len(labels), generator=generator(order_seed, "order", epoch)).to(ids.device)
     bounds = batch_bounds(len(labels), group.recipe.batch_size)
-    coupled_from = group.coupling.start * group.recipe.epochs * len(bounds)
+    coupled_from = group.coupling.start * group.recipe.epochs * len(bounds) - 1e-6  # 6 / 30 * 30 may exceed 6
     losses = torch.zeros(2, len(group.trainees), device=ids.device)
     for trainee in group.trainees:
         trainee.model.train()
@@ -267,7 +267,8 @@ def forward(trainee: Trainee, ids: Tensor, epoch: int, step: int) -> Tensor:
     """Logits (B,); dropout masks follow from the member's seeds and the step, not from what ran before."""
     member = trainee.member
     if member.dropout:
-        torch.manual_seed(derive_seed(member.init_seed, member.order_seed, "dropout", epoch, step))
+        seed = derive_seed(member.init_seed, member.order_seed, "dropout", epoch, step)
+        (torch.cuda.manual_seed if ids.is_cuda else torch.default_generator.manual_seed)(seed)
     return trainee.model(ids)
 
 
