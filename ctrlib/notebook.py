@@ -5,6 +5,7 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 from IPython.display import Image, Markdown, display
 from matplotlib.figure import Figure
 
@@ -24,6 +25,15 @@ def sentence(difference: PairedDifference, treatment: str, control: str) -> str:
     interval = f"{100 * difference.level:.0f} % interval {difference.low:+.4f} to {difference.high:+.4f}"
     words = {"gain": "a gain", "loss": "a loss", "no difference shown": "no difference shown"}[difference.verdict]
     return f"{treatment} minus {control}: {words}, {mean} ({interval}, {difference.groups} groups)."
+
+
+def show_table(table: pd.DataFrame, formats: dict[str, str] | str = "{:.4f}") -> None:
+    """Show a table without its index; ``formats`` by column, or one for all columns of fractions."""
+    if isinstance(formats, str):
+        formats = {name: formats for name in table.select_dtypes("floating").columns}
+    spoken = {name: str(name).replace("_", " ") for name in table.columns}
+    styler = table.rename(columns=spoken).style.hide().format({spoken[name]: form for name, form in formats.items()})
+    display(styler.set_table_attributes('class="dataframe"'))  # the class that the book's themes know
 
 
 def publish_figure(name: str, figure: Figure) -> None:

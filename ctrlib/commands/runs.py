@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from ctrlib.commands.output import console, say, table
+
 runs_app = typer.Typer(no_args_is_help=True, help="Run records: every training that was done, kept and checked.")
 Store = Annotated[
     Path | None, typer.Option(help="Folder of the run store. (Default: runs/ of the project, or $CTRLIB_RUNS.)")
@@ -25,31 +27,26 @@ def runs_list(store: Store = None) -> None:
 
     [dim]ctrlib runs list[/dim]
     """
-    from rich.console import Console
-    from rich.table import Table
-
     from ctrlib.runs import Damaged, label
 
     found = open_store(store)
-    table = Table(title=f"{len(found.fingerprints())} runs in {found.root}", title_justify="left")
-    for column in ("run", "what", "data", "kept epoch", "test AUC", "seconds"):
-        table.add_column(column)
+    shown = table("run", "what", numbers=("epoch", "test AUC", "seconds"))
     for name in found.fingerprints():
         try:
             record = found.open(name)
         except Damaged:
-            table.add_row(name, "[red]damaged; `ctrlib runs verify` says how[/]")
+            shown.add_row(name, "[red]damaged; `ctrlib runs verify` says how[/]")
             continue
         aucs = [test["auc"] for test in record.content["test"]]
-        table.add_row(
+        shown.add_row(
             name,
-            label(record.run),
-            record.run.data.name,
+            f"{record.run.data.name}: {label(record.run)}",
             "-".join(str(e) for e in sorted(set(record.content["kept_epochs"]))),
             f"{sum(aucs) / len(aucs):.4f}",
             f"{record.seconds:.1f}",
         )
-    Console().print(table)
+    console(stderr=False).print(shown)
+    say(f"{len(found.fingerprints())} runs in {found.root}")
 
 
 @runs_app.command("show")
@@ -61,35 +58,27 @@ def runs_show(
     [dim]ctrlib runs show 3fa9[/dim]
     """
     import yaml
-    from rich.console import Console
-    from rich.table import Table
 
     from ctrlib.runs import label
 
     record = open_store(store).open(run)
-    console = Console()
-    console.print(f"run {record.fingerprint}: {label(record.run)}", highlight=False)
     content = record.content
-    console.print(
-        yaml.safe_dump({"settings": content["run"], "environment": content["environment"]}, sort_keys=False),
-        markup=False,
-    )
-    history = Table(
-        "epoch", "member", "learning rate", "click loss", "peer loss", "validation AUC", "log loss", title="history"
-    )
+    say(f"run {record.fingerprint}: {label(record.run)}\n")
+    say(yaml.safe_dump({"settings": content["run"], "environment": content["environment"]}, sort_keys=False))
+    history = table(numbers=("epoch", "member", "rate", "click loss", "peer loss", "valid AUC", "log loss"))
     for row in record.history:
         history.add_row(
             f"{row['epoch']}", f"{row['member']}", f"{row['learning_rate']:g}", f"{row['click_loss']:.5f}",
             f"{row['peer_loss']:.6f}", f"{row['valid_auc']:.5f}", f"{row['valid_logloss']:.5f}",
         )  # fmt: skip
-    console.print(history)
-    test = Table("member", "architecture", "kept epoch", "AUC", "log loss", "calibration", title="test")
+    test = table("member", "architecture", numbers=("kept epoch", "test AUC", "log loss", "calibration"))
     for n, (member, row) in enumerate(zip(record.run.members, content["test"], strict=True)):
         test.add_row(
             f"{n}", member.architecture, f"{content['kept_epochs'][n]}", f"{row['auc']:.5f}", f"{row['logloss']:.5f}",
             f"{row['calibration']:.4f}",
         )  # fmt: skip
-    console.print(test)
+    for part in (history, test):
+        console(stderr=False).print(part)
 
 
 @runs_app.command("verify")

@@ -6,6 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
+from ctrlib.commands.output import console, say, table
+
 
 def study(
     profile: Annotated[
@@ -31,9 +33,6 @@ def study(
 
     [dim]ctrlib study --set dataset=criteo --set "seeds=[1,2,3]" --set device=cuda[/dim]
     """
-    from rich.console import Console
-    from rich.table import Table
-
     from ctrlib.config import project_root
     from ctrlib.study import execute, plan, read_overrides
 
@@ -45,18 +44,16 @@ def study(
             reporter.start(job.name)
             outcomes.append(execute(job, root, reporter.line))
             reporter.end(outcomes[-1])
-    table = Table(title=f"study, profile {profile}", title_justify="left")
-    for column in ("notebook", "state", "time", "executed copy"):
-        table.add_column(column, overflow="fold")
+    summary = table("notebook", "state", numbers=("seconds",))
     for outcome in outcomes:
-        failed = outcome.state == "failed"
-        place = outcome.job.failed_copy if failed else outcome.job.output
-        colour = "red" if failed else "green"
-        table.add_row(outcome.job.name, f"[{colour}]{outcome.state}[/]", f"{outcome.seconds:.0f} s", shown(place, root))
-    Console().print(table)
+        colour = "red" if outcome.state == "failed" else "green"
+        summary.add_row(outcome.job.name, f"[{colour}]{outcome.state}[/]", f"{outcome.seconds:.0f}")
+    console(stderr=False).print(summary)
+    say(f"executed notebooks, profile {profile}: {shown(jobs[0].output.parent, root)}")
     failures = [outcome for outcome in outcomes if outcome.state == "failed"]
     for outcome in failures:
-        typer.secho(f"error: {outcome.job.source.name}: {outcome.error}", fg="red", err=True)
+        line = f"error: {outcome.job.source.name}: {outcome.error}; see {shown(outcome.job.failed_copy, root)}"
+        typer.secho(line, fg="red", err=True)
     if failures:
         raise typer.Exit(1)
 
@@ -86,9 +83,7 @@ class Reporter:
     """On a terminal one moving line (notebook, run, time); in a log file one line per thing that happened."""
 
     def __init__(self, notebooks: int) -> None:
-        from rich.console import Console
-
-        self.console = Console(stderr=True)
+        self.console = console()
         self.notebooks, self.number, self.name = notebooks, 0, ""
         self.progress: Any = None
 
