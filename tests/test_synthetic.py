@@ -150,8 +150,8 @@ def test_slices_join_across_block_borders(world) -> None:
     )
 
 
-@settings(max_examples=12, deadline=None)
-@given(st.lists(st.integers(0, 3 * BLOCK_ROWS) | st.sampled_from([BLOCK_ROWS, 2 * BLOCK_ROWS]), min_size=3, max_size=5))
+@settings(max_examples=8, deadline=None)
+@given(st.lists(st.integers(0, 2 * BLOCK_ROWS) | st.sampled_from([BLOCK_ROWS - 1, BLOCK_ROWS]), min_size=3, max_size=5))
 def test_any_slicing_gives_the_same_rows(cuts) -> None:
     world = make_world(SMALL, 0)
     cuts = sorted(set(cuts))
@@ -264,14 +264,14 @@ def test_one_cluster_leaves_fields_independent() -> None:
 
 @pytest.fixture(scope="module")
 def trained_cohort():
-    """Three PNNs trained to their own end on the default size, and their predictions for 1e5 fresh rows."""
+    """Two PNNs trained to their own end on the default size, and their predictions for 1e5 fresh rows."""
     data = Data(name="synthetic", draw=1, fingerprint=synthetic.fingerprint(DEFAULT, 1))
     members = tuple(
-        Member(architecture="PNN", embedding_dim=8, hidden_units=(32,), init_seed=n, order_seed=n) for n in range(3)
+        Member(architecture="PNN", embedding_dim=8, hidden_units=(32,), init_seed=n, order_seed=n) for n in range(2)
     )
     recipe = Recipe(learning_rate=0.02, batch_size=2000, epochs=9, patience=2, keep="best")
     dataset = generate(DEFAULT, 1)
-    run = Run(data=data, members=members, coupling=Coupling(weights=solo(3)), recipe=recipe)
+    run = Run(data=data, members=members, coupling=Coupling(weights=solo(2)), recipe=recipe)
     trained = trainer.train(run, dataset, device="cpu")
     last_row = DEFAULT.train_rows + DEFAULT.valid_rows + DEFAULT.test_rows
     fresh = make_rows(make_world(DEFAULT, 1), last_row, last_row + 100_000)

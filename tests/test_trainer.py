@@ -111,17 +111,18 @@ def test_coupling_fades_into_solo_with_its_weight() -> None:
 
 
 @pytest.mark.parametrize("form", ["mse", "mse_logit", "kl"])
-def test_identical_peers_stay_identical_and_teach_nothing(form) -> None:
-    members = [member(1, 7, **NOISY)] * 3
+@pytest.mark.parametrize("noise", [{}, NOISY], ids=["plain", "dropout and batch norm"])
+def test_identical_peers_stay_identical_and_teach_nothing(form, noise) -> None:
+    members = [member(1, 7, **noise)] * 3
     cohort = fit(make_run(members, complete(3, 5.0), coupling={"form": form}))
     alone = fit(make_run(members[:1]))
     assert {row["peer_loss"] for row in cohort.history} == {0.0}
     assert same_state(cohort.states[0], cohort.states[1])
     assert same_state(cohort.states[0], cohort.states[2])
-    if form == "kl":  # its gradient at agreement is zero but for rounding
-        assert distance(cohort.states[0], alone.states[0]) < 1e-3
-    else:
+    if form != "kl":
         assert same_state(cohort.states[0], alone.states[0])
+    elif not noise:  # kl's gradient at agreement is zero but for rounding (which moves biases before a batch norm)
+        assert distance(cohort.states[0], alone.states[0]) < 1e-4
 
 
 # ---- one step, by hand ----------------------------------------------------------------------------------------------
