@@ -24,6 +24,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -33,7 +34,7 @@ import numpy as np
 from filelock import FileLock
 from pydantic import ValidationError
 
-from ctrlib.config import NUMERICS_VERSION, Data, Run, SyntheticSettings, data_root, digest
+from ctrlib.config import NUMERICS_VERSION, Checkpoint, Data, Run, SyntheticSettings, data_root, digest
 from ctrlib.errors import UserError
 
 FORMAT = 1
@@ -90,10 +91,7 @@ class Record:
     def _checked(self, name: str) -> bytes:
         """The bytes of one file, after their checksum agreed."""
         path = self.folder / name
-        try:
-            content = path.read_bytes()
-        except FileNotFoundError:
-            raise Damaged(f"{path}: the file is missing") from None
+        content = read_file(path)
         if hashlib.sha256(content).hexdigest() != self.content["files"][name]:
             raise Damaged(f"{path}: its checksum is not the one recorded when it was written")
         return content
@@ -124,12 +122,11 @@ class RunStore:
             raise UserError(f"{what} {fingerprint!r} in {self.root}; `ctrlib runs list` shows them")
         folder = self.root / (fingerprint if fingerprint in found else found[0])
         path = folder / "run.json"
+        raw = read_file(path)
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = json.loads(raw.decode())
             checksum = content.pop("checksum")
             version = content["format"]
-        except FileNotFoundError:
-            raise Damaged(f"{path}: the file is missing") from None
         except (ValueError, KeyError, TypeError, AttributeError):
             raise Damaged(f"{path}: not a whole run record") from None
         if version != FORMAT:
@@ -151,8 +148,11 @@ class RunStore:
     def find(self, run: Run) -> Record | None:
         """The healthy record of ``run``, or None when it has to be trained; damage is said, then trained again."""
         name = run.fingerprint
-        if not (self.root / name).is_dir():
-            return None
+        try:
+            if not (self.root / name).is_dir():
+                return None
+        except OSError as error:
+            raise storage_error(error, self.root) from None
         try:
             record = self.open(name) if name in self._healthy else self.verify(name)
         except Damaged as damage:
@@ -220,7 +220,7 @@ class RunStore:
         try:
             starts = None
             if run.start is not None:
-                starts = [self.open(start.run).states()[start.member] for start in run.start]
+                starts = [self._checkpoint(start) for start in run.start]
             dataset = load_data(run.data)
             began = time.perf_counter()
             trained = train(run, dataset, starts, device, on_epoch)
@@ -228,6 +228,14 @@ class RunStore:
             return self.save(run, trained, dataset, seconds, environment(resolve_device(device), threads))
         finally:
             torch.set_num_threads(before)
+
+    def _checkpoint(self, start: Checkpoint) -> dict:
+        """The state of the member that a checkpoint names."""
+        record = self.open(start.run)
+        last = len(record.run.members) - 1
+        if start.member > last:
+            raise UserError(f"run {start.run} has no member {start.member} to start from; allowed: 0 to {last}")
+        return record.states()[start.member]
 
     def ensure(self, runs: Iterable[Run], device: str = "auto", workers: int | None = None) -> list[Record]:
         """The records of ``runs``, in their order; what the store lacks is trained, each distinct run once.
@@ -268,6 +276,12 @@ class RunStore:
                     progress.beat(messages.get())
                 for future in done:
                     yield self.open(future.result())
+        except BrokenProcessPool:
+            stop_pool(pool)
+            raise UserError(
+                "a worker process was killed, perhaps for want of memory; finished runs are kept: "
+                "lower batch_size or embedding_dim, or run the same command again to go on"
+            ) from None
         except BaseException:
             stop_pool(pool)
             raise
@@ -378,6 +392,16 @@ def processor_name() -> str:
     return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
+def read_file(path: Path) -> bytes:
+    """The bytes of a file of a record; a missing file is damage, a forbidden one the user's to mend."""
+    try:
+        return path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        raise Damaged(f"{path}: the file is missing") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from None
+
+
 def write_synced(path: Path, content: bytes) -> None:
     """Write and force to disk, so that a rename never makes an empty file visible."""
     with path.open("wb") as file:
@@ -390,9 +414,7 @@ def storage_error(error: OSError, root: Path) -> UserError:
     """What a full or forbidden disk means for the user, in one line."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return UserError(f"{root}: no space left on the disk; the finished runs are safe, free some space and go on")
-    return UserError(
-        f"{root}: cannot write the run store ({error.strerror or error}); set CTRLIB_RUNS to another folder"
-    )
+    return UserError(f"{root}: cannot use the run store ({error.strerror or error}); set CTRLIB_RUNS to another folder")
 
 
 # Worker processes ------------------------------------------------------------------------------------------------
