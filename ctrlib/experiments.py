@@ -32,6 +32,7 @@ from ctrlib.runs import Record, RunStore, data_settings, load_data
 from ctrlib.statistics import PairedDifference, holm, paired_difference
 
 OWN_END_PATIENCE = 2
+LEVEL = 0.95  # coverage of every interval
 SHARED_ORDER = 999  # the slot whose order seed a group uses when all members see the same batches
 
 
@@ -240,14 +241,15 @@ def group_table(p: StudyParameters, arms: list[Arm]) -> pd.DataFrame:
 def compare(table: pd.DataFrame, treatment: str, control: str, value: str = "auc") -> PairedDifference:
     """Treatment minus control, paired over groups, of one column of :func:`group_table`."""
     by_group = table.pivot(index="group", columns="arm", values=value)
-    return paired_difference(by_group[treatment].to_numpy(), by_group[control].to_numpy())
+    return paired_difference(by_group[treatment].to_numpy(), by_group[control].to_numpy(), LEVEL)
 
 
 def effect_table(groups: pd.DataFrame, comparisons: dict[str, tuple[str, str]], value: str = "auc") -> pd.DataFrame:
     """One row per comparison (label -> treatment, control): paired difference, interval, relative sizes, Holm's p.
 
     ``relative_%`` is the difference over the control's AUC, ``RelaImpr_%`` over its distance from 0.5; both senses
-    of "relative improvement" are in use, see :func:`ctrlib.metrics.relative_improvement`.
+    of "relative improvement" are in use, see :func:`ctrlib.metrics.relative_improvement`. Intervals are those of the
+    single comparison; the verdict also has to survive Holm's correction over the table.
     """
     means = groups.groupby("arm")[value].mean()
     rows = []
@@ -269,6 +271,7 @@ def effect_table(groups: pd.DataFrame, comparisons: dict[str, tuple[str, str]], 
         )
     table = pd.DataFrame(rows)
     table.insert(len(table.columns) - 1, "p_holm", holm(table.pop("p_value").to_numpy()))
+    table.loc[table["p_holm"] >= 1 - LEVEL, "verdict"] = "no difference shown"
     return table
 
 
