@@ -114,7 +114,8 @@ class RunStore:
         """The record of a fingerprint (or of an unambiguous beginning of one); its run.json is checked.
 
         Raises:
-            UserError: no such record. Damaged: run.json is missing, cut, altered or of another format.
+            UserError: no such record, or one of another format, which is never overwritten.
+            Damaged: run.json is missing, cut or altered.
         """
         found = [name for name in self.fingerprints() if name.startswith(fingerprint)]
         if fingerprint not in found and len(found) != 1:
@@ -130,7 +131,10 @@ class RunStore:
         except (ValueError, KeyError, TypeError, AttributeError):
             raise Damaged(f"{path}: not a whole run record") from None
         if version != FORMAT:
-            raise Damaged(f"{path}: format {version}; this ctrlib reads format {FORMAT}")
+            raise UserError(
+                f"{path}: format {version}; this ctrlib reads format {FORMAT}: use the ctrlib that wrote it, "
+                "or another store (CTRLIB_RUNS)"
+            )
         try:
             if digest(content) != checksum or content["fingerprint"] != folder.name:
                 raise Damaged(f"{path}: its checksum is not the one recorded when it was written")
@@ -266,10 +270,10 @@ class RunStore:
 
     def _train_in_pool(self, runs: list[Run], device: str, workers: int, progress: "Progress") -> Iterator[Record]:
         pool, messages = worker_pool(workers)
-        waiting: set[Future] = {
-            pool.submit(_train_in_worker, str(self.root), run.model_dump_json(), device) for run in runs
-        }
         try:
+            waiting: set[Future] = {
+                pool.submit(_train_in_worker, str(self.root), run.model_dump_json(), device) for run in runs
+            }
             while waiting:
                 done, waiting = wait(waiting, timeout=0.5, return_when=FIRST_COMPLETED)
                 while not messages.empty():

@@ -268,7 +268,11 @@ def forward(trainee: Trainee, ids: Tensor, epoch: int, step: int) -> Tensor:
     member = trainee.member
     if member.dropout:
         seed = derive_seed(member.init_seed, member.order_seed, "dropout", epoch, step)
-        (torch.cuda.manual_seed if ids.is_cuda else torch.default_generator.manual_seed)(seed)
+        if ids.is_cuda:
+            with torch.cuda.device(ids.device):
+                torch.cuda.manual_seed(seed)
+        else:
+            torch.default_generator.manual_seed(seed)
     return trainee.model(ids)
 
 

@@ -394,8 +394,6 @@ def test_effect_table_is_counted_by_hand() -> None:
         impr = 100 * ((np.mean(a) - 0.5) / (np.mean(b) - 0.5) - 1)
         assert row["RelaImpr_%"] == pytest.approx(impr, rel=1e-9)
         assert row["P(better)"] == np.mean(np.array(a) > np.array(b))
-        excludes = interval.low > 0 or interval.high < 0
-        assert (row["verdict"] != "no difference shown") == excludes
     order = sorted(p_values, key=p_values.get)
     running = 0.0
     for rank, name in enumerate(order):
@@ -403,6 +401,27 @@ def test_effect_table_is_counted_by_hand() -> None:
         assert found.loc[name, "p_holm"] == pytest.approx(running, rel=1e-9)
     assert found.loc["better - control", "verdict"] == "gain"
     assert found.loc["same", "verdict"] == "loss"
+
+
+def test_a_verdict_survives_holm_and_intervals_stay_those_of_one_comparison() -> None:
+    """A difference whose own interval excludes zero (p = 0.03) is a gain alone, and none among three such."""
+    spread = np.array([-1.0, -0.5, 0.5, 1.0, 0.0])
+    shift = next(x for x in np.linspace(0, 2, 2001) if stats.ttest_1samp(spread + x, 0).pvalue < 0.03)
+    arms = {"control": np.zeros(5), "weak": spread + shift, "also weak": -spread - shift, "strong": spread + 20}
+    groups = pd.DataFrame([{"arm": n, "group": g, "auc": 0.7 + v[g] / 1000} for n, v in arms.items() for g in range(5)])
+    alone = effect_table(groups, {"weak": ("weak", "control")}).iloc[0]
+    assert (alone["verdict"], alone["p_holm"]) == ("gain", pytest.approx(0.03, abs=1e-3))
+    family = effect_table(groups, {name: (name, "control") for name in arms if name != "control"})
+    family = family.set_index("comparison")
+    assert dict(family["verdict"]) == {
+        "weak": "no difference shown",
+        "also weak": "no difference shown",
+        "strong": "gain",
+    }
+    assert family.loc["weak", "p_holm"] == pytest.approx(0.06, abs=2e-3)
+    assert (family.loc["weak", "low"], family.loc["weak", "high"]) == (alone["low"], alone["high"])
+    lost = effect_table(groups, {"also weak": ("also weak", "control")}).iloc[0]
+    assert lost["verdict"] == "loss"
 
 
 def test_effect_table_of_trained_arms_uses_group_means(study) -> None:

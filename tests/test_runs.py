@@ -207,9 +207,13 @@ def rewrite(record: runs.Record, **changes) -> None:
 def test_another_format_is_refused(store) -> None:
     record = here(store, [quick()])[0]
     rewrite(record, format=2)
-    with pytest.raises(Damaged) as caught:
+    with pytest.raises(UserError) as caught:
         store.open(record.fingerprint)
     assert "format 2; this ctrlib reads format 1" in one_line(caught)
+    before = (record.folder / "run.json").read_bytes()
+    with pytest.raises(UserError):
+        here(RunStore(store.root), [quick()])
+    assert (record.folder / "run.json").read_bytes() == before, "a newer ctrlib's work is not overwritten"
 
 
 @pytest.mark.parametrize(
@@ -355,6 +359,23 @@ def test_a_killed_worker_is_said_and_the_store_stays_usable(store) -> None:
     finally:
         runs.stop_pools()
     assert [record.run for record in here(store, [quick(1)])] == [quick(1)]
+
+
+def test_workers_killed_while_idle_do_not_break_every_later_call(store) -> None:
+    """The pool is kept between calls (a notebook pauses, the system reclaims memory): it must not stay broken."""
+    pool, _ = runs.worker_pool(2)
+    try:
+        pool.submit(time.sleep, 0).result(60)
+        for worker in list(pool._processes.values()):
+            os.kill(worker.pid, signal.SIGKILL)
+        while not pool._broken:
+            time.sleep(0.01)
+        with pytest.raises(UserError) as caught:
+            store.ensure([quick(1), quick(2)], device="cpu", workers=2)
+        assert "memory" in one_line(caught)
+        assert not runs._pools, "the next call begins with new workers"
+    finally:
+        runs.stop_pools()
 
 
 # ---- other processes -------------------------------------------------------------------------------------------------

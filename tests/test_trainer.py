@@ -309,6 +309,21 @@ def test_frozen_peers_say_what_the_start_said() -> None:
             assert torch.equal(value, state[f"weights.{name}"])
 
 
+def test_frozen_peers_neither_drop_units_nor_learn_batch_statistics() -> None:
+    dataset, members = rows(), [member(1, **NOISY), member(2, **NOISY)]
+    first = fit(make_run(members))
+    run = make_run(members, complete(2), start=checkpoints(first, "reset")["start"], coupling={"target": "frozen"})
+    group = make_group(run, [0, 1], dataset, first.states, CPU)
+    ids, labels = torch.from_numpy(dataset.train.ids), trainer.to_labels(dataset.train)
+    run_epoch(group, 0, (ids, labels), dataset.valid)
+    for n, copy in enumerate(group.frozen):
+        for name, value in copy.state_dict().items():
+            assert torch.equal(value, first.states[n][f"weights.{name}"])
+        valid = torch.from_numpy(dataset.valid.ids.astype(np.int64))
+        with torch.no_grad():  # as they are, in the mode in which they are asked
+            np.testing.assert_allclose(copy(valid).numpy(), first.valid_logits[n], rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("target", ["live", "joint", "frozen", "ensemble", "shuffled"])
 def test_every_target_trains_and_is_its_own_arm(target) -> None:
     members = [member(seed, **NOISY) for seed in (1, 2, 3)]

@@ -27,15 +27,16 @@ def runs_list(store: Store = None) -> None:
 
     [dim]ctrlib runs list[/dim]
     """
-    from ctrlib.runs import Damaged, label
+    from ctrlib.errors import UserError
+    from ctrlib.runs import label
 
     found = open_store(store)
     shown = table("run", "what", numbers=("epoch", "test AUC", "seconds"))
     for name in found.fingerprints():
         try:
             record = found.open(name)
-        except Damaged:
-            shown.add_row(name, "[red]damaged; `ctrlib runs verify` says how[/]")
+        except UserError:
+            shown.add_row(name, "[red]not readable; `ctrlib runs verify` says why[/]")
             continue
         aucs = [test["auc"] for test in record.content["test"]]
         shown.add_row(
@@ -92,7 +93,7 @@ def runs_verify(
     """
     from rich.progress import track
 
-    from ctrlib.runs import Damaged
+    from ctrlib.errors import UserError
 
     found = open_store(store)
     names = [found.open(name).fingerprint for name in runs] if runs else found.fingerprints()
@@ -100,7 +101,7 @@ def runs_verify(
     for name in track(names, "checking", transient=True):
         try:
             found.verify(name)
-        except Damaged as problem:
+        except UserError as problem:
             damaged.append(problem)
     for problem in damaged:
         typer.secho(f"damaged: {problem}", fg="red", err=True)

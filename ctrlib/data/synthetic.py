@@ -1,7 +1,7 @@
 """Clicks with a known probability: the embedded data of the study.
 
 Each row has a latent cluster. A field's id is drawn from a Zipf law; in half of the cells it is shifted by an
-amount that belongs to the row's cluster, which correlates the fields as user and context fields are in real logs.
+amount that belongs to the row's cluster, which makes the fields (weakly) dependent.
 The true logit is the sum of first-order effects, of planted pairs (dot products of rank-3 latent vectors) and of
 planted triples, scaled to ``logit_sd``; an intercept sets the click rate. The label is a coin with that probability.
 Because the probability is known, so are the best reachable AUC and log loss (:mod:`ctrlib.metrics`).
