@@ -54,8 +54,11 @@ def checked_parameters(**parameters) -> StudyParameters:
     from ctrlib.trainer import resolve_device
 
     p = checked(StudyParameters, **parameters)
-    for name in (p.architecture, *p.companions):
-        architecture_name(name)
+    names = {
+        "architecture": architecture_name(p.architecture),
+        "companions": tuple(dict.fromkeys(architecture_name(name) for name in p.companions)),
+    }
+    p = p.model_copy(update=names)  # spelled as the registry spells them, each once
     resolve_device(p.device)
     rows = p.rows if p.dataset == "synthetic" else len(group_data(p, p.seeds[0]).train)
     if p.batch_size > rows:
@@ -278,11 +281,9 @@ def effect_table(groups: pd.DataFrame, comparisons: dict[str, tuple[str, str]], 
 def mixed_cohorts(p: StudyParameters) -> dict[str, list[str]]:
     """The cohorts of the mixing experiment by the name of their guest: N of one architecture, then one of them
     replaced by each companion."""
-    guests = [
-        p.architecture,
-        *(name for name in p.companions if architecture_name(name) != architecture_name(p.architecture)),
-    ]
-    return {architecture_name(g): [p.architecture] * (p.instances - 1) + [g] for g in guests}
+    host = architecture_name(p.architecture)
+    guests = dict.fromkeys([host, *(architecture_name(name) for name in p.companions)])
+    return {guest: [host] * (p.instances - 1) + [guest] for guest in guests}
 
 
 def mixed_arms(p: StudyParameters, seed: int) -> tuple[dict[str, list[Run]], dict[str, list[Run]]]:

@@ -180,12 +180,12 @@ def make_job(
     folder: Path,
 ) -> Job:
     """One notebook with what the profile and the command line say of its parameters, checked."""
+    from ctrlib.experiments import checked_parameters
+
     own = sections.get(number, {})
     for name in own:
         if name not in declared:
             raise unknown(f"parameter in section {number} of profile {label}", name, declared)
-    from ctrlib.experiments import checked_parameters
-
     asked = {"profile": label, **sections.get("all", {}), **own, **overrides}
     parameters = {name: value for name, value in asked.items() if name in declared}
     checked_parameters(**{**declared, **parameters})  # before any kernel starts

@@ -475,3 +475,10 @@ def test_logistic_regression_is_scikit_learns_on_one_hot_codes() -> None:
     assert found.shape == (200,)
     np.testing.assert_allclose(found, expected, atol=1e-2)  # lbfgs stops a little earlier there
     assert roc_auc_score(data.test.labels, found) > 0.55
+
+
+def test_architectures_are_spelled_as_the_registry_spells_them() -> None:
+    """Otherwise ``fibinet`` would be its own companion, under another name."""
+    p = checked_parameters(architecture="fibinet", companions=["dcn", "DCN", "FIBINET"], rows=1000)
+    assert (p.architecture, p.companions) == ("FiBiNET", ("DCN", "FiBiNET"))
+    assert list(mixed_cohorts(p)) == ["FiBiNET", "DCN"]
