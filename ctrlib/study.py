@@ -5,6 +5,7 @@ of an unknown one) and values. A notebook whose text, parameters, data and code 
 is not executed again; a failed one leaves ``NN_name.failed.ipynb`` and the others go on.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -24,6 +25,7 @@ from ctrlib.config import data_root, digest
 from ctrlib.errors import UserError, unknown
 
 KERNEL_START_S = 180
+STOP_S = 5
 KERNEL_ENVIRONMENT = {
     "MPLBACKEND": "module://matplotlib_inline.backend_inline",  # whatever the shell says, figures go into the notebook
     "PYDEVD_DISABLE_FILE_VALIDATION": "1",  # no debugger warnings in the outputs
@@ -281,12 +283,19 @@ def papermill_process() -> None:
 
 
 def stop(child: subprocess.Popen) -> None:
-    """End papermill; its kernel and the workers of the kernel notice and end too."""
-    child.terminate()
+    """End papermill, its kernel and the kernel's workers, and wait until they are gone: nothing writes afterwards."""
+    import psutil
+
     try:
-        child.wait(timeout=5)
-    except subprocess.TimeoutExpired:
-        child.kill()
+        family = [psutil.Process(child.pid), *psutil.Process(child.pid).children(recursive=True)]
+    except psutil.NoSuchProcess:
+        family = []
+    child.terminate()  # the kernel notices that its parent died, the workers notice that the kernel did
+    for process in psutil.wait_procs(family, timeout=STOP_S)[1]:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(family, timeout=STOP_S)
+    child.wait()
 
 
 def settle(job: Job, running: Path, error: str, seconds: float) -> Outcome:

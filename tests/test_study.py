@@ -4,10 +4,10 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import nbformat
+import psutil
 import pytest
 
 from ctrlib.errors import UserError
@@ -121,6 +121,11 @@ def test_the_study_goes_on_after_a_failure_and_says_so(project: Path) -> None:
     assert (project / "_build/study/mine/02_finetune_mutually.ipynb").exists()
 
 
+def processes_in(folder: Path) -> list[psutil.Process]:
+    """The processes that work in ``folder``."""
+    return [process for process in psutil.process_iter(["cwd"]) if process.info["cwd"] == str(folder)]
+
+
 def test_ctrl_c_stops_cleanly_and_the_same_command_goes_on(project: Path) -> None:
     """SIGINT while models train: one line, exit 130, no orphan, finished runs kept and not trained again."""
     command = [*CTRLIB, "study", "--profile", TINY, "--only", "01", "--set", "epochs=40", "--set", "rows=4000"]
@@ -135,7 +140,7 @@ def test_ctrl_c_stops_cleanly_and_the_same_command_goes_on(project: Path) -> Non
     assert "Traceback" not in errors
     kept = len([path for path in (project / "runs").iterdir() if (path / "run.json").exists()])
     assert 1 <= kept < 4
-    time.sleep(1.5)
+    assert processes_in(project) == []
     again = subprocess.run(command, cwd=project, capture_output=True, text=True, timeout=120)
     assert again.returncode == 0, again.stderr
     assert f"4 runs: {kept} in the store, {4 - kept} to train" in again.stderr
