@@ -18,10 +18,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from ctrlib.errors import UserError, unknown
 
 # Raise by one whenever the same settings would give other numbers; old records then no longer count as done.
-NUMERICS_VERSION = 1
+NUMERICS_VERSION = 2
 
 Form = Literal["mse", "mse_logit", "kl"]
 Target = Literal["live", "joint", "frozen", "ensemble", "shuffled"]
+Precision = Literal["fp32", "tf32", "bf16"]
 Protocol = Literal["equal_epochs", "own_end"]
 Weights = tuple[tuple[float, ...], ...]
 
@@ -114,6 +115,7 @@ class Recipe(Settings):
     keep: Literal["best", "last"] = "last"
     embedding_l2: float = Field(default=0.0, ge=0)
     clip_norm: float = Field(default=10.0, gt=0)
+    precision: Precision = Field(default="fp32", description="of matrix products, see ctrlib.machine.arithmetic")
 
 
 class Checkpoint(Settings):

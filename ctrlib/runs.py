@@ -22,7 +22,7 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -40,6 +40,7 @@ from ctrlib.errors import UserError
 FORMAT = 1
 FILES = ("members.safetensors", "predictions.npz")
 HEARTBEAT_S = 10.0
+Tell = Callable[[str], None]
 
 
 class Damaged(UserError):
@@ -203,8 +204,11 @@ class RunStore:
             raise storage_error(error, self.root) from None
         return Record(final, run, content)
 
-    def train(self, run: Run, device: str = "auto", threads: int = 1, on_epoch=None) -> Record:
-        """The record of ``run``: from the store if it is there, else trained now, by this process alone."""
+    def train(self, run: Run, device: str = "auto", threads: int = 1, tell: Tell | None = None) -> Record:
+        """The record of ``run``: from the store if it is there, else trained now, by this process alone.
+
+        ``threads`` share the members of a cohort on a CPU; ``tell`` gets a line now and then that says how far it is.
+        """
         try:
             locks = self.root / ".locks"
             locks.mkdir(parents=True, exist_ok=True)
@@ -212,26 +216,34 @@ class RunStore:
         except OSError as error:
             raise storage_error(error, self.root) from None
         with lock:
-            return self.find(run) or self._train(run, device, threads, on_epoch)
+            return self.find(run) or self._train(run, device, threads, tell)
 
-    def _train(self, run: Run, device: str, threads: int, on_epoch) -> Record:
+    def _train(self, run: Run, device: str, threads: int, tell: Tell | None) -> Record:
         import torch
 
+        from ctrlib.machine import keep_freed_memory, release_memory
         from ctrlib.trainer import resolve_device, train
 
+        keep_freed_memory()
         before = torch.get_num_threads()
-        torch.set_num_threads(threads)
+        torch.set_num_threads(1)  # the cores are shared out among runs and members, so the numbers do not know them
         try:
             starts = None
             if run.start is not None:
                 starts = [self._checkpoint(start) for start in run.start]
             dataset = load_data(run.data)
             began = time.perf_counter()
-            trained = train(run, dataset, starts, device, on_epoch)
+            on_epoch = on_progress = None
+            if tell:
+                on_epoch = lambda rows: tell(epoch_line(run, rows))  # noqa: E731
+                on_progress = lambda epoch, share: tell(progress_line(run, epoch, share))  # noqa: E731
+            trained = train(run, dataset, starts, device, on_epoch, on_progress, threads)
             seconds = time.perf_counter() - began
-            return self.save(run, trained, dataset, seconds, environment(resolve_device(device), threads))
+            place = environment(resolve_device(device), threads, trained.products)
+            return self.save(run, trained, dataset, seconds, place)
         finally:
             torch.set_num_threads(before)
+            release_memory()
 
     def _checkpoint(self, start: Checkpoint) -> dict:
         """The state of the member that a checkpoint names."""
@@ -244,8 +256,9 @@ class RunStore:
     def ensure(self, runs: Iterable[Run], device: str = "auto", workers: int | None = None) -> list[Record]:
         """The records of ``runs``, in their order; what the store lacks is trained, each distinct run once.
 
-        On the CPU, runs are trained by ``workers`` processes (all cores unless told) of one thread each, so that the
-        number of cores does not touch the numbers. A GPU takes them one after the other. Progress is printed.
+        On the CPU, runs are trained by ``workers`` processes (all cores unless told); where there are fewer runs than
+        cores, the members of a cohort share those that are left. Neither touches the numbers. A GPU takes the runs
+        one after the other. Progress is printed.
         """
         runs = list(runs)
         distinct = {run.fingerprint: run for run in runs}
@@ -256,23 +269,25 @@ class RunStore:
             from ctrlib.trainer import resolve_device
 
             on_cpu = resolve_device(device).type == "cpu"
-            workers = min(workers or os.cpu_count() or 1, len(missing)) if on_cpu else 1
+            cores = (workers or usable_cores()) if on_cpu else 1
+            workers = min(cores, len(missing))
             train = self._train_in_pool if workers > 1 else self._train_here
             progress = Progress(len(missing))
-            for record in train(missing, device, workers, progress):
+            for record in train(missing, device, workers, cores // workers, progress):
                 records[record.fingerprint] = record
                 progress.finished(record)
         return [records[run.fingerprint] for run in runs]
 
-    def _train_here(self, runs: list[Run], device: str, _workers: int, progress: "Progress") -> Iterator[Record]:
+    def _train_here(self, runs, device: str, _workers: int, threads: int, progress: "Progress") -> Iterator[Record]:
         for run in runs:
-            yield self.train(run, device, on_epoch=lambda rows, run=run: progress.beat(epoch_line(run, rows)))
+            yield self.train(run, device, threads, progress.beat)
 
-    def _train_in_pool(self, runs: list[Run], device: str, workers: int, progress: "Progress") -> Iterator[Record]:
+    def _train_in_pool(self, runs, device: str, workers: int, threads: int, progress: "Progress") -> Iterator[Record]:
         pool, messages = worker_pool(workers)
         try:
             waiting: set[Future] = {
-                pool.submit(_train_in_worker, str(self.root), run.model_dump_json(), device) for run in runs
+                pool.submit(_train_in_worker, str(self.root), str(data_root()), run.model_dump_json(), device, threads)
+                for run in runs
             }
             while waiting:
                 done, waiting = wait(waiting, timeout=0.5, return_when=FIRST_COMPLETED)
@@ -332,6 +347,16 @@ def epoch_line(run: Run, rows: list[dict]) -> str:
     return f"{label(run)}: epoch {rows[0]['epoch']} of at most {run.recipe.epochs}, validation AUC {auc:.4f}"
 
 
+def progress_line(run: Run, epoch: int, share: float) -> str:
+    """The sign of life within an epoch."""
+    return f"{label(run)}: epoch {epoch} of at most {run.recipe.epochs}, {share:.0%} of its steps"
+
+
+def usable_cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def test_metrics(logits: np.ndarray, labels: np.ndarray) -> list[dict]:
     """AUC, log loss and calibration ratio of each member on the test rows."""
     from ctrlib import metrics
@@ -372,9 +397,11 @@ def _load_cached(name: str, draw: int, synthetic: SyntheticSettings | None, root
     return load(name, draw=draw, data_dir=Path(root), synthetic=synthetic)
 
 
-def environment(device, threads: int) -> dict:
-    """What the numbers may depend on beyond the settings: versions, processor, device, threads."""
+def environment(device, threads: int, products: str) -> dict:
+    """What the numbers may depend on beyond the settings, and what the time does: versions, machine, chosen paths."""
     import torch
+
+    from ctrlib.machine import keep_freed_memory
 
     return {
         "python": platform.python_version(),
@@ -383,7 +410,9 @@ def environment(device, threads: int) -> dict:
         "system": platform.platform(),
         "processor": processor_name(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "products": products,
         "threads": threads,
+        "keeps_freed_memory": keep_freed_memory(),
     }
 
 
@@ -468,7 +497,8 @@ def _end_with(parent: int) -> None:
     os._exit(1)
 
 
-def _train_in_worker(root: str, run_json: str, device: str) -> str:
+def _train_in_worker(root: str, data: str, run_json: str, device: str, threads: int) -> str:
+    os.environ["CTRLIB_DATA"] = data  # a kept worker would still have that of its start
     run = Run.model_validate_json(run_json)
-    RunStore(Path(root)).train(run, device, on_epoch=lambda rows: _messages.put(epoch_line(run, rows)))
+    RunStore(Path(root)).train(run, device, threads, _messages.put)
     return run.fingerprint

@@ -7,6 +7,9 @@ separate trainings, bit for bit; K = 1 is a cohort too.
 All randomness is a function of (seeds, epoch, step): ``init_seed`` gives the initial weights, ``order_seed`` the
 permutation of each epoch, both together the dropout masks. There is no random state to carry along.
 
+A step has two halves that are each member's own business, forward and update, and one place between them where the
+members meet: the K logits of the batch, from which both losses and their gradients follow (:func:`losses`).
+
 Legend: K members of a group, B batch, N rows.
 """
 
@@ -21,12 +24,16 @@ from torch import Tensor, nn
 from ctrlib import metrics
 from ctrlib.config import Checkpoint, Coupling, Member, Recipe, Run, derive_seed
 from ctrlib.coupling import click_loss, connected_groups, peer_loss
+from ctrlib.data.rows import Rows, as_tensor
 from ctrlib.data.table import Dataset, Split
 from ctrlib.errors import UserError
+from ctrlib.execution import CudaGraph, GraphStep, SideBySide, Step, warm_up_on_stream
+from ctrlib.machine import arithmetic
 from ctrlib.models import build_model
-from ctrlib.models.layers import embedding_parameters
+from ctrlib.models.layers import MLP, Dropout, embedding_parameters
 
 EVALUATION_ROWS = 8192
+PROGRESS_S = 5.0
 MIN_GAIN = 1e-6  # a validation AUC must rise by more than this to count as better (FuxiCTR)
 State = dict[str, Tensor]  # a member's weights ("weights.*") and Adam state ("adam.<kind>.*"), on the CPU
 
@@ -40,6 +47,7 @@ class Trained:
     kept_epochs: list[int]
     valid_logits: np.ndarray  # (K, valid rows) float32
     test_logits: np.ndarray  # (K, test rows) float32
+    products: str  # which matrix products were used, in words
 
 
 @dataclass
@@ -50,6 +58,7 @@ class Trainee:
     member: Member
     model: nn.Module
     optimizer: torch.optim.Adam
+    dropout_generator: torch.Generator
     best_auc: float = -1.0
     kept_epoch: int = 0
     kept_state: State | None = None
@@ -64,6 +73,8 @@ class Group:
     recipe: Recipe
     coupling: Coupling
     learning_rate: float
+    each: SideBySide
+    step: Step | None = None
     frozen: list[nn.Module] = field(default_factory=list)
     best_auc: float = -1.0
     epochs_without_gain: int = 0
@@ -92,6 +103,8 @@ def train(
     starts: list[State] | None = None,
     device: str = "auto",
     on_epoch: Callable[[list[dict]], None] | None = None,
+    on_progress: Callable[[int, float], None] | None = None,
+    threads: int = 1,
 ) -> Trained:
     """Train every member of ``run`` on ``dataset``.
 
@@ -101,34 +114,71 @@ def train(
         starts: the states named by ``run.start``, one per member; None trains from scratch.
         device: see :func:`resolve_device`.
         on_epoch: called with the history rows of each finished epoch.
+        on_progress: called every few seconds with the epoch (from 1) and the share of its steps that are done.
+        threads: CPU threads that share the members of a group; does not touch the numbers.
 
     Raises:
-        UserError: batch larger than the training rows, another data set than the run's, or a loss that is no number.
+        UserError: batch larger than the training rows, another data set than the run's, a precision that the device
+            does not have, or a loss that is no number.
     """
     check(run, dataset, starts)
     place = resolve_device(device)
-    with torch.random.fork_rng(devices=[place] if place.type == "cuda" else []):
-        linked = connected_groups(run.coupling.weights)
-        groups = [make_group(run, indices, dataset, starts, place) for indices in linked]
-        rows = (torch.from_numpy(np.array(dataset.train.ids)).to(place), to_labels(dataset.train).to(place))
-        history: list[dict] = []
-        for epoch in range(run.recipe.epochs):
-            if all(group.stopped for group in groups):
-                break
-            new = [row for group in groups if not group.stopped for row in run_epoch(group, epoch, rows, dataset.valid)]
-            history += sorted(new, key=lambda row: row["member"])
-            if on_epoch:
-                on_epoch(new)
-        trainees = sorted((t for group in groups for t in group.trainees), key=lambda t: t.index)
-        for trainee in trainees:
-            load_state(trainee.kept_state, trainee.model)
-        return Trained(
-            states=[t.kept_state for t in trainees],
-            history=history,
-            kept_epochs=[t.kept_epoch for t in trainees],
-            valid_logits=np.stack([predict(t.model, dataset.valid) for t in trainees]),
-            test_logits=np.stack([predict(t.model, dataset.test) for t in trainees]),
-        )
+    each = SideBySide(threads, place)
+    try:
+        with arithmetic(run.recipe.precision, place) as products:
+            linked = connected_groups(run.coupling.weights)
+            groups = [make_group(run, indices, dataset, starts, place, each) for indices in linked]
+            history = train_groups(groups, run, dataset, place, on_epoch, on_progress)
+            trainees = sorted((t for group in groups for t in group.trainees), key=lambda t: t.index)
+            for trainee in trainees:
+                load_state(trainee.kept_state, trainee.model)
+            return Trained(
+                states=[t.kept_state for t in trainees],
+                history=history,
+                kept_epochs=[t.kept_epoch for t in trainees],
+                valid_logits=np.stack(each(lambda t: predict(t.model, dataset.valid), trainees)),
+                test_logits=np.stack(each(lambda t: predict(t.model, dataset.test), trainees)),
+                products=products,
+            )
+    finally:
+        each.close()
+
+
+def train_groups(
+    groups: list[Group],
+    run: Run,
+    dataset: Dataset,
+    device: torch.device,
+    on_epoch: Callable[[list[dict]], None] | None,
+    on_progress: Callable[[int, float], None] | None,
+) -> list[dict]:
+    """Epoch by epoch, group by group, until each group has stopped; the history rows."""
+    rows = Rows(dataset.train, device)
+    history: list[dict] = []
+    for epoch in range(run.recipe.epochs):
+        running = [group for group in groups if not group.stopped]
+        if not running:
+            break
+        progress = Progress(epoch, len(running) * len(batch_bounds(len(rows), run.recipe.batch_size)), on_progress)
+        new = [row for group in running for row in run_epoch(group, epoch, rows, dataset.valid, progress)]
+        history += sorted(new, key=lambda row: row["member"])
+        if on_epoch:
+            on_epoch(new)
+    return history
+
+
+class Progress:
+    """Counts the steps of an epoch and says every few seconds how far it is."""
+
+    def __init__(self, epoch: int, steps: int, tell: Callable[[int, float], None] | None) -> None:
+        self.epoch, self.steps, self.tell, self.done, self.last = epoch, steps, tell, 0, time.monotonic()
+
+    def step(self) -> None:
+        """One more step is done."""
+        self.done += 1
+        if self.tell and time.monotonic() - self.last > PROGRESS_S:
+            self.last = time.monotonic()
+            self.tell(self.epoch + 1, self.done / self.steps)
 
 
 def check(run: Run, dataset: Dataset, starts: list[State] | None) -> None:
@@ -148,7 +198,12 @@ def check(run: Run, dataset: Dataset, starts: list[State] | None) -> None:
 
 
 def make_group(
-    run: Run, indices: list[int], dataset: Dataset, starts: list[State] | None, device: torch.device
+    run: Run,
+    indices: list[int],
+    dataset: Dataset,
+    starts: list[State] | None,
+    device: torch.device,
+    each: SideBySide | None = None,
 ) -> Group:
     """Build the models and optimizers of one group and put them where they start."""
     trainees = [
@@ -156,13 +211,37 @@ def make_group(
         for i in indices
     ]
     matrix = torch.tensor(run.coupling.weights, dtype=torch.float32, device=device)[indices][:, indices]
-    group = Group(trainees, matrix, run.recipe, run.coupling, run.recipe.learning_rate)
+    group = Group(trainees, matrix, run.recipe, run.coupling, run.recipe.learning_rate, each or SideBySide(1, device))
     if run.coupling.target == "frozen" and len(indices) > 1:
         group.frozen = [build(t.member, dataset, device) for t in trainees]
         for copy, trainee in zip(group.frozen, trainees, strict=True):
             copy.load_state_dict(trainee.model.state_dict())
             copy.eval()
+    group.step = graph_step(group) if device.type == "cuda" else eager_step(group)
     return group
+
+
+def eager_step(group: Group) -> Step:
+    """The step as it is written."""
+    return lambda ids, labels, coupled, shuffle: train_step(group, ids, labels, coupled, shuffle)
+
+
+def graph_step(group: Group) -> Step:
+    """The step as CUDA graphs."""
+    generators = [trainee.dropout_generator for trainee in group.trainees]
+    return GraphStep(
+        eager_step(group),
+        state=lambda: [tensor for trainee in group.trainees for tensor in changing_tensors(trainee)],
+        generators=generators,
+        new_graph=lambda: CudaGraph(generators),
+        warm_up=warm_up_on_stream,
+    )
+
+
+def changing_tensors(trainee: Trainee) -> list[Tensor]:
+    """Every tensor that training changes: weights, buffers, Adam's moments and step counts."""
+    adam = [value for state in trainee.optimizer.state.values() for value in state.values()]
+    return [*trainee.model.state_dict().values(), *adam]
 
 
 def build(member: Member, dataset: Dataset, device: torch.device) -> nn.Module:
@@ -185,15 +264,40 @@ def make_trainee(
     """A member with a fused dense Adam; from a checkpoint its weights, and its Adam state if that is kept."""
     member = run.members[index]
     model = build(member, dataset, device)
-    optimizer = torch.optim.Adam(model.parameters(), lr=run.recipe.learning_rate, fused=True)
+    optimizer = make_adam(model, run.recipe.learning_rate)
     if start is not None and checkpoint is not None:
         load_state(start, model, optimizer if checkpoint.optimizer == "keep" else None)
-    return Trainee(index, member, model, optimizer)
+    drawn = torch.Generator(device)
+    for module in model.modules():
+        if isinstance(module, Dropout):
+            module.generator = drawn
+        if isinstance(module, MLP):
+            module.bf16 = run.recipe.precision == "bf16"
+    return Trainee(index, member, model, optimizer, drawn)
 
 
-def to_labels(split: Split) -> Tensor:
-    """Labels (N,) as the float32 that the loss needs."""
-    return torch.from_numpy(np.asarray(split.labels, dtype=np.float32))
+def make_adam(model: nn.Module, learning_rate: float) -> torch.optim.Adam:
+    """Fused dense Adam with its state in place from the start, ready for CUDA graphs where the model is on a GPU."""
+    place = next(model.parameters()).device
+    captured = place.type == "cuda"
+    rate = torch.tensor(learning_rate, device=place) if captured else learning_rate
+    optimizer = torch.optim.Adam(model.parameters(), lr=rate, fused=True, capturable=captured)
+    for parameter in model.parameters():
+        optimizer.state[parameter] = {
+            "step": torch.zeros((), device=place),
+            "exp_avg": torch.zeros_like(parameter),
+            "exp_avg_sq": torch.zeros_like(parameter),
+        }
+    return optimizer
+
+
+def set_learning_rate(optimizer: torch.optim.Adam, learning_rate: float) -> None:
+    """Change the learning rate, in place where a CUDA graph reads it."""
+    for parameters in optimizer.param_groups:
+        if isinstance(parameters["lr"], Tensor):
+            parameters["lr"].fill_(learning_rate)
+        else:
+            parameters["lr"] = learning_rate
 
 
 def batch_bounds(rows: int, batch_size: int) -> list[tuple[int, int]]:
@@ -205,21 +309,26 @@ def batch_bounds(rows: int, batch_size: int) -> list[tuple[int, int]]:
     return list(zip(starts, [*starts[1:], rows], strict=True))
 
 
-def run_epoch(group: Group, epoch: int, rows: tuple[Tensor, Tensor], valid: Split) -> list[dict]:
-    """Train one group for one epoch, evaluate it on validation, move its schedule; history rows, one per member."""
+def run_epoch(group: Group, epoch: int, rows: Rows, valid: Split, progress: Progress) -> list[dict]:
+    """Train one group for one epoch, evaluate it on validation, move its schedule; history rows, one per member.
+
+    The order of the rows is drawn on the CPU, so that it does not depend on the device; nothing else waits for the
+    device before the epoch is over.
+    """
     began = time.perf_counter()
-    ids, labels = rows
     order_seed = group.trainees[0].member.order_seed
-    order = torch.randperm(len(labels), generator=generator(order_seed, "order", epoch)).to(ids.device)
-    bounds = batch_bounds(len(labels), group.recipe.batch_size)
+    order = torch.randperm(len(rows), generator=generator(order_seed, "order", epoch)).to(rows.order_device)
+    bounds = batch_bounds(len(rows), group.recipe.batch_size)
     coupled_from = group.coupling.start * group.recipe.epochs * len(bounds) - 1e-6  # 6 / 30 * 30 may exceed 6
-    losses = torch.zeros(2, len(group.trainees), device=ids.device)
+    losses = torch.zeros(2, len(group.trainees), device=rows.device)
     for trainee in group.trainees:
         trainee.model.train()
     for step, (first, last) in enumerate(bounds):
-        batch = order[first:last]
-        coupled = epoch * len(bounds) + step >= coupled_from
-        losses += train_step(group, epoch, step, ids.index_select(0, batch).long(), labels[batch], coupled)
+        ids, labels = rows.batch(order[first:last])
+        coupled = epoch * len(bounds) + step >= coupled_from and len(group.trainees) > 1
+        seed_dropout(group, epoch, step)
+        losses += group.step(ids, labels, coupled, shuffle_order(group, epoch, step, len(labels)))
+        progress.step()
     click, peer = (losses / len(bounds)).tolist()
     rate = group.learning_rate
     if not np.isfinite([*click, *peer]).all():
@@ -241,55 +350,69 @@ def run_epoch(group: Group, epoch: int, rows: tuple[Tensor, Tensor], valid: Spli
     ]
 
 
-def train_step(group: Group, epoch: int, step: int, ids: Tensor, labels: Tensor, coupled: bool) -> Tensor:
+def train_step(
+    group: Group, ids: Tensor, labels: Tensor, coupled: bool, shuffle: Tensor | None = None
+) -> Tensor:
     """One step of every member of the group on one batch; returns click and peer loss (2, K), detached."""
-    logits = torch.stack([forward(trainee, ids, epoch, step) for trainee in group.trainees])  # (K, B)
+    outputs = group.each(lambda trainee: trainee.model(ids), group.trainees)  # K logits (B,)
+    logits = torch.stack([output.detach() for output in outputs]).requires_grad_()  # (K, B): members meet here
+    frozen = None
+    if coupled and group.frozen:
+        with torch.no_grad():
+            frozen = torch.stack([copy(ids) for copy in group.frozen])
     click = click_loss(logits, labels)
     peer = torch.zeros_like(click)
-    if coupled and len(group.trainees) > 1:
-        frozen = shuffle = None
-        if group.frozen:
-            with torch.no_grad():
-                frozen = torch.stack([copy(ids) for copy in group.frozen])
-        if group.coupling.target == "shuffled":
-            order = generator(group.trainees[0].member.order_seed, "shuffle", epoch, step)
-            shuffle = torch.randperm(len(labels), generator=order).to(ids.device)
+    if coupled:
         peer = peer_loss(logits, group.weights, group.coupling.form, group.coupling.target, frozen, shuffle)
-    for trainee in group.trainees:
-        trainee.optimizer.zero_grad(set_to_none=True)
     (click + peer).sum().backward()
-    for trainee in group.trainees:
-        update(trainee, group.recipe)
+    work = list(zip(group.trainees, outputs, logits.grad, strict=True))
+    group.each(lambda part: update(*part, group.recipe), work)
     return torch.stack([click.detach(), peer.detach()])
 
 
-def forward(trainee: Trainee, ids: Tensor, epoch: int, step: int) -> Tensor:
-    """Logits (B,); dropout masks follow from the member's seeds and the step, not from what ran before."""
-    member = trainee.member
-    if member.dropout:
-        seed = derive_seed(member.init_seed, member.order_seed, "dropout", epoch, step)
-        if ids.is_cuda:
-            with torch.cuda.device(ids.device):
-                torch.cuda.manual_seed(seed)
-        else:
-            torch.default_generator.manual_seed(seed)
-    return trainee.model(ids)
-
-
-def update(trainee: Trainee, recipe: Recipe) -> None:
-    """Embedding L2 over the whole tables (dense, as FuxiCTR), gradient clipping, Adam."""
+def update(trainee: Trainee, output: Tensor, gradient: Tensor, recipe: Recipe) -> None:
+    """Back from the logits' gradient (B,) through one model; embedding L2 (dense, as FuxiCTR), clipping, Adam."""
+    trainee.optimizer.zero_grad(set_to_none=True)
+    output.backward(gradient)
     if recipe.embedding_l2:
         for table in embedding_parameters(trainee.model):
             table.grad.add_(table.detach(), alpha=recipe.embedding_l2)
-    nn.utils.clip_grad_norm_(trainee.model.parameters(), recipe.clip_norm)
+    clip_gradients(list(trainee.model.parameters()), recipe.clip_norm)
     trainee.optimizer.step()
+
+
+def clip_gradients(parameters: list[nn.Parameter], max_norm: float) -> None:
+    """Scale the gradients so that their norm is at most ``max_norm``, as ``clip_grad_norm_``.
+
+    On a CPU gradients within the norm are left alone, where ``clip_grad_norm_`` would multiply all of them by 1.
+    """
+    norm = nn.utils.get_total_norm([parameter.grad for parameter in parameters])
+    if norm.is_cuda or not norm + 1e-6 <= max_norm:
+        nn.utils.clip_grads_with_norm_(parameters, max_norm, norm)
+
+
+def seed_dropout(group: Group, epoch: int, step: int) -> None:
+    """Dropout masks follow from the member's seeds and the step, not from what ran before."""
+    for trainee in group.trainees:
+        member = trainee.member
+        if member.dropout:
+            seed = derive_seed(member.init_seed, member.order_seed, "dropout", epoch, step)
+            trainee.dropout_generator.manual_seed(seed)
+
+
+def shuffle_order(group: Group, epoch: int, step: int, rows: int) -> Tensor | None:
+    """The permutation (B,) of the batch for target ``shuffled``, else None."""
+    if group.coupling.target != "shuffled":
+        return None
+    order = generator(group.trainees[0].member.order_seed, "shuffle", epoch, step)
+    return torch.randperm(rows, generator=order).to(group.weights.device)
 
 
 def end_epoch(group: Group, epoch: int, valid: Split) -> list[tuple[float, float]]:
     """Validation AUC and log loss of each member; remember what is kept; lower the learning rate or stop."""
     scores = []
-    for trainee in group.trainees:
-        logits = predict(trainee.model, valid)
+    predictions = group.each(lambda trainee: predict(trainee.model, valid), group.trainees)
+    for trainee, logits in zip(group.trainees, predictions, strict=True):
         if not np.isfinite(logits).all():
             raise UserError(f"predictions are no numbers after epoch {epoch + 1}; use a lower learning_rate")
         auc = metrics.auc(valid.labels, logits)
@@ -306,8 +429,7 @@ def end_epoch(group: Group, epoch: int, valid: Split) -> list[tuple[float, float
         group.stopped = group.epochs_without_gain >= group.recipe.patience
         group.learning_rate *= group.recipe.plateau_factor
         for trainee in group.trainees:
-            for parameters in trainee.optimizer.param_groups:
-                parameters["lr"] = group.learning_rate
+            set_learning_rate(trainee.optimizer, group.learning_rate)
     return scores
 
 
@@ -316,7 +438,7 @@ def predict(model: nn.Module, split: Split) -> np.ndarray:
     """Logits of every row of a split: (N,) float32 on the CPU."""
     model.eval()
     place = next(model.parameters()).device
-    ids = torch.from_numpy(np.array(split.ids))
+    ids = as_tensor(split.ids)
     parts = [model(part.to(place).long()) for part in ids.split(EVALUATION_ROWS)]
     return torch.cat(parts).float().cpu().numpy()
 

@@ -56,6 +56,7 @@ def base() -> dict:
             "keep": "last",
             "embedding_l2": 0.0,
             "clip_norm": 10.0,
+            "precision": "fp32",
         },
         "start": [{"run": "a" * 16, "member": 0, "optimizer": "keep"}, {"run": "b" * 16, "optimizer": "reset"}],
     }
@@ -74,6 +75,7 @@ OTHER = {
     ("recipe", "keep"): "best",
     ("recipe", "embedding_l2"): 1e-6,
     ("recipe", "clip_norm"): 9.0,
+    ("recipe", "precision"): "bf16",
     ("coupling", "weights"): [[0.0, 1.0], [0.5, 0.0]],
     ("coupling", "form"): "kl",
     ("coupling", "target"): "joint",

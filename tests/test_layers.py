@@ -12,6 +12,7 @@ from ctrlib.models.layers import (
     SENET,
     BilinearInteraction,
     CrossNetwork,
+    Dropout,
     FeatureEmbedding,
     FirstOrder,
     InnerProducts,
@@ -236,7 +237,7 @@ def test_impossible_sizes_are_refused_in_one_line(build):
 
 def test_mlp_order_is_linear_norm_relu_dropout():
     kinds = [type(layer) for layer in MLP(4, (3, 2), 0.5, True, True).layers]
-    hidden = [nn.Linear, nn.BatchNorm1d, nn.ReLU, nn.Dropout]
+    hidden = [nn.Linear, nn.BatchNorm1d, nn.ReLU, Dropout]
     assert kinds == [*hidden, *hidden, nn.Linear, nn.Flatten]
 
 

@@ -65,7 +65,12 @@ def test_a_record_gives_back_what_was_trained(store) -> None:
         assert record.run == run
         assert (record.fingerprint, record.seconds) == (run.fingerprint, 1.5)
         again = trainer.Trained(
-            record.states(), record.history, record.content["kept_epochs"], record.logits("valid"), record.logits()
+            record.states(),
+            record.history,
+            record.content["kept_epochs"],
+            record.logits("valid"),
+            record.logits(),
+            trained.products,
         )
         for n in range(2):
             assert_same_member(again, n, trained, n)
@@ -418,11 +423,11 @@ def train_counted(folder: Path, ready, go) -> None:
 
 
 def hang_after_an_epoch(folder: Path) -> None:
-    def hang(rows):
+    def hang(line):
         (folder / "now in training").touch()
         time.sleep(600)
 
-    RunStore(folder / "runs").train(quick(1), "cpu", on_epoch=hang)
+    RunStore(folder / "runs").train(quick(1), "cpu", tell=hang)
 
 
 def hang_in_a_file(folder: Path) -> None:

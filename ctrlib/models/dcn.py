@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
 
 from ctrlib.models.layers import MLP, CrossNetwork, FeatureEmbedding, linear
@@ -43,5 +42,6 @@ class DCN(nn.Module):
     def forward(self, ids: Tensor) -> Tensor:
         """Map ids (B, F) int64 to logits (B,)."""
         flat = self.embedding(ids).flatten(1)  # (B, F*D)
-        both = torch.cat([self.cross(flat), self.mlp(flat)], dim=1)  # (B, F*D + hidden_units[-1])
-        return self.combine(both).squeeze(1)  # (B,)
+        for_cross, for_deep = self.combine.weight[0].split([flat.shape[1], self.mlp.output_dim])
+        # combine(cat[cross(flat), mlp(flat)]), with the cross network's part in closed form
+        return self.cross.dot(flat, for_cross) + self.mlp(flat) @ for_deep + self.combine.bias  # (B,)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from ctrlib.models.kernels import LinearOfPairs
 from ctrlib.models.layers import MLP, SENET, BilinearInteraction, FeatureEmbedding, FirstOrder
 
 
@@ -49,7 +50,19 @@ class FiBiNET(nn.Module):
     def forward(self, ids: Tensor) -> Tensor:
         """Map ids (B, F) int64 to logits (B,)."""
         feature_emb = self.embedding(ids)  # (B, F, D)
-        raw = self.bilinear_raw.pair_products(feature_emb)  # F-1 tensors, P pairs in all
-        reweighted = self.bilinear_senet.pair_products(self.senet(feature_emb))  # likewise
-        pairs = torch.cat(raw + reweighted, dim=1)  # (B, 2P, D)
-        return self.first_order(ids) + self.mlp(pairs.flatten(1))  # (B,)
+        reweighted = self.senet(feature_emb)  # (B, F, D)
+        if ids.is_cuda:  # where memory is fast, one large matrix product is best
+            pairs = self.bilinear_raw.pair_products(feature_emb) + self.bilinear_senet.pair_products(reweighted)
+            deep = self.mlp(torch.cat(pairs, dim=1).flatten(1))  # (B, 2P, D) -> (B,)
+        else:
+            deep = self.mlp.from_layer(1, self._first_layer(feature_emb, reweighted))
+        return self.first_order(ids) + deep  # (B,)
+
+    def _first_layer(self, feature_emb: Tensor, reweighted: Tensor) -> Tensor:
+        """The MLP's first linear layer on both sets of pairs, which are never all in memory: (B, H)."""
+        layer = self.mlp.layers[0]
+        for_raw, for_senet = layer.weight.chunk(2, dim=1)  # (H, P*D) each
+        bf16 = self.mlp.bf16 and self.training and self.mlp.hidden_depth > 0
+        raw = LinearOfPairs.apply(feature_emb, self.bilinear_raw.matrices(), for_raw, bf16)
+        senet = LinearOfPairs.apply(reweighted, self.bilinear_senet.matrices(), for_senet, bf16)
+        return raw + senet + layer.bias

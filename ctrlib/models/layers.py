@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ctrlib.errors import UserError, unknown
+from ctrlib.models.kernels import SecondOrderFM
 
 EMBEDDING_STD = 1e-4
 
@@ -91,6 +92,25 @@ def linear(input_dim: int, output_dim: int, bias: bool = True) -> nn.Linear:
     return layer
 
 
+class Dropout(nn.Module):
+    """Zeroes each unit with probability ``p`` in training and scales the others by 1 / (1 - p).
+
+    Unlike ``nn.Dropout`` it can draw its mask from a generator of its own (``generator``; None: torch's global one),
+    so that members trained side by side do not disturb each other's masks.
+    """
+
+    def __init__(self, p: float) -> None:
+        super().__init__()
+        self.p = p
+        self.generator: torch.Generator | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map x of any shape to the same shape."""
+        if not self.training:
+            return x
+        return x * torch.empty_like(x).bernoulli_(1 - self.p, generator=self.generator).div_(1 - self.p)
+
+
 class MLP(nn.Module):
     """Fully connected tower; each hidden layer is linear -> batch norm (if on) -> ReLU -> dropout (if any).
 
@@ -100,6 +120,10 @@ class MLP(nn.Module):
         dropout: probability of zeroing a hidden unit in training.
         batch_norm: whether to normalise over the batch before each ReLU.
         output: whether to end in a linear layer to one logit.
+
+    Attributes:
+        bf16: whether the hidden layers' matrix products take bfloat16 operands in training (default no); weights,
+            the output layer and predictions are float32 in any case.
     """
 
     def __init__(
@@ -112,24 +136,38 @@ class MLP(nn.Module):
             layers.append(linear(width, units))
             if batch_norm:
                 layers.append(nn.BatchNorm1d(units))
-            layers.append(nn.ReLU())
+            layers.append(nn.ReLU(inplace=True))
             if dropout > 0:
-                layers.append(nn.Dropout(dropout))
+                layers.append(Dropout(dropout))
             width = units
+        self.hidden_depth = len(layers)
         if output:
             layers += [linear(width, 1), nn.Flatten(0)]
         self.layers = nn.Sequential(*layers)
         self.output_dim = 1 if output else width
+        self.bf16 = False
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, input_dim) to logits (B,), or to hidden units (B, output_dim) when there is no output layer."""
-        return self.layers(x)
+        return self.from_layer(0, x)
+
+    def from_layer(self, first: int, x: Tensor) -> Tensor:
+        """The tower from its ``first`` layer on, for callers that have computed what comes before."""
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.bf16 and self.training):
+            for layer in self.layers[first : self.hidden_depth]:
+                x = layer(x)
+        if x.dtype == torch.bfloat16:
+            x = x.float()
+        for layer in self.layers[max(first, self.hidden_depth) :]:
+            x = layer(x)
+        return x
 
 
 def second_order_fm(feature_emb: Tensor) -> Tensor:
     """Sum over all pairs of fields of the inner product of their embeddings.
 
-    Uses 2 * sum_{i<j} <v_i, v_j> = |sum_i v_i|^2 - sum_i |v_i|^2, which needs no pairs.
+    Uses 2 * sum_{i<j} <v_i, v_j> = |sum_i v_i|^2 - sum_i |v_i|^2, which needs no pairs. Its gradient in v_i is the
+    sum of the other fields' embeddings.
 
     Args:
         feature_emb: (B, F, D).
@@ -139,9 +177,7 @@ def second_order_fm(feature_emb: Tensor) -> Tensor:
 
     Reference: Rendle 2010, Factorization Machines, Lemma 3.1 (the feature values are all 1 here).
     """
-    square_of_sum = feature_emb.sum(1).square()  # (B, D)
-    sum_of_squares = feature_emb.square().sum(1)  # (B, D)
-    return 0.5 * (square_of_sum - sum_of_squares).sum(1)  # (B,)
+    return SecondOrderFM.apply(feature_emb)
 
 
 class InnerProducts(nn.Module):
@@ -193,6 +229,21 @@ class CrossNetwork(nn.Module):
             x = x0 * (x @ weight).unsqueeze(1) + bias + x  # (B, input_dim)
         return x
 
+    def dot(self, x0: Tensor, vector: Tensor) -> Tensor:
+        """``<x_L, vector>``: (B, input_dim) and (input_dim,) to (B,), without any x_l.
+
+        Every x_l is ``a_l x_0 + c_l`` with one number a_l per row and one vector c_l for all rows, so that only the
+        products of x_0 with the w_l are needed: ``a_{l+1} = a_l (1 + <x_0, w_l>) + <c_l, w_l>`` and
+        ``c_{l+1} = c_l + b_l``.
+        """
+        products = x0 @ torch.cat([self.weight, vector[None]]).T  # (B, L + 1): <x_0, w_l> and <x_0, vector>
+        scale = torch.ones_like(products[:, 0])  # a_l, (B,)
+        shift = torch.zeros_like(vector)  # c_l, (input_dim,)
+        for layer, (weight, bias) in enumerate(zip(self.weight, self.bias, strict=True)):
+            scale = scale * (1 + products[:, layer]) + shift @ weight
+            shift = shift + bias
+        return scale * products[:, -1] + shift @ vector
+
 
 class SENET(nn.Module):
     """Squeeze-and-excitation over fields: each field's embedding is scaled by a learned weight.
@@ -240,9 +291,14 @@ class BilinearInteraction(nn.Module):
         if bilinear_type not in num_matrices:
             raise unknown("bilinear_type", bilinear_type, num_matrices)
         self.bilinear_type = bilinear_type
+        self.num_fields = num_fields
         self.num_pairs = num_pairs
         self.weight = nn.Parameter(torch.empty(num_matrices[bilinear_type], embedding_dim, embedding_dim))
         nn.init.normal_(self.weight, std=embedding_dim**-0.5)  # Xavier-normal of each D x D matrix
+
+    def matrices(self) -> Tensor:
+        """The matrices per pair (P, D, D) or per left field (F-1, D, D)."""
+        return self.weight.expand(self.num_fields - 1, -1, -1) if self.bilinear_type == "field_all" else self.weight
 
     def forward(self, feature_emb: Tensor) -> Tensor:
         """Map (B, F, D) to (B, P, D)."""

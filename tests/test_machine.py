@@ -1,0 +1,86 @@
+"""What is asked of the machine is asked, is put back, and is refused where the machine has it not."""
+
+import json
+import subprocess
+import sys
+from contextlib import contextmanager
+
+import pytest
+import torch
+
+from ctrlib import machine
+from ctrlib.errors import UserError
+from ctrlib.machine import arithmetic, fast_products
+
+CPU = torch.device("cpu")
+FAULTS = """
+import json, resource, sys
+import torch
+from ctrlib.machine import keep_freed_memory, release_memory
+took = keep_freed_memory() if "keep" in sys.argv else None
+for _ in range(10):  # the heap finds its size
+    torch.ones(10_000_000)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(10):
+    torch.ones(10_000_000)
+faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+held = int(open("/proc/self/statm").read().split()[1])
+release_memory() if took else None
+freed = held - int(open("/proc/self/statm").read().split()[1])
+print(json.dumps([took, faults, freed]))
+"""
+
+
+def page_faults(*arguments: str) -> list:
+    result = subprocess.run([sys.executable, "-c", FAULTS, *arguments], capture_output=True, text=True, timeout=120)
+    return json.loads(result.stdout)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's allocator")
+def test_freed_memory_is_kept_and_given_back_when_asked() -> None:
+    _, faults, _ = page_faults()
+    took, kept_faults, freed_pages = page_faults("keep")
+    assert took
+    assert kept_faults < faults / 20
+    assert freed_pages * 4096 > 30_000_000
+
+
+def test_the_switch_is_put_back_and_the_path_is_named() -> None:
+    before = torch.get_float32_matmul_precision()
+    with arithmetic("fp32", CPU) as path:
+        assert torch.get_float32_matmul_precision() == ("medium" if fast_products() else "highest")
+        assert path == ("oneDNN fp32" if fast_products() else "MKL fp32")
+    with arithmetic("bf16", CPU) as path:
+        assert "bf16" in path
+    with pytest.raises(ZeroDivisionError), arithmetic("fp32", CPU):
+        1 / 0  # noqa: B018
+    assert torch.get_float32_matmul_precision() == before
+
+
+def test_products_are_float32_whatever_the_path() -> None:
+    numbers = torch.Generator().manual_seed(1)
+    a, b = torch.randn(300, 624, generator=numbers), torch.randn(624, 400, generator=numbers)
+    with arithmetic("fp32", CPU):
+        error = (a @ b - a.double() @ b.double()).abs().max()
+    assert error < 5e-4  # operands rounded to bfloat16 are wrong by about 0.3
+
+
+def test_a_processor_that_would_round_is_found_out(monkeypatch) -> None:
+    """Where the fast path takes bfloat16 operands, as with matrix tiles, it is not used."""
+
+    @contextmanager
+    def rounding(switch: str):
+        with monkeypatch.context() as patch:
+            exact = torch.Tensor.__matmul__
+            patch.setattr(torch.Tensor, "__matmul__", lambda a, b: exact(a.bfloat16(), b.bfloat16()).to(a.dtype))
+            yield
+
+    monkeypatch.setattr(machine, "is_intel", lambda: False)
+    assert fast_products.__wrapped__() == torch.backends.mkldnn.is_available()
+    monkeypatch.setattr(machine, "float32_products", rounding)
+    assert fast_products.__wrapped__() is False
+
+
+def test_tf32_needs_a_gpu() -> None:
+    with pytest.raises(UserError, match="fp32, bf16"), arithmetic("tf32", CPU):
+        pass
