@@ -183,6 +183,7 @@ class StudyParameters(Settings):
     coupling_form: Form = "mse"
     coupling_target: Target = "live"
     device: str = Field(default="auto", description="auto, cpu, cuda or cuda:N")
+    precision: Precision = Field(default="fp32", description="of matrix products; tf32 needs a GPU")
 
     @model_validator(mode="before")
     @classmethod

@@ -51,6 +51,7 @@ def checked_parameters(**parameters) -> StudyParameters:
     Raises:
         UserError: one line that names the parameter, its value and what is allowed.
     """
+    from ctrlib.machine import arithmetic
     from ctrlib.trainer import resolve_device
 
     p = checked(StudyParameters, **parameters)
@@ -59,7 +60,8 @@ def checked_parameters(**parameters) -> StudyParameters:
         "companions": tuple(dict.fromkeys(architecture_name(name) for name in p.companions)),
     }
     p = p.model_copy(update=names)  # spelled as the registry spells them, each once
-    resolve_device(p.device)
+    with arithmetic(p.precision, resolve_device(p.device)):  # refuses what the device does not have
+        pass
     rows = p.rows if p.dataset == "synthetic" else len(group_data(p, p.seeds[0]).train)
     if p.batch_size > rows:
         raise UserError(f"batch_size={p.batch_size}: must be at most {rows}, the training rows of {p.dataset!r}")
@@ -92,6 +94,7 @@ def recipe(p: StudyParameters, epochs: int, learning_rate: float, own_end: bool)
         patience=OWN_END_PATIENCE if own_end else 0,
         keep="best" if own_end else "last",
         embedding_l2=p.embedding_l2,
+        precision=p.precision,
     )
 
 

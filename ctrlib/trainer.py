@@ -136,8 +136,8 @@ def train(
                 states=[t.kept_state for t in trainees],
                 history=history,
                 kept_epochs=[t.kept_epoch for t in trainees],
-                valid_logits=np.stack(each(lambda t: predict(t.model, dataset.valid), trainees)),
-                test_logits=np.stack(each(lambda t: predict(t.model, dataset.test), trainees)),
+                valid_logits=torch.stack(each(lambda t: predict(t.model, dataset.valid), trainees)).cpu().numpy(),
+                test_logits=torch.stack(each(lambda t: predict(t.model, dataset.test), trainees)).cpu().numpy(),
                 products=products,
             )
     finally:
@@ -350,9 +350,7 @@ def run_epoch(group: Group, epoch: int, rows: Rows, valid: Split, progress: Prog
     ]
 
 
-def train_step(
-    group: Group, ids: Tensor, labels: Tensor, coupled: bool, shuffle: Tensor | None = None
-) -> Tensor:
+def train_step(group: Group, ids: Tensor, labels: Tensor, coupled: bool, shuffle: Tensor | None = None) -> Tensor:
     """One step of every member of the group on one batch; returns click and peer loss (2, K), detached."""
     outputs = group.each(lambda trainee: trainee.model(ids), group.trainees)  # K logits (B,)
     logits = torch.stack([output.detach() for output in outputs]).requires_grad_()  # (K, B): members meet here
@@ -413,10 +411,10 @@ def end_epoch(group: Group, epoch: int, valid: Split) -> list[tuple[float, float
     scores = []
     predictions = group.each(lambda trainee: predict(trainee.model, valid), group.trainees)
     for trainee, logits in zip(group.trainees, predictions, strict=True):
-        if not np.isfinite(logits).all():
+        if not logits.isfinite().all():
             raise UserError(f"predictions are no numbers after epoch {epoch + 1}; use a lower learning_rate")
-        auc = metrics.auc(valid.labels, logits)
-        scores.append((auc, metrics.logloss_from_logits(valid.labels, logits)))
+        auc, logloss = score(valid.labels, logits)
+        scores.append((auc, logloss))
         if group.recipe.keep == "best" and auc > trainee.best_auc + MIN_GAIN:
             trainee.best_auc, trainee.kept_epoch, trainee.kept_state = auc, epoch + 1, member_state(trainee)
         if group.recipe.keep == "last" and (epoch + 1 == group.recipe.epochs or group.recipe.patience):
@@ -433,14 +431,31 @@ def end_epoch(group: Group, epoch: int, valid: Split) -> list[tuple[float, float
     return scores
 
 
+def score(labels: np.ndarray, logits: Tensor) -> tuple[float, float]:
+    """AUC and log loss of one member, computed where its logits (N,) are."""
+    if logits.is_cuda:
+        return auc_and_logloss_on_device(torch.from_numpy(labels).to(logits.device), logits)
+    return metrics.auc(labels, logits.numpy()), metrics.logloss_from_logits(labels, logits.numpy())
+
+
+def auc_and_logloss_on_device(labels: Tensor, logits: Tensor) -> tuple[float, float]:
+    """As ``metrics.auc`` (the same integers, so the same value) and ``metrics.logloss_from_logits`` on a GPU."""
+    clicked = labels == 1
+    positives, negatives = logits[clicked].sort().values, logits[~clicked].sort().values
+    wins = torch.searchsorted(negatives, positives, right=False).sum()
+    wins_and_ties = torch.searchsorted(negatives, positives, right=True).sum()
+    auc = (wins + wins_and_ties).item() / (2 * len(positives) * len(negatives))
+    logloss = nn.functional.binary_cross_entropy_with_logits(logits.double(), labels.double())
+    return auc, logloss.item()
+
+
 @torch.no_grad()
-def predict(model: nn.Module, split: Split) -> np.ndarray:
-    """Logits of every row of a split: (N,) float32 on the CPU."""
+def predict(model: nn.Module, split: Split) -> Tensor:
+    """Logits of every row of a split: (N,) float32, where the model is."""
     model.eval()
     place = next(model.parameters()).device
     ids = as_tensor(split.ids)
-    parts = [model(part.to(place).long()) for part in ids.split(EVALUATION_ROWS)]
-    return torch.cat(parts).float().cpu().numpy()
+    return torch.cat([model(part.to(place).long()) for part in ids.split(EVALUATION_ROWS)]).float()
 
 
 def member_state(trainee: Trainee) -> State:

@@ -303,6 +303,7 @@ BAD = [
     ("coupling_form", "mae", "mse_logit"),
     ("coupling_target", "dead", "shuffled"),
     ("device", 3, "string"),
+    ("precision", "fp64", "bf16"),
 ]
 
 

@@ -204,6 +204,7 @@ def test_hosts_of_mixed_cohorts_are_the_pretrained_instances() -> None:
         ({"companions": ["DCN", "PNNN"]}, ["'PNNN'", "Did you mean 'PNN'"]),
         ({"device": "cuda:99"}, ["'cuda:99'", "is not there"]),
         ({"device": "gpu"}, ["'gpu'", "auto, cpu, cuda"]),
+        ({"device": "cpu", "precision": "tf32"}, ["'tf32'", "needs a GPU", "fp32, bf16"]),
         ({"batch_size": 401}, ["batch_size=401", "at most 400", "'synthetic'"]),
         ({"dataset": "synthetik"}, ["'synthetik'", "Did you mean 'synthetic'"]),
         ({"instances": 1}, ["instances=1", "greater than or equal to 2"]),

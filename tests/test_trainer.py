@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small import assert_same_member, distance, make_run, member, one_line, rows, same_state, without_time
 
-from ctrlib import trainer
+from ctrlib import metrics, trainer
 from ctrlib.config import Checkpoint, Coupling, Recipe
 from ctrlib.coupling import complete, independent_groups, one_way, solo
 from ctrlib.data.rows import Rows
@@ -702,3 +702,14 @@ def test_settings_that_train_are_the_settings_of_the_run() -> None:
     run = make_run([member(1), member(2)], complete(2), epochs=3, coupling={"form": "kl"})
     assert run.recipe == Recipe(learning_rate=0.01, batch_size=50, epochs=3)
     assert run.coupling == Coupling(weights=complete(2), form="kl")
+
+
+def test_metrics_on_a_device_are_those_of_the_metrics_module() -> None:
+    """With many ties and both zeros; the AUC to the last bit."""
+    drawn = np.random.default_rng(3)
+    labels = (drawn.random(5000) < 0.3).astype(np.uint8)
+    for logits in (drawn.normal(size=5000), drawn.integers(-2, 3, 5000) * 0.5, np.where(labels, 0.0, -0.0)):
+        logits = logits.astype(np.float32)
+        auc, logloss = trainer.auc_and_logloss_on_device(torch.from_numpy(labels), torch.from_numpy(logits))
+        assert auc == metrics.auc(labels, logits)
+        assert logloss == pytest.approx(metrics.logloss_from_logits(labels, logits), rel=1e-12)
