@@ -660,7 +660,7 @@ def test_a_loss_that_is_no_number_is_said() -> None:
 
 
 def test_predictions_that_are_no_numbers_are_said(monkeypatch) -> None:
-    monkeypatch.setattr(trainer, "predict", lambda model, split: np.full(len(split), np.nan, dtype=np.float32))
+    monkeypatch.setattr(trainer, "predict", lambda model, split: torch.full((len(split),), torch.nan))
     with pytest.raises(UserError) as caught:
         fit(make_run())
     assert "lower learning_rate" in one_line(caught)
