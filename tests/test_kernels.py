@@ -29,6 +29,11 @@ def plain_fm(feature_emb: torch.Tensor) -> torch.Tensor:
     return total
 
 
+def plain_inner_products(feature_emb: torch.Tensor) -> torch.Tensor:
+    fields = range(feature_emb.shape[1])
+    return torch.stack([(feature_emb[:, i] * feature_emb[:, j]).sum(1) for i in fields for j in fields if i < j], 1)
+
+
 def gradients(value: torch.Tensor, leaves: list[torch.Tensor]) -> list[torch.Tensor]:
     weights = torch.linspace(-1, 1, value.numel(), dtype=value.dtype).view_as(value)
     return list(torch.autograd.grad((value * weights).sum(), leaves))
@@ -45,6 +50,13 @@ def assert_same(fast: torch.Tensor, plain: torch.Tensor, leaves: list[torch.Tens
 def test_second_order_fm_is_the_sum_over_pairs(rows: int, fields: int, dim: int) -> None:
     emb = normal(rows, fields, dim)
     assert_same(second_order_fm(emb), plain_fm(emb), [emb])
+
+
+@settings(deadline=None, max_examples=30)
+@given(rows=st.integers(1, 6), fields=st.integers(2, 9), dim=st.integers(1, 5))
+def test_pair_inner_products_are_those_of_each_pair(rows: int, fields: int, dim: int) -> None:
+    emb = normal(rows, fields, dim)
+    assert_same(layers.InnerProducts(fields)(emb), plain_inner_products(emb), [emb])
 
 
 @settings(deadline=None, max_examples=40)
@@ -111,7 +123,7 @@ def plain_dcn(self, ids):
     return self.combine(torch.cat([self.cross(flat), self.mlp(flat)], dim=1)).squeeze(1)
 
 
-@pytest.mark.parametrize("architecture", ["FiBiNET", "DCN", "DeepFM"])
+@pytest.mark.parametrize("architecture", ["FiBiNET", "DCN", "PNN", "DeepFM"])
 def test_a_training_ends_at_the_same_auc(architecture: str, monkeypatch) -> None:
     """The plain expressions and the faster ones, the same mutual cohort: AUC within 1e-6."""
     world = SyntheticSettings(train_rows=4000, valid_rows=2000, test_rows=40_000, fields=6, largest_field=50)
@@ -124,6 +136,7 @@ def test_a_training_ends_at_the_same_auc(architecture: str, monkeypatch) -> None
     monkeypatch.setattr(fibinet.FiBiNET, "forward", plain_fibinet)
     monkeypatch.setattr(dcn.DCN, "forward", plain_dcn)
     monkeypatch.setattr(layers.SecondOrderFM, "apply", plain_fm)
+    monkeypatch.setattr(layers.InnerProducts, "forward", lambda self, emb: plain_inner_products(emb))
     plain = train(run, dataset, device="cpu")
     for mine, reference in zip(fast.test_logits, plain.test_logits, strict=True):
         assert metrics.auc(dataset.test.labels, mine) > 0.6
