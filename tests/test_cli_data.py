@@ -3,6 +3,7 @@
 import gzip
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -391,6 +392,80 @@ def test_ctrl_c_stops_in_one_line(tmp_path):
     assert process.returncode == 130
     assert error.strip() == "stopped; run the same command again to go on"
     assert not (tmp_path / "criteo").exists()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="sends SIGINT")
+def test_ctrl_c_in_the_middle_leaves_nothing(tmp_path, earlier):
+    raw = tmp_path / "long.txt"
+    raw.write_bytes(text(CRITEO) * 2000)
+    out = tmp_path / "data"
+    shutil.copytree(earlier, out)
+    before = content(out)
+    command = [sys.executable, "-m", "ctrlib.cli", "data", "prepare", "criteo", "--raw", str(raw), "--out", str(out)]
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    try:
+        for _ in range(2000):
+            if list(out.glob(".criteo.new-*")) or process.poll() is not None:
+                break
+            time.sleep(0.01)
+        time.sleep(0.2)  # by now it reads
+        process.send_signal(signal.SIGINT)
+        _, error = process.communicate(timeout=20)
+    finally:
+        process.kill()
+    assert process.returncode == 130, error
+    assert error.strip() == "stopped; run the same command again to go on"
+    assert content(out) == before
+    assert not [path for path in out.iterdir() if path.name.startswith(".")]
+
+
+def test_damage_of_a_packed_file_explains_its_bad_rows(tmp_path, earlier, monkeypatch):
+    before = content(earlier)
+    monkeypatch.setattr("ctrlib.data.blocks.BLOCK", 5000)
+    bad = gzip.compress(text(with_cell(CRITEO, 20, 3, "many", "\t")))
+    for raw, pattern in ((bad, r"line 21, column I3: 'many'"), (damaged(bad, len(bad) - 6), r"damaged gzip .*CRC")):
+        (tmp_path / "a.gz").write_bytes(raw)
+        code, _, error = invoke("data", "prepare", "criteo", "--raw", tmp_path / "a.gz", "--out", earlier)
+        assert_one_line(code, error, pattern)
+    assert content(earlier) == before
+
+
+def test_bad_rows_are_named_wherever_they_are(tmp_path, monkeypatch):
+    monkeypatch.setattr("ctrlib.data.blocks.BLOCK", 3000)
+    monkeypatch.setattr("ctrlib.data.criteo._PIECE", 1000)
+    path = tmp_path / "a.txt"
+    for row in (0, 1, 99, 150, 198, 199):
+        write_lines(path, with_cell(CRITEO, row, 5, "x", "\t"))
+        code, _, error = invoke("data", "prepare", "criteo", "--raw", path, "--out", tmp_path)
+        assert_one_line(code, error, rf"line {row + 1}, column I5: 'x'; allowed: a whole number or nothing")
+        short = [*CRITEO[:row], CRITEO[row].rsplit("\t", 1)[0], *CRITEO[row + 1 :]]
+        write_lines(path, short)
+        code, _, error = invoke("data", "prepare", "criteo", "--raw", path, "--out", tmp_path)
+        cut = r" \(it is the last line: the file seems cut off there\)" if row == 199 else ""
+        assert_one_line(code, error, rf"line {row + 1}: 39 columns; allowed: 40, tab-separated{cut}$")
+        write_lines(path, [*CRITEO[:row], "", *CRITEO[row:]])
+        code, _, error = invoke("data", "prepare", "criteo", "--raw", path, "--out", tmp_path)
+        assert_one_line(code, error, rf"line {row + 1}: 0 columns; allowed: 40")
+
+
+def test_text_through_a_pipe(tmp_path):
+    raw = write_lines(tmp_path / "a.txt", CRITEO)
+    if os.name == "nt":
+        pytest.skip("no named pipes in folders")
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    feeder = subprocess.Popen(["cp", str(raw), str(pipe)])
+    assert invoke("data", "prepare", "criteo", "--raw", pipe, "--out", tmp_path / "one")[0] == 0
+    feeder.wait(10)
+    assert invoke("data", "prepare", "criteo", "--raw", raw, "--out", tmp_path / "two")[0] == 0
+    one, two = (content(tmp_path / name / "criteo" / "draw-0") for name in ("one", "two"))
+    assert one == two
 
 
 def test_a_wrong_command_or_option_has_a_clear_message():

@@ -1,6 +1,7 @@
 """Raw rows to codes: readers, splits, buckets, vocabularies, against plain Python."""
 
 import gzip
+import hashlib
 import math
 from collections import Counter
 from datetime import datetime
@@ -12,7 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from raw_files import avazu_lines, criteo_lines, frappe_lines, table_lines, write_frappe_zip, write_lines
 
-from ctrlib.data import encode
+from ctrlib.data import blocks, criteo, encode
+from ctrlib.data.layouts import draw_negatives, read_avazu, read_frappe
+from ctrlib.data.own_table import read_table
+from ctrlib.data.streaming import parts_at_random
+from ctrlib.data.values import FieldValues
+from ctrlib.data.workers import Workers
 from ctrlib.errors import UserError
 
 
@@ -73,45 +79,144 @@ def test_a_field_of_rare_values_has_one_code():
 
 @given(st.lists(st.one_of(st.none(), st.integers(-(2**40), 2**40), st.integers(-3, 20)), min_size=1))
 def test_criteo_numbers_equal_plain_python(values):
-    made = pl.DataFrame({"x": values}, schema={"x": pl.Int64}).select(encode.bucket_count(pl.col("x")))["x"].to_list()
+    made = pl.DataFrame({"x": values}, schema={"x": pl.Int64}).select(criteo.bucket_count(pl.col("x")))["x"].to_list()
     assert made == [v if v is None or v <= 2 else math.floor(math.log(v) ** 2) for v in values]
 
 
 def test_criteo_numbers_by_hand():
     values = [-2, -1, 0, 1, 2, 3, 5, 100, None]
-    made = pl.DataFrame({"x": values}).select(encode.bucket_count(pl.col("x")))["x"].to_list()
+    made = pl.DataFrame({"x": values}).select(criteo.bucket_count(pl.col("x")))["x"].to_list()
     assert made == [-2, -1, 0, 1, 2, 1, 2, 21, None]
 
 
-def test_criteo_rows_arrive_as_written(tmp_path):
+def read_criteo(path, rows=None):
+    """Labels, and the cells of each line as (number, word or None), by the reader of blocks."""
+    labels, lines = [], []
+    with blocks.RawLines(path, rows) as raw:
+        for block in raw:
+            cells = criteo.read_cells(block, str(path))
+            labels += cells.labels.tolist()
+            made = [[None if key == criteo.MISSING else key for key in line] for line in cells.keys.T.tolist()]
+            for place, others in cells.others.items():
+                for found in others:
+                    for row, which in zip(found.rows, found.which, strict=True):
+                        made[row][place] = found.values[which]
+            for line in made:
+                lines.append([key if key is None else key - criteo.ZERO for key in line[:13]] + line[13:])
+    return labels, lines
+
+
+def plain_cells(line):
+    """The same of one line of text, in plain Python; counts are bucketed, hex words are numbers."""
+    cells = line.split("\t")[1:]
+    numbers = [None if not c else int(c) if int(c) <= 2 else math.floor(math.log(int(c)) ** 2) for c in cells[:13]]
+    return [*numbers, *(int(word, 16) if word else None for word in cells[13:])]
+
+
+def test_criteo_rows_arrive_as_written(tmp_path, monkeypatch):
+    monkeypatch.setattr(blocks, "BLOCK", 3000)
+    monkeypatch.setattr(criteo, "_PIECE", 700)
     lines = criteo_lines(300)
     path = write_lines(tmp_path / "train.txt", lines)
-    rows = encode.read_criteo(path)
-    cells = [line.split("\t") for line in lines]
-    assert rows.labels.tolist() == [int(row[0]) for row in cells]
-    assert rows.features["C7"].to_list() == [row[20] or None for row in cells]
-    assert rows.features.columns == [*encode.CRITEO_NUMBERS, *encode.CRITEO_CATEGORIES]
+    expected = [int(line[0]) for line in lines], [plain_cells(line) for line in lines]
+    assert read_criteo(path) == expected
     packed = tmp_path / "train.txt.gz"
     packed.write_bytes(gzip.compress(path.read_bytes()))
-    assert encode.read_criteo(packed).features.equals(rows.features)
+    assert read_criteo(packed) == expected
     windows = tmp_path / "windows.txt"
     windows.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n") + b"\r\n\r\n")
-    assert encode.read_criteo(windows).features.equals(rows.features)
-    for source in (path, packed):
-        first = encode.read_criteo(source, rows=120)
-        assert first.features.equals(rows.features[:120])
+    assert read_criteo(windows) == expected
+    for source in (path, packed, windows):
+        assert read_criteo(source, rows=120) == (expected[0][:120], expected[1][:120])
+    assert read_criteo(path, rows=1000) == expected
 
 
-def test_a_complete_last_line_needs_no_newline(tmp_path):
-    lines = criteo_lines(50)
-    path = tmp_path / "train.txt"
-    path.write_text("\n".join(lines))
-    assert len(encode.read_criteo(path).labels) == 50
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 60), st.integers(60, 3000), st.sampled_from(["", "\n", "\n\n\n", "\r\n\r\n"]), st.booleans())
+def test_blocks_are_the_lines_of_the_file(tmp_path_factory, rows, size, end, packed):
+    lines = criteo_lines(rows, seed=size)
+    content = ("\n".join(lines) + end).encode()
+    path = tmp_path_factory.mktemp("blocks") / "raw"
+    path.write_bytes(gzip.compress(content) if packed else content)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(blocks, "BLOCK", size)
+        with blocks.RawLines(path) as raw:
+            read = list(raw)
+            assert raw.sha256() == hashlib.sha256(path.read_bytes()).hexdigest()
+    text = b"".join(block.text.tobytes() for block in read).decode()
+    assert text.replace("\r\n", "\n") == "\n".join(lines) + "\n"
+    assert [block.last for block in read] == [False] * (len(read) - 1) + [True]
+    assert read[-1].whole == bool(end)
+    assert [block.first for block in read] == [1 + sum(b.lines for b in read[:i]) for i in range(len(read))]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(blocks, "BLOCK", size)
+        with blocks.RawLines(path, rows=max(1, rows // 2)) as raw:
+            some = b"".join(block.text.tobytes() for block in raw).decode().splitlines()
+            assert raw.sha256() == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert some == lines[: max(1, rows // 2)]
+
+
+counts = st.one_of(
+    st.integers(-5, 70_000),
+    st.integers(-(2**63), 2**63 - 1),
+    st.integers(2, 1900).map(lambda square: math.ceil(math.exp(math.sqrt(square)))).filter(lambda x: x < 2**63),
+)
+
+
+@given(st.lists(counts, min_size=1))
+def test_keys_of_counts_equal_plain_python(values):
+    keys, far = criteo.count_keys(np.array(values))
+    expected = pl.DataFrame({"x": values}).select(criteo.bucket_count(pl.col("x")))["x"].to_list()
+    assert far.tolist() == [row for row, value in enumerate(values) if value < -criteo.ZERO]
+    assert [key - criteo.ZERO for row, key in enumerate(keys.tolist()) if row not in far] == [
+        value for row, value in enumerate(expected) if row not in far
+    ]
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 10_000), st.sampled_from([3, 5000, 100_000, 2**32]), st.integers(1, 4))
+def test_numbers_of_values_equal_a_dictionary(seed, distinct, blocks_read):
+    rng = np.random.default_rng(seed)
+    values, known = FieldValues("C1"), {}
+    for _ in range(blocks_read):
+        keys = rng.integers(0, distinct, 20_000, dtype=np.uint32) if distinct < 2**32 else rng.permutation(20_000)
+        keys = (keys * np.uint32(2**32 // 20_000 if distinct == 2**32 else 1)).astype(np.uint32)
+        keys[:2] = (0, criteo.MISSING)
+        numbers = values.number(keys).tolist()
+        for key, number in zip(keys.tolist(), numbers, strict=True):
+            assert known.setdefault(key, number) == number
+    assert sorted(known.values()) == list(range(1, values.count + 1))
+
+
+def test_a_field_takes_only_so_many_other_values(monkeypatch):
+    monkeypatch.setattr("ctrlib.data.values.FIRST_OTHER", criteo.MISSING - 3)
+    values = FieldValues("C5")
+    values.number(np.zeros(3, np.uint32), [criteo.Others(np.arange(3), ["x", "y"], np.array([0, 1, 0]))])
+    values.number(np.zeros(1, np.uint32), [criteo.Others(np.arange(1), ["z"], np.arange(1))])
+    with pytest.raises(UserError, match=r"column C5: too many distinct values .* allowed: at most 3"):
+        values.number(np.zeros(2, np.uint32), [criteo.Others(np.arange(2), ["w", "v"], np.arange(2))])
+
+
+@given(st.integers(10, 400), st.integers(0, 99), st.sampled_from([(0.8, 0.1, 0.1), (0.5, 0.3, 0.2)]))
+def test_parts_of_rows_equal_the_split(total, seed, shares):
+    parts = encode.split_rows(total, shares, encode.random_order(total, seed))
+    part = parts_at_random(total, shares, seed)
+    for place, rows in enumerate(parts.values()):
+        assert np.flatnonzero(part == place).tolist() == rows.tolist()
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_workers_keep_the_order(count):
+    with Workers(count) as workers:
+        assert list(workers.in_order(lambda x: x * x, range(50))) == [x * x for x in range(50)]
+        assert workers.all_of(str, range(5)) == list("01234")
+        with pytest.raises(ZeroDivisionError):
+            list(workers.in_order(lambda x: 1 / x, range(3)))
 
 
 def test_avazu_hour_equals_datetime(tmp_path):
     lines = avazu_lines(400)
-    rows = encode.read_avazu(write_lines(tmp_path / "train.csv", lines))
+    rows = read_avazu(write_lines(tmp_path / "train.csv", lines))
     moments = [datetime.strptime(line.split(",")[2], "%y%m%d%H") for line in lines[1:]]
     assert rows.features["hour"].to_list() == [m.hour for m in moments]
     assert rows.features["weekday"].to_list() == [m.weekday() for m in moments]
@@ -126,7 +231,7 @@ def test_frappe_negatives(tmp_path):
     log = [line.split("\t") for line in lines[1:]]
     used = {(row[0], row[1]) for row in log}
     cost = {row[1]: row[7] for row in log}
-    rows = encode.read_frappe(write_frappe_zip(tmp_path / "f.zip", lines), negatives=3, seed=5)
+    rows = read_frappe(write_frappe_zip(tmp_path / "f.zip", lines), negatives=3, seed=5)
     frame = rows.features.with_columns(label=pl.Series(rows.labels))
     positives, made = frame.filter(pl.col("label") == 1), frame.filter(pl.col("label") == 0)
     assert (positives.height, made.height) == (150, 450)
@@ -135,21 +240,21 @@ def test_frappe_negatives(tmp_path):
     assert all(cost[item] == paid for item, paid in zip(made["item"], made["cost"], strict=True))
     for name in ("user", "daytime", "weather", "city"):
         assert made[name].to_list() == [value for value in positives[name] for _ in range(3)]
-    again = encode.read_frappe(write_lines(tmp_path / "frappe.csv", lines), negatives=3, seed=5)
+    again = read_frappe(write_lines(tmp_path / "frappe.csv", lines), negatives=3, seed=5)
     assert again.features.equals(rows.features)
-    assert not encode.read_frappe(tmp_path / "frappe.csv", negatives=3, seed=6).features.equals(rows.features)
+    assert not read_frappe(tmp_path / "frappe.csv", negatives=3, seed=6).features.equals(rows.features)
 
 
 def test_negatives_are_uniform_over_unused_items():
     users, items = np.array([0, 0, 1]), np.array([0, 1, 4])
-    drawn = encode.draw_negatives(users, items, 6000, seed=1)
+    drawn = draw_negatives(users, items, 6000, seed=1)
     for user, allowed in ((0, [2, 3, 4]), (1, [0, 1, 2, 3])):
         counts = np.bincount(drawn[np.repeat(users, 6000) == user], minlength=5)
         assert np.flatnonzero(counts).tolist() == allowed
         expected = counts.sum() / len(allowed)
         assert np.abs(counts[allowed] - expected).max() < 5 * math.sqrt(expected)
     with pytest.raises(ValueError, match="all 2 items"):
-        encode.draw_negatives(np.array([0, 0]), np.array([0, 1]), 1, seed=0)
+        draw_negatives(np.array([0, 0]), np.array([0, 1]), 1, seed=0)
 
 
 @given(st.integers(10, 500), st.integers(0, 99))
@@ -192,17 +297,17 @@ def test_equally_full_buckets():
 def test_own_table_kinds(tmp_path):
     lines = table_lines(3000)
     path = write_lines(tmp_path / "shop.csv", lines)
-    rows = encode.read_table(path, drop=("day",))
+    rows = read_table(path, drop=("day",))
     train = np.arange(2500)
     assert rows.features.columns == ["colour", "shop", "price", "visits"]
     assert rows.undecided == ("shop", "visits")
     assert encode.choose_numeric(rows, train) == ("price", "visits")
     assert rows.features["colour"].null_count() > 0
-    named = encode.read_table(path, drop=("day",), numeric=("shop",), categorical=("v*", "price"))
+    named = read_table(path, drop=("day",), numeric=("shop",), categorical=("v*", "price"))
     assert encode.choose_numeric(named, train) == ("shop",)
     frame = pl.read_csv(path)
     frame.write_parquet(tmp_path / "shop.parquet")
-    same = encode.read_table(tmp_path / "shop.parquet", drop=("day",))
+    same = read_table(tmp_path / "shop.parquet", drop=("day",))
     for numeric in (("price",), ("price", "visits")):
         one, two = (encode.encode_draw(r.features, {"train": train}, 2, numeric)[0]["train"] for r in (rows, same))
         assert np.array_equal(one, two)
@@ -211,19 +316,19 @@ def test_own_table_kinds(tmp_path):
 def test_quoted_and_tab_separated_tables(tmp_path):
     quoted = tmp_path / "q.csv"
     quoted.write_text('label,"a, b"\n1,"x, y"\n0,"two\nlines"\n0,\n')
-    rows = encode.read_table(quoted)
+    rows = read_table(quoted)
     assert rows.features["a, b"].to_list() == ["x, y", "two\nlines", None]
     zeros = write_lines(tmp_path / "z.csv", ["label,x", "1,007", "0,7"])
-    assert encode.read_table(zeros).features["x"].to_list() == ["007", "7"]
+    assert read_table(zeros).features["x"].to_list() == ["007", "7"]
     tabs = tmp_path / "t.tsv.gz"
     tabs.write_bytes(gzip.compress(b"label\tx\n1\ta\n0\tb\n"))
-    assert encode.read_table(tabs).features["x"].to_list() == ["a", "b"]
+    assert read_table(tabs).features["x"].to_list() == ["a", "b"]
 
 
 def test_time_column_is_no_feature(tmp_path):
-    rows = encode.read_table(write_lines(tmp_path / "t.csv", table_lines(50)), time_column="day")
+    rows = read_table(write_lines(tmp_path / "t.csv", table_lines(50)), time_column="day")
     assert "day" not in rows.features.columns
     assert len(rows.time) == 50
     bad = write_lines(tmp_path / "bad.csv", ["label,day,x", "1,5,a", "0,,b"])
     with pytest.raises(UserError, match=r"line 3, column day: no value"):
-        encode.read_table(bad, time_column="day")
+        read_table(bad, time_column="day")

@@ -1,14 +1,24 @@
 """Prepared folders: what is written, what is read back, what happens to damaged ones."""
 
+import gzip
+import hashlib
 import json
+import os
+import subprocess
+import sys
+import time
 from dataclasses import replace
 
 import numpy as np
 import polars as pl
 import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from raw_files import avazu_lines, criteo_lines, frappe_lines, table_lines, write_lines
 
-from ctrlib.data import sources, table
+from ctrlib.data import blocks, encode, sources, streaming, table, writing
+from ctrlib.data.criteo import CATEGORIES, COLUMNS, FIELDS, NUMBERS, bucket_count
 from ctrlib.data.sources import PrepareOptions
 from ctrlib.errors import UserError
 
@@ -38,6 +48,127 @@ def test_draws_divide_the_same_rows(criteo, tmp_path):
 
 def one_labels(path):
     return np.array([int(line[0]) for line in path.read_text().splitlines()])
+
+
+def prepare_naively(raw, root, name, options):
+    """The whole file in memory: what reading it in blocks must equal, byte for byte."""
+    schema = {column: pl.Int64 if column in NUMBERS else pl.String for column in COLUMNS}
+    frame = pl.read_csv(raw, separator="\t", has_header=False, schema=schema, quote_char=None)
+    labels = frame["label"].cast(pl.UInt8).to_numpy()
+    features = frame.select(*(bucket_count(pl.col(c)) for c in NUMBERS), *CATEGORIES)
+    min_count = options.min_count or 2
+    chosen = {**options.model_dump(mode="json", exclude={"layout", "min_count"})}
+    about = {
+        "kind": "criteo",
+        "source": {"file": raw.name, "sha256": hashlib.sha256(raw.read_bytes()).hexdigest()},
+        "settings": {**chosen, "layout": "criteo", "min_count": min_count},
+        "numeric_columns": [],
+    }
+
+    def draws():
+        for draw in range(options.draws):
+            order = encode.random_order(len(labels), options.split_seed + draw)
+            parts = encode.split_rows(len(labels), options.shares, order)
+            ids, vocabulary, dims = encode.encode_draw(features, parts, min_count)
+            splits = {part: table.Split(ids[part], labels[rows]) for part, rows in parts.items()}
+            yield table.Dataset(name, draw, FIELDS, dims, fingerprint="", **splits), vocabulary
+
+    return table.save(root, name, draws(), about)
+
+
+counts = st.one_of(
+    st.sampled_from(["", "", "0", "1", "2", "-1", "-0", "007", "+5", "-3", "70000", "0" * 30]),
+    st.integers(-3, 40).map(str),
+    st.sampled_from([-(2**63), -(2**30) - 1, -(2**30), 2**63 - 1, 10**17, 10**18]).map(str),
+)
+word_texts = st.one_of(
+    st.sampled_from(["", "00000000", "ffffffff", "ffc00000", "ffbfffff", "0000000A", "é", '"x"', "abc", "a" * 9, " "]),
+    st.integers(0, 9).map("{:08x}".format),
+    st.text("0af z", max_size=9),
+)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.data(), st.integers(60, 120), st.integers(1, 3), st.integers(200, 9000), st.integers(1, 3))
+def test_blocks_give_the_bytes_of_the_whole_file(tmp_path_factory, data, rows, min_count, size, threads):
+    unusual = data.draw(st.lists(st.tuples(st.integers(0, rows - 1), counts, st.integers(1, 13)), max_size=30))
+    unusual += data.draw(st.lists(st.tuples(st.integers(0, rows - 1), word_texts, st.integers(14, 39)), max_size=30))
+    cells = [line.split("\t") for line in criteo_lines(rows, seed=size)]
+    for row, text, place in unusual:
+        cells[row][place] = text
+    folder = tmp_path_factory.mktemp("same")
+    raw = write_lines(folder / "train.txt", ["\t".join(line) for line in cells])
+    options = PrepareOptions(min_count=min_count, draws=2, split_seed=size, shares=(0.5, 0.3, 0.2))
+    expected = prepare_naively(raw, folder / "naive", "criteo", options)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(blocks, "BLOCK", size)
+        patch.setattr("ctrlib.data.criteo._PIECE", 1 + size // 2)
+        patch.setattr("ctrlib.data.workers.usable_cores", lambda: threads)
+        made = sources.prepare("criteo", raw, folder / "blocks", options)
+    assert content(made) == content(expected)
+    assert content(sources.prepare("criteo", raw, folder / "at once", options)) == content(expected)
+
+
+def test_packed_text_gives_the_same_codes(criteo, tmp_path):
+    plain = sources.prepare("criteo", criteo, tmp_path / "data")
+    packed = tmp_path / "train.txt.gz"
+    packed.write_bytes(gzip.compress(criteo.read_bytes()))
+    other = sources.prepare("packed", packed, tmp_path / "data", PrepareOptions(layout="criteo"))
+    assert table.open_draw(other).fingerprint == table.open_draw(plain).fingerprint
+    about = table.read_about(other)
+    assert about["source"] == {"file": packed.name, "sha256": hashlib.sha256(packed.read_bytes()).hexdigest()}
+
+
+def test_some_rows_of_a_longer_file(criteo, tmp_path):
+    short = write_lines(tmp_path / "short.txt", criteo.read_text().splitlines()[:150])
+    one = sources.prepare("criteo", criteo, tmp_path / "data", PrepareOptions(rows=150))
+    two = sources.prepare("short", short, tmp_path / "data", PrepareOptions(layout="criteo"))
+    assert table.open_draw(one).fingerprint == table.open_draw(two).fingerprint
+    assert table.read_about(one)["source"]["sha256"] == hashlib.sha256(criteo.read_bytes()).hexdigest()
+
+
+def test_progress_says_rows_and_rate(criteo, tmp_path, monkeypatch):
+    ticks = iter(range(100_000))
+    monkeypatch.setattr(streaming.time, "monotonic", lambda: float(next(ticks)))
+    said = []
+    sources.prepare("criteo", criteo, tmp_path / "data", report=said.append)
+    assert any(line.startswith("reading train.txt: 400 rows, ") and line.endswith(" rows/s") for line in said)
+    for step in ("counting values", "encoding"):
+        assert any(line.startswith(f"draw 1 of 1: {step}: 400 of 400 rows, ") for line in said)
+
+
+def test_too_small_a_disk_is_known_before(criteo, tmp_path, monkeypatch):
+    usage = writing.shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(writing.shutil, "disk_usage", lambda _: usage._replace(free=20_000))
+    with pytest.raises(
+        UserError, match=r"about 0\.0 GB are needed on this disk and 0\.0 GB are free; allowed: another"
+    ):
+        sources.prepare("criteo", criteo, tmp_path / "made" / "data")
+    assert [path.name for path in tmp_path.iterdir()] == ["train.txt"]
+
+
+def test_leftovers_of_dead_processes_go(criteo, tmp_path):
+    done = subprocess.Popen([sys.executable, "-c", ""])
+    done.wait()
+    dead, alive = tmp_path / f".criteo.new-{done.pid}", tmp_path / f".criteo.new-{os.getppid()}"
+    others = tmp_path / f".other.new-{done.pid}"
+    for folder in (dead, alive, others):
+        (folder / "draw-0").mkdir(parents=True)
+    folder = sources.prepare("criteo", criteo, tmp_path)
+    assert [path.exists() for path in (dead, alive, others)] == [False, True, True]
+    before = content(folder)
+    folder.rename(
+        tmp_path / f".criteo.old-{done.pid}"
+    )  # killed between setting the old one aside and the new one's name
+    with pytest.raises(UserError, match="no such file"):
+        sources.prepare("criteo", tmp_path / "none.txt", tmp_path)
+    with pytest.raises(UserError, match="1 column"):
+        sources.prepare("criteo", write_lines(tmp_path / "bad.txt", ["x"]), tmp_path)
+    assert content(folder) == before
+    folder.rename(tmp_path / f".criteo.old-{done.pid}")
+    sources.prepare("criteo", criteo, tmp_path)
+    assert content(folder) == before
+    assert sorted(path.name for path in tmp_path.glob(".criteo*")) == [alive.name]
 
 
 def test_validation_and_test_rows_do_not_reach_the_vocabulary(criteo, tmp_path):
@@ -104,6 +235,58 @@ def test_damage_is_found(criteo, tmp_path):
     table.open_draw(folder)
 
 
+def test_an_untouched_file_is_hashed_once(criteo, tmp_path, monkeypatch):
+    folder = sources.prepare("criteo", criteo, tmp_path)
+    hashed, settled = [], table._SETTLED
+    real = table.file_sha256
+    monkeypatch.setattr(table, "file_sha256", lambda path: hashed.append(path.name) or real(path))
+    for _ in range(2):  # just written: a change within a tick of the file's clock would not be seen
+        table.open_draw(folder)
+    assert len(hashed) == 12
+    monkeypatch.setattr(table, "_SETTLED", 0)
+    for _ in range(3):
+        table.open_draw(folder)
+    assert len(hashed) == 18
+    monkeypatch.setattr(table, "_SETTLED", settled)
+    path = folder / "draw-0" / "train_ids.npy"
+    good, state = path.read_bytes(), path.stat()
+    time.sleep(0.05)
+    path.write_bytes(good[:500] + bytes([good[500] ^ 1]) + good[501:])
+    os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns))  # as if nothing had happened
+    with pytest.raises(UserError, match=r"train_ids\.npy: damaged"):
+        table.open_draw(folder)
+
+
+def test_codes_on_disk_are_tensors_without_a_copy(criteo, tmp_path, recwarn):
+    folder = sources.prepare("criteo", criteo, tmp_path)
+    dataset, whole = table.open_draw(folder), table.open_draw(folder, mmap=False)
+    assert isinstance(dataset.train.ids, np.memmap)
+    tensor = torch.from_numpy(dataset.train.ids)
+    assert tensor.data_ptr() == dataset.train.ids.ctypes.data
+    assert not recwarn.list
+    assert torch.equal(tensor, torch.from_numpy(whole.train.ids))
+    before = content(folder)
+    tensor[0] += 1  # the file never sees it
+    del tensor, dataset
+    assert content(folder) == before
+    assert np.array_equal(table.open_draw(folder).train.ids, whole.train.ids)
+
+
+def test_a_system_that_refuses_private_pages_gets_read_only_ones(criteo, tmp_path, monkeypatch):
+    folder = sources.prepare("criteo", criteo, tmp_path)
+    load = np.load
+
+    def refusing(path, mmap_mode=None, **more):
+        if mmap_mode == "c":
+            raise OSError(12, "Cannot allocate memory")
+        return load(path, mmap_mode=mmap_mode, **more)
+
+    monkeypatch.setattr(np, "load", refusing)
+    dataset = table.open_draw(folder)
+    assert not dataset.train.ids.flags.writeable
+    table.check(dataset)
+
+
 def test_a_damaged_description_is_found(criteo, tmp_path):
     folder = sources.prepare("criteo", criteo, tmp_path)
     path = folder / "dataset.json"
@@ -155,6 +338,31 @@ def test_check_names_what_is_wrong(criteo, tmp_path):
     for split, message in cases:
         with pytest.raises(UserError, match=message):
             table.check(replace(good, valid=split))
+
+
+def test_check_reads_every_block(criteo, tmp_path, monkeypatch):
+    monkeypatch.setattr(table, "_ROWS", 7)
+    good = table.open_draw(sources.prepare("criteo", criteo, tmp_path))
+    table.check(good)
+    for row, code in ((0, -1), (6, 10**6), (39, -1), (39, 10**6)):
+        ids = good.valid.ids.copy()
+        ids[row, 38] = code
+        with pytest.raises(UserError, match=f"field C26: code {code}; allowed: 0 to"):
+            table.check(replace(good, valid=table.Split(ids, good.valid.labels)))
+
+
+def test_description_counts_every_block(criteo, tmp_path, monkeypatch):
+    folder = sources.prepare("criteo", criteo, tmp_path)
+    whole = sources.describe("criteo", 0, tmp_path)
+    monkeypatch.setattr(sources, "_ROWS", 7)
+    assert sources.describe("criteo", 0, tmp_path) == whole
+    dataset = table.open_draw(folder)
+    for place, line in enumerate(whole["fields"]):
+        assert line["oov_valid"] == np.mean(dataset.valid.ids[:, place] == 0)
+        assert line["top_share"] == np.bincount(dataset.train.ids[:, place]).max() / len(dataset.train)
+    short = sources.summary(folder)
+    assert short["draws"][0]["splits"] == whole["splits"]
+    assert [field["dim"] for field in short["draws"][0]["fields"]] == list(dataset.field_dims)
 
 
 def test_time_splits(tmp_path):

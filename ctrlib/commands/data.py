@@ -153,12 +153,11 @@ def data_prepare(
     )
     with reporting(f"preparing {name}") as report:
         folder = sources.prepare(name, raw, out, options, report)
-        facts = [sources.describe(str(folder), draw, out) for draw in range(options.draws)]
-    _show_splits(facts)
-    first = facts[0]
-    codes = sum(field["dim"] for field in first["fields"])
-    numbers = first["about"]["numeric_columns"]
-    say(f"{len(first['fields'])} fields, {codes:,} codes; numeric, in buckets: {', '.join(numbers) or 'none'}")
+    facts = sources.summary(folder)
+    _show_splits(facts["draws"])
+    fields = facts["draws"][0]["fields"]
+    codes = sum(field["dim"] for field in fields)
+    say(f"{len(fields)} fields, {codes:,} codes; numeric, in buckets: {', '.join(facts['numeric_columns']) or 'none'}")
     say(f"prepared: {folder}")
 
 

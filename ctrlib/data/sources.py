@@ -9,9 +9,12 @@ import numpy as np
 from pydantic import Field, field_validator, model_validator
 
 from ctrlib.config import Settings, SyntheticSettings, data_root
-from ctrlib.data.table import OOV, Dataset, Split, file_sha256, open_draw, read_about, save
+from ctrlib.data.table import OOV, Dataset, Split, open_draw, read_about, save
+from ctrlib.data.writing import file_sha256, new_folder, write_about
 from ctrlib.errors import UserError, unknown
 
+MOST_THREADS = 8  # reading and writing in order keep more of them waiting
+_ROWS = 1 << 16  # rows looked at together
 LAYOUTS = ("criteo", "avazu", "frappe", "table")
 # Benchmarks cut Criteo and Avazu at 2; Frappe keeps every value, since half of its items are rare.
 MIN_COUNTS = {"criteo": 2, "avazu": 2, "frappe": 1, "table": 2}
@@ -89,42 +92,73 @@ def prepare(
 
     ``report`` is told what is being done. Raises :class:`UserError`; an earlier data set of that name then stays.
     """
-    from ctrlib.data import encode
-
     options = options or PrepareOptions()
     raw, root = Path(raw), Path(data_dir) if data_dir is not None else data_root()
     _check_name(name)
     layout = options.layout or (name if name in LAYOUTS else "table")
-    min_count = options.min_count or MIN_COUNTS[layout]
     _refuse_unused(layout, options)
+    settings = {
+        **options.model_dump(mode="json", exclude={"layout", "min_count"}),
+        "layout": layout,
+        "min_count": options.min_count or MIN_COUNTS[layout],
+    }
+    if layout == "criteo":
+        return _prepare_criteo(name, raw, root, options, settings, report)
+    from ctrlib.data import encode
+
     report(f"reading {raw.name}")
     rows = encode.compact(_read(layout, raw, options))
     if options.split == "time" and rows.time is None:
-        needed = "--time-column" if layout == "table" else "a layout with a time (avazu, or your own table)"
-        raise UserError(f"{raw}: split 'time' with layout {layout!r} has no time to sort by; allowed: {needed}")
-    about = {
-        "kind": layout,
-        "source": {"file": raw.name, "sha256": file_sha256(raw)},
-        "settings": {
-            **options.model_dump(mode="json", exclude={"layout", "min_count"}),
-            "layout": layout,
-            "min_count": min_count,
-        },
-    }
-    return save(root, name, _draws(name, raw, rows, options, min_count, about, report), about)
+        raise _no_time(raw, layout)
+    report(f"hashing {raw.name}")
+    about = {"kind": layout, "source": {"file": raw.name, "sha256": file_sha256(raw)}, "settings": settings}
+    return save(root, name, _draws(name, raw, rows, options, settings["min_count"], about, report), about)
+
+
+def _no_time(raw: Path, layout: str) -> UserError:
+    needed = "--time-column" if layout == "table" else "a layout with a time (avazu, or your own table)"
+    return UserError(f"{raw}: split 'time' with layout {layout!r} has no time to sort by; allowed: {needed}")
+
+
+def _prepare_criteo(
+    name: str, raw: Path, root: Path, options: PrepareOptions, settings: dict[str, Any], report: Callable[[str], None]
+) -> Path:
+    """Criteo text may be larger than memory: it goes from the raw file to the prepared folder in blocks."""
+    from ctrlib.data.blocks import RawLines
+    from ctrlib.data.streaming import NumberedRows
+    from ctrlib.data.workers import Workers, usable_cores
+
+    if options.split == "time":
+        raise _no_time(raw, "criteo")
+    with (
+        RawLines(raw, options.rows) as lines,
+        new_folder(root, name) as aside,
+        Workers(min(usable_cores(), MOST_THREADS)) as workers,
+        NumberedRows(aside, workers) as rows,
+    ):
+        rows.read(lines, options.draws, report)
+        report(f"hashing {raw.name}")  # with --rows, what was not read is left to do
+        about = {"kind": "criteo", "source": {"file": raw.name, "sha256": lines.sha256()}, "settings": settings}
+        entries = []
+        for draw in range(options.draws):
+            step = f"draw {draw + 1} of {options.draws}"
+            report(f"{step}: dividing the rows")
+            part = rows.parts(options.shares, options.split_seed + draw)
+            _need_classes(raw, draw, rows.part_sizes(part))
+            entries.append(rows.write_draw(aside, draw, part, settings["min_count"], report, step))
+        write_about(aside, name, {**about, "numeric_columns": []}, entries)
+    return root / name
 
 
 def _read(layout: str, raw: Path, options: PrepareOptions) -> Any:
-    """The raw rows of a layout."""
-    from ctrlib.data import encode
+    """The raw rows of a layout that is read whole."""
+    from ctrlib.data import layouts, own_table
 
-    if layout == "criteo":
-        return encode.read_criteo(raw, options.rows)
     if layout == "avazu":
-        return encode.read_avazu(raw, options.rows)
+        return layouts.read_avazu(raw, options.rows)
     if layout == "frappe":
-        return encode.read_frappe(raw, options.negatives, options.split_seed, options.rows)
-    return encode.read_table(
+        return layouts.read_frappe(raw, options.negatives, options.split_seed, options.rows)
+    return own_table.read_table(
         raw, options.label, options.drop, options.numeric, options.categorical, options.time_column, options.rows
     )
 
@@ -147,7 +181,7 @@ def _draws(
         by_time = options.split == "time"
         order = encode.time_order(rows.time) if by_time else encode.random_order(total, options.split_seed + draw)
         parts = encode.split_rows(total, options.shares, order)
-        _need_classes(raw, draw, parts, rows.labels)
+        _need_classes(raw, draw, {part: (len(of), int(rows.labels[of].sum())) for part, of in parts.items()})
         if draw == 0:  # the kind of a column is part of its meaning, so all draws share the choice
             numeric = encode.choose_numeric(rows, parts["train"])
             about["numeric_columns"] = list(numeric)
@@ -156,12 +190,13 @@ def _draws(
         yield Dataset(name, draw, tuple(rows.features.columns), dims, fingerprint="", **splits), vocabulary
 
 
-def _need_classes(raw: Path, draw: int, parts: dict[str, np.ndarray], labels: np.ndarray) -> None:
-    for part, chosen in parts.items():
-        clicks = int(labels[chosen].sum())
-        if clicks in (0, len(chosen)):
-            has = "no rows" if len(chosen) == 0 else f"{len(chosen)} rows, all with label {int(clicks > 0)}"
-            problem = f"{len(labels)} rows are too few: the {part} part of draw {draw} has {has}"
+def _need_classes(raw: Path, draw: int, sizes: dict[str, tuple[int, int]]) -> None:
+    """Refuse a division in which a part lacks a class; ``sizes``: rows and clicks of each part."""
+    total = sum(rows for rows, _ in sizes.values())
+    for part, (rows, clicks) in sizes.items():
+        if clicks in (0, rows):
+            has = "no rows" if rows == 0 else f"{rows} rows, all with label {int(clicks > 0)}"
+            problem = f"{total} rows are too few: the {part} part of draw {draw} has {has}"
             raise UserError(f"{raw}: {problem}; allowed: rows of both labels in each part (more rows, or other shares)")
 
 
@@ -260,16 +295,16 @@ def describe(
     about = {} if name == "synthetic" else read_about(find(name, data_dir))
     about = {key: value for key, value in about.items() if key != "draws"}
     splits = [
-        {"part": part, "rows": len(split), "clicks": int(split.labels.sum()), "click_rate": float(split.labels.mean())}
-        for part, split in dataset.splits().items()
+        _split_facts(part, len(split), int(np.count_nonzero(split.labels))) for part, split in dataset.splits().items()
     ]
+    counts = {part: _code_counts(split.ids, dataset.field_dims) for part, split in dataset.splits().items()}
     fields = []
     for place, (field, dim) in enumerate(zip(dataset.field_names, dataset.field_dims, strict=True)):
         line = {"field": field, "dim": dim, "numeric": field in about.get("numeric_columns", ())}
         if about:  # the embedded data has no rare or unseen values: its code 0 is a value like any other
-            for part, split in dataset.splits().items():
-                line[f"oov_{part}"] = float(np.mean(split.ids[:, place] == OOV))
-        line["top_share"] = float(np.bincount(dataset.train.ids[:, place]).max() / len(dataset.train))
+            for part, of_fields in counts.items():
+                line[f"oov_{part}"] = float(of_fields[place][OOV] / len(dataset.splits()[part]))
+        line["top_share"] = float(counts["train"][place].max() / len(dataset.train))
         fields.append(line)
     return {
         "name": dataset.name,
@@ -279,3 +314,33 @@ def describe(
         "splits": splits,
         "fields": fields,
     }
+
+
+def _split_facts(part: str, rows: int, clicks: int) -> dict[str, Any]:
+    return {"part": part, "rows": rows, "clicks": clicks, "click_rate": clicks / rows}
+
+
+def _code_counts(ids: np.ndarray, dims: tuple[int, ...]) -> list[np.ndarray]:
+    """Per field how often each code occurs, (dim,) each; a table on disk is read in blocks."""
+    counts = [np.zeros(dim, np.int64) for dim in dims]
+    for start in range(0, len(ids), _ROWS):
+        block = ids[start : start + _ROWS].T.astype(np.intp)
+        for place, codes in enumerate(block):
+            np.add.at(counts[place], codes, 1)
+    return counts
+
+
+def summary(folder: Path) -> dict[str, Any]:
+    """What ``dataset.json`` alone says of a prepared folder, quickly at any size.
+
+    Keys: name, numeric_columns, and ``draws``: a list of dicts with draw, fingerprint, fields (name, dim) and splits
+    (as in :func:`describe`).
+    """
+    about = read_about(folder)
+    draws = []
+    for entry in about["draws"]:
+        sizes = {part: (rows, round(entry["click_rate"][part] * rows)) for part, rows in entry["rows"].items()}
+        splits = [_split_facts(part, rows, clicks) for part, (rows, clicks) in sizes.items()]
+        draws.append({"name": about["name"], **{key: entry[key] for key in ("draw", "fingerprint", "fields")}})
+        draws[-1]["splits"] = splits
+    return {"name": about["name"], "numeric_columns": about["numeric_columns"], "draws": draws}

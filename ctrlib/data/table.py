@@ -12,11 +12,8 @@ A *draw* is one division of the same rows into train, valid and test. Each draw 
 vocabulary may only know its own training rows.
 """
 
-import hashlib
-import io
 import json
-import os
-import shutil
+import time
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -25,13 +22,21 @@ from typing import Any
 
 import numpy as np
 
-from ctrlib.config import digest
+from ctrlib.data.writing import (
+    FORMAT_VERSION,
+    SPLITS,
+    DrawWriter,
+    file_sha256,
+    fingerprint,
+    need_space,
+    new_folder,
+    write_about,
+)
 from ctrlib.errors import UserError
 
-FORMAT_VERSION = 1
-SPLITS = ("train", "valid", "test")
 OOV = 0  # the code of every value that is rare or unseen in the training rows
-_BLOCK = 1 << 20
+_SETTLED = 3_000_000_000  # nanoseconds
+_ROWS = 1 << 16  # rows looked at together
 
 
 @dataclass(frozen=True)
@@ -86,7 +91,7 @@ def check(dataset: Dataset) -> None:
             raise UserError(f"{place}: probability has shape {split.probability.shape}; allowed: {split.labels.shape}")
         if len(split) == 0:
             raise UserError(f"{place}: no rows; allowed: at least one row of each class")
-        lowest, highest = split.ids.min(axis=0), split.ids.max(axis=0)
+        lowest, highest = _range(split.ids)
         for name, size, low, high in zip(dataset.field_names, dataset.field_dims, lowest, highest, strict=True):
             if low < 0 or high >= size:
                 raise UserError(f"{place}, field {name}: code {low if low < 0 else high}; allowed: 0 to {size - 1}")
@@ -98,6 +103,16 @@ def check(dataset: Dataset) -> None:
             raise UserError(f"{place}: {problem}; allowed: both 0 and 1 (more rows, or other shares or seed)")
 
 
+def _range(ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Smallest and largest code of each field, (F,) each; a table on disk is read in blocks."""
+    lowest, highest = ids[0].copy(), ids[0].copy()
+    for start in range(0, len(ids), _ROWS):
+        block = ids[start : start + _ROWS]
+        np.minimum(lowest, block.min(axis=0), out=lowest)
+        np.maximum(highest, block.max(axis=0), out=highest)
+    return lowest, highest
+
+
 def save(root: Path, name: str, draws: Iterable[tuple[Dataset, Any]], about: dict[str, Any]) -> Path:
     """Write a prepared data set to ``root/name`` and return that folder.
 
@@ -106,86 +121,21 @@ def save(root: Path, name: str, draws: Iterable[tuple[Dataset, Any]], about: dic
     written to a hidden sibling folder that takes the final name only when whole: whatever fails or is interrupted
     before, an earlier ``root/name`` stays as it was.
     """
-    folder = Path(root) / name
-    if folder.exists() and not (folder / "dataset.json").is_file():
-        raise UserError(f"{folder}: exists but is no prepared data set; choose another name or folder")
-    aside = folder.with_name(f".{name}.new-{os.getpid()}")
-    try:
-        aside.mkdir(parents=True)
+    with new_folder(root, name) as aside:
         entries = [_save_draw(aside, dataset, vocabulary) for dataset, vocabulary in draws]
-        content = {"format": FORMAT_VERSION, "name": name, **about, "draw_count": len(entries), "draws": entries}
-        (aside / "dataset.json").write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        _replace(aside, folder)
-    finally:
-        try:
-            shutil.rmtree(aside, ignore_errors=True)
-        except KeyboardInterrupt:  # polars and Python may each report one Ctrl-C, the second one just here
-            shutil.rmtree(aside, ignore_errors=True)
-            raise
-    return folder
-
-
-def _replace(aside: Path, folder: Path) -> None:
-    """Give ``aside`` the name of ``folder``; an earlier folder of that name steps back if that fails."""
-    if not folder.exists():
-        aside.rename(folder)
-        return
-    earlier = folder.with_name(f".{folder.name}.old-{os.getpid()}")
-    folder.rename(earlier)
-    try:
-        aside.rename(folder)
-    except BaseException:
-        earlier.rename(folder)
-        raise
-    shutil.rmtree(earlier, ignore_errors=True)
+        write_about(aside, name, about, entries)
+    return Path(root) / name
 
 
 def _save_draw(folder: Path, dataset: Dataset, vocabulary: Any) -> dict[str, Any]:
     """Write one draw below ``folder``; return its entry for ``dataset.json``."""
     check(dataset)
-    target = folder / f"draw-{dataset.draw}"
-    target.mkdir()
-    rows, rate, hashes = {}, {}, {}
-    for part, split in dataset.splits().items():
-        rows[part], rate[part] = len(split), float(split.labels.mean(dtype=np.float64))
-        for kind, values in (("ids", split.ids), ("labels", split.labels)):
-            path = target / f"{part}_{kind}.npy"
-            _write_array(path, np.ascontiguousarray(values))
-            hashes[path.name] = file_sha256(path)
-    packed = io.BytesIO()
-    vocabulary.write_parquet(packed)
-    (target / "vocabulary.parquet").write_bytes(packed.getbuffer())
-    entry = {
-        "fields": [{"name": n, "dim": d} for n, d in zip(dataset.field_names, dataset.field_dims, strict=True)],
-        "rows": rows,
-        "click_rate": rate,
-        "sha256": hashes,
-    }
-    fingerprint = _fingerprint(entry)
-    entry["sha256"] = {**hashes, "vocabulary.parquet": file_sha256(target / "vocabulary.parquet")}
-    return {"draw": dataset.draw, **entry, "fingerprint": fingerprint}
-
-
-def _write_array(path: Path, array: np.ndarray) -> None:
-    """What ``np.save`` writes, through Python's own file so that a full disk is reported as such."""
-    with open(path, "wb") as file:
-        np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))
-        file.write(array.data)
-
-
-def _fingerprint(entry: dict[str, Any]) -> str:
-    """Name of a draw's content: fields, sizes and arrays, whatever the folder is called."""
-    arrays = {name: value for name, value in entry["sha256"].items() if name.endswith(".npy")}
-    return digest({"format": FORMAT_VERSION, "fields": entry["fields"], "rows": entry["rows"], "sha256": arrays})
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 (hex) of a file, read in blocks."""
-    total = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(_BLOCK):
-            total.update(block)
-    return total.hexdigest()
+    need_space(folder, sum(split.ids.nbytes + split.labels.nbytes for split in dataset.splits().values()))
+    rows = {part: len(split) for part, split in dataset.splits().items()}
+    with DrawWriter(folder, dataset.draw, rows, len(dataset.field_names)) as writer:
+        for part, split in dataset.splits().items():
+            writer.append(part, split.ids, split.labels)
+        return writer.finish(dataset.field_names, dataset.field_dims, vocabulary)
 
 
 def read_about(folder: Path) -> dict[str, Any]:
@@ -202,7 +152,7 @@ def read_about(folder: Path) -> dict[str, Any]:
     if version != FORMAT_VERSION:
         raise UserError(f"{path}: format {version!r}; allowed: {FORMAT_VERSION}; {again}")
     with suppress(KeyError, TypeError, AttributeError):
-        if all(_fingerprint(entry) == entry["fingerprint"] for entry in about["draws"]) and about["draws"]:
+        if all(fingerprint(entry) == entry["fingerprint"] for entry in about["draws"]) and about["draws"]:
             return about
     raise UserError(f"{path}: damaged (its fingerprints do not match its content); {again}")
 
@@ -241,12 +191,40 @@ def _open_array(path: Path, entry: dict[str, Any], shape: tuple[int, ...], dtype
     """Load one ``.npy`` after comparing its hash and header with what ``dataset.json`` says."""
     if not path.is_file():
         raise UserError(f"{path}: missing; prepare the data set again")
-    if file_sha256(path) != entry["sha256"][path.name]:
+    if _known_sha256(path) != entry["sha256"][path.name]:
         raise UserError(f"{path}: damaged (its SHA-256 differs from dataset.json); prepare the data set again")
     try:
-        array = np.load(path, mmap_mode="r" if mmap else None, allow_pickle=False)
+        array = _load(path, mmap)
     except (ValueError, EOFError) as error:
         raise UserError(f"{path}: damaged ({error}); prepare the data set again") from None
     if array.shape != shape or array.dtype != dtype:
         raise UserError(f"{path}: holds {array.dtype}{array.shape}; allowed: {np.dtype(dtype)}{shape}; prepare again")
     return array
+
+
+def _load(path: Path, mmap: bool) -> np.ndarray:
+    if not mmap:
+        return np.load(path, allow_pickle=False)
+    try:  # copy-on-write: torch wraps only writable arrays, and what is written never reaches the file
+        return np.load(path, mmap_mode="c", allow_pickle=False)
+    except OSError:  # a system that sets memory aside for every writable page may refuse a large file
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+
+
+_hashes: dict[tuple[Any, ...], str] = {}
+
+
+def _known_sha256(path: Path) -> str:
+    """SHA-256 of a file; computed once in a process as long as the file stays untouched.
+
+    Whether it was touched is read from its times, and these tick coarsely: a file changed in the last seconds could
+    change again unseen, so its hash is not kept.
+    """
+    state = path.stat()
+    key = (str(path.absolute()), state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns)
+    if key in _hashes:
+        return _hashes[key]
+    total = file_sha256(path)
+    if time.time_ns() - max(state.st_mtime_ns, state.st_ctime_ns) > _SETTLED:
+        _hashes[key] = total
+    return total

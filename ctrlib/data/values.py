@@ -1,0 +1,136 @@
+"""The distinct values of one field, numbered in order of arrival: a hash table that takes arrays of keys.
+
+A key is the uint32 that :mod:`ctrlib.data.criteo` makes of a cell. Numbering all rows first and counting numbers
+afterwards makes every draw cheap: its vocabulary is one count per number, its codes are one look-up per cell.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import polars as pl
+
+from ctrlib.data.criteo import FIRST_OTHER, HEX_WORD, MISSING, NUMBERS, ZERO, Others
+from ctrlib.errors import UserError
+
+_SPREAD = np.uint32(2_654_435_769)  # 2**32 / golden ratio: consecutive keys land far apart
+_HEX = np.frombuffer(b"0123456789abcdef", np.uint8)
+_FEW = 1 << 12
+
+
+class FieldValues:
+    """Values of the field ``name``; ``count`` of them so far, with the numbers 1 ... ``count``."""
+
+    def __init__(self, name: str) -> None:
+        self.name, self.count = name, 0
+        self.others: dict[str | int, int] = {}
+        self._keys = np.zeros(_FEW, np.uint32)  # number -> key
+        # An entry holds key << 32 | number; 0 is empty. At most half of the entries are taken.
+        self._resize(12)
+
+    def _resize(self, bits: int) -> None:
+        self._bits, self._entries = bits, np.zeros(1 << bits, np.uint64)
+
+    def number(self, keys: np.ndarray, others: Sequence[Others] = ()) -> np.ndarray:
+        """Numbers (n,) uint32 of ``keys`` (n,) uint32; the keys of ``others`` are set here.
+
+        Raises :class:`UserError` when the field has more values other than hex words than there are keys for.
+        """
+        for found in others:
+            made = [self.others.setdefault(value, FIRST_OTHER + len(self.others)) for value in found.values]
+            if len(self.others) > MISSING - FIRST_OTHER:
+                limit = f"allowed: at most {MISSING - FIRST_OTHER:,}"
+                raise UserError(f"column {self.name}: too many distinct values that are not eight hex digits; {limit}")
+            keys[found.rows] = np.array(made, np.uint32)[found.which]
+        numbers = self._look_up(keys)
+        new = np.flatnonzero(numbers == 0)
+        while len(new):  # a few at first: among many new cells, most repeat a few values
+            self._add(np.unique(keys[new[: max(_FEW, self.count)]]))
+            numbers[new] = self._look_up(keys[new])
+            new = new[numbers[new] == 0]
+        return numbers
+
+    def _slots(self, keys: np.ndarray) -> np.ndarray:
+        return ((keys * _SPREAD) >> np.uint32(32 - self._bits)).astype(np.intp)
+
+    def _look_up(self, keys: np.ndarray) -> np.ndarray:
+        """The number of each key; 0 for a key that has none."""
+        slots = self._slots(keys)
+        found = self._entries.take(slots)
+        numbers = found.astype(np.uint32)
+        left = np.flatnonzero(((found >> np.uint64(32)) != keys) & (found != 0))
+        while len(left):  # another key sits there: look one further
+            slots[left] = (slots[left] + 1) & (len(self._entries) - 1)
+            found = self._entries.take(slots[left])
+            numbers[left] = found.astype(np.uint32)
+            left = left[((found >> np.uint64(32)) != keys[left]) & (found != 0)]
+        return numbers
+
+    def _add(self, keys: np.ndarray) -> None:
+        """Number distinct new keys."""
+        numbers = np.arange(self.count + 1, self.count + len(keys) + 1)
+        self.count += len(keys)
+        if self.count >= len(self._keys):
+            self._keys = np.concatenate([self._keys, np.zeros(self.count, np.uint32)])
+        self._keys[numbers] = keys
+        if 2 * self.count > len(self._entries):
+            self._resize(self.count.bit_length() + 1)
+            keys, numbers = self._keys[1 : self.count + 1], np.arange(1, self.count + 1)
+        self._enter(keys, numbers)
+
+    def _enter(self, keys: np.ndarray, numbers: np.ndarray) -> None:
+        """Put distinct keys into the table."""
+        entries = keys.astype(np.uint64) << np.uint64(32) | numbers.astype(np.uint64)
+        slots = self._slots(keys)
+        while len(entries):
+            free = np.flatnonzero(self._entries.take(slots) == 0)
+            self._entries[slots[free]] = entries[free]  # of several for one slot the last stays; the others go on
+            left = np.flatnonzero(self._entries.take(slots) != entries)
+            entries, slots = entries[left], (slots[left] + 1) & (len(self._entries) - 1)
+
+    def close(self) -> None:
+        """Free the table: no more keys will come."""
+        self._resize(0)
+        self._keys = self._keys[: self.count + 1].copy()
+
+    def vocabulary(self, counts: np.ndarray, min_count: int) -> tuple[pl.DataFrame, np.ndarray]:
+        """Codes of the values that training shows at least ``min_count`` times, the most frequent first.
+
+        ``counts``: (``count`` + 1,), how often each number occurs in the training rows. Returns the frame
+        (value, code), with "" for a missing value, and the code of each number, (``count`` + 1,) int32.
+        """
+        kept = np.flatnonzero(counts >= min_count)
+        keys = self._keys[kept]
+        values = self._values(keys)
+        frame = pl.DataFrame({"place": np.arange(len(kept)), "count": counts[kept], "value": values})
+        frame = frame.sort("count", "value", descending=[True, False], nulls_last=False)
+        codes = np.zeros(self.count + 1, np.int32)
+        codes[kept[frame["place"].to_numpy()]] = np.arange(1, len(kept) + 1, dtype=np.int32)
+        words = self.name not in NUMBERS and values.dtype == pl.Int64
+        shown = _hex_words(frame["value"]) if words else frame["value"].cast(pl.String)
+        ranks = pl.int_range(1, len(kept) + 1, dtype=pl.Int32, eager=True)
+        return pl.DataFrame({"value": shown.fill_null(""), "code": ranks}), codes
+
+    def _values(self, keys: np.ndarray) -> pl.Series:
+        """What ``keys`` stand for; hex words as numbers (they sort as the text does) unless there is other text."""
+        number = self.name in NUMBERS
+        values = keys.astype(np.int64) - (ZERO if number else 0)
+        places = np.flatnonzero((keys >= FIRST_OTHER) & (keys != MISSING))
+        known = list(self.others) if len(places) else []
+        others = [known[key - FIRST_OTHER] for key in keys[places].tolist()]
+        if number or all(HEX_WORD.fullmatch(word) for word in others):
+            values[places] = [int(other) if number else int(other, 16) for other in others]
+            made = pl.Series("value", values)
+        else:
+            made = _hex_words(pl.Series("value", values)).scatter(places, others)
+        return made.set(pl.Series(keys == MISSING), None)
+
+
+def _hex_words(values: pl.Series) -> pl.Series:
+    """Whole numbers (n,) below 2 ** 32 as text of eight hex digits each; null stays null."""
+    if len(values) == 0:
+        return values.cast(pl.String)
+    octets = values.fill_null(0).to_numpy().astype(">u4").view(np.uint8).reshape(-1, 4)
+    lines = np.full((len(values), 9), ord("\n"), np.uint8)
+    lines[:, 0:8:2], lines[:, 1:8:2] = _HEX[octets >> 4], _HEX[octets & 15]
+    words = pl.Series("value", [lines.tobytes()[:-1].decode("ascii")]).str.split("\n").explode()
+    return words.set(values.is_null(), None)
