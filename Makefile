@@ -1,12 +1,13 @@
 # make book   environment, quick study, rendered book in _build/html/index.html     (PROFILE=quick)
 # make test   all tests, among them a strict book build from notebooks executed with tiny parameters
 # make env    only the environment in .venv                                          (TORCH=2.11.0 for another torch)
+# make bench  speed and memory beside the peers, which get an environment of their own   (BENCH="--only train,floor")
 PYTHON  ?= python3
 PROFILE ?= quick
 TORCH   ?= 2.13.0
 READY   := .venv/.ready-torch-$(TORCH)
 
-.PHONY: book test env study clean
+.PHONY: book test env study bench clean
 
 book: env
 	.venv/bin/ctrlib study --profile $(PROFILE)
@@ -29,6 +30,23 @@ $(READY): requirements.lock pyproject.toml
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check -r .venv/requirements.txt
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
 	@rm -f .venv/.ready-torch-*
+	@touch $@
+
+BENCH       ?=
+BENCH_READY := benchmarks/.venv/.ready
+
+bench: $(BENCH_READY)
+	benchmarks/.venv/bin/python -m benchmarks.run $(BENCH)
+
+$(BENCH_READY): benchmarks/requirements.txt benchmarks/peers.txt requirements.lock pyproject.toml
+	@echo "Installing the peers into benchmarks/.venv (about three minutes)"
+	$(PYTHON) -m venv benchmarks/.venv
+	benchmarks/.venv/bin/python -m pip install --quiet --disable-pip-version-check -c requirements.lock -r benchmarks/requirements.txt
+	benchmarks/.venv/bin/python -m pip install --quiet --disable-pip-version-check -c requirements.lock -e .
+	@for peer in $$(grep -v '^#' benchmarks/peers.txt); do \
+	  benchmarks/.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps $$peer || \
+	    echo "$$peer cannot be installed: the table will say so"; \
+	done
 	@touch $@
 
 clean:

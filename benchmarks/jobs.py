@@ -1,0 +1,322 @@
+"""What a child process can be asked to measure. Each job returns ``value``, ``unit`` and, where useful, ``detail``.
+
+``cores`` is the number of cores the process may use; one torch thread unless a job says otherwise.
+"""
+
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from itertools import pairwise
+from pathlib import Path
+
+from benchmarks import sizes
+
+
+def train(
+    cores: int,
+    library: str,
+    architecture: str,
+    table: str,
+    steps: int,
+    warm: int = 2,
+    device: str = "cpu",
+    batch: int = sizes.BATCH,
+) -> dict:
+    """A peer's time per step: one epoch of ``warm`` + ``steps`` batches, the first ones left out."""
+    import torch
+
+    from benchmarks.clock import StepClock, gpu_peak_mb
+    from benchmarks.peers import fit
+    from benchmarks.table import load
+
+    torch.set_num_threads(cores)
+    rows = load(Path(table)).head((warm + steps) * batch)
+    clock = StepClock()
+    model = fit(library, architecture, rows, batch, device)
+    value = clock.seconds_per_step(warm)
+    parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    steps_taken = [round(b - a, 5) for a, b in pairwise(clock.stamps)]
+    detail = {"parameters": parameters, "steps": steps_taken, "gpu_peak_mb": gpu_peak_mb()}
+    return {"value": value, "unit": "s/step", "detail": detail}
+
+
+def cohort(
+    cores: int,
+    architecture: str,
+    table: str,
+    members: int,
+    steps: int,
+    epochs: int,
+    device: str = "cpu",
+    batch: int = sizes.BATCH,
+    **settings,
+) -> dict:
+    """ctrlib's time per step of a whole cohort: ``epochs`` epochs of ``steps`` batches, plus a first and a last one."""
+    import torch
+
+    from benchmarks import cohort
+    from benchmarks.clock import gpu_peak_mb
+    from benchmarks.table import load
+
+    torch.set_num_threads(1)
+    if settings.get("hidden_units"):
+        settings["hidden_units"] = tuple(settings["hidden_units"])
+    rows = cohort.dataset(load(Path(table)), steps * batch)
+    run = cohort.run(architecture, members, epochs + 2, batch, **settings)
+    value, each = cohort.seconds_per_step(run, rows, device, threads=cores)
+    detail = {"epochs": [round(s, 5) for s in each], "gpu_peak_mb": gpu_peak_mb()}
+    return {"value": value, "unit": "s/step", "detail": detail}
+
+
+def stream(cores: int, rows: int) -> dict:
+    """Seconds of one epoch of a small DeepFM over ``rows`` rows of 39 codes that are read from a mapped file.
+
+    ``detail`` has the size of that file and the largest resident size while the epoch ran.
+    """
+    from dataclasses import replace
+
+    import numpy as np
+    import torch
+
+    from benchmarks import cohort
+    from benchmarks.clock import LargestMemory
+    from ctrlib.config import SyntheticSettings
+    from ctrlib.data.synthetic import generate
+    from ctrlib.data.table import Split
+    from ctrlib.trainer import train
+
+    torch.set_num_threads(1)
+    part = generate(SyntheticSettings(train_rows=1_000_000, fields=sizes.FIELDS, largest_field=68_000, zipf=1.05))
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "ids.npy"
+        ids = np.lib.format.open_memmap(path, "w+", np.int32, (rows, sizes.FIELDS))
+        for first in range(0, rows, len(part.train)):
+            ids[first : first + len(part.train)] = part.train.ids[: rows - first]
+        ids.flush()
+        del ids
+        labels = np.resize(part.train.labels, rows)
+        data = replace(part, train=Split(np.load(path, mmap_mode="c"), labels), fingerprint="stream")
+        run = cohort.run("DeepFM", 1, epochs=1, embedding_dim=4, hidden_units=(16,))
+        run = run.model_copy(update={"data": run.data.model_copy(update={"fingerprint": "stream"})})
+        began = time.perf_counter()
+        with LargestMemory() as memory:
+            train(run, data, device="cpu")
+        seconds = time.perf_counter() - began
+    detail = {"file_mb": rows * sizes.FIELDS * 4 / 1e6, "epoch_peak_mb": memory.largest_mb}
+    return {"value": seconds, "unit": "s/epoch", "peak_mb": memory.largest_mb, "detail": detail}
+
+
+def products(cores: int, batch: int = sizes.BATCH, precision: str = "highest", device: str = "cpu") -> dict:
+    """Rate of the matrix products of each architecture's MLP, forward and both gradients, in FLOP/s.
+
+    ``precision``: torch's float32 matmul precision (``highest`` or ``medium`` on a CPU, ``high`` is TF32 on a GPU), or
+    ``bf16`` for bfloat16 operands.
+    """
+    import torch
+
+    from benchmarks.clock import best_seconds
+
+    torch.set_num_threads(cores)
+    kind = torch.bfloat16 if precision == "bf16" else torch.float32
+    if precision != "bf16":
+        torch.set_float32_matmul_precision(precision)
+    if precision == "medium" and device == "cpu" and rounds_to_bfloat16():
+        raise RuntimeError("medium rounds the operands to bfloat16 on this processor: it is no path for fp32")
+    rates = {}
+    for architecture in sizes.ARCHITECTURES:
+        widths = (sizes.mlp_input(architecture), *sizes.HIDDEN)
+        seconds = flop = 0.0
+        for a, b in pairwise(widths):
+            x, w, g = (torch.randn(*shape, device=device).to(kind) for shape in ((batch, a), (b, a), (batch, b)))
+            results = [torch.empty(*shape, device=device, dtype=kind) for shape in ((batch, b), (batch, a), (b, a))]
+
+            def layer(x=x, w=w, g=g, results=results) -> None:
+                torch.mm(x, w.T, out=results[0])
+                torch.mm(g, w, out=results[1])
+                torch.mm(g.T, x, out=results[2])
+                if device != "cpu":
+                    torch.cuda.synchronize()
+
+            seconds += best_seconds(layer)
+            flop += 3 * 2 * batch * a * b
+        rates[architecture] = flop / seconds
+    return {"value": max(rates.values()), "unit": "FLOP/s", "detail": rates}
+
+
+def rounds_to_bfloat16() -> bool:
+    """Whether float32 products lose digits as they are set now (an error of 2^-9 instead of 2^-24 per operand)."""
+    import torch
+
+    numbers = torch.Generator().manual_seed(0)
+    a, b = (torch.randn(256, 256, generator=numbers) for _ in range(2))
+    return bool((a @ b - a.double() @ b.double()).abs().max() > 1e-2)
+
+
+def bandwidth(cores: int, device: str = "cpu", megabytes: int = 512) -> dict:
+    """Memory traffic per second: reading, copying and adding in place, in bytes/s; the best counts.
+
+    A copy moves three times its size on a CPU, which fetches a line before it writes it, and twice on a GPU.
+    """
+    import torch
+
+    from benchmarks.clock import best_seconds
+
+    torch.set_num_threads(cores)
+    x, y = (torch.ones(megabytes * 1_000_000 // 4, device=device) for _ in range(2))
+    size = x.numel() * 4
+    wait = torch.cuda.synchronize if device != "cpu" else lambda: None
+
+    def timed(work) -> float:
+        return best_seconds(lambda: (work(), wait()))
+
+    moved = 3 if device == "cpu" else 2
+    rates = {
+        "read": size / timed(lambda: x.sum()),
+        "copy": moved * size / timed(lambda: y.copy_(x)),
+        "add in place": 3 * size / timed(lambda: y.add_(x)),
+    }
+    return {"value": max(rates.values()), "unit": "bytes/s", "detail": rates}
+
+
+def store(cores: int, runs: int, rows: int, epochs: int) -> dict:
+    """Samples x models a second of ``runs`` single models through ``RunStore.ensure`` with one worker per core.
+
+    The workers are started, and have loaded the data, before the clock starts.
+    """
+    from ctrlib.config import SyntheticSettings
+    from ctrlib.runs import RunStore, data_settings, stop_pools
+
+    criteo = SyntheticSettings(
+        train_rows=rows, valid_rows=1000, test_rows=1000, fields=sizes.FIELDS, largest_field=68_000, zipf=1.05
+    )
+    data = data_settings("synthetic", 0, criteo)
+
+    def make(seed: int, epochs: int):
+        from benchmarks import cohort
+
+        run = cohort.run("DeepFM", 1, epochs)
+        member = run.members[0].model_copy(update={"init_seed": seed})
+        return run.model_copy(update={"data": data, "members": (member,)})
+
+    with tempfile.TemporaryDirectory() as folder:
+        records = RunStore(Path(folder))
+        records.ensure([make(1000 + n, 1) for n in range(cores)], device="cpu", workers=cores)
+        began = time.perf_counter()
+        records.ensure([make(n, epochs) for n in range(runs)], device="cpu", workers=cores)
+        seconds = time.perf_counter() - began
+        stop_pools()
+    speed = runs * rows * epochs / seconds
+    # The workers' memory is not this process's: no peak is given.
+    return {"value": speed, "unit": "samples x models/s", "peak_mb": None, "detail": {"seconds": seconds}}
+
+
+def precision_auc(cores: int, seed: int, train_rows: int) -> dict:
+    """Test AUC of a DeepFM with bf16 operands minus that of the same training in fp32."""
+    import torch
+
+    from benchmarks import cohort
+    from ctrlib.config import SyntheticSettings
+    from ctrlib.metrics import auc
+    from ctrlib.runs import data_settings, load_data
+    from ctrlib.trainer import train
+
+    torch.set_num_threads(cores)
+    data = data_settings("synthetic", 0, SyntheticSettings(train_rows=train_rows))
+    rows = load_data(data)
+    scores = {}
+    for precision in ("fp32", "bf16"):
+        run = cohort.run("DeepFM", 1, epochs=2, batch=1000, precision=precision, hidden_units=(128, 128))
+        member = run.members[0].model_copy(update={"init_seed": seed, "order_seed": seed})
+        trained = train(run.model_copy(update={"data": data, "members": (member,)}), rows, device="cpu")
+        scores[precision] = auc(rows.test.labels, trained.test_logits[0])
+    return {"value": scores["bf16"] - scores["fp32"], "unit": "AUC", "detail": scores}
+
+
+def auc_members(cores: int, implementation: str, rows: int, members: int, seed: int = 0) -> dict:
+    """Seconds per member to score ``members`` columns of ``rows`` predictions; the AUCs are in ``detail``."""
+    import numpy as np
+
+    rng = np.random.default_rng(seed)
+    labels = (rng.random(rows) < 0.25).astype(np.uint8)
+    scores = rng.standard_normal((members, rows), dtype=np.float32) + labels.astype(np.float32)
+    if implementation == "ctrlib":
+        from ctrlib.metrics import cohort_auc
+
+        work = lambda: cohort_auc(labels, scores)  # noqa: E731
+    else:
+        from sklearn.metrics import roc_auc_score
+
+        work = lambda: [roc_auc_score(labels, column) for column in scores]  # noqa: E731
+    began = time.perf_counter()
+    values = [float(value) for value in work()]
+    seconds = time.perf_counter() - began
+    return {"value": seconds / members, "unit": "s/member", "detail": {"auc": values, "members": members}}
+
+
+def start(cores: int, what: str, tries: int = 3) -> dict:
+    """Wall time of ``ctrlib --help``, or of an interpreter that does nothing, whose files are already in memory."""
+    command = [sys.executable, "-c", "pass"]
+    if what == "ctrlib --help":
+        command = [sys.executable, "-m", "ctrlib.cli", "--help"]
+    seconds = []
+    for _ in range(tries):
+        began = time.perf_counter()
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        seconds.append(time.perf_counter() - began)
+    unit = 1 if sys.platform == "darwin" else 1024
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * unit / 1e6
+    return {"value": min(seconds), "unit": "s", "peak_mb": round(peak, 1), "detail": {"tries": seconds}}
+
+
+def synthetic(cores: int, rows: int) -> dict:
+    """Seconds to make ``rows`` rows of 39 fields, all cores allowed; ``detail`` has numpy's time for bare numbers."""
+    import numpy as np
+
+    from ctrlib.config import SyntheticSettings
+    from ctrlib.data.synthetic import generate
+
+    settings = SyntheticSettings(
+        train_rows=rows - 2000, valid_rows=1000, test_rows=1000, fields=sizes.FIELDS, largest_field=68_000, zipf=1.05
+    )
+    began = time.perf_counter()
+    made = generate(settings)
+    seconds = time.perf_counter() - began
+    if len(made.train) != rows - 2000:
+        raise RuntimeError(f"{len(made.train)} training rows made")
+    from benchmarks.clock import peak_mb
+
+    peak = round(peak_mb(), 1)
+    rng = np.random.default_rng(0)
+    began = time.perf_counter()
+    for _ in range(-(-rows // 65_536)):
+        rng.random((65_536, sizes.FIELDS))
+    numbers = time.perf_counter() - began
+    return {"value": seconds, "unit": "s", "peak_mb": peak, "detail": {"numpy_draws_s": numbers, "cores": cores}}
+
+
+def encode(cores: int, rows: int, repeats: int) -> dict:
+    """The raw-text encoder, measured by ``bench_encode`` itself (it starts its own processes)."""
+    from benchmarks import bench_encode
+
+    found = bench_encode.measure(rows, repeats)
+    return {"value": float(len(found)), "unit": "results", "detail": {"rows": found}}
+
+
+def cuda(cores: int) -> dict:
+    """The name of the GPU that torch sees; an error where there is none."""
+    import torch
+
+    if not torch.cuda.is_available():
+        raise RuntimeError("no GPU here: not measured")
+    return {"value": torch.cuda.device_count(), "unit": "GPUs", "detail": {"name": torch.cuda.get_device_name(0)}}
+
+
+def nothing(cores: int, error: str = "") -> dict:
+    """For the tests of the harness: the cores it runs on, or an error."""
+    if error:
+        raise ValueError(error)
+    there = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+    return {"value": float(cores), "unit": "cores", "detail": {"cores": there}}

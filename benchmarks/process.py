@@ -1,0 +1,89 @@
+"""One measurement = one child process, pinned to its cores, with what else the machine did meanwhile."""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import psutil
+
+ROOT = Path(__file__).resolve().parent.parent
+LIMIT_SECONDS = 900
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "POLARS_MAX_THREADS")
+
+
+def usable_cores() -> list[int]:
+    """The cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))
+
+
+def run_child(job: str, arguments: dict, cores: int = 1) -> dict:
+    """Run ``job`` of :mod:`benchmarks.jobs` in a process of its own on the last ``cores`` cores.
+
+    Returns:
+        What the job returned (``value``, ``unit``, ``detail``) with ``peak_mb``, or ``error`` in one line; beside it
+        ``cores``, ``seconds`` of the whole process, ``rivals_busy`` (share of its own cores that other processes
+        took meanwhile), ``others_busy`` (busy share of the other cores, None where there are none) and ``load_1min``
+        when it began.
+    """
+    chosen = usable_cores()[-cores:]
+    environment = {**os.environ, **dict.fromkeys(THREAD_VARIABLES, str(cores)), "PYTHONWARNINGS": "ignore"}
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    load = os.getloadavg()[0]
+    before, own, began = busy_seconds(), children_seconds(), time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        answer = Path(folder) / "answer.json"
+        order = {"job": job, "arguments": arguments, "cores": chosen, "answer": str(answer)}
+        command = [sys.executable, "-m", "benchmarks.child", json.dumps(order)]
+        try:
+            done = subprocess.run(
+                command, cwd=folder, env=environment, capture_output=True, text=True, timeout=LIMIT_SECONDS
+            )
+            if answer.exists():
+                result = json.loads(answer.read_text())
+            else:
+                result = {"error": f"the process ended with code {done.returncode}: {last_line(done.stderr)}"}
+        except subprocess.TimeoutExpired:
+            result = {"error": f"not finished after {LIMIT_SECONDS} s"}
+    seconds = time.perf_counter() - began
+    if "error" in result:
+        result["error"] = result["error"].replace(str(ROOT), ".")  # a result file names no folder of its maker
+    busy = {core: after - before[core] for core, after in busy_seconds().items()}
+    others = [busy[core] for core in busy if core not in chosen]
+    rivals = sum(busy[core] for core in chosen) - (children_seconds() - own)
+    return {
+        **result,
+        "cores": chosen,
+        "seconds": round(seconds, 2),
+        "rivals_busy": share(rivals, seconds * len(chosen)),
+        "others_busy": share(sum(others), seconds * len(others)) if others else None,
+        "load_1min": round(load, 2),
+    }
+
+
+def share(part: float, whole: float) -> float:
+    """``part`` of ``whole``, within 0 and 1 whatever the clocks' rounding."""
+    return round(min(1.0, max(0.0, part / whole)), 3)
+
+
+def children_seconds() -> float:
+    """Processor time of all processes that this one has started and that have ended."""
+    times = os.times()
+    return times.children_user + times.children_system
+
+
+def busy_seconds() -> dict[int, float]:
+    """Per core, the seconds it was not idle since the machine started."""
+    times = psutil.cpu_times(percpu=True)
+    return {core: sum(t) - t.idle - getattr(t, "iowait", 0.0) for core, t in enumerate(times)}
+
+
+def last_line(text: str) -> str:
+    """The last line of an error message, shortened."""
+    lines = [line for line in text.splitlines() if line.strip()]
+    return lines[-1].strip()[:300] if lines else "no message"

@@ -1,0 +1,67 @@
+"""What each row of the report is held to. One place; the report only compares.
+
+Most targets are ratios of two things measured in one run on one machine, which can be held against another machine's
+ratios. The few in seconds or rows per second say what a user waits for, on the machine they were set for.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Target:
+    """``limit`` is reached from below (``at_least``) or kept (at most)."""
+
+    limit: float
+    at_least: bool
+
+    def met(self, value: float) -> bool:
+        """Whether the median of a row is good enough; exactly at the limit is."""
+        return value >= self.limit if self.at_least else value <= self.limit
+
+    def __str__(self) -> str:
+        return f"{'≥' if self.at_least else '≤'} {self.limit:g}"
+
+
+def at_least(limit: float) -> Target:
+    """The value has to reach ``limit``."""
+    return Target(limit, True)
+
+
+def at_most(limit: float) -> Target:
+    """The value may not exceed ``limit``."""
+    return Target(limit, False)
+
+
+# (suite, what) of a row of the report -> its target. Rows without one are information.
+TARGETS: dict[tuple[str, str], Target] = {
+    ("train", "DeepFM: speed / best peer"): at_least(2.3),
+    ("train", "DCN: speed / best peer"): at_least(2.3),
+    ("train", "PNN: speed / best peer"): at_least(2.7),
+    ("train", "FiBiNET: speed / best peer"): at_least(2.6),
+    ("train", "DeepFM: time / floor"): at_most(1.35),
+    ("train", "DCN: time / floor"): at_most(1.35),
+    ("cohort", "DeepFM: K=4 / 4 x K=1"): at_most(1.02),
+    ("cohort", "DCN: K=4 / 4 x K=1"): at_most(1.02),
+    ("cohort", "PNN: K=4 / 4 x K=1"): at_most(1.02),
+    ("cohort", "FiBiNET: K=4 / 4 x K=1"): at_most(1.02),
+    ("cohort", "FiBiNET: K=4 peak memory (GB)"): at_most(3.0),
+    ("cohort", "four runs: speed on 2 cores / 1 core"): at_least(1.7),
+    ("cohort", "DeepFM: K=4 on 1 core / on 2 cores"): at_least(1.7),
+    ("precision", "DeepFM: fp32 / bf16 time"): at_least(1.5),
+    ("precision", "DeepFM: largest AUC difference bf16 - fp32 over seeds"): at_most(1e-4),
+    ("auc", "scikit-learn / ctrlib time"): at_least(5.0),
+    ("auc", "largest difference of an AUC"): at_most(1e-12),
+    ("encode", "raw text to codes: speed / FuxiCTR"): at_least(12.0),
+    ("encode", "raw text to codes: thousand rows per second"): at_least(300.0),
+    ("stream", "epoch of 45,840,617 rows: peak memory (GB)"): at_most(8.0),
+    ("start", "ctrlib --help: seconds"): at_most(0.5),
+    ("synthetic", "10,000,000 rows: seconds on 2 cores"): at_most(60.0),
+    ("gpu", "DeepFM: K=4 speed / DeepCTR-Torch"): at_least(20.0),
+    ("gpu", "DCN: K=4 speed / DeepCTR-Torch"): at_least(20.0),
+    ("gpu", "PNN: K=4 speed / DeepCTR-Torch"): at_least(20.0),
+    ("gpu", "FiBiNET: K=4 speed / DeepCTR-Torch (TF32)"): at_least(20.0),
+    ("gpu", "DeepFM: K=4 milliseconds per step"): at_most(1.0),
+    ("gpu", "DCN: K=4 milliseconds per step"): at_most(1.0),
+    ("gpu", "PNN: K=4 milliseconds per step"): at_most(1.5),
+    ("gpu", "FiBiNET: K=4 milliseconds per step (TF32)"): at_most(8.0),
+}
