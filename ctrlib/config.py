@@ -184,6 +184,7 @@ class StudyParameters(Settings):
     coupling_target: Target = "live"
     device: str = Field(default="auto", description="auto, cpu, cuda or cuda:N")
     precision: Precision = Field(default="fp32", description="of matrix products; tf32 needs a GPU")
+    benchmark: str = Field(default="", description="a file in benchmarks/results; empty: the newest")
 
     @model_validator(mode="before")
     @classmethod

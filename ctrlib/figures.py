@@ -155,3 +155,24 @@ def gap_scatter(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
     ax.set(xlabel="peers' mean AUC minus own AUC before, thousandths", ylabel="effect on own AUC, thousandths")
     ax.legend(title=None, fontsize="small", frameon=False)
     return ax
+
+
+def ratio_ranges(rows: pd.DataFrame, xlabel: str, ax: Axes | None = None) -> Axes:
+    """Ratios as dots with the range of their repeats, and a line at 1.
+
+    Args:
+        rows: table with what, value, low and high, drawn from top to bottom.
+        xlabel: what is divided by what.
+    """
+    ax = ax or canvas((WIDE[0], 1.0 + 0.32 * len(rows)))
+    for y, (_, row) in enumerate(rows.iterrows()):
+        colour = next((c for name, c in COLOURS.items() if row["what"].startswith(name)), INK)
+        ax.hlines(y, row["low"], row["high"], color=colour, linewidth=2.2)
+        ax.scatter([row["value"]], [y], s=36, color=colour, zorder=3)
+    ax.axvline(1, color=INK, linewidth=1)
+    ax.set_xlim(left=0)
+    ax.set_yticks(range(len(rows)), list(rows["what"]))
+    ax.invert_yaxis()
+    ax.grid(axis="y", visible=False)
+    ax.set(xlabel=xlabel, ylabel="")
+    return ax

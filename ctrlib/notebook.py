@@ -1,6 +1,7 @@
 """What notebooks need to speak to the book: sentences made from numbers, and named values for other pages."""
 
 import io
+import sys
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -9,6 +10,8 @@ import pandas as pd
 from IPython.display import Image, Markdown, display
 from matplotlib.figure import Figure
 
+from ctrlib.config import project_root
+from ctrlib.errors import UserError, unknown
 from ctrlib.statistics import PairedDifference
 
 
@@ -34,6 +37,41 @@ def show_table(table: pd.DataFrame, formats: dict[str, str] | str = "{:.4f}") ->
     spoken = {name: str(name).replace("_", " ") for name in table.columns}
     styler = table.rename(columns=spoken).style.hide().format({spoken[name]: form for name, form in formats.items()})
     display(styler.set_table_attributes('class="dataframe"'))  # the class that the book's themes know
+
+
+def show_ratios(rows: pd.DataFrame) -> None:
+    """Show rows of a benchmark report: the ratio, its range over the repeats, the target, peak memory."""
+    shown = pd.DataFrame(
+        {
+            "what": rows["what"],
+            "ratio": [f"{value:.3g}" for value in rows["value"]],
+            "range": [f"{low:.3g} to {high:.3g}" for low, high in zip(rows["low"], rows["high"], strict=True)],
+            "target": rows["target"],
+            "met": [{True: "yes", False: "no"}.get(met, "") for met in rows["met"]],
+            "peak MB": [f"{peak:.0f}" if peak == peak else "" for peak in rows["peak_mb"]],
+            "note": rows["note"],
+        }
+    )
+    show_table(shown.replace({"nan": "", "nan to nan": ""}))
+
+
+def benchmark_report(name: str = "") -> Any:
+    """The tables of a file in ``benchmarks/results``, the newest whole one unless named.
+
+    Raises:
+        UserError: no such file, or none at all.
+    """
+    if str(project_root()) not in sys.path:
+        sys.path.insert(0, str(project_root()))  # benchmarks/ belongs to the project, not to the installed module
+    from benchmarks.report import latest, load
+
+    folder = project_root() / "benchmarks" / "results"
+    if name and not (folder / name).is_file():
+        raise unknown("benchmark", name, sorted(path.name for path in folder.glob("*.json")))
+    path = folder / name if name else latest(folder)
+    if path is None:
+        raise UserError(f"{folder}: no record of a whole run; `make bench` makes one")
+    return load(path)
 
 
 def publish_figure(name: str, figure: Figure) -> None:

@@ -221,10 +221,9 @@ class RunStore:
     def _train(self, run: Run, device: str, threads: int, tell: Tell | None) -> Record:
         import torch
 
-        from ctrlib.machine import keep_freed_memory, release_memory
+        from ctrlib.machine import release_memory
         from ctrlib.trainer import resolve_device, train
 
-        keep_freed_memory()
         before = torch.get_num_threads()
         torch.set_num_threads(1)  # the cores are shared out among runs and members, so the numbers do not know them
         try:

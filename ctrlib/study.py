@@ -197,6 +197,7 @@ def make_job(
             "parameters": parameters,
             "code": code_digest(),
             "data": data_digest({**declared, **parameters}.get("dataset", "synthetic")),
+            "benchmarks": benchmark_digest(root) if "benchmark" in declared else "",
         }
     )
     return Job(number, notebook, folder / notebook.name, parameters, key)
@@ -206,6 +207,12 @@ def code_digest() -> str:
     """Hash of ctrlib's source: executed notebooks are those of this code."""
     package = Path(__file__).parent
     return digest({str(p.relative_to(package)): p.read_text(encoding="utf-8") for p in sorted(package.rglob("*.py"))})
+
+
+def benchmark_digest(root: Path) -> str:
+    """Hash of the benchmark records and of what makes tables of them."""
+    files = sorted([*(root / "benchmarks").glob("*.py"), *(root / "benchmarks" / "results").glob("*.json")])
+    return digest({str(path.relative_to(root)): path.read_text(encoding="utf-8") for path in files})
 
 
 def data_digest(dataset: str) -> str:

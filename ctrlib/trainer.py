@@ -28,7 +28,7 @@ from ctrlib.data.rows import Rows, as_tensor
 from ctrlib.data.table import Dataset, Split
 from ctrlib.errors import UserError
 from ctrlib.execution import CudaGraph, GraphStep, SideBySide, Step, warm_up_on_stream
-from ctrlib.machine import arithmetic
+from ctrlib.machine import arithmetic, keep_freed_memory
 from ctrlib.models import build_model
 from ctrlib.models.layers import MLP, Dropout, embedding_parameters
 
@@ -123,6 +123,7 @@ def train(
     """
     check(run, dataset, starts)
     place = resolve_device(device)
+    keep_freed_memory()
     each = SideBySide(threads, place)
     try:
         with arithmetic(run.recipe.precision, place) as products:

@@ -304,6 +304,7 @@ BAD = [
     ("coupling_target", "dead", "shuffled"),
     ("device", 3, "string"),
     ("precision", "fp64", "bf16"),
+    ("benchmark", 3, "string"),
 ]
 
 
