@@ -35,6 +35,7 @@ from filelock import FileLock
 from pydantic import ValidationError
 
 from ctrlib.config import NUMERICS_VERSION, Checkpoint, Data, Run, SyntheticSettings, data_root, digest
+from ctrlib.data.workers import usable_cores
 from ctrlib.errors import UserError
 
 FORMAT = 1
@@ -349,11 +350,6 @@ def epoch_line(run: Run, rows: list[dict]) -> str:
 def progress_line(run: Run, epoch: int, share: float) -> str:
     """The sign of life within an epoch."""
     return f"{label(run)}: epoch {epoch} of at most {run.recipe.epochs}, {share:.0%} of its steps"
-
-
-def usable_cores() -> int:
-    """The cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def test_metrics(logits: np.ndarray, labels: np.ndarray) -> list[dict]:

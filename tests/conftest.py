@@ -16,8 +16,9 @@ TINY = ROOT / "tests" / "tiny.yaml"
 def project_copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The project's files in a folder of their own, so that building leaves no trace in the checkout."""
     root = tmp_path_factory.mktemp("a project with späces")
-    for name in ("book", "notebooks", "ctrlib"):
-        shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints"))
+    left_out = shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints", ".venv")
+    for name in ("book", "notebooks", "ctrlib", "benchmarks"):
+        shutil.copytree(ROOT / name, root / name, ignore=left_out)
     for name in ("_config.yml", "_toc.yml"):
         shutil.copy2(ROOT / name, root / name)
     return root

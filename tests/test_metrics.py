@@ -2,22 +2,28 @@
 
 import math
 import time
+import tracemalloc
 import warnings
+from fractions import Fraction
 from itertools import combinations
 
 import numpy as np
+import pandas as pd
 import pytest
+import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy.stats import spearmanr
 from sklearn.metrics import log_loss, roc_auc_score
 
+from ctrlib import metrics
 from ctrlib.errors import UserError
 from ctrlib.metrics import (
     auc,
     auc_standard_error,
     calibration,
     churn,
+    cohort_auc,
     expected_auc,
     expected_logloss,
     logloss,
@@ -33,6 +39,29 @@ def labelled_scores(draw):
     labels, scores = map(np.array, zip(*rows, strict=True))
     assume(0 < labels.sum() < len(labels))
     return labels, scores
+
+
+TIED_SCORES = [0.0, -0.0, 5e-324, -5e-324, 1e-45, -1e-45, 1e-310, 1.0, -1.0, 1 + 2**-23, 1 + 2**-52, np.inf, -np.inf]
+
+
+@st.composite
+def cohorts(draw, infinite=True):
+    """Labels (N,) of both kinds and scores (K, N) of one of the two types: ties, both zeros, denormals, infinities."""
+    members, rows = draw(st.integers(1, 4)), draw(st.integers(2, 20))
+    dtype = draw(st.sampled_from([np.float32, np.float64]))
+    width = np.finfo(dtype).bits
+    ordinary = [value for value in TIED_SCORES if infinite or np.isfinite(value)]
+    one = st.sampled_from(ordinary) | st.floats(width=width, allow_nan=False, allow_infinity=infinite)
+    scores = draw(st.lists(one, min_size=members * rows, max_size=members * rows))
+    labels = draw(st.lists(st.integers(0, 1), min_size=rows, max_size=rows))
+    assume(0 < sum(labels) < rows)
+    return np.array(labels, np.uint8), np.array(scores, dtype).reshape(members, rows)
+
+
+def counted_auc(labels, scores) -> float:
+    """AUC from all pairs, one by one, in integers."""
+    pairs = [(s, t) for s in scores[labels == 1] for t in scores[labels == 0]]
+    return float(Fraction(sum(2 * int(s > t) + int(s == t) for s, t in pairs), 2 * len(pairs)))
 
 
 probability_lists = st.lists(st.sampled_from([0.0, 0.1, 0.25, 0.5, 0.5, 0.9, 1.0]) | st.floats(0, 1), max_size=20)
@@ -109,6 +138,125 @@ def test_auc_refuses_in_one_line(labels, scores, words):
     assert words in one_line(caught)
 
 
+# ---- AUC of a cohort ------------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=400)
+@given(cohorts())
+def test_cohort_auc_counts_every_pair(data):
+    labels, scores = data
+    result = cohort_auc(labels, scores)
+    assert (result.shape, result.dtype) == ((len(scores),), np.float64)
+    assert result.tolist() == [counted_auc(labels, one) for one in scores]
+
+
+@settings(max_examples=400)
+@given(cohorts())
+def test_cohort_auc_is_auc_of_each_member_in_either_type(data):
+    labels, scores = data
+    expected = [auc(labels, one) for one in scores]
+    assert cohort_auc(labels, scores).tolist() == expected
+    assert cohort_auc(labels, scores.astype(np.float64)).tolist() == expected
+    assert [auc(labels, one.astype(np.float64)) for one in scores] == expected
+
+
+@given(cohorts(infinite=False))
+def test_cohort_auc_equals_sklearn(data):
+    labels, scores = data
+    expected = [roc_auc_score(labels, one) for one in scores]
+    np.testing.assert_allclose(cohort_auc(labels, scores), expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("click_rate", [0.05, 0.8])
+def test_cohort_auc_equals_sklearn_on_many_rows(dtype, click_rate):
+    rng = np.random.default_rng(9)
+    labels = (rng.random(200_000) < click_rate).astype(np.uint8)
+    scores = (labels + rng.normal(0, 1.5, (4, labels.size))).astype(dtype)
+    scores[1] = scores[1].round(1)  # ties
+    scores[2] = 3.0
+    result = cohort_auc(labels, scores)
+    np.testing.assert_allclose(result, [roc_auc_score(labels, one) for one in scores], rtol=0, atol=1e-12)
+    assert result[2] == 0.5
+    assert result[0] > 0.6
+
+
+def test_cohort_auc_leaves_most_of_the_time_of_sklearn():
+    """In processor time of one thread, with much room: the factor is 5 and more on millions of rows."""
+    rng = np.random.default_rng(10)
+    labels = (rng.random(500_000) < 0.25).astype(np.uint8)
+    scores = (labels + rng.normal(0, 1.5, (3, labels.size))).astype(np.float32)
+
+    def seconds(work):
+        begin = time.process_time()
+        work()
+        return time.process_time() - begin
+
+    ours = min(seconds(lambda: cohort_auc(labels, scores)) for _ in range(3))
+    theirs = min(seconds(lambda: [roc_auc_score(labels, one) for one in scores]) for _ in range(2))
+    assert ours < theirs / 2
+
+
+def test_cohort_auc_holds_one_member_at_a_time():
+    rng = np.random.default_rng(11)
+    labels = (rng.random(100_000) < 0.25).astype(np.uint8)
+    scores = rng.normal(size=(20, labels.size)).astype(np.float32)
+    tracemalloc.start()
+    cohort_auc(labels, scores)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 30 * labels.size  # bytes a row, whatever K
+
+
+def test_cohort_auc_takes_what_auc_takes_and_changes_nothing():
+    labels, scores = np.array([0, 1, 0, 1, 1]), np.array([[3, 1, 2, 2, 9], [5, 4, 3, 2, 1]])
+    expected = [counted_auc(labels, one) for one in scores]
+    forms = [scores, scores.tolist(), torch.tensor(scores), torch.tensor(scores).float(), pd.DataFrame(scores)]
+    forms += [np.asfortranarray(scores), scores.astype(np.float32)[:, ::-1][:, ::-1], scores.astype(np.float16)]
+    for form in forms:
+        for kind in (np.uint8, bool, np.int64, np.float32):
+            assert cohort_auc(labels.astype(kind), form).tolist() == expected
+    assert cohort_auc(torch.tensor(labels), scores).tolist() == expected
+    assert cohort_auc(pd.Series(labels), scores).tolist() == expected
+    locked = scores.astype(np.float32)
+    for array in (labels, locked):
+        array.flags.writeable = False
+    assert cohort_auc(labels, locked).tolist() == expected
+    assert locked.tolist() == scores.tolist()
+
+
+@pytest.mark.parametrize(
+    ("labels", "scores", "words"),
+    [
+        ([0, 1], np.empty((0, 2)), "shape (0, 2)"),
+        ([0, 1], np.empty((2, 0)), "shape (2, 0)"),
+        ([0, 1], [0.1, 0.2], "shape (2,)"),
+        ([0, 1], [[[0.1, 0.2]]], "shape (1, 1, 2)"),
+        ([0, 1, 1], [[0.1, 0.2]], "differ in length: 3 and 2"),
+        ([[0, 1]], [[0.1, 0.2]], "labels must be a non-empty column of numbers, got shape (1, 2)"),
+        (np.array([[0, 1]], np.uint8), [[0.1, 0.2]], "labels must be a non-empty column of numbers, got shape (1, 2)"),
+        ([], [[0.1, 0.2]], "labels must be a non-empty column of numbers, got shape (0,)"),
+        ([0, 1], [[0.1, 0.2], [np.nan, 0.2]], "scores of member 1 has 1 NaN among 2 rows"),
+        ([0, 1], np.float32([[np.nan, np.nan], [0.1, 0.2]]), "scores of member 0 has 2 NaN among 2 rows"),
+        ([1, 1], [[0.1, 0.2]], "all 2 rows are labelled 1"),
+        (np.zeros(3, np.uint8), [[0.1, 0.2, 0.3]], "all 3 rows are labelled 0"),
+        ([0, np.nan], [[0.1, 0.2]], "labels has 1 NaN"),
+        (np.array([0, 3], np.uint8), [[0.1, 0.2]], "labels must be 0 or 1, got 3"),
+        ([0, -1], [[0.1, 0.2]], "labels must be 0 or 1, got -1"),
+        ([0, 0.5], [[0.1, 0.2]], "labels must be 0 or 1, got 0.5"),
+    ],
+)
+def test_cohort_auc_refuses_in_one_line(labels, scores, words):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(UserError) as caught:
+            cohort_auc(labels, scores)
+    assert words in one_line(caught)
+
+
+# ---- standard error of AUC ------------------------------------------------------------------------------------------
+
+
 def test_auc_standard_error_of_a_worked_case():
     # AUC 3/4 with 2 clicks and 2 others: Q1 = .75/1.25 = .6, Q2 = 1.125/1.75 = 9/14.
     labels, scores = [0, 1, 0, 1], [1, 2, 3, 4]
@@ -170,6 +318,20 @@ def test_logloss_from_logits_is_exact_far_out():
     assert logloss_from_logits([0, 1], [800.0, -600.0]) == 700.0
     assert logloss_from_logits([1], [100.0]) == pytest.approx(math.exp(-100), rel=1e-12)
     assert logloss_from_logits([1, 0], [1e6, -1e6]) == 0.0
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_log_losses_keep_every_bit_of_their_plain_formulas(dtype):
+    """They save copies and passes, never a rounding: the same terms in the same order."""
+    rng = np.random.default_rng(12)
+    logits = np.append(rng.normal(-1, 3, 100_003), [0.0, -0.0, 90.0, -90.0]).astype(dtype)
+    clicked = rng.random(logits.size) < 0.25
+    z = logits.astype(np.float64)
+    assert logloss_from_logits(clicked, logits) == np.logaddexp(0, np.where(clicked, -z, z)).mean()
+    p = (1 / (1 + np.exp(-z))).astype(dtype)
+    clipped = p.astype(np.float64).clip(metrics.PROBABILITY_MARGIN, 1 - metrics.PROBABILITY_MARGIN)
+    assert logloss(clicked, p) == -np.where(clicked, np.log(clipped), np.log1p(-clipped)).mean()
+    assert logits.tobytes() == z.astype(dtype).tobytes(), "the argument stays as it was"
 
 
 @pytest.mark.parametrize("bad", [-0.1, 1.1, np.nan, np.inf])

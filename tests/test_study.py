@@ -38,7 +38,7 @@ def write_notebook(path: Path, *cells: str) -> None:
     ("profile", "only", "settings", "words"),
     [
         ("quik", [], [], ["quik", "quick", "Did you mean 'quick'"]),
-        ("quick", ["9"], [], ["09", "01, 02, 03"]),
+        ("quick", ["9"], [], ["09", "01, 02, 03, 04"]),
         ("quick", [], ["instancs=3"], ["'instancs'", "Did you mean 'instances'"]),
         ("quick", [], ["instances"], ["--set 'instances'", "name=value"]),
         ("quick", [], ["instances=0"], ["instances=0", "greater than or equal to 2"]),

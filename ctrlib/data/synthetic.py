@@ -7,7 +7,7 @@ planted triples, scaled to ``logit_sd``; an intercept sets the click rate. The l
 Because the probability is known, so are the best reachable AUC and log loss (:mod:`ctrlib.metrics`).
 
 Rows are made in blocks of fixed size, each from its own counter-based stream, so the bytes of a row depend on the
-settings and the row number alone, never on how many rows are asked for at a time.
+settings and the row number alone, never on how many rows are asked for at a time, nor on how many threads make them.
 """
 
 from dataclasses import dataclass
@@ -19,12 +19,19 @@ from scipy.special import expit
 
 from ctrlib.config import SyntheticSettings, derive_seed, digest
 from ctrlib.data.table import Dataset, Split
+from ctrlib.data.workers import Workers, usable_cores
+from ctrlib.errors import UserError
 
 GENERATOR_VERSION = 1
 BLOCK_ROWS = 65_536
 LATENT_RANK = 3
 PAIR_SCALE, TRIPLE_SCALE, FIRST_ORDER_SCALE = 0.8, 0.35, 0.35
 PILOT_BLOCK = 2**40  # a block no data set reaches: it fixes scale and intercept of the logit
+
+CHUNK_ROWS = 8192  # rows of a block made together: a column of them, and what is gathered for it, stays in cache
+MOST_CELLS = 2**14  # cells in the lookup of a field's ids, at most
+ROWS_PER_THREAD = 500_000  # fewer rows are made before more threads would have paid for themselves
+MOST_THREADS = 8  # each chunk holds the interpreter for a part of its time, so many threads would wait for each other
 
 
 @dataclass(frozen=True)
@@ -62,49 +69,162 @@ def make_world(settings: SyntheticSettings, draw: int) -> World:
         ),
         seed=seed,
     )
-    raw = _raw_logit(world, _draw_ids(world, PILOT_BLOCK)[0])
+    raw = np.empty(BLOCK_ROWS)
+    _make_block(_plan(world), PILOT_BLOCK, 0, np.empty((BLOCK_ROWS, settings.fields), dtype=np.int32), raw)
     scale = settings.logit_sd / raw.std()
     intercept = brentq(lambda shift: expit(scale * raw + shift).mean() - settings.click_rate, -50, 50)
     return World(**{**world.__dict__, "scale": float(scale), "intercept": float(intercept)})
 
 
-def _draw_ids(world: World, block: int) -> tuple[np.ndarray, np.ndarray]:
-    """Ids (BLOCK_ROWS, F) of one block and the uniform numbers (BLOCK_ROWS,) that its labels will use."""
-    rng = np.random.Generator(np.random.Philox(key=[world.seed, block]))
-    fields = len(world.field_dims)
-    cluster = rng.integers(0, len(world.cluster_shift), BLOCK_ROWS)
-    shifted = rng.random((BLOCK_ROWS, fields)) < 0.5
-    position = rng.random((BLOCK_ROWS, fields))
-    ids = np.empty((BLOCK_ROWS, fields), dtype=np.int64)
+@dataclass(frozen=True)
+class _Field:
+    """One field of a world as tables to look up.
+
+    An id is the number of ``thresholds`` below a uniform number. Cut [0, 1) into C equal cells: a cell without a
+    threshold has one id, a cell with one threshold has two, and the few numbers in crowded cells are searched for.
+    C is a power of two, so the cell of a number is exact.
+    """
+
+    dim: int
+    thresholds: np.ndarray  # (dim,)
+    lowest: np.ndarray  # (C,) int64: smallest id in the cell, -1 if the cell is crowded
+    border: np.ndarray  # (C,): the id is one more above it
+    shift: np.ndarray  # (clusters,)
+    first_order: np.ndarray  # (dim,)
+    latent: np.ndarray | None  # (LATENT_RANK, dim); None where no interaction is planted
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """A world made ready for making rows."""
+
+    seed: int
+    clusters: int
+    fields: list[_Field]
+    pairs: list[list[int]]
+    triples: list[list[int]]
+
+
+def _plan(world: World) -> _Plan:
+    interacting = {*world.pairs.ravel().tolist(), *world.triples.ravel().tolist()}
+    fields = []
     for f, thresholds in enumerate(world.id_thresholds):
-        ids[:, f] = np.searchsorted(thresholds, position[:, f])
-    ids = (ids + shifted * world.cluster_shift[cluster]) % world.field_dims
-    return ids, rng.random(BLOCK_ROWS)
+        dim = len(thresholds)
+        cells = min(1 << (8 * dim).bit_length(), MOST_CELLS)
+        below = np.searchsorted(thresholds, np.arange(cells + 1) / cells)
+        lowest, crowded = below[:-1].astype(np.int64), np.diff(below) > 1
+        border = thresholds[lowest]
+        lowest[crowded], border[crowded] = -1, np.inf
+        latent = np.ascontiguousarray(world.latent[f].T) if f in interacting else None
+        shift = np.ascontiguousarray(world.cluster_shift[:, f], dtype=np.int64)
+        fields.append(_Field(dim, thresholds, lowest, border, shift, world.first_order[f], latent))
+    return _Plan(world.seed, len(world.cluster_shift), fields, world.pairs.tolist(), world.triples.tolist())
 
 
-def _raw_logit(world: World, ids: np.ndarray) -> np.ndarray:
-    """The planted effects of rows ``ids`` (N, F), before scale and intercept: (N,)."""
-    latent = [table[ids[:, f]] for f, table in enumerate(world.latent)]
-    logit = sum(table[ids[:, f]] for f, table in enumerate(world.first_order))
-    for a, b in world.pairs:
-        logit = logit + PAIR_SCALE * (latent[a] * latent[b]).sum(axis=1)
-    for a, b, c in world.triples:
-        logit = logit + TRIPLE_SCALE * (latent[a] * latent[b] * latent[c]).sum(axis=1)
+def _make_block(plan: _Plan, block: int, start: int, ids: np.ndarray, logit: np.ndarray) -> np.ndarray:
+    """Rows ``start`` ... ``start + N - 1`` of one block.
+
+    Args:
+        ids: (N, F) int32, to be filled.
+        logit: (N,) float64, to be filled with the planted effects before scale and intercept.
+
+    Returns:
+        The uniform numbers (N,) that the labels will use.
+    """
+    rng = np.random.Generator(np.random.Philox(key=[plan.seed, block]))
+    fields, stop = len(plan.fields), start + len(ids)
+    # The stream is one of whole blocks: clusters, then all shifts, all positions, all coins.
+    cluster = rng.integers(0, plan.clusters, BLOCK_ROWS)
+    shifted = np.empty((BLOCK_ROWS, fields), dtype=bool)
+    for first in range(0, BLOCK_ROWS, CHUNK_ROWS):
+        np.less(rng.random((CHUNK_ROWS, fields)), 0.5, out=shifted[first : first + CHUNK_ROWS])
+    for first in range(0, BLOCK_ROWS, CHUNK_ROWS):
+        position = rng.random((CHUNK_ROWS, fields))
+        low, high = max(first, start), min(first + CHUNK_ROWS, stop)
+        if low < high:
+            codes = _ids(plan, position[low - first : high - first], shifted[low:high], cluster[low:high])
+            for f, code in enumerate(codes):  # far faster than to assign codes.T at once
+                ids[low - start : high - start, f] = code
+            logit[low - start : high - start] = _raw_logit(plan, codes)
+    return rng.random(BLOCK_ROWS)[start:stop]
+
+
+def _ids(plan: _Plan, position: np.ndarray, shifted: np.ndarray, cluster: np.ndarray) -> np.ndarray:
+    """Ids (F, N) int64 from ``position`` and ``shifted`` (N, F) and ``cluster`` (N,)."""
+    position, shifted = np.ascontiguousarray(position.T), np.ascontiguousarray(shifted.T)
+    codes = np.empty(position.shape, dtype=np.int64)
+    for field, where, moved, code in zip(plan.fields, position, shifted, codes, strict=True):
+        cell = (where * len(field.lowest)).astype(np.int64)
+        # Every index is in range; with mode="clip", take writes to its target without a copy in between.
+        field.lowest.take(cell, out=code, mode="clip")
+        code += where > field.border.take(cell)
+        crowded = np.flatnonzero(code < 0)
+        code[crowded] = np.searchsorted(field.thresholds, where[crowded])
+        code += field.shift.take(cluster) * moved
+        # Code modulo dim for codes below 2 dim: without sign, a difference below zero is larger than any code.
+        unsigned = code.view(np.uint64)
+        np.minimum(unsigned, unsigned - np.uint64(field.dim), out=unsigned)
+    return codes
+
+
+def _raw_logit(plan: _Plan, codes: np.ndarray) -> np.ndarray:
+    """The planted effects of rows with ids ``codes`` (F, N), before scale and intercept: (N,).
+
+    The order of the sums is part of the bytes of a data set.
+    """
+    logit = np.zeros(codes.shape[1])
+    latent = {}  # (LATENT_RANK, N) each
+    for f, (field, code) in enumerate(zip(plan.fields, codes, strict=True)):
+        logit += field.first_order.take(code)
+        if field.latent is not None:
+            latent[f] = np.stack([column.take(code) for column in field.latent])
+    for a, b in plan.pairs:
+        logit += PAIR_SCALE * (latent[a] * latent[b]).sum(axis=0)
+    for a, b, c in plan.triples:
+        logit += TRIPLE_SCALE * (latent[a] * latent[b] * latent[c]).sum(axis=0)
     return logit
 
 
-def make_rows(world: World, start: int, stop: int) -> Split:
-    """Rows ``start`` ... ``stop`` - 1 of the endless table of ``world``, with their true probabilities."""
-    ids, labels, probability = [], [], []
-    for block in range(start // BLOCK_ROWS, -(-stop // BLOCK_ROWS)):
-        first = block * BLOCK_ROWS
-        part = slice(max(start - first, 0), min(stop - first, BLOCK_ROWS))
-        block_ids, coin = _draw_ids(world, block)
-        p = expit(world.scale * _raw_logit(world, block_ids[part]) + world.intercept)
-        ids.append(block_ids[part].astype(np.int32))
-        labels.append((coin[part] < p).astype(np.uint8))
-        probability.append(p)
-    return Split(np.concatenate(ids), np.concatenate(labels), np.concatenate(probability))
+def make_rows(world: World, start: int, stop: int, workers: int | None = None) -> Split:
+    """Rows ``start`` ... ``stop`` - 1 of the endless table of ``world``, with their true probabilities.
+
+    Memory holds the result and a few megabytes per thread. ``start == stop`` gives empty arrays.
+
+    Args:
+        world: what is planted.
+        start: first row, 0 or more.
+        stop: one past the last row, ``start`` or more.
+        workers: threads; None stands for one below a million rows, and from there on for as many as there are
+            cores, up to 8. The rows do not depend on it.
+
+    Raises:
+        UserError: for other rows or fewer than one worker.
+    """
+    if not 0 <= start <= stop:
+        raise UserError(f"rows {start} to {stop}; allowed: 0 <= start <= stop")
+    if workers is not None and workers < 1:
+        raise UserError(f"workers must be 1 or more, got {workers}")
+    rows = stop - start
+    count = workers or max(1, min(usable_cores(), MOST_THREADS, rows // ROWS_PER_THREAD))
+    plan = _plan(world)
+    ids = np.empty((rows, len(plan.fields)), dtype=np.int32)
+    labels = np.empty(rows, dtype=np.uint8)
+    probability = np.empty(rows)
+
+    def fill(block: int) -> None:
+        first = max(block * BLOCK_ROWS, start)
+        part = slice(first - start, min((block + 1) * BLOCK_ROWS, stop) - start)
+        p = probability[part]
+        coin = _make_block(plan, block, first - block * BLOCK_ROWS, ids[part], p)
+        p *= world.scale
+        p += world.intercept
+        expit(p, out=p)
+        np.less(coin, p, out=labels[part].view(bool))
+
+    blocks = range(start // BLOCK_ROWS, -(-stop // BLOCK_ROWS)) if rows else ()
+    with Workers(min(count, max(1, len(blocks)))) as pool:
+        pool.all_of(fill, blocks)
+    return Split(ids, labels, probability)
 
 
 def fingerprint(settings: SyntheticSettings, draw: int) -> str:
@@ -112,11 +232,15 @@ def fingerprint(settings: SyntheticSettings, draw: int) -> str:
     return digest({"synthetic": settings.model_dump(), "draw": draw, "version": GENERATOR_VERSION})
 
 
-def generate(settings: SyntheticSettings, draw: int = 0) -> Dataset:
-    """The data set of one draw: its own planted effects and its own rows. Same settings and draw, same bytes."""
+def generate(settings: SyntheticSettings, draw: int = 0, workers: int | None = None) -> Dataset:
+    """The data set of one draw: its own planted effects and its own rows. Same settings and draw, same bytes.
+
+    ``workers`` is the number of threads, see :func:`make_rows`: by default parts of less than a million rows use
+    one, because whoever trains on them may be one of many processes.
+    """
     world = make_world(settings, draw)
     ends = np.cumsum([0, settings.train_rows, settings.valid_rows, settings.test_rows])
-    train, valid, test = (make_rows(world, int(a), int(b)) for a, b in pairwise(ends))
+    train, valid, test = (make_rows(world, int(a), int(b), workers) for a, b in pairwise(ends))
     return Dataset(
         name="synthetic",
         draw=draw,
