@@ -13,7 +13,7 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 from raw_files import avazu_lines, criteo_lines, frappe_lines, table_lines, write_lines
 
@@ -99,7 +99,10 @@ def test_blocks_give_the_bytes_of_the_whole_file(tmp_path_factory, data, rows, m
     folder = tmp_path_factory.mktemp("same")
     raw = write_lines(folder / "train.txt", ["\t".join(line) for line in cells])
     options = PrepareOptions(min_count=min_count, draws=2, split_seed=size, shares=(0.5, 0.3, 0.2))
-    expected = prepare_naively(raw, folder / "naive", "criteo", options)
+    try:
+        expected = prepare_naively(raw, folder / "naive", "criteo", options)
+    except UserError:  # a part without clicks or without other rows
+        reject()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(blocks, "BLOCK", size)
         patch.setattr("ctrlib.data.criteo._PIECE", 1 + size // 2)
