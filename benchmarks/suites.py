@@ -144,7 +144,7 @@ def synthetic(quick: bool, folder: Path) -> list[Group]:
 
 def encode(quick: bool, folder: Path) -> list[Group]:
     """Raw text to codes, by ctrlib and FuxiCTR in turn: bench_encode starts and repeats its own processes."""
-    work = {"rows": 20_000, "repeats": 1} if quick else {"rows": 300_000, "repeats": 5}
+    work = {"rows": 20_000, "repeats": 1} if quick else {"rows": 1_000_000, "repeats": 5}
     return [Group([Contender("raw text to codes", "all", "encode", work, cores=2)], 1)]
 
 

@@ -172,7 +172,7 @@ def ratio_ranges(rows: pd.DataFrame, xlabel: str, ax: Axes | None = None) -> Axe
     ax.axvline(1, color=INK, linewidth=1)
     ax.set_xlim(left=0)
     ax.set_yticks(range(len(rows)), list(rows["what"]))
-    ax.invert_yaxis()
+    ax.set_ylim(len(rows) - 0.4, -0.6)
     ax.grid(axis="y", visible=False)
     ax.set(xlabel=xlabel, ylabel="")
     return ax
