@@ -6,7 +6,8 @@ A store is a folder with one folder per fingerprint:
     members.safetensors  weights and Adam state of every member
     predictions.npz      validation and test logits, float32 (K, rows)
 
-A record is written aside and renamed when whole; one lock per run keeps two processes from training it twice.
+A record is written aside and renamed when whole; one lock per run keeps two processes from training it twice. The state
+of an unfinished training lies in ``.training-FINGERPRINT`` (:mod:`ctrlib.resume`) until its record is there.
 Weights are safetensors and predictions plain arrays: nothing that could execute code is ever loaded.
 """
 
@@ -37,10 +38,12 @@ from pydantic import ValidationError
 from ctrlib.config import NUMERICS_VERSION, Checkpoint, Data, Run, SyntheticSettings, data_root, digest
 from ctrlib.data.workers import usable_cores
 from ctrlib.errors import UserError
+from ctrlib.files import write_synced
 
 FORMAT = 1
 FILES = ("members.safetensors", "predictions.npz")
 HEARTBEAT_S = 10.0
+CHECKPOINT_S = 60.0  # seconds of training that an interruption may cost
 Tell = Callable[[str], None]
 
 
@@ -102,8 +105,9 @@ class Record:
 class RunStore:
     """The records below one folder; ``RunStore(store_root())`` is the project's own."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, checkpoint_s: float = CHECKPOINT_S) -> None:
         self.root = Path(root)
+        self.checkpoint_s = checkpoint_s
         self._healthy: set[str] = set()
 
     def fingerprints(self) -> list[str]:
@@ -217,12 +221,20 @@ class RunStore:
         except OSError as error:
             raise storage_error(error, self.root) from None
         with lock:
-            return self.find(run) or self._train(run, device, threads, tell)
+            if record := self.find(run):
+                shutil.rmtree(self._training(run), ignore_errors=True)  # left by a kill just after the record
+                return record
+            return self._train(run, device, threads, tell)
+
+    def _training(self, run: Run) -> Path:
+        """Where the state of an unfinished training lies."""
+        return self.root / f".training-{run.fingerprint}"
 
     def _train(self, run: Run, device: str, threads: int, tell: Tell | None) -> Record:
         import torch
 
         from ctrlib.machine import release_memory
+        from ctrlib.resume import Checkpoints
         from ctrlib.trainer import resolve_device, train
 
         before = torch.get_num_threads()
@@ -232,15 +244,18 @@ class RunStore:
             if run.start is not None:
                 starts = [self._checkpoint(start) for start in run.start]
             dataset = load_data(run.data)
-            began = time.perf_counter()
+            place = resolve_device(device)
+            identity = f"{run.fingerprint} {environment(place)}"
+            checkpoints = Checkpoints(self._training(run), identity, self.checkpoint_s)
             on_epoch = on_progress = None
             if tell:
                 on_epoch = lambda rows: tell(epoch_line(run, rows))  # noqa: E731
                 on_progress = lambda epoch, share: tell(progress_line(run, epoch, share))  # noqa: E731
-            trained = train(run, dataset, starts, device, on_epoch, on_progress, threads)
-            seconds = time.perf_counter() - began
-            place = environment(resolve_device(device), threads, trained.products)
-            return self.save(run, trained, dataset, seconds, place)
+            trained = train(run, dataset, starts, device, on_epoch, on_progress, threads, checkpoints)
+            about = {**environment(place), "products": trained.products, "threads": threads}
+            record = self.save(run, trained, dataset, trained.seconds, about)
+            checkpoints.clear()
+            return record
         finally:
             torch.set_num_threads(before)
             release_memory()
@@ -392,7 +407,7 @@ def _load_cached(name: str, draw: int, synthetic: SyntheticSettings | None, root
     return load(name, draw=draw, data_dir=Path(root), synthetic=synthetic)
 
 
-def environment(device, threads: int, products: str) -> dict:
+def environment(device) -> dict:
     """What the numbers may depend on beyond the settings, and what the time does: versions, machine, chosen paths."""
     import torch
 
@@ -405,8 +420,6 @@ def environment(device, threads: int, products: str) -> dict:
         "system": platform.platform(),
         "processor": processor_name(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
-        "products": products,
-        "threads": threads,
         "keeps_freed_memory": keep_freed_memory(),
     }
 
@@ -428,14 +441,6 @@ def read_file(path: Path) -> bytes:
         raise Damaged(f"{path}: the file is missing") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error})") from None
-
-
-def write_synced(path: Path, content: bytes) -> None:
-    """Write and force to disk, so that a rename never makes an empty file visible."""
-    with path.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def storage_error(error: OSError, root: Path) -> UserError:

@@ -8,34 +8,33 @@ All randomness is a function of (seeds, epoch, step): ``init_seed`` gives the in
 permutation of each epoch, both together the dropout masks. There is no random state to carry along.
 
 A step has two halves that are each member's own business, forward and update, and one place between them where the
-members meet: the K logits of the batch, from which both losses and their gradients follow (:func:`losses`).
+members meet: the K logits of the batch, from which both losses and their gradients follow (:func:`train_step`).
 
 Legend: K members of a group, B batch, N rows.
 """
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ctrlib import metrics
-from ctrlib.config import Checkpoint, Coupling, Member, Recipe, Run, derive_seed
+from ctrlib.cohort import Group, State, Trainee, build, changing_tensors, load_state, make_trainee, member_state
+from ctrlib.config import Recipe, Run, derive_seed
 from ctrlib.coupling import click_loss, connected_groups, peer_loss
-from ctrlib.data.rows import Rows, as_tensor
+from ctrlib.data.rows import Rows
 from ctrlib.data.table import Dataset, Split
 from ctrlib.errors import UserError
+from ctrlib.evaluation import predict, score
 from ctrlib.execution import CudaGraph, GraphStep, SideBySide, Step, warm_up_on_stream
 from ctrlib.machine import arithmetic, keep_freed_memory
-from ctrlib.models import build_model
-from ctrlib.models.layers import MLP, Dropout, embedding_parameters
+from ctrlib.models.layers import embedding_parameters
+from ctrlib.resume import Checkpoints, Position
 
-EVALUATION_ROWS = 8192
 PROGRESS_S = 5.0
 MIN_GAIN = 1e-6  # a validation AUC must rise by more than this to count as better (FuxiCTR)
-State = dict[str, Tensor]  # a member's weights ("weights.*") and Adam state ("adam.<kind>.*"), on the CPU
 
 
 @dataclass
@@ -48,37 +47,7 @@ class Trained:
     valid_logits: np.ndarray  # (K, valid rows) float32
     test_logits: np.ndarray  # (K, test rows) float32
     products: str  # which matrix products were used, in words
-
-
-@dataclass
-class Trainee:
-    """A member in training."""
-
-    index: int
-    member: Member
-    model: nn.Module
-    optimizer: torch.optim.Adam
-    dropout_generator: torch.Generator
-    best_auc: float = -1.0
-    kept_epoch: int = 0
-    kept_state: State | None = None
-
-
-@dataclass
-class Group:
-    """Members that train together: the rows of A among them, their schedule, their frozen copies."""
-
-    trainees: list[Trainee]
-    weights: Tensor  # (K, K)
-    recipe: Recipe
-    coupling: Coupling
-    learning_rate: float
-    each: SideBySide
-    step: Step | None = None
-    frozen: list[nn.Module] = field(default_factory=list)
-    best_auc: float = -1.0
-    epochs_without_gain: int = 0
-    stopped: bool = False
+    seconds: float = 0.0  # wall time, interruptions left out
 
 
 def resolve_device(name: str) -> torch.device:
@@ -105,6 +74,7 @@ def train(
     on_epoch: Callable[[list[dict]], None] | None = None,
     on_progress: Callable[[int, float], None] | None = None,
     threads: int = 1,
+    checkpoints: Checkpoints | None = None,
 ) -> Trained:
     """Train every member of ``run`` on ``dataset``.
 
@@ -116,6 +86,8 @@ def train(
         on_epoch: called with the history rows of each finished epoch.
         on_progress: called every few seconds with the epoch (from 1) and the share of its steps that are done.
         threads: CPU threads that share the members of a group; does not touch the numbers.
+        checkpoints: where the state of this training is put away now and then; one that lies there is taken up, and
+            the training ends as if it had never been interrupted, bit for bit on a CPU.
 
     Raises:
         UserError: batch larger than the training rows, another data set than the run's, a precision that the device
@@ -129,17 +101,18 @@ def train(
         with arithmetic(run.recipe.precision, place) as products:
             linked = connected_groups(run.coupling.weights)
             groups = [make_group(run, indices, dataset, starts, place, each) for indices in linked]
-            history = train_groups(groups, run, dataset, place, on_epoch, on_progress)
+            at = train_groups(groups, run, dataset, place, on_epoch, on_progress, checkpoints)
             trainees = sorted((t for group in groups for t in group.trainees), key=lambda t: t.index)
             for trainee in trainees:
                 load_state(trainee.kept_state, trainee.model)
             return Trained(
                 states=[t.kept_state for t in trainees],
-                history=history,
+                history=at.history,
                 kept_epochs=[t.kept_epoch for t in trainees],
                 valid_logits=torch.stack(each(lambda t: predict(t.model, dataset.valid), trainees)).cpu().numpy(),
                 test_logits=torch.stack(each(lambda t: predict(t.model, dataset.test), trainees)).cpu().numpy(),
                 products=products,
+                seconds=at.seconds,
             )
     finally:
         each.close()
@@ -152,20 +125,34 @@ def train_groups(
     device: torch.device,
     on_epoch: Callable[[list[dict]], None] | None,
     on_progress: Callable[[int, float], None] | None,
-) -> list[dict]:
-    """Epoch by epoch, group by group, until each group has stopped; the history rows."""
+    checkpoints: Checkpoints | None,
+) -> Position:
+    """Epoch by epoch, group by group, until each group has stopped; the position at the end, with all history."""
+    began = time.perf_counter()
     rows = Rows(dataset.train, device)
-    history: list[dict] = []
-    for epoch in range(run.recipe.epochs):
-        running = [group for group in groups if not group.stopped]
-        if not running:
+    at = checkpoints.restore(groups) if checkpoints else Position()
+    before = at.seconds
+
+    def put_away() -> None:
+        at.seconds = before + time.perf_counter() - began
+        if checkpoints and checkpoints.due():
+            checkpoints.save(groups, at)
+
+    while at.epoch < run.recipe.epochs:
+        left = [index for index, group in enumerate(groups) if index >= at.group and not group.stopped]
+        if not left and not at.new:
             break
-        progress = Progress(epoch, len(running) * len(batch_bounds(len(rows), run.recipe.batch_size)), on_progress)
-        new = [row for group in running for row in run_epoch(group, epoch, rows, dataset.valid, progress)]
-        history += sorted(new, key=lambda row: row["member"])
+        progress = Progress(at.epoch, len(left) * len(batch_bounds(len(rows), run.recipe.batch_size)), on_progress)
+        for at.group in left:
+            at.new += run_epoch(groups[at.group], at, rows, dataset.valid, progress, put_away)
+            at.group, at.step, at.losses, at.epoch_seconds = at.group + 1, 0, None, 0.0
         if on_epoch:
-            on_epoch(new)
-    return history
+            on_epoch(at.new)
+        at.history += sorted(at.new, key=lambda row: row["member"])
+        at.epoch, at.group, at.new = at.epoch + 1, 0, []
+        put_away()
+    at.seconds = before + time.perf_counter() - began
+    return at
 
 
 class Progress:
@@ -239,68 +226,6 @@ def graph_step(group: Group) -> Step:
     )
 
 
-def changing_tensors(trainee: Trainee) -> list[Tensor]:
-    """Every tensor that training changes: weights, buffers, Adam's moments and step counts."""
-    adam = [value for state in trainee.optimizer.state.values() for value in state.values()]
-    return [*trainee.model.state_dict().values(), *adam]
-
-
-def build(member: Member, dataset: Dataset, device: torch.device) -> nn.Module:
-    """The model of a member with its initial weights, drawn on the CPU so that they do not depend on the device."""
-    return build_model(
-        member.architecture,
-        dataset.field_dims,
-        member.init_seed,
-        embedding_dim=member.embedding_dim,
-        hidden_units=member.hidden_units,
-        dropout=member.dropout,
-        batch_norm=member.batch_norm,
-        options=member.options,
-    ).to(device)
-
-
-def make_trainee(
-    index: int, run: Run, dataset: Dataset, start: State | None, checkpoint: Checkpoint | None, device: torch.device
-) -> Trainee:
-    """A member with a fused dense Adam; from a checkpoint its weights, and its Adam state if that is kept."""
-    member = run.members[index]
-    model = build(member, dataset, device)
-    optimizer = make_adam(model, run.recipe.learning_rate)
-    if start is not None and checkpoint is not None:
-        load_state(start, model, optimizer if checkpoint.optimizer == "keep" else None)
-    drawn = torch.Generator(device)
-    for module in model.modules():
-        if isinstance(module, Dropout):
-            module.generator = drawn
-        if isinstance(module, MLP):
-            module.bf16 = run.recipe.precision == "bf16"
-    return Trainee(index, member, model, optimizer, drawn)
-
-
-def make_adam(model: nn.Module, learning_rate: float) -> torch.optim.Adam:
-    """Fused dense Adam with its state in place from the start, ready for CUDA graphs where the model is on a GPU."""
-    place = next(model.parameters()).device
-    captured = place.type == "cuda"
-    rate = torch.tensor(learning_rate, device=place) if captured else learning_rate
-    optimizer = torch.optim.Adam(model.parameters(), lr=rate, fused=True, capturable=captured)
-    for parameter in model.parameters():
-        optimizer.state[parameter] = {
-            "step": torch.zeros((), device=place),
-            "exp_avg": torch.zeros_like(parameter),
-            "exp_avg_sq": torch.zeros_like(parameter),
-        }
-    return optimizer
-
-
-def set_learning_rate(optimizer: torch.optim.Adam, learning_rate: float) -> None:
-    """Change the learning rate, in place where a CUDA graph reads it."""
-    for parameters in optimizer.param_groups:
-        if isinstance(parameters["lr"], Tensor):
-            parameters["lr"].fill_(learning_rate)
-        else:
-            parameters["lr"] = learning_rate
-
-
 def batch_bounds(rows: int, batch_size: int) -> list[tuple[int, int]]:
     """Slices of an epoch's permutation. The last batch is what remains; a single remaining row joins the one
     before, because batch norm cannot see one row alone."""
@@ -310,32 +235,39 @@ def batch_bounds(rows: int, batch_size: int) -> list[tuple[int, int]]:
     return list(zip(starts, [*starts[1:], rows], strict=True))
 
 
-def run_epoch(group: Group, epoch: int, rows: Rows, valid: Split, progress: Progress) -> list[dict]:
-    """Train one group for one epoch, evaluate it on validation, move its schedule; history rows, one per member.
+def run_epoch(
+    group: Group, at: Position, rows: Rows, valid: Split, progress: Progress, put_away: Callable[[], None]
+) -> list[dict]:
+    """Train one group to the end of epoch ``at.epoch`` from step ``at.step`` on, evaluate it, move its schedule.
 
-    The order of the rows is drawn on the CPU, so that it does not depend on the device; nothing else waits for the
-    device before the epoch is over.
+    Returns history rows, one per member. The order of the rows is drawn on the CPU, so that it does not depend on the
+    device; nothing else waits for the device before the epoch is over, unless ``put_away``, called after each step,
+    decides to keep the state.
     """
-    began = time.perf_counter()
+    began, epoch, earlier = time.perf_counter(), at.epoch, at.epoch_seconds
     order_seed = group.trainees[0].member.order_seed
     order = torch.randperm(len(rows), generator=generator(order_seed, "order", epoch)).to(rows.order_device)
     bounds = batch_bounds(len(rows), group.recipe.batch_size)
     coupled_from = group.coupling.start * group.recipe.epochs * len(bounds) - 1e-6  # 6 / 30 * 30 may exceed 6
-    losses = torch.zeros(2, len(group.trainees), device=rows.device)
+    if at.losses is None:
+        at.losses = torch.zeros(2, len(group.trainees), device=rows.device)
     for trainee in group.trainees:
         trainee.model.train()
-    for step, (first, last) in enumerate(bounds):
+    for step in range(at.step, len(bounds)):
+        first, last = bounds[step]
         ids, labels = rows.batch(order[first:last])
         coupled = epoch * len(bounds) + step >= coupled_from and len(group.trainees) > 1
         seed_dropout(group, epoch, step)
-        losses += group.step(ids, labels, coupled, shuffle_order(group, epoch, step, len(labels)))
+        at.losses += group.step(ids, labels, coupled, shuffle_order(group, epoch, step, len(labels)))
+        at.step, at.epoch_seconds = step + 1, earlier + time.perf_counter() - began
         progress.step()
-    click, peer = (losses / len(bounds)).tolist()
+        put_away()
+    click, peer = (at.losses / len(bounds)).tolist()
     rate = group.learning_rate
     if not np.isfinite([*click, *peer]).all():
         raise UserError(f"the loss is no number after epoch {epoch + 1}; use a learning_rate below {rate:g}")
     scores = end_epoch(group, epoch, valid)
-    seconds = time.perf_counter() - began
+    seconds = earlier + time.perf_counter() - began
     return [
         {
             "epoch": epoch + 1,
@@ -426,57 +358,8 @@ def end_epoch(group: Group, epoch: int, valid: Split) -> list[tuple[float, float
     elif group.recipe.patience:
         group.epochs_without_gain += 1
         group.stopped = group.epochs_without_gain >= group.recipe.patience
-        group.learning_rate *= group.recipe.plateau_factor
-        for trainee in group.trainees:
-            set_learning_rate(trainee.optimizer, group.learning_rate)
+        group.set_learning_rate(group.learning_rate * group.recipe.plateau_factor)
     return scores
-
-
-def score(labels: np.ndarray, logits: Tensor) -> tuple[float, float]:
-    """AUC and log loss of one member, computed where its logits (N,) are."""
-    if logits.is_cuda:
-        return auc_and_logloss_on_device(torch.from_numpy(labels).to(logits.device), logits)
-    return metrics.auc(labels, logits.numpy()), metrics.logloss_from_logits(labels, logits.numpy())
-
-
-def auc_and_logloss_on_device(labels: Tensor, logits: Tensor) -> tuple[float, float]:
-    """As ``metrics.auc`` (the same integers, so the same value) and ``metrics.logloss_from_logits`` on a GPU."""
-    clicked = labels == 1
-    positives, negatives = logits[clicked].sort().values, logits[~clicked].sort().values
-    wins = torch.searchsorted(negatives, positives, right=False).sum()
-    wins_and_ties = torch.searchsorted(negatives, positives, right=True).sum()
-    auc = (wins + wins_and_ties).item() / (2 * len(positives) * len(negatives))
-    logloss = nn.functional.binary_cross_entropy_with_logits(logits.double(), labels.double())
-    return auc, logloss.item()
-
-
-@torch.no_grad()
-def predict(model: nn.Module, split: Split) -> Tensor:
-    """Logits of every row of a split: (N,) float32, where the model is."""
-    model.eval()
-    place = next(model.parameters()).device
-    ids = as_tensor(split.ids)
-    return torch.cat([model(part.to(place).long()) for part in ids.split(EVALUATION_ROWS)]).float()
-
-
-def member_state(trainee: Trainee) -> State:
-    """Copies of the weights and of Adam's moments and step count, named, on the CPU."""
-    state = {f"weights.{name}": value for name, value in trainee.model.state_dict().items()}
-    for name, parameter in trainee.model.named_parameters():
-        for kind, value in trainee.optimizer.state[parameter].items():
-            state[f"adam.{kind}.{name}"] = value
-    return {name: value.detach().cpu().clone() for name, value in state.items()}
-
-
-def load_state(state: State, model: nn.Module, optimizer: torch.optim.Adam | None = None) -> None:
-    """Put a member's weights into ``model`` and, where given, its Adam state into ``optimizer``."""
-    weights = {name.removeprefix("weights."): v for name, v in state.items() if name.startswith("weights.")}
-    model.load_state_dict(weights)
-    if optimizer is None:
-        return
-    for name, parameter in model.named_parameters():
-        for kind in ("step", "exp_avg", "exp_avg_sq"):
-            optimizer.state[parameter][kind] = state[f"adam.{kind}.{name}"].clone().to(parameter.device)
 
 
 def generator(*parts: int | str) -> torch.Generator:

@@ -13,13 +13,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small import assert_same_member, distance, make_run, member, one_line, rows, same_state, without_time
 
-from ctrlib import metrics, trainer
+from ctrlib import cohort, evaluation, metrics, trainer
 from ctrlib.config import Checkpoint, Coupling, Recipe
 from ctrlib.coupling import complete, independent_groups, one_way, solo
 from ctrlib.data.rows import Rows
 from ctrlib.data.table import Split
 from ctrlib.errors import UserError
 from ctrlib.models import MODELS, embedding_parameters
+from ctrlib.resume import Position
 from ctrlib.trainer import Group, batch_bounds, build, make_group, resolve_device, run_epoch, train, train_step
 
 CPU = torch.device("cpu")
@@ -189,7 +190,7 @@ def test_steps_equal_hand_written_steps(architecture, clip_norm) -> None:
     for trainee, model in zip(group.trainees, models, strict=True):
         trainee.model.double()
         larger_tables(trainee.model)
-        trainee.optimizer = trainer.make_adam(trainee.model, run.recipe.learning_rate)
+        trainee.optimizer = cohort.make_adam(trainee.model, run.recipe.learning_rate)
         model.load_state_dict(trainee.model.state_dict())
     optimizers = [torch.optim.Adam(m.parameters(), lr=run.recipe.learning_rate, fused=False) for m in models]
     for step in range(3):
@@ -309,7 +310,7 @@ def test_frozen_peers_say_what_the_start_said() -> None:
         train_step(group, ids[:50], labels[:50], coupled=True)
         hand_step(models, optimizers, ids[:50], labels[:50], complete(2, 4.0), 0.0, 10.0, frozen=start_logits)
     close_models(group, models)
-    run_epoch(group, 0, Rows(dataset.train, CPU), dataset.valid, trainer.Progress(0, 7, None))
+    run_epoch(group, Position(), Rows(dataset.train, CPU), dataset.valid, trainer.Progress(0, 7, None), lambda: None)
     for copy, state in zip(group.frozen, first.states, strict=True):
         for name, value in copy.state_dict().items():
             assert torch.equal(value, state[f"weights.{name}"])
@@ -320,7 +321,7 @@ def test_frozen_peers_neither_drop_units_nor_learn_batch_statistics() -> None:
     first = fit(make_run(members))
     run = make_run(members, complete(2), start=checkpoints(first, "reset")["start"], coupling={"target": "frozen"})
     group = make_group(run, [0, 1], dataset, first.states, CPU)
-    run_epoch(group, 0, Rows(dataset.train, CPU), dataset.valid, trainer.Progress(0, 7, None))
+    run_epoch(group, Position(), Rows(dataset.train, CPU), dataset.valid, trainer.Progress(0, 7, None), lambda: None)
     for n, copy in enumerate(group.frozen):
         for name, value in copy.state_dict().items():
             assert torch.equal(value, first.states[n][f"weights.{name}"])
@@ -347,7 +348,7 @@ def test_every_target_trains_and_is_its_own_arm(target) -> None:
 def with_validation(monkeypatch, aucs: list[float], members=None, weights=None, **recipe):
     """A training whose validation AUCs are ``aucs``, in the order they are asked for; test AUC plays no part."""
     values = iter(aucs)
-    monkeypatch.setattr(trainer.metrics, "auc", lambda labels, scores: next(values))
+    monkeypatch.setattr(metrics, "auc", lambda labels, scores: next(values))
     snapshots = []
     original = trainer.end_epoch
 
@@ -435,14 +436,14 @@ def test_predictions_are_those_of_the_kept_weights() -> None:
         assert logits.dtype == np.float32
         np.testing.assert_allclose(logits[0], expected.numpy(), rtol=1e-5, atol=1e-6)
     kept = found.history[found.kept_epochs[0] - 1]
-    assert kept["valid_auc"] == trainer.metrics.auc(dataset.valid.labels, found.valid_logits[0])
+    assert kept["valid_auc"] == metrics.auc(dataset.valid.labels, found.valid_logits[0])
     assert kept["valid_auc"] == max(row["valid_auc"] for row in found.history)
 
 
 def test_predictions_do_not_depend_on_how_rows_are_cut(monkeypatch) -> None:
     model, dataset = build(member(1, **NOISY), rows(), CPU), rows()
     whole = trainer.predict(model, dataset.valid)
-    monkeypatch.setattr(trainer, "EVALUATION_ROWS", 37)
+    monkeypatch.setattr(evaluation, "EVALUATION_ROWS", 37)
     np.testing.assert_allclose(trainer.predict(model, dataset.valid), whole, rtol=1e-5, atol=1e-7)
 
 
@@ -710,6 +711,6 @@ def test_metrics_on_a_device_are_those_of_the_metrics_module() -> None:
     labels = (drawn.random(5000) < 0.3).astype(np.uint8)
     for logits in (drawn.normal(size=5000), drawn.integers(-2, 3, 5000) * 0.5, np.where(labels, 0.0, -0.0)):
         logits = logits.astype(np.float32)
-        auc, logloss = trainer.auc_and_logloss_on_device(torch.from_numpy(labels), torch.from_numpy(logits))
+        auc, logloss = evaluation.auc_and_logloss_on_device(torch.from_numpy(labels), torch.from_numpy(logits))
         assert auc == metrics.auc(labels, logits)
         assert logloss == pytest.approx(metrics.logloss_from_logits(labels, logits), rel=1e-12)
