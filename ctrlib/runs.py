@@ -32,7 +32,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from pydantic import ValidationError
 
 from ctrlib.config import NUMERICS_VERSION, Checkpoint, Data, Run, SyntheticSettings, data_root, digest
@@ -43,6 +43,7 @@ from ctrlib.files import write_synced
 FORMAT = 1
 FILES = ("members.safetensors", "predictions.npz")
 HEARTBEAT_S = 10.0
+POLL_S = 0.5  # between two looks at what other processes do
 CHECKPOINT_S = 60.0  # seconds of training that an interruption may cost
 Tell = Callable[[str], None]
 
@@ -214,13 +215,26 @@ class RunStore:
 
         ``threads`` share the members of a cohort on a CPU; ``tell`` gets a line now and then that says how far it is.
         """
+        while (record := self.train_unless_busy(run, device, threads, tell)) is None:
+            time.sleep(POLL_S)
+        return record
+
+    def train_unless_busy(
+        self, run: Run, device: str = "auto", threads: int = 1, tell: Tell | None = None
+    ) -> Record | None:
+        """As :meth:`train`, but None at once while another process trains ``run``.
+
+        The lock belongs to the operating system, which frees it with the process that held it, however that ended.
+        """
+        lock = FileLock(self.root / ".locks" / f"{run.fingerprint}.lock")
         try:
-            locks = self.root / ".locks"
-            locks.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(locks / f"{run.fingerprint}.lock").acquire()
+            (self.root / ".locks").mkdir(parents=True, exist_ok=True)
+            held = lock.acquire(timeout=0)
+        except Timeout:
+            return None
         except OSError as error:
             raise storage_error(error, self.root) from None
-        with lock:
+        with held:
             if record := self.find(run):
                 shutil.rmtree(self._training(run), ignore_errors=True)  # left by a kill just after the record
                 return record
@@ -294,22 +308,46 @@ class RunStore:
         return [records[run.fingerprint] for run in runs]
 
     def _train_here(self, runs, device: str, _workers: int, threads: int, progress: "Progress") -> Iterator[Record]:
-        for run in runs:
-            yield self.train(run, device, threads, progress.beat)
+        left = list(runs)
+        while left:
+            busy = []
+            for run in left:
+                record = self.train_unless_busy(run, device, threads, progress.beat)
+                if record is None:
+                    busy.append(run)
+                else:
+                    yield record
+            if len(busy) == len(left):
+                progress.beat(f"waiting for {len(busy)} runs that other processes train")
+                time.sleep(POLL_S)
+            left = busy
 
     def _train_in_pool(self, runs, device: str, workers: int, threads: int, progress: "Progress") -> Iterator[Record]:
         pool, messages = worker_pool(workers)
+        place = (str(self.root), self.checkpoint_s, str(data_root()))
+
+        def submit(run: Run) -> Future:
+            return pool.submit(_train_in_worker, *place, run.model_dump_json(), device, threads)
+
         try:
-            waiting: set[Future] = {
-                pool.submit(_train_in_worker, str(self.root), str(data_root()), run.model_dump_json(), device, threads)
-                for run in runs
-            }
-            while waiting:
-                done, waiting = wait(waiting, timeout=0.5, return_when=FIRST_COMPLETED)
+            waiting = {submit(run): run for run in runs}
+            busy: list[Run] = []
+            while waiting or busy:
+                done, _ = wait(waiting, timeout=POLL_S, return_when=FIRST_COMPLETED)
                 while not messages.empty():
                     progress.beat(messages.get())
                 for future in done:
-                    yield self.open(future.result())
+                    run, name = waiting.pop(future), future.result()
+                    if name is None:
+                        busy.append(run)
+                    else:
+                        yield self.open(name)
+                if busy and not done:
+                    if not waiting:
+                        progress.beat(f"waiting for {len(busy)} runs that other processes train")
+                        time.sleep(POLL_S)
+                    waiting |= {submit(run): run for run in busy}
+                    busy = []
         except BrokenProcessPool:
             stop_pool(pool)
             raise UserError(
@@ -497,8 +535,9 @@ def _end_with(parent: int) -> None:
     os._exit(1)
 
 
-def _train_in_worker(root: str, data: str, run_json: str, device: str, threads: int) -> str:
+def _train_in_worker(root: str, checkpoint_s: float, data: str, run: str, device: str, threads: int) -> str | None:
+    """The fingerprint of a run that is in the store now; None while another process trains it."""
     os.environ["CTRLIB_DATA"] = data  # a kept worker would still have that of its start
-    run = Run.model_validate_json(run_json)
-    RunStore(Path(root)).train(run, device, threads, _messages.put)
-    return run.fingerprint
+    store = RunStore(Path(root), checkpoint_s)
+    record = store.train_unless_busy(Run.model_validate_json(run), device, threads, _messages.put)
+    return record.fingerprint if record else None

@@ -422,6 +422,24 @@ def train_counted(folder: Path, ready, go) -> None:
     assert found[0].run == quick(1)
 
 
+def train_logged(folder: Path, ready, go) -> None:
+    """``ensure`` six runs when told to; each training leaves its beginning and its end, and takes a second longer."""
+    train = trainer.train
+
+    def logged(run, *rest):
+        began = time.time()
+        time.sleep(1)
+        trained = train(run, *rest)
+        with (folder / "trained").open("a") as file:
+            file.write(f"{run.fingerprint} {began} {time.time()}\n")
+        return trained
+
+    trainer.train = logged
+    ready.release()
+    go.wait(90)
+    assert len(here(RunStore(folder / "runs"), [quick(n) for n in range(6)])) == 6
+
+
 def hang_after_an_epoch(folder: Path) -> None:
     def hang(line):
         (folder / "now in training").touch()
@@ -451,6 +469,23 @@ def test_two_processes_at_once_train_a_run_once(tmp_path) -> None:
     assert [one.exitcode for one in started] == [0, 0]
     assert (tmp_path / "trained").read_text().split() == [quick(1).fingerprint]
     RunStore(tmp_path / "runs").verify(quick(1).fingerprint)
+
+
+def test_eight_processes_share_the_work(tmp_path) -> None:
+    """Each run is trained once, and nobody waits for one while there are others to train."""
+    ready, go = PROCESSES.Semaphore(0), PROCESSES.Event()
+    started = [process(train_logged, tmp_path, ready, go) for _ in range(8)]
+    for _ in started:
+        assert ready.acquire(timeout=90)
+    go.set()
+    for one in started:
+        one.join(90)
+    assert [one.exitcode for one in started] == [0] * 8
+    trained = [line.split() for line in (tmp_path / "trained").read_text().splitlines()]
+    assert sorted(name for name, *_ in trained) == sorted(quick(n).fingerprint for n in range(6))
+    times = [(float(began), float(ended)) for _, began, ended in trained]
+    at_once = max(sum(a <= moment < b for a, b in times) for moment, _ in times)
+    assert at_once >= 4
 
 
 def test_a_killed_process_leaves_no_half_record(tmp_path) -> None:

@@ -108,3 +108,35 @@ def runs_verify(
     typer.echo(f"{len(names)} runs checked, {len(damaged)} damaged (a damaged run is trained again when it is needed)")
     if damaged:
         raise typer.Exit(1)
+
+
+@runs_app.command("gc")
+def runs_gc(
+    delete: Annotated[bool, typer.Option("--delete", help="Delete what is listed; without it nothing is.")] = False,
+    unfinished: Annotated[
+        bool, typer.Option("--unfinished", help="Also states from which an interrupted training would go on.")
+    ] = False,
+    store: Store = None,
+) -> None:
+    """List what no study will ask for again, and with --delete free its space.
+
+    That is: half-written and damaged records, records of another version of the arithmetic, left-over states.
+
+    [dim]ctrlib runs gc[/dim]
+
+    [dim]ctrlib runs gc --delete[/dim]
+    """
+    from ctrlib.garbage import find_garbage, remove
+
+    found = open_store(store)
+    garbage = find_garbage(found, unfinished)
+    shown = table("folder", "why", numbers=("MB",))
+    for one in garbage:
+        shown.add_row(one.folder.name, one.reason, f"{one.size / 1e6:.1f}")
+    if garbage:
+        console(stderr=False).print(shown)
+    total = sum(one.size for one in garbage) / 1e6
+    if delete:
+        remove(garbage)
+    done = "freed" if delete else "can be freed" + (" with --delete" if garbage else "")
+    say(f"{found.root}: {len(garbage)} folders, {total:.1f} MB {done}")
