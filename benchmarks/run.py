@@ -47,6 +47,9 @@ def main(
     quick: Annotated[bool, typer.Option("--quick", help="Smallest sizes, one repeat: shows that it runs.")] = False,
     show: Annotated[Path | None, typer.Option(help="Show the table of this file; measure nothing.")] = None,
     results: Annotated[Path, typer.Option(help="Folder for the result file.")] = RESULTS,
+    into: Annotated[
+        Path | None, typer.Option(help="Measure these suites again and put them into this file of the same machine.")
+    ] = None,
 ) -> None:
     """Measure, write one file, print the table."""
     if show:
@@ -58,10 +61,13 @@ def main(
         wrong = ", ".join(unknown) or "nothing"
         raise typer.BadParameter(f"{wrong}: allowed are {', '.join(SUITES)}", param_hint="--only")
     machine = describe()
-    content = {"format": FORMAT, "started": now(), "quick": quick, "suites": names, "machine": machine}
-    content |= {"skipped": [], "measurements": []}
-    stamp = time.strftime("%Y-%m-%d-%H%M")
-    path = results / f"{stamp}-{short_name(machine)}{'-quick' if quick else ''}.json"
+    if into:
+        path, content = into, without(json.loads(into.read_text(encoding="utf-8")), names, machine)
+    else:
+        content = {"format": FORMAT, "started": now(), "quick": quick, "suites": names, "machine": machine}
+        content |= {"skipped": [], "measurements": []}
+        stamp = time.strftime("%Y-%m-%d-%H%M")
+        path = results / f"{stamp}-{short_name(machine)}{'-quick' if quick else ''}.json"
     results.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         for name in names:
@@ -71,6 +77,23 @@ def main(
     write(content, path)
     print_report(tables(content))
     typer.echo(f"every measurement: {path}")
+
+
+def without(content: dict, suites: list[str], machine: dict) -> dict:
+    """A result file's content without some suites, to measure them again; refused for another machine's file.
+
+    What is compared with each other must come from one run: ``train`` and ``floor`` go together.
+    """
+    for name in ("processor", "cores", "versions"):
+        if content["machine"][name] != machine[name]:
+            other = f"{content['machine'][name]}, here it is {machine[name]}"
+            raise typer.BadParameter(f"made where {name} is {other}", param_hint="--into")
+    if len({"train", "floor"} & set(suites)) == 1:
+        raise typer.BadParameter("train and floor are compared, so they go together", param_hint="--only")
+    kept = {part: [row for row in content[part] if row["suite"] not in suites] for part in ("skipped", "measurements")}
+    order = [name for name in SUITES if name in {*content["suites"], *suites}]
+    again = [*content.get("measured_again", []), {"suites": suites, "started": now(), "commit": machine["commit"]}]
+    return {**content, **kept, "suites": order, "measured_again": again}
 
 
 def measure(suite: str, group: Group, content: dict, path: Path) -> None:

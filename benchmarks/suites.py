@@ -154,6 +154,7 @@ def scale(quick: bool, folder: Path) -> list[Group]:
     base = 8000
     repeats = 1 if quick else 3
     few = split(2 if quick else 10)
+    enough = 4000 * few["steps"]
     by_rows = []
     for times in (1, 10) if quick else (1, 10, 100):
         place = stored_table(folder, base * times)
@@ -161,10 +162,10 @@ def scale(quick: bool, folder: Path) -> list[Group]:
         by_rows.append(Contender("rows", f"{times} x", "cohort", work))
     by_codes, by_members = [], []
     for times in (1, 10) if quick else (1, 3, 10):
-        work = {**small, "table": stored_table(folder, base, 100_000 * times), "members": 1, **few}
+        work = {**small, "table": stored_table(folder, enough, 100_000 * times), "members": 1, **few}
         by_codes.append(Contender("codes", f"{times} x", "cohort", work))
     for members in (1, 2) if quick else (1, 2, 4, 10):
-        work = {**small, "table": stored_table(folder, base), "members": members, **few}
+        work = {**small, "table": stored_table(folder, enough), "members": members, **few}
         by_members.append(Contender("members", f"K={members}", "cohort", work))
     return [Group(group, repeats) for group in (by_rows, by_codes, by_members)]
 

@@ -358,3 +358,30 @@ def test_an_unknown_suite_is_refused_with_the_ones_there_are():
     assert done.returncode == 2
     assert "speed" in done.stderr
     assert "train" in done.stderr
+
+
+def test_suites_are_measured_again_into_a_file_of_the_same_machine():
+    from typer import BadParameter
+
+    from benchmarks.run import without
+
+    machine = {"processor": "p", "cores": 2, "versions": {"torch": "2"}, "commit": "c"}
+    rows = [{"suite": "train", "value": 1}, {"suite": "scale", "value": 2}]
+    content = {"machine": machine, "suites": ["train", "scale"], "skipped": [], "measurements": rows}
+    left = without(content, ["scale", "auc"], machine)
+    assert left["measurements"] == rows[:1]
+    assert left["suites"] == ["train", "auc", "scale"]
+    assert left["measured_again"][0]["suites"] == ["scale", "auc"]
+    with pytest.raises(BadParameter, match="cores"):
+        without(content, ["scale"], {**machine, "cores": 3})
+    with pytest.raises(BadParameter, match="together"):
+        without(content, ["train"], machine)
+
+
+@pytest.mark.parametrize("quick", [True, False])
+def test_every_cohort_finds_as_many_rows_as_it_asks_for(quick, monkeypatch, tmp_path):
+    monkeypatch.setattr(suites, "stored_table", lambda folder, rows, codes=sizes.CODES: str(rows))
+    for suite in (suites.train, suites.cohort, suites.precision, suites.scale):
+        for group in suite(quick, tmp_path):
+            for one in [one for one in group.contenders if one.job == "cohort"]:
+                assert one.arguments["steps"] * sizes.BATCH <= int(one.arguments["table"]), one
