@@ -53,7 +53,7 @@ TARGETS: dict[tuple[str, str], Target] = {
     ("auc", "largest difference of an AUC"): at_most(1e-12),
     ("encode", "raw text to codes: speed / FuxiCTR"): at_least(12.0),
     ("encode", "raw text to codes: thousand rows per second"): at_least(300.0),
-    ("stream", "epoch of 45,840,617 rows: peak memory (GB)"): at_most(8.0),
+    ("stream", "epoch of 45,840,617 rows: peak memory (GB)"): at_most(8.59),  # 8 GiB
     ("start", "ctrlib --help: seconds"): at_most(0.5),
     ("synthetic", "10,000,000 rows: seconds on 2 cores"): at_most(60.0),
     ("gpu", "DeepFM: K=4 speed / DeepCTR-Torch"): at_least(20.0),
