@@ -9,7 +9,7 @@ from torch import Tensor
 from ctrlib.data.table import Split
 
 LARGE_FILE = 2 << 30  # bytes; the pages of a larger code file are let go now and then
-LET_GO_EVERY = 5  # batches: one row brings 64 kB of its neighbourhood into memory
+LET_GO_EVERY = 5  # batches: with one row the system maps many of its neighbours
 DEVICE_SHARE = 0.5  # of the GPU's free memory that codes may take
 
 
