@@ -33,7 +33,9 @@ def find_garbage(store: RunStore, unfinished: bool = False) -> list[Garbage]:
     if not store.root.is_dir():
         return []
     found = []
-    for folder in sorted(path for path in store.root.iterdir() if path.is_dir() and path.name != ".locks"):
+    for folder in sorted(
+        path for path in store.root.iterdir() if path.is_dir() and path.name not in (".locks", ".measures")
+    ):
         kind, _, rest = folder.name.rpartition("-")
         reason = _reason(store, folder, kind, rest or folder.name, unfinished)
         if reason and not _in_use(store, rest or folder.name):
