@@ -194,6 +194,8 @@ class StudyParameters(Settings):
     forms: tuple[Form, ...] = ("mse", "mse_logit", "kl")
     targets: tuple[Target, ...] = ("live", "joint", "frozen", "shuffled")
     starts: tuple[Annotated[float, Field(ge=0, le=1)], ...] = (0.0, 0.25, 0.5, 0.75, 1.0)
+    topologies: tuple[Topology, ...] = ("complete", "ring", "star", "pairs", "one_way")
+    averaging_decay: float = Field(default=0.99, ge=0, lt=1, description="what a step leaves of the averaged weights")
     row_levels: tuple[Annotated[int, Field(ge=100)], ...] = (10_000, 40_000)
     width_levels: tuple[Annotated[int, Field(ge=1, le=65536)], ...] = (16, 64)
     noise_levels: tuple[Annotated[float, Field(gt=0, le=10)], ...] = (0.75, 1.5, 3.0)
