@@ -23,7 +23,7 @@ from ctrlib.config import (
     data_root,
     store_root,
 )
-from ctrlib.coupling import complete, solo
+from ctrlib.coupling import TOPOLOGIES, solo
 from ctrlib.data.sources import find
 from ctrlib.data.table import Dataset, read_about
 from ctrlib.errors import UserError
@@ -124,8 +124,13 @@ def pretraining(p: StudyParameters, seed: int, architectures: list[str] | None =
 
 
 def group_coupling(p: StudyParameters, size: int) -> Coupling:
-    """The paper's complete graph, with the weight, form and target of the parameters."""
-    return Coupling(weights=complete(size, p.mutual_weight), form=p.coupling_form, target=p.coupling_target)
+    """Who listens to whom by the parameters; by default the paper's complete graph."""
+    return Coupling(
+        weights=TOPOLOGIES[p.topology](size, p.mutual_weight),
+        form=p.coupling_form,
+        target=p.coupling_target,
+        start=p.coupling_start,
+    )
 
 
 def continuation(p: StudyParameters, pretrained: list[Run], learning_rate: float, optimizer: str) -> list[Run]:
@@ -179,7 +184,8 @@ def from_scratch(p: StudyParameters, seed: int, mutual: bool, architectures: lis
     train = recipe(p, p.epochs if own_end else p.epochs + p.finetune_epochs, p.learning_rate, own_end)
     members = [member(p, seed, i, name, True) for i, name in enumerate(names)]
     if mutual:
-        return [Run(data=data, members=tuple(members), coupling=group_coupling(p, len(names)), recipe=train)]
+        coupling = group_coupling(p, len(names))
+        return [Run(data=data, members=tuple(members), coupling=coupling, recipe=train, embeddings=p.embeddings)]
     return [Run(data=data, members=(one,), coupling=Coupling(weights=solo(1)), recipe=train) for one in members]
 
 
