@@ -35,7 +35,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 from pydantic import ValidationError
 
-from ctrlib.config import NUMERICS_VERSION, Checkpoint, Data, Run, SyntheticSettings, data_root, digest
+from ctrlib.config import NUMERICS_VERSION, Data, Member, Run, StoredMember, SyntheticSettings, data_root, digest
 from ctrlib.data.workers import usable_cores
 from ctrlib.errors import UserError
 from ctrlib.files import write_synced
@@ -254,9 +254,11 @@ class RunStore:
         before = torch.get_num_threads()
         torch.set_num_threads(1)  # the cores are shared out among runs and members, so the numbers do not know them
         try:
-            starts = None
+            starts = teachers = None
             if run.start is not None:
-                starts = [self._checkpoint(start) for start in run.start]
+                starts = [self._checkpoint(start)[1] for start in run.start]
+            if run.teachers is not None:
+                teachers = [self._checkpoint(teacher, run.data) for teacher in run.teachers]
             dataset = load_data(run.data)
             place = resolve_device(device)
             identity = f"{run.fingerprint} {environment(place)}"
@@ -265,7 +267,7 @@ class RunStore:
             if tell:
                 on_epoch = lambda rows: tell(epoch_line(run, rows))  # noqa: E731
                 on_progress = lambda epoch, share: tell(progress_line(run, epoch, share))  # noqa: E731
-            trained = train(run, dataset, starts, device, on_epoch, on_progress, threads, checkpoints)
+            trained = train(run, dataset, starts, device, on_epoch, on_progress, threads, checkpoints, teachers)
             about = {**environment(place), "products": trained.products, "threads": threads}
             record = self.save(run, trained, dataset, trained.seconds, about)
             checkpoints.clear()
@@ -274,13 +276,15 @@ class RunStore:
             torch.set_num_threads(before)
             release_memory()
 
-    def _checkpoint(self, start: Checkpoint) -> dict:
-        """The state of the member that a checkpoint names."""
-        record = self.open(start.run)
+    def _checkpoint(self, stored: StoredMember, data: Data | None = None) -> tuple[Member, dict]:
+        """Settings and state of a member of an earlier run; where ``data`` is given, it must be what that run saw."""
+        record = self.open(stored.run)
         last = len(record.run.members) - 1
-        if start.member > last:
-            raise UserError(f"run {start.run} has no member {start.member} to start from; allowed: 0 to {last}")
-        return record.states()[start.member]
+        if stored.member > last:
+            raise UserError(f"run {stored.run} has no member {stored.member}; allowed: 0 to {last}")
+        if data is not None and data.fingerprint != record.run.data.fingerprint:
+            raise UserError(f"run {stored.run} saw other data than this run, so its members cannot teach here")
+        return record.run.members[stored.member], record.states()[stored.member]
 
     def ensure(self, runs: Iterable[Run], device: str = "auto", workers: int | None = None) -> list[Record]:
         """The records of ``runs``, in their order; what the store lacks is trained, each distinct run once.
