@@ -65,7 +65,7 @@ def planned_runs(experiment: str, p: StudyParameters) -> list[Run]:
     if experiment not in EXPERIMENTS:
         return []
     runs = {run.fingerprint: run for arm in planned_arms(experiment, p) for run in arm.runs}
-    return sorted(runs.values(), key=lambda run: run.start is not None)
+    return sorted(runs.values(), key=lambda run: run.start is not None or run.teachers is not None)
 
 
 def begin(names: dict[str, Any]) -> tuple[StudyParameters, RunStore]:

@@ -112,7 +112,10 @@ def who_listens_to_whom(p: StudyParameters, seed: int, protocol: Protocol) -> li
     pretrained = pretraining(p, seed, protocol, instances(p))
     train = recipe(p, protocol, p.finetune_epochs)
     factors = {"protocol": protocol}
-    arms = [Arm("solo", seed, tuple(continuation(pretrained, train)), factors)]
+    arms = [
+        Arm("checkpoint", seed, tuple(pretrained), factors),
+        Arm("solo", seed, tuple(continuation(pretrained, train)), factors),
+    ]
     for topology in p.topologies:
         coupling = group_coupling(p, p.instances, TOPOLOGIES[topology](p.instances, p.mutual_weight))
         runs = mutual_finetuning(pretrained, coupling, train)

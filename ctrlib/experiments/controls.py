@@ -88,6 +88,7 @@ def where_it_ends(p: StudyParameters, seed: int, protocol: Protocol) -> list[Arm
         pretrained = pretraining(at, seed, protocol, names)
         train = recipe(at, protocol, at.finetune_epochs)
         found = {
+            "checkpoint": pretrained,
             "solo": continuation(pretrained, train),
             "mutual": mutual_finetuning(pretrained, coupling, train),
             "solo from scratch": from_scratch(at, seed, protocol, names, None),

@@ -1,0 +1,109 @@
+"""What is inside trained members, as tables: how alike they are, how hard peers pull, what serving costs.
+
+These measures need the weights of the members; their results are kept beside the records (:mod:`ctrlib.measures`).
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ctrlib import metrics
+from ctrlib.analysis import cka_table, gradient_norms, inference_cost, load_member, load_members
+from ctrlib.config import Coupling, Form
+from ctrlib.coupling import complete
+from ctrlib.experiments.arms import Arm
+from ctrlib.measures import group_scores, measured
+from ctrlib.models import count_parameters, embedding_parameters
+from ctrlib.runs import RunStore, load_data
+
+CKA_ROWS = 2000  # test rows that layers are compared on
+GRADIENT_ROWS = 4000  # training rows that gradients are taken on
+SERVED_ROWS = 4096
+
+
+def similarity(store: RunStore, arms: Iterable[Arm]) -> pd.DataFrame:
+    """One row per arm and group: churn, CKA of the embeddings and of the last hidden layer (debiased), correlation of
+    the residuals and overlap of the worst tenth of the rows; means over pairs of members."""
+    rows = []
+    for arm in arms:
+        found = measured(store, "similarity", arm.records, lambda arm=arm: _similarity(arm), rows=CKA_ROWS)
+        churn = np.array(group_scores(store, arm.records)["churn"])
+        pairs = churn[np.triu_indices(len(churn), 1)]
+        rows.append({**arm.factors, "arm": arm.name, "group": arm.seed, "churn": float(pairs.mean()), **found})
+    return pd.DataFrame(rows)
+
+
+def _similarity(arm: Arm) -> dict[str, float]:
+    data = load_data(arm.runs[0].data)
+    models = [model for record in arm.records for model in load_members(record, data)]
+    layers = cka_table(models, data.test.ids[:CKA_ROWS]).set_index("layer")["cka"]
+    hidden = [name for name in layers.index if name.startswith("hidden")]
+    errors = metrics.error_overlap(data.test.labels, arm.probabilities())
+    return {
+        "cka_embedding": float(layers["embedding"]),
+        "cka_last_hidden": float(layers[hidden[-1]]) if hidden else None,
+        "residual_correlation": errors.residual_correlation,
+        "worst_tenth": errors.worst_overlap,
+    }
+
+
+def gradient_ratio(
+    store: RunStore, arms: Iterable[Arm], forms: Sequence[Form], weights: Sequence[float]
+) -> pd.DataFrame:
+    """One row per arm, group, form and weight: norm of the peer loss's gradient over that of the click loss's, over all
+    parameters, and the cosine between the two, means over members and batches of training rows."""
+    rows = []
+    for arm in arms:
+        for form in forms:
+            found = measured(
+                store,
+                "gradient_ratio",
+                arm.records,
+                lambda arm=arm, form=form: _gradient_ratio(arm, form),
+                form=form,
+                rows=GRADIENT_ROWS,
+            )
+            about = {**arm.factors, "arm": arm.name, "group": arm.seed, "form": form}
+            # the peer loss is linear in its weight, so one pass serves every weight
+            rows += [
+                {**about, "weight": float(weight), "ratio": weight * found["ratio"], "cosine": found["cosine"]}
+                for weight in weights
+            ]
+    return pd.DataFrame(rows)
+
+
+def _gradient_ratio(arm: Arm, form: Form) -> dict[str, float]:
+    data = load_data(arm.runs[0].data)
+    models = [model for record in arm.records for model in load_members(record, data)]
+    coupling = Coupling(weights=complete(len(models)), form=form)
+    batch_size = min(arm.runs[0].recipe.batch_size, len(data.train))
+    rows = slice(0, max(GRADIENT_ROWS, batch_size))
+    table = gradient_norms(models, coupling, data.train.ids[rows], data.train.labels[rows], batch_size)
+    whole = table[table["part"] == "all"]
+    return {"ratio": float(whole["ratio"].mean()), "cosine": float(whole["cosine"].mean())}
+
+
+def parameter_counts(arm: Arm) -> dict[str, int]:
+    """Numbers in the first model of an arm: ``all``, and those of its ``embedding`` table alone."""
+    data = load_data(arm.runs[0].data)
+    model = load_member(arm.records[0], 0, data)
+    tables = embedding_parameters(model)
+    return {"all": count_parameters(model), "embedding": max(table.numel() for table in tables)}
+
+
+def serving_cost(store: RunStore, arms: Iterable[Arm]) -> pd.DataFrame:
+    """One row per arm name: parameters, multiply-adds a row and measured time of its first model when it answers."""
+    rows = []
+    for arm in {arm.name: arm for arm in reversed(list(arms))}.values():
+        first = arm.records[:1]
+        rows.append({"arm": arm.name, **measured(store, "serving_cost", first, lambda arm=arm: _serving_cost(arm))})
+    return pd.DataFrame(rows)
+
+
+def _serving_cost(arm: Arm) -> dict[str, Any]:
+    data = load_data(arm.runs[0].data)
+    found = inference_cost(load_member(arm.records[0], 0, data), data.test.ids[:SERVED_ROWS])
+    names = {"parameters": "parameters", "multiply_adds": "multiply_adds", "milliseconds": "time"}
+    return {name: found[key] for key, name in names.items()}
