@@ -4,6 +4,7 @@ Plain numpy in float64; arrays, pandas columns and CPU tensors all go in. Rows a
 Test parts have millions of rows, so what a training run calls after every epoch keeps its passes and copies few.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import combinations
 from typing import NamedTuple
@@ -78,11 +79,24 @@ def cohort_auc(labels: ArrayLike, scores: ArrayLike) -> np.ndarray:
     Raises:
         UserError: for shapes other than these, labels of one kind only, and NaN, naming the member that has it.
     """
+    members, clicks, others = checked_cohort(labels, scores)
+    return np.array([_auc(one, clicks, others) for one in members])
+
+
+def checked_cohort(labels: ArrayLike, scores: ArrayLike) -> tuple[Iterator[np.ndarray], np.ndarray, np.ndarray]:
+    """What every measure on one cohort's scores needs: the members' scores and the rows of either label.
+
+    Args and errors are those of :func:`cohort_auc`.
+
+    Returns:
+        The members one by one, (N,) float32 or float64, each checked when its turn comes; the numbers of the rows
+        with a click; the numbers of those without. There are some of both.
+    """
     scores = np.asarray(scores)
     if scores.ndim != 2 or 0 in scores.shape:
         raise UserError(f"scores must be (K, N), K >= 1 models on the same N >= 1 rows, got shape {scores.shape}")
-    rows = _rows_by_label(labels, scores.shape[1])
-    return np.array([_auc(_column(one, f"scores of member {k}"), *rows) for k, one in enumerate(scores)])
+    clicks, others = _rows_by_label(labels, scores.shape[1])
+    return (_column(one, f"scores of member {k}") for k, one in enumerate(scores)), clicks, others
 
 
 def _rows_by_label(labels: ArrayLike, rows: int) -> tuple[np.ndarray, np.ndarray]:

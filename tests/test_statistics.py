@@ -6,9 +6,20 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy import stats
+from scipy import integrate, stats
 
-from ctrlib.statistics import PairedDifference, holm, paired_difference
+from ctrlib import statistics
+from ctrlib.errors import UserError
+from ctrlib.metrics import relative_improvement
+from ctrlib.statistics import (
+    PairedDifference,
+    holm,
+    minimum_detectable_effect,
+    paired_difference,
+    paired_power,
+    relative_difference,
+    sign_flip_difference,
+)
 
 groups = st.integers(2, 12)
 seeds = st.integers(0, 10_000)
@@ -101,6 +112,236 @@ def test_more_confidence_is_a_wider_interval() -> None:
     a, b = np.random.default_rng(3).standard_normal((2, 6))
     widths = [found.high - found.low for found in (paired_difference(a, b, level) for level in (0.5, 0.9, 0.95, 0.99))]
     assert widths == sorted(widths)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "within"),
+    [(-0.9, 0.9, True), (0.1, 0.9, True), (-1.0, 0.5, False), (0.5, 1.0, False), (2.0, 3.0, False)],
+)
+def test_equivalence_asks_whether_the_whole_interval_is_small(low, high, within) -> None:
+    one = PairedDifference((low + high) / 2, low, high, 1.0, 5, 0.5, 0.5, 0.95)
+    assert one.within(1.0) == within
+    words = "smaller than 1 either way" if within else "not shown to be smaller than 1 either way"
+    assert one.equivalence(1.0) == words
+    assert not PairedDifference(0.0, -math.inf, math.inf, 1.0, 1, 0.5, 0.5, 0.95).within(1e9)
+    with pytest.raises(UserError, match="margin must be above 0, got 0"):
+        one.within(0.0)
+
+
+def test_equivalence_errs_at_half_the_rest_of_the_level() -> None:
+    """A true difference of exactly the margin is called smaller in 2.5 % of studies: two one-sided tests."""
+    draws = np.random.default_rng(2).normal(1.0, 0.2, (2000, 6))
+    low, high = stats.binom.ppf([0.001, 0.999], 2000, 0.025)
+    assert low <= sum(paired_difference(one, np.zeros(6)).within(1.0) for one in draws) <= high
+
+
+# ---- sign-flip test -------------------------------------------------------------------------------------------------
+
+# Sixteenths add up without rounding, so that ties are ties for scipy as well.
+differences = st.lists(st.integers(-16, 16).map(lambda x: x / 16), min_size=2, max_size=8)
+
+
+@settings(max_examples=60, deadline=None)
+@given(differences)
+def test_sign_flip_p_is_scipys_exact_permutation_test(values) -> None:
+    values = np.array(values)
+    if np.all(values == 0):
+        return
+    reference = stats.permutation_test(
+        (values,), np.mean, permutation_type="samples", n_resamples=2 ** len(values), vectorized=True
+    )
+    assert sign_flip_difference(values, np.zeros_like(values)).p_value == pytest.approx(reference.pvalue, rel=1e-12)
+
+
+def test_sign_flip_sees_ties_through_rounding() -> None:
+    """0.1 + 0.2 - 0.3 is not zero in binary. Flips that leave a mean as large: none, and of four sets around -0.3."""
+    values = np.array([0.1, 0.2, -0.3, 1.0, 1.0, 1.0])
+    assert sign_flip_difference(values, np.zeros(6)).p_value == 2 * 5 / 64
+    assert sign_flip_difference(-values, np.zeros(6)).p_value == 2 * 5 / 64
+
+
+@settings(max_examples=60, deadline=None)
+@given(seeds, st.integers(2, 8), st.sampled_from([0.5, 0.8, 0.9, 0.95]))
+def test_sign_flip_interval_holds_the_effects_that_the_test_keeps(seed, size, level) -> None:
+    values = np.random.default_rng(seed).standard_normal(size)
+    found = sign_flip_difference(values, np.zeros(size), level)
+    for end, outward in ((found.low, -1), (found.high, 1)):
+        if math.isinf(end):
+            assert 2 / 2**size > 1 - level  # not even the most extreme flip is rare enough
+            continue
+        inside, outside = end - outward * 1e-9, end + outward * 1e-9
+        assert sign_flip_difference(values, np.full(size, inside)).p_value > 1 - level - 1e-12
+        assert sign_flip_difference(values, np.full(size, outside)).p_value <= 1 - level + 1e-12
+
+
+@pytest.mark.parametrize("size", [6, 8, 13])
+def test_sign_flip_interval_covers_no_effect_at_its_stated_rate(size) -> None:
+    """1,000 studies whose noise is symmetric and far from normal; 13 groups take the drawn flips."""
+    noise = np.random.default_rng(size).standard_t(2, (1000, size))
+    found = [sign_flip_difference(one, np.zeros(size), resamples=999) for one in noise]
+    stated = found[0].level
+    assert 0.95 <= stated < 0.97
+    low, high = stats.binom.ppf([0.001, 0.999], 1000, stated)
+    assert low <= sum(one.low <= 0 <= one.high for one in found) <= high
+    assert low <= sum(one.verdict == "no difference shown" for one in found) <= high
+    assert all((one.p_value <= 0.05) == (one.verdict != "no difference shown") for one in found)
+
+
+def test_too_few_groups_for_a_bounded_sign_flip_interval() -> None:
+    five = sign_flip_difference(np.array([1.0, 1.1, 0.9, 1.2, 1.3]), np.zeros(5))
+    assert (five.low, five.high, five.level, five.p_value) == (-math.inf, math.inf, 1.0, 2 / 32)
+    six = sign_flip_difference(np.array([1.0, 1.1, 0.9, 1.2, 1.3, 1.4]), np.zeros(6))
+    assert (six.low, six.high, six.level, six.p_value) == (0.9, 1.4, 1 - 2 / 64, 2 / 64)
+    assert six.verdict == "gain"
+
+
+def test_drawn_flips_come_close_to_all_of_them(monkeypatch) -> None:
+    a, b = np.random.default_rng(4).standard_normal((2, 12)) + np.array([[0.5], [0.0]])
+    exact = sign_flip_difference(a, b)
+    monkeypatch.setattr(statistics, "EXACT_GROUPS", 5)
+    drawn = sign_flip_difference(a, b, resamples=50_000)
+    assert drawn == sign_flip_difference(a, b, resamples=50_000)
+    assert drawn.p_value == pytest.approx(exact.p_value, abs=0.01)
+    assert (drawn.low, drawn.high) == pytest.approx((exact.low, exact.high), abs=0.03)
+
+
+both = pytest.mark.parametrize("compare", [paired_difference, sign_flip_difference])
+
+
+@both
+@settings(max_examples=40, deadline=None)
+@given(seed=seeds, size=st.integers(2, 9), shift=st.floats(-2, 2))
+def test_intervals_move_with_the_effect_turn_with_the_sign_and_ignore_order(compare, seed, size, shift) -> None:
+    rng = np.random.default_rng(seed)
+    a, b = rng.standard_normal((2, size))
+    one, order = compare(a, b), rng.permutation(size)
+    moved, turned, shuffled = compare(a + shift, b), compare(b, a), compare(a[order], b[order])
+    scaled = compare(10 * a, 10 * b)
+    assert (moved.low, moved.mean, moved.high) == pytest.approx((one.low + shift, one.mean + shift, one.high + shift))
+    assert (turned.low, turned.mean, turned.high) == pytest.approx((-one.high, -one.mean, -one.low))
+    assert (shuffled.low, shuffled.mean, shuffled.high) == pytest.approx((one.low, one.mean, one.high))
+    assert (scaled.low, scaled.mean, scaled.high) == pytest.approx((10 * one.low, 10 * one.mean, 10 * one.high))
+    assert turned.p_value == pytest.approx(one.p_value)
+    assert shuffled.p_value == pytest.approx(one.p_value)
+    assert turned.share_better == pytest.approx(1 - one.share_better)
+
+
+@both
+def test_arms_of_different_length_are_refused(compare) -> None:
+    with pytest.raises(UserError, match=r"one value per group each, got shapes \(3,\) and \(1,\)"):
+        compare(np.zeros(3), np.zeros(1))
+
+
+# ---- relative improvement -------------------------------------------------------------------------------------------
+
+
+@given(groups, seeds)
+def test_relative_difference_is_the_ratio_of_means_in_both_senses(size, seed) -> None:
+    rng = np.random.default_rng(seed)
+    control = 0.75 + 0.02 * rng.standard_normal(size)
+    treatment = control + 0.002 * rng.standard_normal(size) + 0.001
+    expected = relative_improvement(treatment.mean(), control.mean())
+    plain = paired_difference(treatment, control)
+    for floor, value in ((0.0, expected.of_auc), (0.5, expected.of_excess)):
+        found = relative_difference(treatment, control, floor)
+        assert found.mean == pytest.approx(value, rel=1e-9, abs=1e-12)
+        assert found.p_value == plain.p_value
+        if math.isfinite(found.low):
+            assert found.verdict == plain.verdict
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(4, 12), seeds, st.sampled_from([0.0, 0.5]))
+def test_ends_of_the_relative_interval_are_where_the_t_test_turns(size, seed, floor) -> None:
+    rng = np.random.default_rng(seed)
+    control = 0.75 + 0.02 * rng.standard_normal(size)
+    treatment = control + 0.004 * rng.standard_normal(size)
+    found = relative_difference(treatment, control, floor)
+    for ratio in (found.low, found.high):
+        tested = stats.ttest_1samp(treatment - control - ratio * (control - floor), 0)
+        assert tested.pvalue == pytest.approx(0.05, rel=1e-6)
+
+
+def test_relative_interval_covers_the_true_ratio() -> None:
+    """1,000 studies of 5 groups whose AUCs vary far more than the effect."""
+    rng, truth = np.random.default_rng(6), 0.02
+    found = []
+    for _ in range(1000):
+        control = 0.5 + rng.normal(0.25, 0.03, 5)
+        treatment = control + truth * (control - 0.5) + rng.normal(0, 0.002, 5)
+        found.append(relative_difference(treatment, control, 0.5))
+    low, high = stats.binom.ppf([0.001, 0.999], 1000, 0.95)
+    assert low <= sum(one.low <= truth <= one.high for one in found) <= high
+
+
+def test_relative_difference_at_its_edges() -> None:
+    one = relative_difference(np.array([0.82]), np.array([0.8]))
+    assert (one.mean, one.low, one.high) == (pytest.approx(0.025), -math.inf, math.inf)
+    below = relative_difference(np.array([0.6, 0.7]), np.array([0.4, 0.5]), 0.5)
+    assert math.isnan(below.mean)
+    assert (below.low, below.high) == (-math.inf, math.inf)
+    unclear = relative_difference(np.array([0.6, 0.7, 0.5]), np.array([0.9, 0.2, 0.45]), 0.5)
+    assert (unclear.low, unclear.high, unclear.verdict) == (-math.inf, math.inf, "no difference shown")
+
+
+# ---- minimum detectable effect --------------------------------------------------------------------------------------
+
+
+def test_minimum_detectable_effect_is_the_one_of_r() -> None:
+    """R 4.2: power.t.test(n = 6, sd = 1, sig.level = .05, power = .8, type = "paired", strict = TRUE)."""
+    assert minimum_detectable_effect(1.0, 6) == pytest.approx(1.43455, rel=2e-5)
+
+
+@pytest.mark.parametrize("size", [2, 3, 6, 30])
+@pytest.mark.parametrize("effect", [0.0, 0.01, 0.5, 2.0, 7.53])
+def test_power_is_the_integral_over_the_spread_that_a_study_happens_to_see(size, effect) -> None:
+    """Given the sample sd, the mean is normal; the sample variance is a chi square."""
+    freedom, shift = size - 1, effect * math.sqrt(size)
+    critical = stats.t.ppf(0.975, freedom)
+
+    def shown(root: float) -> float:
+        bar = critical * root / math.sqrt(freedom)
+        beyond = stats.norm.sf(bar - shift) + stats.norm.cdf(-bar - shift)
+        return 2 * root * stats.chi2.pdf(root**2, freedom) * beyond
+
+    expected, _ = integrate.quad(shown, 0, math.sqrt(freedom) + 12, limit=300)
+    assert paired_power(effect, 1.0, size) == pytest.approx(expected, abs=1e-6)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.floats(1e-6, 10), st.integers(2, 40), st.sampled_from([0.9, 0.95, 0.99]), st.floats(0.2, 0.95))
+def test_minimum_detectable_effect_turns_power_around(sd, size, level, power) -> None:
+    effect = minimum_detectable_effect(sd, size, level, power)
+    assert paired_power(effect, sd, size, level) == pytest.approx(power, rel=1e-6)
+    assert paired_power(-effect, sd, size, level) == pytest.approx(power, rel=1e-6)
+    assert paired_power(0.0, sd, size, level) == pytest.approx(1 - level)
+    assert minimum_detectable_effect(sd, size + 1, level, power) < effect
+
+
+def test_power_at_the_minimum_detectable_effect_is_the_stated_one() -> None:
+    """1,000 studies of 5 groups with that very effect: how many show a gain is binomial."""
+    effect = minimum_detectable_effect(0.01, 5)
+    draws = np.random.default_rng(7).normal(effect, 0.01, (1000, 5))
+    low, high = stats.binom.ppf([0.001, 0.999], 1000, 0.8)
+    assert low <= sum(paired_difference(one, np.zeros(5)).verdict == "gain" for one in draws) <= high
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ((0.0, 5), "spread above 0, got 5 groups and sd 0"),
+        ((1.0, 1), "2 or more groups and a spread above 0, got 1 groups"),
+        ((1.0, 5, 0.95, 1.0), "power must lie between 0.05 and 1, got 1"),
+        ((1.0, 5, 0.95, 0.01), "power must lie between 0.05 and 1, got 0.01"),
+    ],
+)
+def test_minimum_detectable_effect_refuses_in_one_line(arguments, words) -> None:
+    with pytest.raises(UserError) as caught:
+        minimum_detectable_effect(*arguments)
+    assert words in str(caught.value)
+
+
+# ---- Holm -----------------------------------------------------------------------------------------------------------
 
 
 def naive_holm(p_values: list[float]) -> list[float]:

@@ -1,0 +1,281 @@
+"""Covariance of AUCs against its definition by loops, published numbers and simulation; the bootstrap against both."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from ctrlib import auc_tests
+from ctrlib.auc_tests import AucCovariance, delong, paired_bootstrap, pool_folds
+from ctrlib.errors import UserError
+from ctrlib.metrics import auc, auc_standard_error, cohort_auc, logloss
+
+# 43 patients of DeLong et al. 1988 as SAS/STAT's example "Comparing Receiver Operating Characteristic Curves" lists
+# them: albumin, total protein, K-G score, 1 for those who died within two months of surgery.
+PATIENTS = np.fromstring(
+    "3.0 5.8 10 0  3.2 6.3 5 1  3.9 6.8 3 1  2.8 4.8 6 0  3.2 5.8 3 1  0.9 4.0 5 0  2.5 5.7 8 0  1.6 5.6 5 1  "
+    "3.8 5.7  5 1  3.7 6.7 6 1  3.2 5.4 4 1  3.8 6.6 6 1  4.1 6.6 5 1  3.6 5.7 5 1  4.3 7.0 4 1  3.6 6.7 4 0  "
+    "2.3 4.4  6 1  4.2 7.6 4 0  4.0 6.6 6 0  3.5 5.8 6 1  3.8 6.8 7 1  3.0 4.7 8 0  4.5 7.4 5 1  3.7 7.4 5 1  "
+    "3.1 6.6  6 1  4.1 8.2 6 1  4.3 7.0 5 1  4.3 6.5 4 1  3.2 5.1 5 1  2.6 4.7 6 1  3.3 6.8 6 0  1.7 4.0 7 0  "
+    "3.7 6.1  5 1  3.3 6.3 7 1  4.2 7.7 6 1  3.5 6.2 5 1  2.9 5.7 9 0  2.1 4.8 7 1  2.8 6.2 8 0  4.0 7.0 7 1  "
+    "3.3 5.7  6 1  3.7 6.9 5 1  3.6 6.6 5 1",
+    sep=" ",
+).reshape(43, 4)
+
+
+def drawn(seed: int, models: int, clicks: int, others: int, values: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Shuffled labels and correlated scores of equally good models; whole numbers below ``values`` make ties."""
+    rng = np.random.default_rng(seed)
+    labels = rng.permutation(np.repeat([1, 0], [clicks, others]))
+    shared = rng.standard_normal(labels.size) + labels
+    scores = shared + rng.standard_normal((models, labels.size))
+    if values:
+        scores = np.floor(np.clip(scores, -2, 3) / 5 * values)
+    return labels, scores
+
+
+def brute_force(labels: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """DeLong et al. 1988 by their definitions: every pair (click, other), O(m n), float64."""
+    clicks, others = scores[:, labels == 1], scores[:, labels == 0]
+    wins = (clicks[:, :, None] > others[:, None, :]) + 0.5 * (clicks[:, :, None] == others[:, None, :])
+    aucs, (m, n) = wins.mean(axis=(1, 2)), wins.shape[1:]
+    v10, v01 = wins.mean(axis=2) - aucs[:, None], wins.mean(axis=1) - aucs[:, None]
+    return aucs, v10 @ v10.T / (m - 1) / m + v01 @ v01.T / (n - 1) / n
+
+
+cohorts = st.tuples(
+    st.integers(0, 10_000), st.integers(1, 5), st.integers(2, 40), st.integers(2, 40), st.sampled_from([0, 1, 2, 4, 9])
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(cohorts, st.sampled_from([np.float32, np.float64]), st.sampled_from([3, 7, auc_tests.BLOCK]))
+def test_delong_is_its_definition(cohort, dtype, block) -> None:
+    labels, scores = drawn(*cohort)
+    scores = scores.astype(dtype)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(auc_tests, "BLOCK", block)
+        found = delong(labels, scores)
+    aucs, covariance = brute_force(labels, scores)
+    np.testing.assert_allclose(found.aucs, aucs, rtol=1e-13)
+    np.testing.assert_allclose(found.covariance, covariance, rtol=1e-10, atol=1e-15)
+    assert found.aucs.tolist() == cohort_auc(labels, scores).tolist()  # whole numbers, divided once
+
+
+def test_delong_on_many_rows_is_its_definition() -> None:
+    labels, scores = drawn(1, 3, 500, 2000)
+    found, (aucs, covariance) = delong(labels, scores), brute_force(labels, scores)
+    np.testing.assert_allclose(found.aucs, aucs, rtol=1e-13)
+    np.testing.assert_allclose(found.covariance, covariance, rtol=1e-10)
+
+
+def test_delong_gives_the_published_numbers() -> None:
+    """As R's pROC 1.18 computes them from these rows (var, cov, roc.test); SAS/STAT prints the same to 4 digits."""
+    albumin, protein, kg, labels = PATIENTS.T
+    found = delong(labels, [10 - kg, albumin, protein])
+    assert found.aucs == pytest.approx([0.725806451613, 0.736559139785, 0.647849462366], rel=1e-11)
+    assert found.standard_errors == pytest.approx([0.102821608980, 0.0926943460524, 0.100047375584], rel=1e-10)
+    covariances = found.covariance[[0, 1, 0], [1, 2, 2]]
+    assert covariances == pytest.approx([0.00503705981073307, 0.00774452927646216, 0.00481929729133163], rel=1e-12)
+    assert found.difference(0, 1).p_value == pytest.approx(0.910206347201, rel=1e-10)
+    assert found.difference(0, 2).p_value == pytest.approx(0.456139707507, rel=1e-10)
+    joint = found.joint_test([[-1, 1, 0], [-1, 0, 1]])
+    assert (round(joint.chi_square, 4), joint.freedom, round(joint.p_value, 4)) == (2.5340, 2, 0.2817)
+
+
+def test_standard_errors_of_hanley_and_mcneils_own_example() -> None:
+    """Hanley and McNeil 1982, table 1: 58 normal and 51 abnormal images, five ratings; they give .893 and .032."""
+    ratings = np.repeat([1, 2, 3, 4, 5] * 2, [33, 6, 6, 11, 2, 3, 2, 2, 11, 33])
+    labels = np.repeat([0, 1], [58, 51])
+    found = delong(labels, [ratings])
+    assert found.aucs[0] == pytest.approx(0.893, abs=5e-4)
+    assert auc_standard_error(labels, ratings) == pytest.approx(0.032, abs=5e-4)
+    assert found.standard_errors[0] == pytest.approx(auc_standard_error(labels, ratings), rel=0.1)
+
+
+def test_hanley_and_mcneil_agree_where_their_model_holds() -> None:
+    rng = np.random.default_rng(5)
+    labels = np.repeat([1, 0], [4000, 12_000])
+    scores = np.where(labels, rng.exponential(3.0, labels.size), rng.exponential(1.0, labels.size))
+    assert delong(labels, [scores]).standard_errors[0] == pytest.approx(auc_standard_error(labels, scores), rel=0.03)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 10_000), st.integers(3, 15), st.integers(3, 15))
+def test_delong_is_the_jackknife_of_each_label(seed, clicks, others) -> None:
+    """Leaving out one row at a time, clicks and others apart, gives the two parts of the covariance (Arvesen 1969)."""
+    labels, scores = drawn(seed, 2, clicks, others, 5)
+    parts = []
+    for value in (1, 0):
+        rows = np.flatnonzero(labels == value)
+        left = np.array([cohort_auc(np.delete(labels, row), np.delete(scores, row, axis=1)) for row in rows])
+        centred = left - left.mean(axis=0)
+        parts.append((rows.size - 1) / rows.size * centred.T @ centred)
+    np.testing.assert_allclose(delong(labels, scores).covariance, sum(parts), rtol=1e-9, atol=1e-15)
+
+
+@settings(max_examples=60, deadline=None)
+@given(cohorts, st.integers(0, 100))
+def test_delong_sees_ranks_alone_whatever_the_order_of_rows_and_models(cohort, seed) -> None:
+    labels, scores = drawn(*cohort)
+    rng, found = np.random.default_rng(seed), delong(labels, scores)
+    rows, models = rng.permutation(labels.size), rng.permutation(len(scores))
+    for other in (delong(labels, np.exp(scores)), delong(labels[rows], scores[:, rows]), delong(1 - labels, -scores)):
+        np.testing.assert_array_equal(found.aucs, other.aucs)
+        np.testing.assert_allclose(found.covariance, other.covariance, rtol=1e-12, atol=1e-16)
+    turned = delong(labels, -scores)
+    np.testing.assert_allclose(turned.aucs, 1 - found.aucs, rtol=1e-12)
+    np.testing.assert_allclose(turned.covariance, found.covariance, rtol=1e-9, atol=1e-15)
+    shuffled = delong(labels, scores[models])
+    np.testing.assert_allclose(shuffled.covariance, found.covariance[np.ix_(models, models)], rtol=1e-12, atol=1e-16)
+
+
+def test_p_of_two_equally_informative_scores_is_uniform_and_its_interval_covers() -> None:
+    tests = [delong(*drawn(seed, 2, 80, 160)).difference(0, 1) for seed in range(1000)]
+    low, high = stats.binom.ppf([0.001, 0.999], 1000, 0.95)
+    assert stats.kstest([one.p_value for one in tests], "uniform").pvalue > 0.001
+    assert low <= sum(one.low <= 0 <= one.high for one in tests) <= high
+    assert all((one.p_value < 0.05) == (one.verdict != "no difference shown") for one in tests)
+
+
+def test_a_contrast_of_means_is_their_difference() -> None:
+    found = delong(*drawn(3, 4, 50, 90))
+    one = found.contrast([0.5, 0.5, -0.5, -0.5])
+    weights = np.array([0.5, 0.5, -0.5, -0.5])
+    assert one.estimate == pytest.approx(found.aucs[:2].mean() - found.aucs[2:].mean(), abs=1e-14)
+    assert one.standard_error == pytest.approx(math.sqrt(weights @ found.covariance @ weights))
+    assert (one.low, one.high) == pytest.approx(
+        stats.norm.interval(0.95, loc=one.estimate, scale=one.standard_error), rel=1e-12
+    )
+    assert found.difference(0, 2) == found.contrast([1, 0, -1, 0])
+    assert found.difference(1, 1).estimate == 0
+    single = found.joint_test([[1, -1, 0, 0], [2, -2, 0, 0]])  # the second row says nothing new
+    assert single.freedom == 1
+    assert single.p_value == pytest.approx(found.difference(0, 1).p_value, rel=1e-9)
+
+
+def test_equal_rankings_differ_by_nothing_and_perfect_ones_by_a_point() -> None:
+    labels, scores = drawn(4, 1, 30, 50)
+    same = delong(labels, np.vstack([scores[0], np.exp(scores[0])])).difference(0, 1)
+    assert (same.estimate, same.low, same.high, same.p_value, same.verdict) == (0, 0, 0, 1, "no difference shown")
+    perfect = delong(labels, [labels, -labels]).difference(0, 1)
+    assert (perfect.estimate, perfect.standard_error, perfect.p_value, perfect.verdict) == (1, 0, 0, "gain")
+
+
+def test_folds_pool_to_the_mean_auc_and_its_spread() -> None:
+    """The pooled standard error is the spread of the mean over fresh sets of folds."""
+    pooled = [pool_folds([delong(*drawn(10 * s + f, 2, 40, 80)) for f in range(5)]) for s in range(300)]
+    first = [delong(*drawn(f, 2, 40, 80)) for f in range(5)]
+    np.testing.assert_allclose(pooled[0].aucs, np.mean([one.aucs for one in first], axis=0))
+    np.testing.assert_allclose(pooled[0].covariance * 25, sum(one.covariance for one in first))
+    differences = [one.difference(0, 1) for one in pooled]
+    claimed = math.sqrt(np.mean([one.standard_error**2 for one in differences]))
+    assert claimed == pytest.approx(np.std([one.estimate for one in differences]), rel=0.15)  # known to 4 %
+
+
+@pytest.mark.parametrize(
+    ("labels", "scores", "words"),
+    [
+        ([0, 0, 1], [[1.0, 2, 3]], "two rows of each label, got 1 clicks and 2 others"),
+        ([0, 0, 0], [[1.0, 2, 3]], "all 3 rows are labelled 0"),
+        ([0, 1, 1, 0], [[1.0, 2, 3]], "differ in length: 4 and 3"),
+        ([0, 1, 1, 0], [[1.0, 2, 3, 4], [1.0, np.nan, 3, 4]], "scores of member 1 has 1 NaN"),
+        ([0, 1], [1.0, 2.0], "shape (2,)"),
+    ],
+)
+def test_delong_refuses_in_one_line(labels, scores, words) -> None:
+    with pytest.raises(UserError) as caught:
+        delong(labels, scores)
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_contrasts_and_folds_refuse_in_one_line() -> None:
+    with pytest.raises(UserError, match=r"a contrast of 2 AUCs needs as many weights, got shape \(3,\)"):
+        AucCovariance(np.zeros(2), np.eye(2)).contrast([1, -1, 0])
+    with pytest.raises(UserError, match="at least one fold"):
+        pool_folds([])
+
+
+# ---- paired bootstrap -----------------------------------------------------------------------------------------------
+
+
+def probabilities(seed: int, rows: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Labels with two sets of probabilities, the first nearer to the truth."""
+    rng = np.random.default_rng(seed)
+    logits = rng.standard_normal(rows)
+    labels = (rng.random(rows) < 1 / (1 + np.exp(-logits))).astype(int)
+    return labels, *(1 / (1 + np.exp(-logits - noise * rng.standard_normal(rows))) for noise in (0.2, 0.6))
+
+
+@pytest.mark.parametrize("stratified", [False, True])
+def test_bootstrap_of_auc_has_delongs_standard_error(stratified) -> None:
+    labels, better, worse = probabilities(1, 1500)
+    found = paired_bootstrap(auc, labels, better, worse, resamples=600, stratified=stratified)
+    reference = delong(labels, [better, worse]).difference(0, 1)
+    assert found.estimate == pytest.approx(reference.estimate, abs=1e-15)
+    assert found.standard_error == pytest.approx(reference.standard_error, rel=0.12)  # 600 resamples know it to 3 %
+    assert (found.low, found.high) == pytest.approx((reference.low, reference.high), abs=0.3 * found.standard_error)
+    assert found.verdict == reference.verdict == "gain"
+
+
+def test_bootstrap_of_logloss_is_that_of_a_mean() -> None:
+    labels, better, worse = probabilities(2, 2000)
+    found = paired_bootstrap(logloss, labels, better, worse, resamples=600)
+    losses = [-np.log(np.where(labels, p, 1 - p)) for p in (better, worse)]
+    differences = losses[0] - losses[1]
+    assert found.estimate == pytest.approx(differences.mean(), abs=1e-14)
+    assert found.standard_error == pytest.approx(differences.std() / math.sqrt(labels.size), rel=0.12)
+    assert (found.verdict, found.p_value) == ("loss", pytest.approx(2 / 601))
+
+
+def test_bootstrap_interval_covers_at_its_level() -> None:
+    """The mean of 60 normal rows, 120 samples; a percentile interval of so few rows loses a little."""
+    rng = np.random.default_rng(3)
+
+    def mean(labels: np.ndarray, values: np.ndarray) -> float:
+        return values.mean()
+
+    found = [
+        paired_bootstrap(mean, np.zeros(60), rng.standard_normal(60), np.zeros(60), resamples=80, level=0.9)
+        for _ in range(120)
+    ]
+    low, high = stats.binom.ppf([0.001, 0.999], 120, 0.88)
+    assert low <= sum(one.low <= 0 <= one.high for one in found) <= high
+
+
+def test_bootstrap_is_paired_seeded_and_stratified() -> None:
+    labels, better, worse = probabilities(4, 200)
+    seen = []
+
+    def shares(labels: np.ndarray, values: np.ndarray) -> float:
+        seen.append(labels.mean())
+        return values.mean()
+
+    first = paired_bootstrap(shares, labels, better, worse, resamples=50, stratified=True)
+    assert set(seen) == {labels.mean()}
+    assert first == paired_bootstrap(shares, labels, better, worse, resamples=50, stratified=True)
+    assert first != paired_bootstrap(shares, labels, better, worse, resamples=50, stratified=True, seed=1)
+    seen.clear()
+    paired_bootstrap(shares, labels, better, worse, resamples=50)
+    assert len(set(seen)) > 5
+    shifted = paired_bootstrap(lambda y, p: p.mean(), labels, better + 0.25, better, resamples=50)
+    assert (shifted.estimate, shifted.low, shifted.high) == pytest.approx((0.25, 0.25, 0.25))  # same rows in both
+
+
+def test_bootstrap_takes_the_members_of_two_arms() -> None:
+    labels, better, worse = probabilities(5, 300)
+    treatment, control = np.stack([better, worse]), np.stack([worse, worse])
+    found = paired_bootstrap(lambda y, p: cohort_auc(y, p).mean(), labels, treatment, control, resamples=50)
+    half = paired_bootstrap(auc, labels, better, worse, resamples=50)
+    assert (found.estimate, found.low) == pytest.approx((half.estimate / 2, half.low / 2))
+
+
+def test_bootstrap_refuses_other_rows() -> None:
+    with pytest.raises(UserError, match=r"got shapes \(3,\), \(3,\) and \(2,\)"):
+        paired_bootstrap(auc, [0, 1, 1], [0.1, 0.2, 0.3], [0.1, 0.2])
+    with pytest.raises(UserError, match="two rows of each label, got 3 in all"):
+        paired_bootstrap(auc, [0, 1, 1], [0.1, 0.2, 0.3], [0.1, 0.2, 0.3], stratified=True)
