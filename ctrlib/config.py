@@ -163,7 +163,9 @@ class StudyParameters(Settings):
     profile: str = Field(default="default", description="label of the settings, shown in the book")
     dataset: str = Field(default="synthetic", description="'synthetic', a prepared data set, or a path to one")
     rows: int = Field(default=100_000, ge=100, description="training rows of the synthetic data")
-    architecture: str = Field(default="FiBiNET", description="FiBiNET, DCN, PNN or DeepFM")
+    architecture: str = Field(
+        default="FiBiNET", description="FiBiNET, DCN, PNN, DeepFM, DCNv2, AutoInt, FinalMLP, FM, LR, or your own"
+    )
     companions: tuple[str, ...] = Field(default=("DCN", "PNN", "DeepFM"), min_length=1, description="who replaces one")
     instances: int = Field(default=4, ge=2, le=100, description="models in a group (N)")
     seeds: tuple[Annotated[int, Field(ge=0, le=10**12)], ...] = Field(

@@ -11,8 +11,18 @@ from matplotlib.axes import Axes
 
 from ctrlib.statistics import paired_difference
 
-# Okabe and Ito's colours, distinguishable with colour-blind eyes.
-COLOURS = {"FiBiNET": "#0072B2", "DCN": "#D55E00", "PNN": "#009E73", "DeepFM": "#CC79A7"}
+# Okabe and Ito's colours and darker ones between them, distinguishable with colour-blind eyes.
+COLOURS = {
+    "FiBiNET": "#0072B2",
+    "DCN": "#D55E00",
+    "PNN": "#009E73",
+    "DeepFM": "#CC79A7",
+    "DCNv2": "#7F0000",
+    "AutoInt": "#332288",
+    "FinalMLP": "#56B4E9",
+    "FM": "#7A5C3A",
+    "LR": "#2F4F4F",
+}  # an architecture that is not here is drawn in INK
 GREY, INK, REFERENCE = "#8a8a8a", "#222222", "#E69F00"
 SINGLE, WIDE = (6.0, 3.8), (8.6, 3.8)
 MILLI = 1e3  # AUC differences are shown in thousandths
@@ -149,7 +159,8 @@ def arms(groups: pd.DataFrame, order: list[str], ax: Axes | None = None) -> Axes
 def gap_scatter(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """Effect on a member against how far its peers were ahead of it at the start, coloured by architecture."""
     ax = ax or canvas()
-    sns.scatterplot(table, x="gap", y="effect", hue="architecture", palette=COLOURS, style="architecture", s=55, ax=ax)
+    palette = {name: COLOURS.get(name, INK) for name in table["architecture"].unique()}
+    sns.scatterplot(table, x="gap", y="effect", hue="architecture", palette=palette, style="architecture", s=55, ax=ax)
     ax.axhline(0, color=INK, linewidth=1)
     ax.axvline(0, color=INK, linewidth=1)
     ax.set(xlabel="peers' mean AUC minus own AUC before, thousandths", ylabel="effect on own AUC, thousandths")
@@ -166,7 +177,7 @@ def ratio_ranges(rows: pd.DataFrame, xlabel: str, ax: Axes | None = None) -> Axe
     """
     ax = ax or canvas((WIDE[0], 1.0 + 0.32 * len(rows)))
     for y, (_, row) in enumerate(rows.iterrows()):
-        colour = next((c for name, c in COLOURS.items() if row["what"].startswith(name)), INK)
+        colour = COLOURS.get(row["what"].partition(":")[0], INK)
         ax.hlines(y, row["low"], row["high"], color=colour, linewidth=2.2)
         ax.scatter([row["value"]], [y], s=36, color=colour, zorder=3)
     ax.axvline(1, color=INK, linewidth=1)
