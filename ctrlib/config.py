@@ -244,7 +244,7 @@ class StudyParameters(Settings):
     rows: int = Field(default=100_000, ge=100, description="training rows of the synthetic data")
     test_rows: int = Field(default=50_000, ge=100, description="test rows of the synthetic data")
     logit_sd: float = Field(default=1.5, gt=0, le=10, description="spread of the synthetic data's true logit")
-    architecture: str = Field(default="FiBiNET", description="FiBiNET, DCN, PNN or DeepFM")
+    architecture: str = Field(default="FiBiNET", description="any of ctrlib.models.MODELS")
     architectures: tuple[str, ...] = Field(default=("FiBiNET", "DCN", "PNN", "DeepFM"), min_length=1)
     companions: tuple[str, ...] = Field(default=(), description="further architectures to pair with")
     instances: int = Field(default=4, ge=2, le=100, description="models in a group (N)")

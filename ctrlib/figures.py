@@ -15,8 +15,18 @@ from matplotlib.figure import Figure
 from ctrlib.experiments.tables import differences
 from ctrlib.statistics import paired_difference
 
-# Okabe and Ito's colours, distinguishable with colour-blind eyes.
-COLOURS = {"FiBiNET": "#0072B2", "DCN": "#D55E00", "PNN": "#009E73", "DeepFM": "#CC79A7"}
+# Okabe and Ito's colours and darker ones between them, distinguishable with colour-blind eyes.
+COLOURS = {
+    "FiBiNET": "#0072B2",
+    "DCN": "#D55E00",
+    "PNN": "#009E73",
+    "DeepFM": "#CC79A7",
+    "DCNv2": "#7F0000",
+    "AutoInt": "#332288",
+    "FinalMLP": "#56B4E9",
+    "FM": "#7A5C3A",
+    "LR": "#2F4F4F",
+}  # an architecture that is not here is drawn in INK
 GREY, INK, REFERENCE = "#8a8a8a", "#222222", "#E69F00"
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#222222")
 LINES, MARKERS = (
@@ -315,7 +325,8 @@ def verdict_grid(verdicts: pd.DataFrame) -> Figure:
 def gap_scatter(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """Effect on a member against how far its peers were ahead of it at the start, coloured by architecture."""
     ax = ax or canvas()
-    sns.scatterplot(table, x="gap", y="effect", hue="architecture", palette=COLOURS, style="architecture", s=55, ax=ax)
+    palette = {name: COLOURS.get(name, INK) for name in table["architecture"].unique()}
+    sns.scatterplot(table, x="gap", y="effect", hue="architecture", palette=palette, style="architecture", s=55, ax=ax)
     ax.axhline(0, color=INK, linewidth=1)
     ax.axvline(0, color=INK, linewidth=1)
     ax.set(xlabel="peers' mean AUC minus own AUC before, thousandths", ylabel="effect on own AUC, thousandths")
@@ -332,7 +343,7 @@ def ratio_ranges(rows: pd.DataFrame, xlabel: str, ax: Axes | None = None) -> Axe
     """
     ax = ax or canvas((WIDE[0], 1.0 + 0.32 * len(rows)))
     for y, (_, row) in enumerate(rows.iterrows()):
-        colour = next((c for name, c in COLOURS.items() if row["what"].startswith(name)), INK)
+        colour = COLOURS.get(row["what"].partition(":")[0], INK)
         ax.hlines(y, row["low"], row["high"], color=colour, linewidth=2.2)
         ax.scatter([row["value"]], [y], s=36, color=colour, zorder=3)
     ax.axvline(1, color=INK, linewidth=1)

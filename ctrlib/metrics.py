@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 from scipy.special import entr
-from scipy.stats import rankdata
+from scipy.stats import hypergeom, rankdata
 
 from ctrlib.errors import UserError
 
@@ -318,3 +318,64 @@ def expected_logloss(probability: ArrayLike) -> float:
     """
     p = _probability_column(probability, "probability")
     return float((entr(p) + entr(1 - p)).mean())
+
+
+@dataclass(frozen=True)
+class ErrorOverlap:
+    """How much K models err on the same rows; to be compared between arms, as the labels' noise is common to all.
+
+    Attributes:
+        residual_correlation: Pearson's correlation of the residuals (probability - label), averaged over pairs. The
+            label is in both residuals, so it is high for any two models that know little; NaN where residuals are
+            constant.
+        worst_overlap: of the rows that are among the worst of either model, the share that is among the worst of
+            both (Jaccard index), averaged over pairs; worst by log loss.
+        chance: what ``worst_overlap`` is expected to be for two models whose worst rows are unrelated.
+        worst_rows: how many rows the worst are.
+    """
+
+    residual_correlation: float
+    worst_overlap: float
+    chance: float
+    worst_rows: int
+
+
+def error_overlap(labels: ArrayLike, probability_matrix: ArrayLike, share: float = 0.1) -> ErrorOverlap:
+    """Do the members of a cohort fail on the same rows? See :class:`ErrorOverlap`.
+
+    Among rows with the same loss the first ones count as worse.
+
+    Args:
+        labels: 0 or 1, (N,).
+        probability_matrix: in [0, 1], (K, N), K >= 2 models on the same N rows.
+        share: share of the rows that counts as the worst, above 0 and at most 1; at least one row is taken.
+
+    Reference: the expectation under chance is that of the Jaccard index of two random sets of m of N rows, whose
+    intersection is hypergeometric.
+    """
+    p = np.asarray(probability_matrix, dtype=np.float64)
+    if p.ndim != 2 or len(p) < 2:
+        raise UserError(f"error overlap needs the predictions of 2 or more models as (K, N), got shape {p.shape}")
+    if not 0 < share <= 1:
+        raise UserError(f"share must be above 0 and at most 1, got {share}")
+    _probability_column(p.ravel(), "probability_matrix")
+    rows = p.shape[1]
+    clicked = _clicks(labels, rows)
+    residuals = p - clicked
+    miss = np.abs(residuals)  # the log loss of a row rises with it
+    worst_rows = max(1, round(share * rows))
+    worst = np.zeros(p.shape, dtype=bool)
+    for member, row_miss in zip(worst, miss, strict=True):
+        member[np.argsort(-row_miss, kind="stable")[:worst_rows]] = True
+    residuals -= residuals.mean(axis=1, keepdims=True)
+    with np.errstate(invalid="ignore"):  # constant residuals are 0 / 0, which is the NaN we want
+        residuals /= np.sqrt(np.square(residuals).sum(axis=1, keepdims=True))
+    pairs = list(combinations(range(len(p)), 2))
+    common = np.arange(worst_rows + 1)
+    chance = hypergeom.pmf(common, rows, worst_rows, worst_rows) @ (common / (2 * worst_rows - common))
+    return ErrorOverlap(
+        residual_correlation=float(np.mean([residuals[a] @ residuals[b] for a, b in pairs])),
+        worst_overlap=float(np.mean([(worst[a] & worst[b]).sum() / (worst[a] | worst[b]).sum() for a, b in pairs])),
+        chance=float(chance),
+        worst_rows=worst_rows,
+    )

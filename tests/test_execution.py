@@ -10,6 +10,7 @@ from small import assert_same_member, make_run, member, rows
 from ctrlib import trainer
 from ctrlib.coupling import complete, independent_groups
 from ctrlib.execution import GraphStep, SideBySide
+from ctrlib.models import MODELS
 
 CPU = torch.device("cpu")
 NOISY = {"dropout": 0.3, "batch_norm": True}
@@ -57,6 +58,14 @@ def test_threads_do_not_touch_the_numbers(architecture: str) -> None:
     run = make_run(members, complete(3), epochs=2)
     alone, threaded = trainer.train(run, rows(), device="cpu"), trainer.train(run, rows(), device="cpu", threads=3)
     for n in range(3):
+        assert_same_member(threaded, n, alone, n)
+
+
+def test_threads_do_not_touch_the_numbers_of_any_architecture() -> None:
+    members = [member(n, architecture=name, **NOISY) for n, name in enumerate(MODELS)]
+    run = make_run(members, complete(len(members)), epochs=1)
+    alone, threaded = trainer.train(run, rows(), device="cpu"), trainer.train(run, rows(), device="cpu", threads=2)
+    for n in range(len(members)):
         assert_same_member(threaded, n, alone, n)
 
 

@@ -7,6 +7,9 @@ import torch
 from torch import nn
 
 from ctrlib.errors import UserError
+from ctrlib.models.autoint import FieldAttention
+from ctrlib.models.dcnv2 import CrossNetworkV2
+from ctrlib.models.finalmlp import BilinearFusion, ContextGate
 from ctrlib.models.layers import (
     MLP,
     SENET,
@@ -299,3 +302,116 @@ def test_flat_layer_gradients(layer):
 
 def test_fm_gradient():
     assert torch.autograd.gradcheck(second_order_fm, embeddings(requires_grad=True))
+
+
+# ---- layers of single models ----------------------------------------------------------------------------------------
+
+
+def rows_of(x: torch.Tensor) -> list:
+    return x.detach().tolist()
+
+
+def times(matrix: list, vector: list) -> list:
+    return [dot(row, vector) for row in matrix]
+
+
+def test_cross_network_v2_follows_its_recursion():
+    layer = spread_out(CrossNetworkV2(FIELDS * DIM, num_cross_layers=3))
+    flat = embeddings().flatten(1)
+    expected = []
+    for x0 in rows_of(flat):
+        x = x0
+        for one in layer.layers:
+            products = times(rows_of(one.weight), x)
+            x = [x0[d] * (products[d] + one.bias[d].item()) + x[d] for d in range(len(x))]
+        expected.append(x)
+    assert_equal(layer(flat), expected)
+
+
+def test_cross_network_v2_holds_version_1():
+    """Version 1's weight vector is a matrix whose rows are all that vector, its bias comes after the product."""
+    old, new = spread_out(CrossNetwork(6, 1)), spread_out(CrossNetworkV2(6, 1))
+    with torch.no_grad():
+        new.layers[0].weight.copy_(old.weight.expand(6, 6))
+        old.bias.zero_()
+        new.layers[0].bias.zero_()
+    x = torch.randn(5, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    torch.testing.assert_close(new(x), old(x))
+    assert torch.equal(CrossNetworkV2(6, 0)(x), x)
+
+
+@pytest.mark.parametrize(("width", "heads"), [(DIM, 1), (4, 2), (6, 3)])
+def test_field_attention_follows_its_formula(width, heads):
+    layer, x = spread_out(FieldAttention(DIM, width, heads, 0.0)), embeddings()
+    matrix = {name: rows_of(getattr(layer, name).weight) for name in ("query", "key", "value")}
+    residual = rows_of(layer.residual.weight) if width != DIM else torch.eye(DIM).tolist()
+    expected = []
+    for row in rows_of(x):
+        query, key, value = ([times(matrix[name], v) for v in row] for name in ("query", "key", "value"))
+        fields = []
+        for m in range(FIELDS):
+            attended = []
+            for head in range(heads):
+                part = slice(head * (width // heads), (head + 1) * (width // heads))
+                scores = [math.exp(dot(query[m][part], key[k][part])) for k in range(FIELDS)]
+                weights = [score / sum(scores) for score in scores]
+                values = [v[part] for v in value]
+                attended += [dot(weights, column) for column in zip(*values, strict=True)]
+            kept = times(residual, row[m])
+            fields.append([max(0.0, a + b) for a, b in zip(attended, kept, strict=True)])
+        expected.append(fields)
+    assert any(value == 0 for row in expected for v in row for value in v)
+    assert_equal(layer(x), expected)
+
+
+def test_field_attention_does_not_care_for_the_order_of_the_fields():
+    layer, x = spread_out(FieldAttention(DIM, 4, 2, 0.0)), embeddings()
+    order = torch.tensor([2, 0, 3, 1])
+    torch.testing.assert_close(layer(x[:, order]), layer(x)[:, order])
+
+
+@pytest.mark.parametrize("heads", [1, 2, 3])
+def test_bilinear_fusion_follows_its_formula(heads):
+    layer = spread_out(BilinearFusion(6, 6, heads))
+    drawn = torch.Generator().manual_seed(2)
+    x, y = (torch.randn(BATCH, 6, dtype=torch.float64, generator=drawn) for _ in range(2))
+    width = 6 // heads
+    expected = []
+    for a, b in zip(rows_of(x), rows_of(y), strict=True):
+        total = layer.x.bias.item() + dot(rows_of(layer.x.weight[0]), a) + dot(rows_of(layer.y.weight[0]), b)
+        for head in range(heads):
+            part = slice(head * width, (head + 1) * width)
+            total += dot(a[part], times(rows_of(layer.weight[head]), b[part]))
+        expected.append(total)
+    assert_equal(layer(x, y), expected)
+
+
+def test_bilinear_fusion_of_other_widths_and_its_start():
+    layer = BilinearFusion(60, 40, 2)
+    assert layer(torch.zeros(3, 60), torch.zeros(3, 40)).shape == (3,)
+    assert layer.weight.shape == (2, 30, 20)
+    assert layer.weight.std().item() == pytest.approx(math.sqrt(2 / 1201), rel=0.1)
+
+
+def test_context_gate_follows_its_formula():
+    layer, ids = spread_out(ContextGate(FIELD_DIMS, DIM, 2, 4)), random_ids()
+    flat = embeddings().flatten(1)
+    first, second = layer.gate[0], layer.gate[2]
+    expected = []
+    for row, values in zip(rows_of(ids), rows_of(flat), strict=True):
+        context = rows_of(layer.embedding.weight[row[2]])
+        hidden = [
+            max(0.0, a + b) for a, b in zip(times(rows_of(first.weight), context), rows_of(first.bias), strict=True)
+        ]
+        scores = [a + b for a, b in zip(times(rows_of(second.weight), hidden), rows_of(second.bias), strict=True)]
+        expected.append([v * 2 / (1 + math.exp(-s)) for v, s in zip(values, scores, strict=True)])
+    assert_equal(layer(ids, flat), expected)
+
+
+@pytest.mark.parametrize("layer", [FieldAttention(DIM, DIM, 1, 0.0), FieldAttention(DIM, 4, 2, 0.0)])
+def test_attention_gradients(layer):
+    check_gradients(spread_out(layer), embeddings(requires_grad=True))
+
+
+def test_cross_network_v2_gradients():
+    check_gradients(spread_out(CrossNetworkV2(FIELDS * DIM, 2)), embeddings().flatten(1).requires_grad_())

@@ -24,6 +24,7 @@ from ctrlib.metrics import (
     calibration,
     churn,
     cohort_auc,
+    error_overlap,
     expected_auc,
     expected_logloss,
     logloss,
@@ -522,3 +523,80 @@ def test_no_prediction_beats_the_truth_in_expectation():
     assert auc(labels, noisy) < expected_auc(p) - 0.005
     assert logloss(labels, noisy) > expected_logloss(p) + 0.005
     assert auc(labels, p) == pytest.approx(expected_auc(p), abs=0.005)
+
+
+# ---- error overlap --------------------------------------------------------------------------------------------------
+
+
+def naive_overlap(labels, probabilities, worst_rows):
+    """By loops: Pearson of residuals and Jaccard of the worst rows by log loss, averaged over pairs."""
+    correlations, jaccards = [], []
+    for a, b in combinations(probabilities, 2):
+        correlations.append(np.corrcoef(a - labels, b - labels)[0, 1])
+        sets = []
+        for p in (a, b):
+            loss = [-math.log(q if y else 1 - q) for q, y in zip(p, labels, strict=True)]
+            sets.append(set(sorted(range(len(p)), key=lambda i, loss=loss: (-loss[i], i))[:worst_rows]))
+        jaccards.append(len(sets[0] & sets[1]) / len(sets[0] | sets[1]))
+    return np.mean(correlations), np.mean(jaccards)
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.integers(2, 4), st.integers(3, 40), st.floats(0.01, 1), st.integers(0, 999))
+def test_error_overlap_is_what_loops_find(models, count, share, seed):
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, 2, count)
+    p = rng.choice(np.arange(1, 16) / 16, (models, count))  # ties are common, and exact
+    found = error_overlap(labels, p, share)
+    assert found.worst_rows == max(1, round(share * count))
+    correlation, jaccard = naive_overlap(labels, p, found.worst_rows)
+    assert found.worst_overlap == pytest.approx(jaccard)
+    assert found.residual_correlation == pytest.approx(correlation, nan_ok=True)
+
+
+def test_chance_is_what_unrelated_models_show():
+    rng = np.random.default_rng(1)
+    labels = np.zeros(50, dtype=int)
+    found = [error_overlap(labels, rng.random((2, 50)), 0.2) for _ in range(2000)]
+    overlaps = [one.worst_overlap for one in found]
+    assert found[0].chance == pytest.approx(np.mean(overlaps), abs=4 * np.std(overlaps) / math.sqrt(2000))
+    assert abs(np.mean([one.residual_correlation for one in found])) < 0.02
+    many = error_overlap(np.zeros(100_000, dtype=int), rng.random((2, 100_000)))
+    assert many.chance == pytest.approx(0.1 / 1.9, rel=1e-3)  # m/N of the rows in both, nearly 2 m/N in either
+
+
+def test_error_overlap_of_a_model_with_itself_is_full():
+    rng = np.random.default_rng(2)
+    labels, p = rng.integers(0, 2, 200), rng.random(200)
+    found = error_overlap(labels, [p, p, p])
+    assert (found.residual_correlation, found.worst_overlap) == (pytest.approx(1), 1.0)
+    assert found.worst_rows == 20
+    assert error_overlap(labels, [p, rng.random(200)], 1.0).chance == 1.0  # all rows are the worst
+    assert math.isnan(error_overlap(np.zeros(4, dtype=int), np.full((2, 4), 0.5)).residual_correlation)
+
+
+def test_more_alike_models_overlap_more():
+    rng = np.random.default_rng(3)
+    labels = rng.integers(0, 2, 5000)
+    first, other = rng.random((2, 5000))
+    near, far = (error_overlap(labels, [first, (1 - w) * first + w * other]) for w in (0.1, 0.9))
+    assert near.worst_overlap > far.worst_overlap > far.chance
+    assert near.residual_correlation > far.residual_correlation
+
+
+@pytest.mark.parametrize(
+    ("p", "share", "words"),
+    [
+        (np.full((1, 3), 0.5), 0.1, "2 or more models"),
+        (np.full(3, 0.5), 0.1, "got shape (3,)"),
+        (np.full((2, 3), 1.5), 0.1, "must lie in [0, 1]"),
+        (np.full((2, 4), 0.5), 0.1, "differ in length: 3 and 4"),
+        (np.full((2, 3), 0.5), 0.0, "share must be above 0"),
+        (np.full((2, 3), 0.5), 1.1, "at most 1, got 1.1"),
+    ],
+)
+def test_error_overlap_refuses(p, share, words):
+    with pytest.raises(UserError) as caught:
+        error_overlap([0, 1, 0], p, share)
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)

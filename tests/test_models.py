@@ -7,6 +7,7 @@ from inspect import signature
 import pytest
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from torch.nn import functional as F
 
 from ctrlib.errors import UserError
@@ -19,7 +20,7 @@ from ctrlib.models import (
     embedding_parameters,
     model_options,
 )
-from ctrlib.models.layers import Dropout
+from ctrlib.models.layers import MLP, Dropout
 
 FIELD_DIMS = (7, 3, 11, 5)
 VARIANTS = [
@@ -27,7 +28,13 @@ VARIANTS = [
     ("FiBiNET", {"bilinear_type": "field_each", "reduction_ratio": 1}),
     ("FiBiNET", {"bilinear_type": "field_all"}),
     ("DCN", {"num_cross_layers": 1}),
+    ("DCNv2", {"num_cross_layers": 1}),
+    ("AutoInt", {"plus": False, "attention_dim": 16, "num_heads": 1}),
+    ("AutoInt", {"attention_dim": 6, "num_heads": 3}),
+    ("FinalMLP", {"num_heads": 4}),
+    ("FinalMLP", {"gate_field_1": 2, "gate_field_2": 0, "gate_units": 5}),
 ]
+NO_PAIRS = ("LR",)  # sees no two fields together, so it cannot learn labels that no rule of single ids made
 every_variant = pytest.mark.parametrize(("architecture", "options"), VARIANTS)
 every_architecture = pytest.mark.parametrize("architecture", MODELS)
 
@@ -93,6 +100,8 @@ def test_gradient_reaches_every_parameter(architecture, options, batch_norm):
 
 @every_variant
 def test_gradients_are_right(architecture, options):
+    if architecture == "AutoInt":
+        options = {**options, "attention_dim": 2 * options.get("num_heads", 2)}  # a numeric gradient costs per number
     model = make(architecture, options, embedding_dim=2, hidden_units=(4,), wide=True).double()
     names = [name for name, _ in model.named_parameters()]
     ids = rows(5)
@@ -118,9 +127,12 @@ def test_overfits_64_rows(architecture, options, batch_norm):
     ids = torch.unique(rows(400), dim=0)[:64]
     assert len(ids) == 64
     labels = torch.randint(2, (64,), generator=torch.Generator().manual_seed(4)).float()
+    if architecture in NO_PAIRS:
+        labels = (make(architecture, wide=True)(ids) > 0).float()  # a rule of the same form
+        assert 10 < labels.sum() < 54
     model = make(architecture, options, batch_norm=batch_norm, hidden_units=(32, 16))
     optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
-    for _ in range(200):
+    for _ in range(1000 if architecture in NO_PAIRS else 200):
         optimizer.zero_grad()
         loss = F.binary_cross_entropy_with_logits(model(ids), labels)
         loss.backward()
@@ -142,13 +154,30 @@ def test_eval_output_does_not_depend_on_batch_mates(architecture, options):
     torch.testing.assert_close(model(ids.flip(0)).flip(0), together, rtol=1e-5, atol=1e-6)
 
 
-@every_architecture
-def test_dropout_is_random_in_training_only(architecture):
-    model, ids = make(architecture, dropout=0.5, wide=True), rows(20)
-    assert not torch.equal(model(ids), model(ids))
+@every_variant
+def test_dropout_is_random_in_training_only(architecture, options):
+    model, ids = make(architecture, options, dropout=0.5, wide=True), rows(20)
+    dropouts = [m for m in model.modules() if "Dropout" in type(m).__name__]
+    assert torch.equal(model(ids), model(ids)) == (not dropouts)
     model.eval()
     assert torch.equal(model(ids), model(ids))
-    assert {type(m) for m in model.modules() if "Dropout" in type(m).__name__} == {Dropout}
+    assert all(type(m) is Dropout for m in dropouts), "masks must follow the generator of the member"
+
+
+@every_variant
+def test_dropout_masks_follow_the_generator_of_the_member(architecture, options):
+    model, ids = make(architecture, options, dropout=0.5, wide=True), rows(20)
+    drawn = torch.Generator()
+    for module in model.modules():
+        if isinstance(module, Dropout):
+            module.generator = drawn
+    logits = []
+    for seed in (1, 1, 2):
+        drawn.manual_seed(seed)
+        torch.rand(1)  # the global generator moves on and must not matter
+        logits.append(model(ids))
+    assert torch.equal(logits[0], logits[1])
+    assert torch.equal(logits[0], logits[2]) == (not any(isinstance(m, Dropout) for m in model.modules()))
 
 
 @every_architecture
@@ -157,16 +186,49 @@ def test_batch_norm_and_dropout_are_present_only_when_asked_for(architecture):
         return sum(isinstance(module, kind) for module in model.modules())
 
     plain, full = make(architecture), make(architecture, dropout=0.1, batch_norm=True)
+    hidden_layers = 2 * count(full, MLP)
     assert (count(plain, nn.BatchNorm1d), count(plain, Dropout)) == (0, 0)
-    assert (count(full, nn.BatchNorm1d), count(full, Dropout)) == (2, 2)
+    assert count(full, nn.BatchNorm1d) == hidden_layers
+    assert count(full, Dropout) == hidden_layers + (2 if architecture == "AutoInt" else 0)  # on attention weights too
+
+
+@pytest.mark.parametrize(
+    ("architecture", "towers"),
+    [
+        ("FiBiNET", 1),
+        ("DCN", 1),
+        ("PNN", 1),
+        ("DeepFM", 1),
+        ("DCNv2", 1),
+        ("AutoInt", 1),
+        ("FinalMLP", 2),
+        ("FM", 0),
+        ("LR", 0),
+    ],
+)
+def test_number_of_mlps(architecture, towers):
+    assert sum(isinstance(module, MLP) for module in make(architecture).modules()) == towers
+
+
+@every_variant
+def test_nothing_in_a_step_depends_on_the_numbers(architecture, options):
+    """Tensors without numbers go through, so a CUDA graph can record it: no look at a value, no shape made of one."""
+    with FakeTensorMode():
+        model = make(architecture, options, dropout=0.5, batch_norm=True)
+        logits = model(rows(20))
+        logits.sum().backward()
+        with pytest.raises(DataDependentOutputException):
+            logits[0].item()
+    assert logits.shape == (20,)
+    assert all(parameter.grad is not None for parameter in model.parameters())
 
 
 @every_architecture
 def test_tables_are_the_embedding_parameters(architecture):
     model = make(architecture)
     tables = embedding_parameters(model)
-    rows_of_tables = [len(table) for table in tables]
-    assert rows_of_tables == [sum(FIELD_DIMS)] * (2 if architecture in ("DeepFM", "FiBiNET") else 1)
+    assert 1 <= len(tables) <= 2
+    assert all(len(table) == sum(FIELD_DIMS) for table in tables)
     ids_of_tables = {id(table) for table in tables}
     others = [p for p in model.parameters() if id(p) not in ids_of_tables]
     assert all(len(p) != sum(FIELD_DIMS) for p in others)
@@ -196,6 +258,50 @@ def test_models_are_the_sums_they_claim_to_be():
     assert not torch.equal(fibinet.bilinear_raw.weight, fibinet.bilinear_senet.weight)
 
 
+def test_newer_and_simpler_models_are_the_sums_they_claim_to_be():
+    from ctrlib.models.layers import second_order_fm
+
+    ids = rows(30)
+    lr = make("LR", wide=True)
+    torch.testing.assert_close(lr(ids), lr.first_order(ids))
+
+    fm = make("FM", wide=True)
+    torch.testing.assert_close(fm(ids), fm.first_order(ids) + second_order_fm(fm.embedding(ids)))
+
+    dcnv2 = make("DCNv2", wide=True)
+    x = dcnv2.embedding(ids).flatten(1)
+    torch.testing.assert_close(dcnv2(ids), dcnv2.combine(torch.cat([dcnv2.cross(x), dcnv2.mlp(x)], 1)).squeeze(1))
+
+    autoint = make("AutoInt", wide=True)
+    v = autoint.embedding(ids)
+    attended = autoint.combine(autoint.attention(v).flatten(1)).squeeze(1)
+    torch.testing.assert_close(autoint(ids), attended + autoint.mlp(v.flatten(1)))
+    assert make("AutoInt", {"plus": False}).mlp is None
+
+    finalmlp = make("FinalMLP", {"gate_field_2": 1}, wide=True)
+    x = finalmlp.embedding(ids).flatten(1)
+    streams = finalmlp.streams[0](x), finalmlp.streams[1](finalmlp.gates[1](ids, x))
+    torch.testing.assert_close(finalmlp(ids), finalmlp.fusion(*streams))
+    assert not torch.equal(finalmlp.streams[0].layers[0].weight, finalmlp.streams[1].layers[0].weight)
+
+
+def test_a_gate_starts_near_one_and_follows_its_field_alone():
+    model, ids = make("FinalMLP", {"gate_field_1": 2}), rows(40)
+    ones = torch.ones(40, 16)
+    weights = model.gates[0](ids, ones)
+    torch.testing.assert_close(weights, ones, rtol=0, atol=1e-3)
+    model = make("FinalMLP", {"gate_field_1": 2}, wide=True)
+    weights = model.gates[0](ids, ones)
+    assert weights.min() > 0
+    assert weights.max() < 2
+    other = ids.clone()
+    other[:, [0, 1, 3]] = 0
+    assert torch.equal(model.gates[0](other, ones), weights)
+    other = ids.clone()
+    other[:, 2] = (ids[:, 2] + 1) % FIELD_DIMS[2]
+    assert not torch.isclose(model.gates[0](other, ones), weights).all(dim=1).any()
+
+
 # ---- building by name -----------------------------------------------------------------------------------------------
 
 
@@ -204,7 +310,7 @@ def test_the_seed_decides_the_weights(architecture, options):
     first, again, other = (weights_of(make(architecture, options, seed=seed)) for seed in (1, 1, 2))
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
     random = [(a, b) for a, b in zip(first, other, strict=True) if a.any()]  # biases start at 0 under any seed
-    assert len(random) >= 3
+    assert len(random) >= {"LR": 1, "FM": 2}.get(architecture, 3)
     assert all(not torch.equal(a, b) for a, b in random)
 
 
@@ -251,13 +357,42 @@ def test_shared_arguments_and_their_defaults_are_the_same_everywhere(architectur
 def test_options_of_each_architecture():
     assert model_options("fibinet") == {"reduction_ratio": 3, "bilinear_type": "field_interaction"}
     assert model_options("DCN") == {"num_cross_layers": 3}
-    assert model_options("PNN") == model_options("DeepFM") == {}
+    assert model_options("PNN") == model_options("DeepFM") == model_options("FM") == model_options("LR") == {}
+    assert model_options("DCNv2") == {"num_cross_layers": 3}
+    assert model_options("AutoInt") == {"attention_layers": 2, "attention_dim": 32, "num_heads": 2, "plus": True}
+    gates = {"gate_field_1": -1, "gate_field_2": -1, "gate_units": 64}
+    assert model_options("FinalMLP") == {"num_heads": 1, **gates}
 
 
 def test_options_reach_the_model():
     assert len(make("DCN", {"num_cross_layers": 5}).cross.weight) == 5
     assert len(make("FiBiNET", {"bilinear_type": "field_all"}).bilinear_raw.weight) == 1
     assert make("FiBiNET", {"reduction_ratio": 1}).senet.excitation[0].out_features == 4
+    assert len(make("DCNv2", {"num_cross_layers": 5}).cross.layers) == 5
+    assert len(make("AutoInt", {"attention_layers": 4}).attention) == 4
+    assert make("FinalMLP", {"num_heads": 8}).fusion.weight.shape == (8, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "options"),
+    [
+        ("DCNv2", {"num_cross_layers": -1}),
+        ("AutoInt", {"attention_dim": 5, "num_heads": 2}),
+        ("AutoInt", {"num_heads": 0}),
+        ("AutoInt", {"attention_layers": 0}),
+        ("FinalMLP", {"num_heads": 3}),
+        ("FinalMLP", {"num_heads": 0}),
+        ("FinalMLP", {"gate_field_1": 4}),
+        ("FinalMLP", {"gate_field_2": -2}),
+    ],
+)
+def test_impossible_options_are_refused_in_one_line(architecture, options):
+    with pytest.raises(UserError) as caught:
+        make(architecture, options)
+    name, value = next(iter(options.items()))
+    assert "\n" not in str(caught.value)
+    assert str(value) in str(caught.value)
+    assert name.rstrip("_12").replace("gate_field", "field") in str(caught.value)
 
 
 @every_architecture
@@ -267,7 +402,7 @@ def test_names_in_any_case(architecture):
 
 
 def test_unknown_architecture_is_one_line_with_the_allowed_ones():
-    message = "unknown architecture 'DeepFN'; allowed: FiBiNET, DCN, PNN, DeepFM. Did you mean 'DeepFM'?"
+    message = f"unknown architecture 'DeepFN'; allowed: {', '.join(MODELS)}. Did you mean 'DeepFM'?"
     for call in (lambda: architecture_name("DeepFN"), lambda: make("DeepFN"), lambda: model_options("DeepFN")):
         with pytest.raises(UserError) as caught:
             call()
@@ -297,6 +432,17 @@ def test_count_parameters():
     assert count_parameters(make("DCN")) == ids * dim + 3 * 2 * 16 + mlp[16] + (16 + 8 + 1)
     senet, bilinear = 2 * 4 * 1, 2 * pairs * dim * dim
     assert count_parameters(make("FiBiNET")) == ids * dim + (ids + 1) + senet + bilinear + mlp[48] + 9
+    assert count_parameters(make("LR")) == ids + 1
+    assert count_parameters(make("FM")) == ids * dim + (ids + 1)
+    assert count_parameters(make("DCNv2")) == ids * dim + 3 * (16 * 16 + 16) + mlp[16] + (16 + 8 + 1)
+    attention = (3 + 1) * dim * 32 + 3 * 32 * 32  # the first layer widens, so it has a residual matrix too
+    assert count_parameters(make("AutoInt", {"plus": False})) == ids * dim + attention + (4 * 32 + 1)
+    assert count_parameters(make("AutoInt")) == ids * dim + attention + (4 * 32 + 1) + mlp[16] + 9
+    fusion = {heads: 8 + 8 + 1 + heads * (8 // heads) ** 2 for heads in (1, 2)}
+    assert count_parameters(make("FinalMLP")) == ids * dim + 2 * mlp[16] + fusion[1]
+    assert count_parameters(make("FinalMLP", {"num_heads": 2})) == ids * dim + 2 * mlp[16] + fusion[2]
+    gate = FIELD_DIMS[1] * dim + (dim * 64 + 64) + (64 * 16 + 16)
+    assert count_parameters(make("FinalMLP", {"gate_field_1": 1})) == ids * dim + 2 * mlp[16] + fusion[1] + gate
     frozen = make("PNN")
     frozen.embedding.weight.requires_grad_(False)
     assert count_parameters(frozen) == mlp[22] + 9

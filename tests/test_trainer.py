@@ -580,7 +580,7 @@ from ctrlib.models import MODELS
 from ctrlib.trainer import train
 torch.set_num_threads(1)
 members = [member(n, 7, architecture=name, dropout=0.3, batch_norm=True) for n, name in enumerate(MODELS)]
-run = make_run(members, complete(4), embedding_l2=1e-3, coupling={"target": "shuffled"})
+run = make_run(members, complete(len(members)), embedding_l2=1e-3, coupling={"target": "shuffled"})
 print(digest_of(train(run, rows(), device="cpu")))
 """
 

@@ -7,10 +7,15 @@ import torch
 from torch import nn
 
 from ctrlib.errors import UserError, unknown
+from ctrlib.models.autoint import AutoInt
 from ctrlib.models.dcn import DCN
+from ctrlib.models.dcnv2 import DCNv2
 from ctrlib.models.deepfm import DeepFM
 from ctrlib.models.fibinet import FiBiNET
+from ctrlib.models.finalmlp import FinalMLP
+from ctrlib.models.fm import FM
 from ctrlib.models.layers import embedding_parameters
+from ctrlib.models.lr import LR
 from ctrlib.models.pnn import PNN
 
 __all__ = [
@@ -23,7 +28,17 @@ __all__ = [
     "model_options",
 ]
 
-MODELS: dict[str, type[nn.Module]] = {"FiBiNET": FiBiNET, "DCN": DCN, "PNN": PNN, "DeepFM": DeepFM}
+MODELS: dict[str, type[nn.Module]] = {
+    "FiBiNET": FiBiNET,
+    "DCN": DCN,
+    "PNN": PNN,
+    "DeepFM": DeepFM,
+    "DCNv2": DCNv2,
+    "AutoInt": AutoInt,
+    "FinalMLP": FinalMLP,
+    "FM": FM,
+    "LR": LR,
+}
 
 SHARED_ARGUMENTS = ("field_dims", "embedding_dim", "hidden_units", "dropout", "batch_norm")
 """Constructor arguments that every architecture has; whatever else one takes is an option of its own."""

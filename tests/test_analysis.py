@@ -1,0 +1,381 @@
+"""A look inside members: hooks against passes by hand, CKA against its Gram form, gradients against autograd."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from small import make_run, member, one_line, rows
+from torch.utils.flop_counter import FlopCounterMode
+
+from ctrlib.analysis import (
+    cka_table,
+    gradient_norms,
+    hidden_layers,
+    inference_cost,
+    linear_cka,
+    load_member,
+    load_members,
+    unbiased_hsic,
+)
+from ctrlib.config import Coupling
+from ctrlib.coupling import click_loss, complete, one_way, peer_loss, solo
+from ctrlib.errors import UserError
+from ctrlib.models import MODELS, embedding_parameters
+from ctrlib.runs import RunStore
+
+MIXED = [member(n, architecture=name) for n, name in enumerate(("DeepFM", "FiBiNET", "FinalMLP", "LR"))]
+
+
+@pytest.fixture(scope="module")
+def record(tmp_path_factory):
+    """A stored mutual run of unlike members, one of them without hidden layers."""
+    run = make_run(MIXED, complete(4, 20.0), batch_size=30)
+    return RunStore(tmp_path_factory.mktemp("store")).train(run, device="cpu")
+
+
+def some_ids() -> np.ndarray:
+    return rows().test.ids[:90]
+
+
+def normal(*shape: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal(shape)
+
+
+def built(architecture: str, seed: int = 1, **settings) -> torch.nn.Module:
+    from ctrlib.cohort import build
+
+    model = build(member(seed, architecture=architecture, **settings), rows(), torch.device("cpu"))
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for table in embedding_parameters(model):
+            table.copy_(0.5 * torch.randn(table.shape, generator=generator))
+    return model.eval()
+
+
+# ---- members of a record --------------------------------------------------------------------------------------------
+
+
+def test_a_loaded_member_predicts_what_the_record_holds(record) -> None:
+    ids = torch.from_numpy(rows().test.ids.astype(np.int64))
+    for n, model in enumerate(load_members(record, rows())):
+        assert not model.training
+        np.testing.assert_allclose(model(ids).detach(), record.logits("test")[n], rtol=1e-5, atol=1e-6)
+    assert torch.equal(load_member(record, 2, rows())(ids), load_members(record, rows())[2](ids))
+
+
+@pytest.mark.parametrize("n", [4, -1])
+def test_a_member_that_is_not_there_is_refused(record, n) -> None:
+    with pytest.raises(UserError) as caught:
+        load_member(record, n, rows())
+    assert f"no member {n}; allowed: 0 to 3" in one_line(caught)
+
+
+# ---- hidden layers --------------------------------------------------------------------------------------------------
+
+
+def test_hidden_layers_of_a_model_are_those_of_its_forward_pass(record, monkeypatch) -> None:
+    monkeypatch.setattr("ctrlib.analysis.EVALUATION_ROWS", 40)  # 90 rows are three batches
+    model, ids = load_member(record, 0, rows()), torch.from_numpy(some_ids().astype(np.int64))
+    flat = model.embedding(ids).flatten(1)
+    first = model.mlp.layers[0](flat).relu()
+    second = model.mlp.layers[2](first).relu()
+    found = hidden_layers(model, some_ids())
+    assert list(found) == ["embedding", "hidden 1", "hidden 2"]
+    for values, expected in zip(found.values(), (flat, first, second), strict=True):
+        torch.testing.assert_close(values, expected)
+        assert not values.requires_grad
+
+
+@pytest.mark.parametrize("architecture", MODELS)
+@pytest.mark.parametrize("noise", [{}, {"dropout": 0.5, "batch_norm": True}], ids=["plain", "noisy"])
+def test_hidden_layers_of_every_architecture(architecture, noise) -> None:
+    model = built(architecture, **noise).train()
+    before = [buffer.clone() for buffer in model.state_dict().values()]
+    found = hidden_layers(model, some_ids())
+    fields, towers = len(rows().field_dims), 2 if architecture == "FinalMLP" else 1
+    widths = {"embedding": 3 * fields, "hidden 1": 8 * towers, "hidden 2": 5 * towers}
+    layers = {"LR": [], "FM": ["embedding"]}.get(architecture, list(widths))
+    assert {name: tuple(values.shape) for name, values in found.items()} == {k: (90, widths[k]) for k in layers}
+    assert all((values >= 0).all() for name, values in found.items() if name != "embedding")
+    assert all(torch.equal(a, hidden_layers(model, some_ids())[name]) for name, a in found.items())
+    assert model.training, "the mode is put back"
+    assert not any(module._forward_hooks for module in model.modules()), "the hooks are taken off"
+    assert all(torch.equal(a, b) for a, b in zip(before, model.state_dict().values(), strict=True))
+
+
+def test_both_streams_stand_side_by_side(record) -> None:
+    model, ids = load_member(record, 2, rows()), torch.from_numpy(some_ids().astype(np.int64))
+    flat = model.embedding(ids).flatten(1)
+    expected = torch.cat([stream.layers[0](flat).relu() for stream in model.streams], dim=1)
+    torch.testing.assert_close(hidden_layers(model, some_ids())["hidden 1"], expected)
+
+
+# ---- CKA ------------------------------------------------------------------------------------------------------------
+
+
+def gram_cka(x: np.ndarray, y: np.ndarray) -> float:
+    """By the definition: centred Gram matrices, tr(K L) / sqrt(tr(K K) tr(L L))."""
+    centre = np.eye(len(x)) - 1 / len(x)
+    k, m = centre @ x @ x.T @ centre, centre @ y @ y.T @ centre
+    return np.trace(k @ m) / np.sqrt(np.trace(k @ k) * np.trace(m @ m))
+
+
+def gram_unbiased_hsic(x: np.ndarray, y: np.ndarray) -> float:
+    """Song et al. 2012 by loops over distinct rows: the four-point estimator, term by term, times N (N-3)."""
+    n, k, m = len(x), x @ x.T, y @ y.T
+    two = sum(k[i, j] * m[i, j] for i in range(n) for j in range(n) if i != j)
+    four = sum(k[i, j] for i in range(n) for j in range(n) if i != j)
+    four *= sum(m[i, j] for i in range(n) for j in range(n) if i != j)
+    three = sum(k[i, j] * m[j, q] for i in range(n) for j in range(n) for q in range(n) if i != j and j != q)
+    return two + four / ((n - 1) * (n - 2)) - 2 / (n - 2) * three
+
+
+@settings(deadline=None, max_examples=25)
+@given(count=st.integers(4, 9), widths=st.tuples(st.integers(1, 5), st.integers(1, 5)), seed=st.integers(0, 999))
+def test_cka_is_its_gram_form(count, widths, seed) -> None:
+    x, y = normal(count, widths[0], seed=seed) + 3, normal(count, widths[1], seed=seed + 1000) - 1
+    assert linear_cka(x, y) == pytest.approx(gram_cka(x, y), rel=1e-9)
+    assert unbiased_hsic(x, y) == pytest.approx(gram_unbiased_hsic(x, y), rel=1e-8, abs=1e-9)
+    expected = gram_unbiased_hsic(x, y) / np.sqrt(gram_unbiased_hsic(x, x) * gram_unbiased_hsic(y, y))
+    assert linear_cka(x, y, debiased=True) == pytest.approx(expected, rel=1e-6, abs=1e-9)
+
+
+@pytest.mark.parametrize("debiased", [False, True])
+def test_cka_sees_neither_rotation_nor_scale_nor_shift(debiased) -> None:
+    x, y = normal(60, 7), normal(60, 7, seed=1)
+    y += x
+    rotation, _ = np.linalg.qr(normal(7, 7, seed=2))
+    value = linear_cka(x, y, debiased)
+    assert 0.2 < value < 0.95
+    for other in (y @ rotation, 1e-4 * y, y + 5, -y, np.hstack([y, np.full((60, 2), 0.1)])):
+        assert linear_cka(x, other, debiased) == pytest.approx(value, rel=1e-8)
+    assert linear_cka(y, x, debiased) == pytest.approx(value, rel=1e-12)
+    assert linear_cka(x, x @ rotation * 3, debiased) == pytest.approx(1, rel=1e-12)
+    stretched = y * np.array([100, 1, 1, 1, 1, 1, 1])
+    assert linear_cka(x, stretched, debiased) != pytest.approx(value, rel=1e-2)
+
+
+def test_unrelated_layers_are_near_zero_and_only_debiased_so_with_few_rows() -> None:
+    many = [linear_cka(normal(5000, 8, seed=s), normal(5000, 8, seed=s + 50), d) for s in range(3) for d in (0, 1)]
+    assert np.abs(many).max() < 0.01
+    pairs = [(normal(40, 30, seed=s), normal(40, 30, seed=s + 500)) for s in range(100)]
+    plain = [linear_cka(x, y) for x, y in pairs]
+    debiased = [linear_cka(x, y, debiased=True) for x, y in pairs]
+    assert min(plain) > 0.3, "few rows and wide layers look alike"
+    assert abs(np.mean(debiased)) < 3 * np.std(debiased) / 10  # its mean over 100 draws is within noise of 0
+
+
+@pytest.mark.parametrize("debiased", [False, True])
+def test_cka_of_a_constant_layer_is_not_a_number(debiased) -> None:
+    for constant in (np.zeros((9, 3)), np.full((9, 3), 0.1)):
+        assert np.isnan(linear_cka(constant, normal(9, 3), debiased))
+        assert np.isnan(linear_cka(normal(9, 3), constant, debiased))
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "debiased", "words"),
+    [
+        (normal(9, 3), normal(8, 3), False, "got 9 and 8"),
+        (normal(3, 3), normal(3, 3), True, "4 or more rows"),
+        (normal(1, 3), normal(1, 3), False, "2 or more rows"),
+        (normal(9), normal(9, 3), False, "(rows, width), got shape (9,)"),
+    ],
+)
+def test_what_cka_cannot_compare_is_refused(x, y, debiased, words) -> None:
+    with pytest.raises(UserError) as caught:
+        linear_cka(x, y, debiased)
+    assert words in one_line(caught)
+
+
+def test_cka_table_averages_over_pairs_and_leaves_out_what_a_member_lacks(record) -> None:
+    models = load_members(record, rows())
+    table = cka_table(models, some_ids()).set_index("layer")
+    assert list(table.index) == ["embedding", "hidden 1", "hidden 2"]
+    held = [hidden_layers(model, some_ids()) for model in models[:3]]  # the fourth has no such layers
+    pairs = [(0, 1), (0, 2), (1, 2)]
+    for layer, row in table.iterrows():
+        values = [linear_cka(held[a][layer], held[b][layer], debiased=True) for a, b in pairs]
+        assert row.to_dict() == pytest.approx(
+            {"pairs": 3, "cka": np.mean(values), "lowest": min(values), "highest": max(values)}
+        )
+
+
+def test_cka_of_a_member_with_itself_at_another_time(record) -> None:
+    after = load_members(record, rows())
+    before = [built(one.architecture, one.init_seed) for one in MIXED]
+    same = cka_table(after, some_ids(), after)
+    assert same["cka"].to_numpy() == pytest.approx(1)
+    moved = cka_table(after, some_ids(), before).set_index("layer")
+    own = hidden_layers(after[1], some_ids()), hidden_layers(before[1], some_ids())
+    value = linear_cka(own[0]["hidden 1"], own[1]["hidden 1"], debiased=True)
+    assert moved.loc["hidden 1", "lowest"] <= value <= moved.loc["hidden 1", "highest"] < 0.999
+    assert moved["pairs"].tolist() == [3, 3, 3]
+    assert len(cka_table(after[:1], some_ids(), before[:1])) == 3
+
+
+def test_cka_table_refuses_what_it_cannot_pair(record) -> None:
+    models = load_members(record, rows())
+    for others in (None, models):
+        with pytest.raises(UserError) as caught:
+            cka_table(models[:1], some_ids(), others)
+        assert "got 1" in one_line(caught)
+
+
+# ---- gradients ------------------------------------------------------------------------------------------------------
+
+COUPLINGS = [
+    {},
+    {"form": "kl"},
+    {"form": "mse_logit", "target": "ensemble"},
+    {"target": "joint"},
+    {"target": "frozen"},
+]
+
+
+@pytest.mark.parametrize("settings", COUPLINGS, ids=str)
+def test_gradient_norms_are_those_of_plain_backward_passes(settings) -> None:
+    weights = ((0.0, 2.0, 1.0), (0.5, 0.0, 0.0), (0.0, 3.0, 0.0))
+    models = [built(name, seed) for seed, name in enumerate(("DeepFM", "DCNv2", "LR"))]
+    frozen = [built(name, seed + 9) for seed, name in enumerate(("DeepFM", "DCNv2", "LR"))]
+    given = frozen if settings.get("target") == "frozen" else None
+    ids, labels = rows().test.ids[:100], rows().test.labels[:100]
+    table = gradient_norms(models, Coupling(weights=weights, **settings), ids, labels, 40, given)
+    table = table.set_index(["member", "part"])
+    assert len(table) == 9
+
+    found: dict = {}
+    for first in (0, 40):  # the last 20 rows are no whole batch
+        part = slice(first, first + 40)
+        batch = torch.from_numpy(ids[part].astype(np.int64))
+        clicked = torch.from_numpy(labels[part].astype(np.float32))
+        for kind in ("click", "peer"):
+            for model in models:
+                model.zero_grad()
+            logits = torch.stack([model(batch) for model in models])
+            copies = torch.stack([model(batch) for model in frozen]).detach() if given else None
+            if kind == "click":
+                loss = click_loss(logits, clicked)
+            else:
+                arguments = settings.get("form", "mse"), settings.get("target", "live"), copies
+                loss = peer_loss(logits, torch.tensor(weights), *arguments)
+            loss.sum().backward()
+            for n, model in enumerate(models):
+                tables = {id(one) for one in embedding_parameters(model)}
+                for name, chosen in (
+                    ("all", list(model.parameters())),
+                    ("embedding", [p for p in model.parameters() if id(p) in tables]),
+                    ("dense", [p for p in model.parameters() if id(p) not in tables]),
+                ):
+                    gradient = torch.cat([p.grad.flatten() for p in chosen]).double()
+                    found.setdefault((n, name, kind), []).append(gradient)
+    for n in range(3):
+        for name in ("all", "embedding", "dense"):
+            click, peer = found[n, name, "click"], found[n, name, "peer"]
+            row = table.loc[n, name]
+            assert row["click"] == pytest.approx(np.mean([g.norm().item() for g in click]), rel=1e-4)
+            assert row["peer"] == pytest.approx(np.mean([g.norm().item() for g in peer]), rel=1e-4)
+            assert row["ratio"] == pytest.approx(row["peer"] / row["click"])
+            cosines = [(a @ b / a.norm() / b.norm()).item() for a, b in zip(click, peer, strict=True)]
+            assert row["cosine"] == pytest.approx(np.mean(cosines), rel=1e-3, abs=1e-5)
+
+
+def test_the_weight_scales_the_peer_gradient_and_nothing_else(record) -> None:
+    models, split = load_members(record, rows()), rows().test
+    one, twenty = (
+        gradient_norms(models, Coupling(weights=complete(4, w)), split.ids, split.labels, 50) for w in (1.0, 20.0)
+    )
+    np.testing.assert_allclose(twenty["peer"], 20 * one["peer"], rtol=1e-4)
+    np.testing.assert_allclose(twenty["click"], one["click"])
+    np.testing.assert_allclose(twenty["cosine"], one["cosine"], atol=1e-4)
+    whole = gradient_norms(models, Coupling(weights=complete(4)), split.ids, split.labels, len(split))
+    by_part = whole.pivot(index="member", columns="part", values="click")
+    np.testing.assert_allclose(by_part["all"] ** 2, by_part["embedding"] ** 2 + by_part["dense"] ** 2, rtol=1e-6)
+
+
+def test_nobody_is_pulled_by_peers_where_nobody_listens_or_all_agree() -> None:
+    split = rows().test
+    twins = [built("DCN", 4), built("DCN", 4)]
+    for models, weights in (
+        ([built("DCN", 1), built("FM", 2)], solo(2)),
+        (twins, complete(2, 100.0)),
+        ([built("DCN", 1)], solo(1)),
+    ):
+        table = gradient_norms(models, Coupling(weights=weights), split.ids, split.labels, 50)
+        assert (table["click"] > 0).all()
+        assert (table["peer"] == 0).all()
+        assert table["cosine"].isna().all()
+    table = gradient_norms([built("DCN", 1), built("FM", 2)], Coupling(weights=one_way(2)), split.ids, split.labels, 50)
+    assert ((table["peer"] > 0) == (table["member"] == 0)).all()
+
+
+def test_gradient_norms_leave_the_models_as_they_are() -> None:
+    models = [built(name, dropout=0.5, batch_norm=True).train() for name in ("DCN", "PNN")]
+    before = [[value.clone() for value in model.state_dict().values()] for model in models]
+    split = rows().test
+    first, again = (
+        gradient_norms(models, Coupling(weights=complete(2)), split.ids, split.labels, 50) for _ in range(2)
+    )
+    assert first.equals(again)
+    for model, values in zip(models, before, strict=True):
+        assert model.training
+        assert all(p.grad is None for p in model.parameters())
+        assert all(torch.equal(a, b) for a, b in zip(values, model.state_dict().values(), strict=True))
+
+
+@pytest.mark.parametrize("batch_size", [0, 151])
+def test_a_batch_that_does_not_fit_is_refused(batch_size) -> None:
+    with pytest.raises(UserError) as caught:
+        gradient_norms([built("LR")], Coupling(weights=solo(1)), rows().test.ids, rows().test.labels, batch_size)
+    assert f"batch_size={batch_size}: must be 1 to 150" in one_line(caught)
+
+
+# ---- cost of an answer ----------------------------------------------------------------------------------------------
+
+
+def multiply_adds(architecture: str) -> int:
+    """Matrix products of one row by formula: F fields, D = 3, hidden layers of 8 and 5 units."""
+    fields, dim = len(rows().field_dims), 3
+    flat, pairs = fields * dim, fields * (fields - 1) // 2
+
+    def mlp(width: int) -> int:
+        return width * 8 + 8 * 5
+
+    reduced = max(1, fields // 3)
+    attention = 4 * fields * dim * 32 + 3 * fields * 32 * 32 + 2 * (2 * fields * fields * 32)
+    return {
+        "LR": 0,
+        "FM": 0,
+        "DeepFM": mlp(flat) + 5,
+        "PNN": fields * fields * dim + mlp(flat + pairs) + 5,
+        "DCN": flat * (3 + 1) + mlp(flat) + 5,
+        "DCNv2": 3 * flat * flat + mlp(flat) + (flat + 5),
+        "AutoInt": attention + fields * 32 + mlp(flat) + 5,
+        "FinalMLP": 2 * mlp(flat) + 5 + 5 + 5 * 5,
+        "FiBiNET": 2 * fields * reduced + 2 * pairs * dim * dim + mlp(2 * pairs * dim) + 5,
+    }[architecture]
+
+
+@pytest.mark.parametrize("architecture", MODELS)
+def test_inference_cost_counts_every_matrix_product(architecture) -> None:
+    model = built(architecture)
+    cost = inference_cost(model, rows().test.ids, repeats=1)
+    assert cost["multiply_adds"] == multiply_adds(architecture)
+    tables = sum(table.numel() for table in embedding_parameters(model))
+    assert cost["parameters"] == sum(p.numel() for p in model.parameters())
+    assert cost["dense_parameters"] == cost["parameters"] - tables > 0
+    assert cost["milliseconds"] > 0
+
+
+def test_torch_alone_would_miss_fibinets_products() -> None:
+    model, ids = built("FiBiNET"), torch.from_numpy(rows().test.ids.astype(np.int64))
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model(ids)
+    assert counter.get_total_flops() / 2 / len(ids) < multiply_adds("FiBiNET")
+
+
+def test_a_pass_is_timed_as_often_as_asked_and_the_median_counts(monkeypatch) -> None:
+    clock = iter([0, 9, 10, 11, 20, 22, 30, 36])  # the first pass of 9 s is not counted, then 1, 2 and 6 s
+    monkeypatch.setattr("ctrlib.analysis.time.perf_counter", lambda: next(clock))
+    cost = inference_cost(built("LR"), rows().test.ids[:100], repeats=3)
+    assert cost["milliseconds"] == pytest.approx(2000 * 1000 / 100)
