@@ -1,11 +1,17 @@
 """The floor: what a linear model without learned embeddings reaches on the same codes (scikit-learn)."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder
 
+from ctrlib import metrics
 from ctrlib.data.table import Dataset
+from ctrlib.measures import measured
+from ctrlib.runs import Record, RunStore, load_data
 
 
 def logistic_regression(dataset: Dataset, penalty_weight: float = 1.0) -> np.ndarray:
@@ -21,3 +27,24 @@ def logistic_regression(dataset: Dataset, penalty_weight: float = 1.0) -> np.nda
     )
     model.fit(dataset.train.ids, dataset.train.labels)
     return model.predict_proba(dataset.test.ids)[:, 1]
+
+
+def baseline_scores(store: RunStore, records: Sequence[Record]) -> dict[str, float]:
+    """Two checks from outside on one group.
+
+    Returns:
+        ``logistic_regression_auc``: the floor, on the test rows. ``largest_auc_difference``: between our AUC and
+        scikit-learn's, over the members; anything above rounding is an error.
+    """
+
+    def compute() -> dict[str, float]:
+        data = load_data(records[0].run.data)
+        labels = data.test.labels
+        members = np.concatenate([record.probabilities() for record in records])
+        off = [abs(metrics.auc(labels, one) - float(roc_auc_score(labels, one))) for one in members]
+        return {
+            "logistic_regression_auc": metrics.auc(labels, logistic_regression(data)),
+            "largest_auc_difference": max(off),
+        }
+
+    return measured(store, "baseline_scores", records, compute)

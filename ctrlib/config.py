@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -25,6 +25,7 @@ Target = Literal["live", "joint", "frozen", "ensemble", "shuffled"]
 Precision = Literal["fp32", "tf32", "bf16"]
 Protocol = Literal["equal_epochs", "own_end"]
 Weights = tuple[tuple[float, ...], ...]
+Size = Annotated[int, Field(ge=2, le=100)]
 
 
 class Settings(BaseModel):
@@ -163,9 +164,13 @@ class StudyParameters(Settings):
     profile: str = Field(default="default", description="label of the settings, shown in the book")
     dataset: str = Field(default="synthetic", description="'synthetic', a prepared data set, or a path to one")
     rows: int = Field(default=100_000, ge=100, description="training rows of the synthetic data")
+    test_rows: int = Field(default=50_000, ge=100, description="test rows of the synthetic data")
+    logit_sd: float = Field(default=1.5, gt=0, le=10, description="spread of the synthetic data's true logit")
     architecture: str = Field(default="FiBiNET", description="FiBiNET, DCN, PNN or DeepFM")
-    companions: tuple[str, ...] = Field(default=("DCN", "PNN", "DeepFM"), min_length=1, description="who replaces one")
+    architectures: tuple[str, ...] = Field(default=("FiBiNET", "DCN", "PNN", "DeepFM"), min_length=1)
+    companions: tuple[str, ...] = Field(default=(), description="further architectures to pair with")
     instances: int = Field(default=4, ge=2, le=100, description="models in a group (N)")
+    sizes: tuple[Size, ...] = Field(default=(2, 3, 4, 5), min_length=1, description="group sizes to compare")
     seeds: tuple[Annotated[int, Field(ge=0, le=10**12)], ...] = Field(
         default=(1, 2, 3), min_length=1, description="groups"
     )
@@ -176,12 +181,22 @@ class StudyParameters(Settings):
     embedding_l2: float = Field(default=0.0, ge=0)
     batch_size: int = Field(default=1000, ge=1)
     learning_rate: float = Field(default=1e-3, gt=0, le=10)
-    epochs: int = Field(default=5, ge=1, le=1000, description="epochs of pretraining (at most, under own_end)")
-    finetune_epochs: int = Field(default=1, ge=1, le=100)
-    protocol: Protocol = "equal_epochs"
+    protocols: tuple[Protocol, ...] = Field(default=("equal_epochs", "own_end"), min_length=1)
+    epochs: int = Field(default=5, ge=1, le=1000, description="epochs of pretraining under equal_epochs")
+    finetune_epochs: int = Field(default=1, ge=1, le=100, description="epochs of fine-tuning under equal_epochs")
+    max_epochs: int = Field(default=20, ge=1, le=1000, description="epochs at most under own_end")
     mutual_weight: float = Field(default=1.0, ge=0, le=1e6, description="total weight of the peers; 1 in the paper")
     coupling_form: Form = "mse"
     coupling_target: Target = "live"
+    epoch_counts: tuple[Annotated[int, Field(ge=1, le=100)], ...] = (1, 2, 3, 4, 5)
+    l2_levels: tuple[Annotated[float, Field(ge=0)], ...] = (0.0, 1e-5)
+    mutual_weights: tuple[Annotated[float, Field(gt=0, le=1e6)], ...] = (0.1, 1.0, 5.0, 20.0, 100.0)
+    forms: tuple[Form, ...] = ("mse", "mse_logit", "kl")
+    targets: tuple[Target, ...] = ("live", "joint", "frozen", "shuffled")
+    starts: tuple[Annotated[float, Field(ge=0, le=1)], ...] = (0.0, 0.25, 0.5, 0.75, 1.0)
+    row_levels: tuple[Annotated[int, Field(ge=100)], ...] = (10_000, 40_000)
+    width_levels: tuple[Annotated[int, Field(ge=1, le=65536)], ...] = (16, 64)
+    noise_levels: tuple[Annotated[float, Field(gt=0, le=10)], ...] = (0.75, 1.5, 3.0)
     device: str = Field(default="auto", description="auto, cpu, cuda or cuda:N")
     precision: Precision = Field(default="fp32", description="of matrix products; tf32 needs a GPU")
     benchmark: str = Field(default="", description="a file in benchmarks/results; empty: the newest")
@@ -190,8 +205,7 @@ class StudyParameters(Settings):
     @classmethod
     def _text_is_yaml(cls, values: dict[str, Any]) -> dict[str, Any]:
         """``papermill -p seeds '[3, 4]'`` arrives as text: read it as the list it shows."""
-        lists = {"seeds", "hidden_units", "companions"}
-        values = {name: _read_list(value) if name in lists else value for name, value in values.items()}
+        values = {name: _read_list(value) if _is_list(cls, name) else value for name, value in values.items()}
         for name, value in values.items():
             entries = value if isinstance(value, list | tuple) else [value]
             if name != "batch_norm" and any(isinstance(entry, bool) for entry in entries):
@@ -202,9 +216,16 @@ class StudyParameters(Settings):
     def _fit_together(self) -> "StudyParameters":
         if self.batch_norm and self.batch_size == 1:
             raise ValueError("batch_size=1: must be at least 2 with batch_norm, which compares the rows of a batch")
-        if len(set(self.seeds)) != len(self.seeds):
-            raise ValueError(f"seeds {list(self.seeds)} repeat; each group needs its own")
+        for name in type(self).model_fields:
+            values = getattr(self, name)
+            if isinstance(values, tuple) and name != "hidden_units" and len(set(values)) != len(values):
+                raise ValueError(f"{name} {list(values)} repeat; each may stand there once")
         return self
+
+
+def _is_list(model: type[BaseModel], name: str) -> bool:
+    """Whether a setting holds several values."""
+    return name in model.model_fields and get_origin(model.model_fields[name].annotation) is tuple
 
 
 def _read_list(value: Any) -> Any:

@@ -8,12 +8,19 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
+from ctrlib.experiments.tables import differences
 from ctrlib.statistics import paired_difference
 
 # Okabe and Ito's colours, distinguishable with colour-blind eyes.
 COLOURS = {"FiBiNET": "#0072B2", "DCN": "#D55E00", "PNN": "#009E73", "DeepFM": "#CC79A7"}
 GREY, INK, REFERENCE = "#8a8a8a", "#222222", "#E69F00"
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#222222")
+LINES, MARKERS = (
+    ("-", "--", ":", "-.", (0, (5, 1)), (0, (1, 2)), (0, (3, 1, 1, 1))),
+    ("o", "s", "^", "D", "v", "P", "X"),
+)
 SINGLE, WIDE = (6.0, 3.8), (8.6, 3.8)
 MILLI = 1e3  # AUC differences are shown in thousandths
 
@@ -58,27 +65,31 @@ def member_scores(members: pd.DataFrame, groups: pd.DataFrame, ax: Axes | None =
     return ax
 
 
-def learning_curves(histories: dict[str, list[dict]], ax: Axes | None = None, regime: str = "solo") -> Axes:
-    """Validation AUC after each epoch, one line per history row sequence; keys are architecture names."""
+def learning_curves(history: pd.DataFrame, by: str, ax: Axes | None = None) -> Axes:
+    """Validation AUC after each epoch: a thin line per member, a thick mean over those still in training.
+
+    Args:
+        history: history rows with the columns group, member and ``by``.
+        by: the column that gives colour and line style.
+        ax: where to draw.
+    """
     ax = ax or canvas()
-    style = {"solo": "--", "mutual": "-", "ensemble": ":"}[regime]
-    for name, history in histories.items():
-        table = pd.DataFrame(history)
+    for n, (name, table) in enumerate(history.groupby(by, sort=False)):
+        colour, style = PALETTE[n % len(PALETTE)], LINES[n % len(LINES)]
         for _, one in table.groupby(["group", "member"]):
-            ax.plot(one["epoch"], one["valid_auc"], style, color=COLOURS.get(name, INK), alpha=0.5, linewidth=1)
+            ax.plot(one["epoch"], one["valid_auc"], linestyle=style, color=colour, alpha=0.25, linewidth=0.8)
         mean = table.groupby("epoch")["valid_auc"].mean()
-        ax.plot(mean.index, mean, style, color=COLOURS.get(name, INK), linewidth=2.5, label=f"{name}, mean")
+        ax.plot(mean.index, mean, linestyle=style, color=colour, linewidth=2.5, label=f"{spoken(name)}, mean")
     ax.set(xlabel="epoch", ylabel="validation AUC")
     ax.xaxis.get_major_locator().set_params(integer=True)
     ax.legend(fontsize="small", frameon=False)
     return ax
 
 
-def churn_heatmap(probabilities: np.ndarray, names: list[str], ax: Axes | None = None) -> Axes:
-    """Mean absolute difference of the predicted probabilities of each pair of members (K, rows)."""
+def churn_heatmap(churn: list[list[float]], names: list[str], ax: Axes | None = None) -> Axes:
+    """Mean absolute difference of the predicted probabilities of each pair of members (N, N)."""
     ax = ax or canvas()
-    pairwise = np.array([[np.abs(a - b).mean() for b in probabilities] for a in probabilities])
-    table = pd.DataFrame(pairwise, index=names, columns=names)
+    table = pd.DataFrame(churn, index=names, columns=names)
     sns.heatmap(
         table, ax=ax, cmap="cividis", annot=True, fmt=".3f", square=True, mask=np.eye(len(names), dtype=bool),
         cbar_kws={"label": "mean |p_a - p_b|"},
@@ -87,24 +98,74 @@ def churn_heatmap(probabilities: np.ndarray, names: list[str], ax: Axes | None =
 
 
 def effects(
-    groups: pd.DataFrame, comparisons: dict[str, tuple[str, str]], value: str = "auc", ax: Axes | None = None
-) -> Axes:
-    """Paired differences: each group a dot, the mean with its 95 % interval, a line at zero.
+    groups: pd.DataFrame, comparisons: dict[str, tuple[str, str]], value: str = "auc", by: str = "protocol"
+) -> Figure:
+    """Paired differences, a panel for each value of ``by``: each group a dot, the mean with its 95 % interval.
 
     Args:
-        groups: :func:`ctrlib.experiments.group_table`, or any table with group, arm and ``value``.
+        groups: :func:`ctrlib.experiments.tables.group_table`, or any table with group, arm, ``by`` and ``value``.
         comparisons: label -> (treatment arm, control arm), drawn from top to bottom.
         value: the column compared.
+        by: the factor that gives the panels.
     """
-    ax = ax or canvas((WIDE[0], 0.9 + 0.5 * len(comparisons)))
-    by_group = groups.pivot(index="group", columns="arm", values=value)
-    for y, (treatment, control) in enumerate(comparisons.values()):
-        differences = (by_group[treatment] - by_group[control]).to_numpy() * MILLI
-        result = paired_difference(differences, np.zeros_like(differences))
-        draw_effect(ax, y, differences, result)
-    ax.set_yticks(range(len(comparisons)), list(comparisons))
-    finish_effects(ax, "difference in test AUC, thousandths" if value == "auc" else f"difference in {value} x 1000")
+    panels = list(groups[by].unique())
+    size = (WIDE[0], 1.2 + 0.5 * len(comparisons))
+    figure, axes = plt.subplots(1, len(panels), figsize=size, sharey=True, squeeze=False, layout="constrained")
+    for ax, panel in zip(axes[0], panels, strict=True):
+        for y, pair in enumerate(comparisons.values()):
+            found = differences(groups[groups[by] == panel], *pair, value).to_numpy() * MILLI
+            draw_effect(ax, y, found, paired_difference(found, np.zeros_like(found)))
+        ax.set_yticks(range(len(comparisons)), list(comparisons))
+        finish_effects(ax, "thousandths of AUC" if value.endswith("auc") else f"difference in {spoken(value)} x 1000")
+        ax.set_title(spoken(panel), fontsize="medium")
+    axes[0][0].invert_yaxis()
+    return figure
+
+
+def effect_curves(table: pd.DataFrame, x: str, by: str, xlabel: str = "", log: bool = False) -> Axes:
+    """Effects along a factor: mean and 95 % interval, a line for each value of ``by``, a line at zero.
+
+    Args:
+        table: :func:`ctrlib.experiments.tables.effects_by`.
+        x: the factor on the x axis, a number.
+        by: the factor that gives the lines.
+        xlabel: what x is; its name unless given.
+        log: whether x is on a logarithmic scale.
+    """
+    ax = canvas()
+    lines = list(table[by].unique())
+    spread = 0.012 if log else 0.012 * float(np.ptp(table[x].astype(float))) or 0.05
+    for n, (line, style, marker) in enumerate(zip(lines, LINES, MARKERS, strict=False)):
+        part = table[table[by] == line].sort_values(x)
+        shift = (n - (len(lines) - 1) / 2) * spread
+        at = part[x] * (1 + 2 * shift) if log else part[x] + shift  # so that intervals do not hide each other
+        low, high = (part["difference"] - part["low"]) * MILLI, (part["high"] - part["difference"]) * MILLI
+        finite = np.isfinite(low)
+        colour = PALETTE[n % len(PALETTE)]
+        ax.errorbar(at, part["difference"] * MILLI, yerr=[low.where(finite, 0), high.where(finite, 0)], fmt=marker,
+                    linestyle=style, color=colour, capsize=3, label=spoken(line))  # fmt: skip
+    ax.axhline(0, color=INK, linewidth=1)
+    if log:
+        ax.set_xscale("log")
+    ax.set(xlabel=xlabel or spoken(x), ylabel="effect on test AUC, thousandths")
+    ax.legend(fontsize="small", frameon=False)
     return ax
+
+
+def effect_matrix(table: pd.DataFrame, label: str) -> Axes:
+    """Effects in thousandths of AUC as a matrix: who (rows) gains from whom (columns)."""
+    ax = canvas((1.6 + 0.75 * len(table.columns), 1.2 + 0.5 * len(table)))
+    most = float(np.nanmax(np.abs(table.to_numpy()))) or 1.0
+    sns.heatmap(
+        table, ax=ax, cmap="RdBu", center=0, vmin=-most, vmax=most, annot=True, fmt="+.2f", cbar_kws={"label": label}
+    )
+    ax.set(xlabel="with", ylabel="effect on")
+    return ax
+
+
+def spoken(name: object) -> str:
+    """A column or factor value as a reader says it."""
+    return str(name).replace("_", " ")
 
 
 def draw_effect(ax: Axes, y: float, differences: np.ndarray, result, colour: str | None = None) -> None:
@@ -118,32 +179,49 @@ def draw_effect(ax: Axes, y: float, differences: np.ndarray, result, colour: str
 
 
 def finish_effects(ax: Axes, xlabel: str) -> None:
-    """Zero line and labels of an effect figure, first line on top."""
+    """Zero line and labels of an effect figure."""
     ax.axvline(0, color=INK, linewidth=1)
-    ax.invert_yaxis()
     ax.grid(axis="y", visible=False)
     ax.set(xlabel=xlabel, ylabel="")
 
 
-def arms(groups: pd.DataFrame, order: list[str], ax: Axes | None = None) -> Axes:
-    """Mean member AUC of each arm: one thin line per group, thick dots for the mean over groups, and the
-    ensemble of each arm as open dots."""
-    ax = ax or canvas((WIDE[0], 0.8 + 0.42 * len(order)))
-    table = groups[groups["arm"].isin(order)]
-    for _, part in table.groupby("group"):
-        part = part.set_index("arm").loc[order]
-        ax.plot(part["auc"], range(len(order)), color=GREY, linewidth=0.8, marker=".", alpha=0.8, zorder=2)
-    mean = table.groupby("arm")[["auc", "ensemble_auc"]].mean().loc[order]
-    ax.scatter(mean["auc"], range(len(order)), s=60, color=COLOURS["FiBiNET"], zorder=4, label="mean of members")
-    ax.scatter(
-        mean["ensemble_auc"], range(len(order)), s=55, facecolors="none", edgecolors=COLOURS["DCN"], zorder=4,
-        label="their ensemble",
-    )  # fmt: skip
-    ax.set_yticks(range(len(order)), order)
-    ax.invert_yaxis()
-    ax.set(xlabel="test AUC", ylabel="")
-    ax.legend(fontsize="small", frameon=False, loc="best")
-    return ax
+def arms(groups: pd.DataFrame, order: list[str], by: str = "protocol") -> Figure:
+    """Mean member AUC of each arm, a panel for each value of ``by``: one thin line per group, thick dots for the mean
+    over groups, and the ensemble of each arm as open dots."""
+    panels = list(groups[by].unique())
+    size = (WIDE[0], 1.2 + 0.36 * len(order))
+    figure, axes = plt.subplots(1, len(panels), figsize=size, sharey=True, squeeze=False, layout="constrained")
+    at = range(len(order))
+    for ax, panel in zip(axes[0], panels, strict=True):
+        table = groups[(groups[by] == panel) & groups["arm"].isin(order)]
+        for _, part in table.groupby("group"):
+            part = part.set_index("arm").loc[order]
+            ax.plot(part["auc"], at, color=GREY, linewidth=0.8, marker=".", alpha=0.8, zorder=2)
+        mean = table.groupby("arm")[["auc", "ensemble_auc"]].mean().loc[order]
+        ax.scatter(mean["auc"], at, s=60, color=PALETTE[0], zorder=4, label="mean of members")
+        ax.scatter(
+            mean["ensemble_auc"], at, s=55, facecolors="none", edgecolors=PALETTE[1], zorder=4, label="their ensemble"
+        )
+        ax.set_yticks(at, order)
+        ax.set(xlabel="test AUC", ylabel="", title=spoken(panel))
+    axes[0][0].invert_yaxis()
+    axes[0][-1].legend(fontsize="small", frameon=False, loc="best")
+    return figure
+
+
+def size_curves(groups: pd.DataFrame, x: str, value: str, order: list[str], by: str = "protocol") -> Figure:
+    """``value`` along the factor ``x``, mean over groups: a line per arm, a panel for each value of ``by``."""
+    panels = list(groups[by].unique())
+    figure, axes = plt.subplots(1, len(panels), figsize=WIDE, sharey=True, squeeze=False, layout="constrained")
+    for ax, panel in zip(axes[0], panels, strict=True):
+        mean = groups[groups[by] == panel].groupby(["arm", x])[value].mean()
+        for n, arm in enumerate(order):
+            line = mean[arm]
+            ax.plot(line.index, line, linestyle=LINES[n], marker=MARKERS[n], color=PALETTE[n], label=arm)
+        ax.set(xlabel=spoken(x), ylabel=f"test {spoken(value).replace('auc', 'AUC')}", title=spoken(panel))
+        ax.label_outer()
+    axes[0][-1].legend(fontsize="small", frameon=False)
+    return figure
 
 
 def gap_scatter(table: pd.DataFrame, ax: Axes | None = None) -> Axes:

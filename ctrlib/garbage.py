@@ -38,7 +38,9 @@ def find_garbage(
     if not store.root.is_dir():
         return []
     found: dict[str, list[Garbage]] = {}
-    for folder in sorted(path for path in store.root.iterdir() if path.is_dir() and path.name != ".locks"):
+    for folder in sorted(
+        path for path in store.root.iterdir() if path.is_dir() and path.name not in (".locks", ".measures")
+    ):
         kind, _, rest = folder.name.rpartition("-")
         if reason := _reason(store, folder, kind, rest or folder.name, unfinished):
             found.setdefault(rest or folder.name, []).append(Garbage(folder, reason))

@@ -39,6 +39,27 @@ def show_table(table: pd.DataFrame, formats: dict[str, str] | str = "{:.4f}") ->
     display(styler.set_table_attributes('class="dataframe"'))  # the class that the book's themes know
 
 
+def show_effects(table: pd.DataFrame, names: dict[str, str] | None = None) -> None:
+    """Show rows of :func:`ctrlib.experiments.tables.effects_by`: what was compared, difference, interval, verdict.
+
+    Args:
+        table: the rows; the columns before ``difference`` say what was compared.
+        names: other words for columns.
+    """
+    what = list(table.columns[: table.columns.get_loc("difference")])
+    shown = table[what].rename(columns=names or {})
+    shown["difference"] = [f"{value:+.4f}" for value in table["difference"]]
+    shown["95 % interval"] = [
+        f"{low:+.4f} to {high:+.4f}" for low, high in zip(table["low"], table["high"], strict=True)
+    ]
+    shown["relative / RelaImpr, %"] = [
+        f"{a:+.2f} / {b:+.2f}" for a, b in zip(table["relative_%"], table["RelaImpr_%"], strict=True)
+    ]
+    shown["p, Holm"] = [f"{p:.3f}" for p in table["p_holm"]]
+    shown["verdict"] = table["verdict"]
+    show_table(shown, {name: "{:g}" for name in shown.select_dtypes("number").columns})
+
+
 def show_ratios(rows: pd.DataFrame) -> None:
     """Show rows of a benchmark report: the ratio, its range over the repeats, the target, peak memory."""
     shown = pd.DataFrame(

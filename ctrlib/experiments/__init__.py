@@ -1,0 +1,98 @@
+"""The experiments: which runs each notebook asks for, and the tables made of their records.
+
+An experiment is a function ``(parameters, seed, protocol) -> arms`` of one group; :data:`EXPERIMENTS` lists them by the
+name of their notebook, so that a plan can be made, and trained, without executing any notebook.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from ctrlib.config import Protocol, Run, StudyParameters, checked, store_root
+from ctrlib.errors import UserError, unknown
+from ctrlib.experiments import cohorts, finetuning
+from ctrlib.experiments.arms import Arm, group_data, train_arms
+from ctrlib.models import architecture_name
+from ctrlib.runs import RunStore
+
+__all__ = [
+    "EXPERIMENTS",
+    "Arm",
+    "begin",
+    "checked_parameters",
+    "group_data",
+    "planned_arms",
+    "planned_runs",
+    "train_arms",
+]
+
+Experiment = Callable[[StudyParameters, int, Protocol], list[Arm]]
+
+EXPERIMENTS: dict[str, Experiment] = {
+    one.__name__: one
+    for one in (
+        finetuning.train_independent,
+        finetuning.finetune_mutually,
+        cohorts.how_many_instances,
+        cohorts.mix_architectures,
+        finetuning.is_it_noise,
+        finetuning.how_many_epochs,
+        finetuning.how_strong_and_in_which_form,
+        finetuning.when_to_couple,
+        cohorts.what_is_exchanged,
+    )
+}
+
+
+def planned_arms(experiment: str, p: StudyParameters) -> list[Arm]:
+    """The arms of an experiment, for all protocols and groups of the parameters; none are trained yet.
+
+    Raises:
+        UserError: no experiment of that name.
+    """
+    if experiment not in EXPERIMENTS:
+        raise unknown("experiment", experiment, EXPERIMENTS)
+    make = EXPERIMENTS[experiment]
+    return [arm for protocol in p.protocols for seed in p.seeds for arm in make(p, seed, protocol)]
+
+
+def planned_runs(experiment: str, p: StudyParameters) -> list[Run]:
+    """The distinct runs of an experiment, those that others start from first; none for a notebook without one."""
+    if experiment not in EXPERIMENTS:
+        return []
+    runs = {run.fingerprint: run for arm in planned_arms(experiment, p) for run in arm.runs}
+    return sorted(runs.values(), key=lambda run: run.start is not None)
+
+
+def begin(names: dict[str, Any]) -> tuple[StudyParameters, RunStore]:
+    """First call of every notebook: check its parameters, open the store.
+
+    Args:
+        names: the notebook's ``globals()``; what bears the name of a parameter is one, whoever set it: the cell
+            tagged ``parameters``, papermill, or a person at the keyboard.
+
+    Raises:
+        UserError: see :func:`checked_parameters`.
+    """
+    parameters = {name: names[name] for name in StudyParameters.model_fields if name in names}
+    return checked_parameters(**parameters), RunStore(store_root())
+
+
+def checked_parameters(**parameters) -> StudyParameters:
+    """Parameters whose types, ranges, names, device and data set are all there.
+
+    Raises:
+        UserError: one line that names the parameter, its value and what is allowed.
+    """
+    from ctrlib.machine import arithmetic
+    from ctrlib.trainer import resolve_device
+
+    p = checked(StudyParameters, **parameters)
+    lists = ("architectures", "companions")
+    spelled = {name: tuple(dict.fromkeys(map(architecture_name, getattr(p, name)))) for name in lists}
+    p = p.model_copy(update={"architecture": architecture_name(p.architecture), **spelled})
+    with arithmetic(p.precision, resolve_device(p.device)):  # refuses what the device does not have
+        pass
+    rows = p.rows if p.dataset == "synthetic" else len(group_data(p, p.seeds[0]).train)
+    if p.batch_size > rows:
+        raise UserError(f"batch_size={p.batch_size}: must be at most {rows}, the training rows of {p.dataset!r}")
+    return p

@@ -1,0 +1,107 @@
+"""Numbers that are computed from finished runs, kept beside them so that they are computed once.
+
+A measure is a small JSON value with a name, the records it came from (by fingerprint and by the checksum of their
+predictions) and its parameters. It outlives the large files: whoever has the measures of a study can make all its
+tables and figures without weights, predictions or data.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from ctrlib import metrics
+from ctrlib.config import digest
+from ctrlib.files import write_synced
+from ctrlib.runs import Record, RunStore, load_data, storage_error
+
+FOLDER = ".measures"
+VERSION = 1  # raise by one whenever a measure of the same name would give another value
+
+
+def measured(
+    store: RunStore, name: str, records: Sequence[Record], compute: Callable[[], Any], **parameters: Any
+) -> Any:
+    """The value of ``compute()``, a JSON value; from the store when it was computed before.
+
+    Args:
+        store: keeps it.
+        name: what is measured.
+        records: what it is computed from.
+        compute: makes the value; called only when the store lacks it.
+        parameters: JSON values that the result depends on besides the records.
+    """
+    about = {
+        "measure": name,
+        "version": VERSION,
+        "parameters": parameters,
+        "runs": [[record.fingerprint, record.content["files"]["predictions.npz"]] for record in records],
+    }
+    path = store.root / FOLDER / f"{digest(about)}.json"
+    try:
+        content = json.loads(path.read_bytes())
+        if content["checksum"] == digest([about, content["value"]]):
+            return content["value"]
+        print(f"damaged measure, will be computed again: {path}", flush=True)
+    except FileNotFoundError:
+        pass
+    except (ValueError, KeyError, TypeError, OSError):
+        print(f"damaged measure, will be computed again: {path}", flush=True)
+    value = json.loads(json.dumps(compute()))  # what comes out is the same whether it was computed or read
+    content = {**about, "value": value, "checksum": digest([about, value])}
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        aside = path.with_suffix(f".{id(content):x}.new")
+        write_synced(aside, json.dumps(content).encode())
+        aside.replace(path)
+    except OSError as error:
+        raise storage_error(error, store.root) from None
+    return value
+
+
+def group_scores(store: RunStore, records: Sequence[Record]) -> dict[str, Any]:
+    """How good the members of one group are, alone and averaged, and how much they differ.
+
+    Returns:
+        ``auc``, ``logloss``, ``valid_auc``: one value a member. ``ensemble_auc``, ``ensemble_logloss``,
+        ``ensemble_valid_auc``: of the mean probability. ``churn``: mean |p_a - p_b| of each pair (N, N).
+        ``reachable_auc``, ``reachable_logloss``: of the true probability, None where it is not known.
+    """
+    return measured(store, "group_scores", records, lambda: _group_scores(records))
+
+
+def _group_scores(records: Sequence[Record]) -> dict[str, Any]:
+    data = load_data(records[0].run.data)
+    labels, truth = data.test.labels, data.test.probability
+    valid = np.concatenate([record.probabilities("valid") for record in records])
+    test = np.concatenate([record.probabilities("test") for record in records])
+    ensemble = test.mean(axis=0)
+    return {
+        "auc": metrics.cohort_auc(labels, test).tolist(),
+        "logloss": [metrics.logloss(labels, one) for one in test],
+        "valid_auc": metrics.cohort_auc(data.valid.labels, valid).tolist(),
+        "ensemble_auc": metrics.auc(labels, ensemble),
+        "ensemble_logloss": metrics.logloss(labels, ensemble),
+        "ensemble_valid_auc": metrics.auc(data.valid.labels, valid.mean(axis=0)),
+        "churn": [[float(np.abs(a - b).mean()) for b in test] for a in test],
+        "reachable_auc": None if truth is None else metrics.auc(labels, truth),
+        "reachable_logloss": None if truth is None else metrics.logloss(labels, truth),
+    }
+
+
+def data_facts(store: RunStore, record: Record) -> dict[str, Any]:
+    """Rows, fields, codes and click rate of the data of a run, as its notebook shows them."""
+
+    def facts() -> dict[str, Any]:
+        data = load_data(record.run.data)
+        return {
+            "train_rows": len(data.train),
+            "valid_rows": len(data.valid),
+            "test_rows": len(data.test),
+            "fields": len(data.field_dims),
+            "codes": sum(data.field_dims),
+            "test_clicks": float(data.test.labels.mean()),
+        }
+
+    return measured(store, "data_facts", [record], facts)
