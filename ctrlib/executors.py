@@ -34,6 +34,10 @@ SLOT = "slot"  # the Dask resource of which a task takes one
 Tell = Callable[[str], None]
 
 
+class TeamLost(UserError):
+    """Those who did the work are gone; what they had finished is kept."""
+
+
 @dataclass(frozen=True)
 class Task:
     """A piece of work: ``function(*arguments)`` returns whether it is done; if not, another process is at it.
@@ -101,7 +105,7 @@ class Pool(Team):
 
     def judge(self, error: Exception) -> Exception:
         if isinstance(error, BrokenProcessPool):
-            raise UserError(
+            raise TeamLost(
                 "a worker process was killed, perhaps for want of memory; finished runs are kept: "
                 "lower batch_size or embedding_dim, or run the same command again to go on"
             ) from None
@@ -166,11 +170,11 @@ class Dask(Team):
         if isinstance(error, CancelledError | CommClosedError):
             raise self._lost() from None
         if isinstance(error, ImportError):
-            raise UserError(f"a Dask worker cannot load this project ({error}); install it there too") from None
+            raise TeamLost(f"a Dask worker cannot load this project ({error}); install it there too") from None
         return error
 
-    def _lost(self) -> UserError:
-        return UserError(
+    def _lost(self) -> TeamLost:
+        return TeamLost(
             f"the Dask scheduler at {self.address} is gone; finished runs are kept: run the same command again to go on"
         )
 
@@ -184,14 +188,13 @@ def work_off(
     only such are left. A task whose predecessor failed fails without being tried. ``report`` gets signs of life.
     """
     waiting, busy, running = list(tasks), [], {}
-    unfinished, failed = {task.name for task in tasks}, set()
+    undone, failed = {task.name for task in tasks}, set()
     while waiting or busy or running:
         for task in [task for task in waiting if task.after & failed]:
             waiting.remove(task)
-            unfinished.discard(task.name)
             failed.add(task.name)
             yield task, UserError(f"not tried, because it starts from {min(task.after & failed)}, which failed")
-        ready = [task for task in waiting if not task.after & unfinished]
+        ready = [task for task in waiting if not task.after & undone]
         for task in ready[: max(0, team.slots() - len(running))] if ready else []:
             waiting.remove(task)
             try:
@@ -206,16 +209,18 @@ def work_off(
                 report(waiting_line([task.name for task in busy]))
             time.sleep(POLL_S)
         for future in done:
-            task, error = running.pop(future), None
+            task = running.pop(future)
             try:
-                if not future.result():
-                    busy.append(task)
-                    continue
-            except Exception as found:
-                error = team.judge(found)
+                done_now = future.result()
+            except Exception as error:
                 failed.add(task.name)
-            unfinished.discard(task.name)
-            yield task, error
+                yield task, team.judge(error)
+                continue
+            if done_now:
+                undone.discard(task.name)
+                yield task, None
+            else:
+                busy.append(task)
         if not done:
             waiting, busy = waiting + busy, []
 

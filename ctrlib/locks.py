@@ -96,8 +96,8 @@ class RunLock:
         return chain[-1] if chain else None
 
     def is_held(self) -> bool | None:
-        """Whether a living process has the lock; None: one on another machine has, unless it died in the last
-        :func:`stale_s` seconds. Ask again after that time."""
+        """Whether a living process has the lock; None: the heartbeat of one that the system does not tell about has
+        to be watched, so ask again after :func:`stale_s` seconds."""
         reached = self._acquire_system()
         try:
             before = self.owner()

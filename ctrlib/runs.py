@@ -18,6 +18,7 @@ import io
 import json
 import os
 import platform
+import re
 import shutil
 import time
 from collections.abc import Iterable, Iterator
@@ -105,6 +106,11 @@ class RunStore:
     """The records below one folder; ``RunStore(store_root())`` is the project's own."""
 
     def __init__(self, root: Path, checkpoint_s: float = CHECKPOINT_S) -> None:
+        if re.match("[A-Za-z][A-Za-z0-9+.-]+:/", str(root)):  # C:/ is a drive
+            raise UserError(
+                f"{root}: the run store must be a folder, which may be shared over the network; object stores have no "
+                "locks and cannot rename a folder in one step"
+            )
         self.root = Path(root)
         self.checkpoint_s = checkpoint_s
         self._healthy: set[str] = set()
