@@ -1,17 +1,24 @@
-"""The models of a cohort in training: how they are made, what changes in them, and how that is put away and back."""
+"""The models of a cohort in training: how they are made, what changes in them, and how that is put away and back.
+
+Shared embeddings: each model keeps an embedding module of its own, whose table is a view of one memory. So every
+member's gradient has a place of its own, whatever the order in which they arrive, and every model can be used alone.
+"""
 
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
+from ctrlib.averaging import WeightAverage
 from ctrlib.config import Checkpoint, Coupling, Member, Recipe, Run
 from ctrlib.data.table import Dataset
+from ctrlib.errors import UserError
 from ctrlib.execution import SideBySide, Step
 from ctrlib.models import build_model
-from ctrlib.models.layers import MLP, Dropout
+from ctrlib.models.layers import MLP, Dropout, FeatureEmbedding
 
 State = dict[str, Tensor]  # a member's weights ("weights.*") and Adam state ("adam.<kind>.*"), on the CPU
+Teacher = tuple[Member, State]
 
 
 @dataclass
@@ -29,17 +36,39 @@ class Trainee:
 
 
 @dataclass
+class SharedTable:
+    """The embedding table of members that have one in common: their views of it, and the one Adam that moves it."""
+
+    views: list[nn.Parameter]
+    optimizer: torch.optim.Adam  # of the first view
+
+    def step(self) -> None:
+        """One Adam step along the mean of the members' gradients, added up in the order of the members.
+
+        The mean, as EKTF takes the mean of its students' losses: so ``embedding_l2`` and ``clip_norm``, which each
+        member has applied to its own gradient, mean what they mean for one member.
+        """
+        gradient = self.views[0].grad
+        for view in self.views[1:]:
+            gradient.add_(view.grad)
+        gradient.div_(len(self.views))
+        self.optimizer.step()
+
+
+@dataclass
 class Group:
-    """Members that train together: the rows of A among them, their schedule, their frozen copies."""
+    """Members that train together: their part of A, their schedule, the frozen models they hear."""
 
     trainees: list[Trainee]
-    weights: Tensor  # (K, K)
+    weights: Tensor  # (K, K), or (K, T) with a column for each of ``frozen``
     recipe: Recipe
     coupling: Coupling
     learning_rate: float
     each: SideBySide
     step: Step | None = None
     frozen: list[nn.Module] = field(default_factory=list)
+    table: SharedTable | None = None
+    average: WeightAverage | None = None
     best_auc: float = -1.0
     epochs_without_gain: int = 0
     stopped: bool = False
@@ -47,7 +76,8 @@ class Group:
     def set_learning_rate(self, learning_rate: float) -> None:
         """Change the learning rate of every member, in place where a CUDA graph reads it."""
         self.learning_rate = learning_rate
-        for parameters in (p for trainee in self.trainees for p in trainee.optimizer.param_groups):
+        optimizers = [trainee.optimizer for trainee in self.trainees] + ([self.table.optimizer] if self.table else [])
+        for parameters in (p for optimizer in optimizers for p in optimizer.param_groups):
             if isinstance(parameters["lr"], Tensor):
                 parameters["lr"].fill_(learning_rate)
             else:
@@ -86,6 +116,21 @@ def make_trainee(
     return Trainee(index, member, model, optimizer, drawn)
 
 
+def frozen_model(
+    index: int, trainees: list[Trainee], teachers: list[Teacher] | None, dataset: Dataset, device: torch.device
+) -> nn.Module:
+    """The model behind column ``index`` of a frozen target's A: a teacher, or a copy of a member as it starts."""
+    if teachers:
+        member, state = teachers[index]
+        model = build(member, dataset, device)
+        load_state(state, model)
+    else:
+        trainee = next(one for one in trainees if one.index == index)
+        model = build(trainee.member, dataset, device)
+        model.load_state_dict(trainee.model.state_dict())
+    return model.eval()
+
+
 def make_adam(model: nn.Module, learning_rate: float) -> torch.optim.Adam:
     """Fused dense Adam with its state in place from the start, ready for CUDA graphs where the model is on a GPU."""
     place = next(model.parameters()).device
@@ -101,10 +146,60 @@ def make_adam(model: nn.Module, learning_rate: float) -> torch.optim.Adam:
     return optimizer
 
 
-def changing_tensors(trainee: Trainee) -> list[Tensor]:
+def share_table(trainees: list[Trainee], learning_rate: float, from_scratch: bool) -> SharedTable:
+    """Let all models use the first one's embedding table, with its Adam state; first-order weights stay their own.
+
+    EKTF's students are MLPs on one embedding layer and have no first-order weights, so it does not say whose those are.
+
+    Raises:
+        UserError: an architecture without exactly one embedding table, or checkpoints whose tables differ.
+    """
+    tables = [embedding_table(trainee) for trainee in trainees]
+    first = tables[0].weight
+    if not from_scratch and not all(torch.equal(table.weight, first) for table in tables):
+        raise UserError(
+            "embeddings='shared': the checkpoints bring different tables; start from scratch, or from the members of "
+            "one run that shared a table to its last epoch (keep='last')"
+        )
+    optimizer = make_adam(tables[0], learning_rate)
+    optimizer.state[first] = trainees[0].optimizer.state[first]
+    for trainee, table in zip(trainees, tables, strict=True):
+        table.weight.data = first.data
+        own = trainee.optimizer.param_groups[0]
+        own["params"] = [parameter for parameter in own["params"] if parameter is not table.weight]
+        trainee.optimizer.state[table.weight] = optimizer.state[first]  # so that each member's state is complete
+    return SharedTable([table.weight for table in tables], optimizer)
+
+
+def embedding_table(trainee: Trainee) -> FeatureEmbedding:
+    """The one embedding table of a model."""
+    tables = [module for module in trainee.model.modules() if isinstance(module, FeatureEmbedding)]
+    if len(tables) != 1:
+        name = trainee.member.architecture
+        raise UserError(f"embeddings='shared': {name} has {len(tables)} embedding tables, exactly one can be shared")
+    return tables[0]
+
+
+def part_table(table: SharedTable) -> None:
+    """Give each model a table of its own again, when the training is over: members may keep different epochs."""
+    for view in table.views[1:]:
+        view.data = view.data.clone()
+
+
+def model_tensors(trainees: list[Trainee]) -> list[Tensor]:
+    """All weights and buffers of the models; a table that they share is there once."""
+    return each_once([tensor for trainee in trainees for tensor in trainee.model.state_dict().values()])
+
+
+def changing_tensors(trainees: list[Trainee]) -> list[Tensor]:
     """Every tensor that training changes: weights, buffers, Adam's moments and step counts."""
-    adam = [value for state in trainee.optimizer.state.values() for value in state.values()]
-    return [*trainee.model.state_dict().values(), *adam]
+    adam = [t for one in trainees for state in one.optimizer.state.values() for t in state.values()]
+    return each_once([*model_tensors(trainees), *adam])
+
+
+def each_once(tensors: list[Tensor]) -> list[Tensor]:
+    """``tensors`` without those that are a view of an earlier one's memory."""
+    return list({tensor.data_ptr(): tensor for tensor in tensors if tensor.numel()}.values())
 
 
 def member_state(trainee: Trainee) -> State:

@@ -17,11 +17,18 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from ctrlib.errors import UserError, unknown
 
-# Raise by one whenever the same settings would give other numbers; old records then no longer count as done.
-NUMERICS_VERSION = 2
+# Raise by one whenever the same settings would give other numbers, or when a default changes (a fingerprint leaves out
+# what is at its default); old records then no longer count as done. A new setting whose default does what was done
+# before renames no run and needs no other version.
+NUMERICS_VERSION = 3
 
 Form = Literal["mse", "mse_logit", "kl"]
-Target = Literal["live", "joint", "frozen", "ensemble", "shuffled"]
+Target = Literal["live", "joint", "frozen", "frozen_ensemble", "ensemble", "shuffled"]
+FROZEN: tuple[Target, ...] = ("frozen", "frozen_ensemble")  # targets that no longer learn
+PeerWeighting = Literal["fixed", "adaptive"]
+Embeddings = Literal["own", "shared"]
+Averaging = Literal["none", "ema", "swa"]
+Topology = Literal["complete", "ring", "star", "pairs", "one_way"]
 Precision = Literal["fp32", "tf32", "bf16"]
 Protocol = Literal["equal_epochs", "own_end"]
 Weights = tuple[tuple[float, ...], ...]
@@ -75,28 +82,41 @@ class Member(Settings):
 
 
 class Coupling(Settings):
-    """Who learns from whom: row n of ``weights`` says how much member n listens to each peer (design: A)."""
+    """Who learns from whom: row n of ``weights`` says how much member n listens to each peer (design: A).
 
-    weights: Weights
+    The frozen targets have a column for each frozen copy, which may be the member's own (self-distillation) or, with
+    ``Run.teachers``, one of any number of teachers. All others have a column for each member and a zero diagonal.
+    """
+
+    weights: Weights = Field(min_length=1)
     form: Form = "mse"
     target: Target = "live"
     start: float = Field(default=0.0, ge=0, le=1, description="share of the training after which it is on")
+    peer_weighting: PeerWeighting = Field(default="fixed", description="adaptive: peers that do well are heard more")
+    teacher_weight: float = Field(default=0.0, ge=0, description="weight of the members' mean, beside the peers")
 
     @model_validator(mode="after")
-    def _square_without_self(self) -> "Coupling":
+    def _rows_fit_the_target(self) -> "Coupling":
         size = len(self.weights)
         for n, row in enumerate(self.weights):
-            if len(row) != size:
+            if self.target in FROZEN:
+                if len(row) != len(self.weights[0]):
+                    raise ValueError(f"row {n} has {len(row)} weights, row 0 has {len(self.weights[0])}")
+            elif len(row) != size:
                 raise ValueError(f"row {n} has {len(row)} weights, a {size} x {size} matrix is needed")
-            if row[n] != 0:
+            elif row[n] != 0:
                 raise ValueError(f"member {n} cannot listen to itself (weights[{n}][{n}] = {row[n]})")
-            if min(row) < 0:
+            if any(weight < 0 for weight in row):
                 raise ValueError(f"row {n} has a negative weight")
+        if self.target not in ("live", "joint"):
+            for name, plain in (("peer_weighting", "fixed"), ("teacher_weight", 0.0)):
+                if getattr(self, name) != plain:
+                    raise ValueError(f"{name}={getattr(self, name)!r} needs target 'live' or 'joint'")
         return self
 
     @property
     def is_solo(self) -> bool:
-        """True when nobody listens to anybody."""
+        """True when nobody listens to anybody, not even to a frozen copy."""
         return not any(any(row) for row in self.weights)
 
 
@@ -106,6 +126,9 @@ class Recipe(Settings):
     ``patience`` = 0 trains all ``epochs`` at one learning rate. Otherwise the learning rate falls by
     ``plateau_factor`` after each epoch without a better validation AUC, and ``patience`` such epochs in a row end
     the training. ``keep`` chooses the weights that count: those of the best validation epoch or of the last.
+
+    With ``averaging`` the weights that are evaluated and kept are an average along the training, which itself goes on
+    from the plain ones (:mod:`ctrlib.averaging`): ``ema`` over the steps, ``swa`` over the ends of the epochs.
     """
 
     learning_rate: float = Field(default=1e-3, gt=0, le=10)
@@ -117,44 +140,99 @@ class Recipe(Settings):
     embedding_l2: float = Field(default=0.0, ge=0)
     clip_norm: float = Field(default=10.0, gt=0)
     precision: Precision = Field(default="fp32", description="of matrix products, see ctrlib.machine.arithmetic")
+    averaging: Averaging = "none"
+    averaging_decay: float = Field(default=0.999, ge=0, lt=1, description="what a step leaves of the ema")
+    averaging_start: float = Field(default=0.0, ge=0, le=1, description="share of the training after which it begins")
 
 
-class Checkpoint(Settings):
-    """Where a member starts: a member of an earlier run, with or without that run's optimizer state."""
+class StoredMember(Settings):
+    """A member of an earlier run, with the weights that its run kept."""
 
     run: str
     member: int = Field(default=0, ge=0)
+
+
+class Checkpoint(StoredMember):
+    """Where a member starts: a member of an earlier run, with or without that run's optimizer state."""
+
     optimizer: Literal["keep", "reset"] = "reset"
 
 
 class Run(Settings):
-    """One training: K members on one data set under one coupling and one recipe, from scratch or checkpoints."""
+    """One training: K members on one data set under one coupling and one recipe, from scratch or checkpoints.
+
+    The frozen targets listen to copies of the run's own start or, where ``teachers`` names T members of earlier runs,
+    to those: the coupling matrix is then K x T. ``embeddings`` says whether coupled members share one embedding table.
+    """
 
     data: Data
     members: tuple[Member, ...] = Field(min_length=1)
     coupling: Coupling
     recipe: Recipe
     start: tuple[Checkpoint, ...] | None = None
+    teachers: tuple[StoredMember, ...] | None = Field(default=None, min_length=1)
+    embeddings: Embeddings = "own"
 
     @model_validator(mode="after")
     def _sizes_agree(self) -> "Run":
-        size = len(self.members)
-        if len(self.coupling.weights) != size:
-            raise ValueError(f"{size} members but a {len(self.coupling.weights)} x ... coupling matrix")
+        size, rows, columns = len(self.members), len(self.coupling.weights), len(self.coupling.weights[0])
+        if rows != size:
+            raise ValueError(f"{size} members but a {rows} x {columns} coupling matrix")
         if self.start is not None and len(self.start) != size:
             raise ValueError(f"{size} members but {len(self.start)} checkpoints")
-        if self.coupling.target == "frozen" and not self.coupling.is_solo and self.start is None:
-            raise ValueError("target 'frozen' copies the start, so it needs checkpoints to start from")
+        heard = size if self.teachers is None else len(self.teachers)
+        if columns != heard:
+            whom = "members" if self.teachers is None else "teachers"
+            raise ValueError(f"{heard} {whom} to listen to but a {rows} x {columns} coupling matrix")
+        return self
+
+    @model_validator(mode="after")
+    def _somebody_is_frozen(self) -> "Run":
+        target = self.coupling.target
+        if target not in FROZEN and self.teachers is not None:
+            raise ValueError(f"teachers do not learn, so they need target {' or '.join(map(repr, FROZEN))}")
+        if target in FROZEN and not self.coupling.is_solo and self.start is None and self.teachers is None:
+            raise ValueError(f"target {target!r} copies the start, so it needs checkpoints to start from, or teachers")
+        return self
+
+    @model_validator(mode="after")
+    def _coupled_members_see_the_same_batches(self) -> "Run":
+        for i in range(len(self.coupling.weights[0])):
+            together = [n for n, row in enumerate(self.coupling.weights) if row[i]]
+            if together and self.teachers is None:
+                together = sorted({i, *together})
+            for n in together[1:]:
+                if self.members[n].order_seed != self.members[together[0]].order_seed:
+                    pair = f"members {together[0]} and {n}"
+                    raise ValueError(f"{pair} are coupled, so they need one order_seed (the same batches)")
+        return self
+
+    @model_validator(mode="after")
+    def _one_table_fits_all(self) -> "Run":
+        if self.embeddings == "own":
+            return self
+        dims = sorted({member.embedding_dim for member in self.members})
+        if len(dims) > 1:
+            raise ValueError(f"embeddings 'shared' needs one embedding_dim, not {dims}")
+        if self.coupling.target in FROZEN:
+            raise ValueError(
+                f"embeddings 'shared' needs members that hear each other, not target {self.coupling.target!r}"
+            )
         for n, row in enumerate(self.coupling.weights):
-            for i, weight in enumerate(row):
-                if weight and self.members[n].order_seed != self.members[i].order_seed:
-                    raise ValueError(f"members {n} and {i} are coupled, so they need one order_seed (the same batches)")
+            if not any(row) and not any(other[n] for other in self.coupling.weights):
+                raise ValueError(
+                    f"embeddings 'shared' is among coupled members, but member {n} is alone; "
+                    "a coupling with start=1 shares the table and nothing else"
+                )
         return self
 
     @property
     def fingerprint(self) -> str:
-        """16 hex digits that name this run: a hash of its settings, the data and the numerics version."""
-        settings = self.model_dump(mode="json", exclude={"data"})
+        """16 hex digits that name this run: a hash of its settings, the data and the numerics version.
+
+        Settings at their default are left out, so that a setting added later does not rename earlier runs.
+        """
+        settings = self.model_dump(mode="json", exclude={"data"}, exclude_defaults=True)
         return digest({**settings, "data": self.data.fingerprint, "numerics": NUMERICS_VERSION})
 
 
@@ -194,6 +272,8 @@ class StudyParameters(Settings):
     forms: tuple[Form, ...] = ("mse", "mse_logit", "kl")
     targets: tuple[Target, ...] = ("live", "joint", "frozen", "shuffled")
     starts: tuple[Annotated[float, Field(ge=0, le=1)], ...] = (0.0, 0.25, 0.5, 0.75, 1.0)
+    topologies: tuple[Topology, ...] = ("complete", "ring", "star", "pairs", "one_way")
+    averaging_decay: float = Field(default=0.99, ge=0, lt=1, description="what a step leaves of the averaged weights")
     row_levels: tuple[Annotated[int, Field(ge=100)], ...] = (10_000, 40_000)
     width_levels: tuple[Annotated[int, Field(ge=1, le=65536)], ...] = (16, 64)
     noise_levels: tuple[Annotated[float, Field(gt=0, le=10)], ...] = (0.75, 1.5, 3.0)

@@ -1,13 +1,17 @@
 """The heart of the study: who learns from whom, and the peer loss.
 
-A coupling is a K x K matrix ``A``: row n says how much member n listens to each peer; its diagonal is zero.
+A coupling is a matrix ``A``: row n says how much member n listens to each peer.
 
     loss of member n = BCE_n + sum_i A[n, i] * mean over the batch of d(prediction n, target i)
 
 With ``A = complete(N, 1)`` (every entry 1/(N-1)), d the squared difference of probabilities and live, detached
-peers this is the loss of Yilmaz & Aldemir 2024 (arXiv 2406.12087). Solo training is ``A = 0``.
+peers this is the loss of Yilmaz & Aldemir 2024 (arXiv 2406.12087). Solo training is ``A = 0``. Live peers are the
+members themselves: A is K x K and its diagonal is zero. Frozen ones are T models that no longer learn: A is K x T.
 
-Legend: K members, B batch.
+Two settings more, peers weighted by how well they do and a pull to the members' mean, are those of EKTF
+(Li et al. 2024, arXiv 2411.16122 v1), see :func:`peer_loss`.
+
+Legend: K members, T targets, B batch.
 """
 
 from collections.abc import Callable
@@ -16,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ctrlib.config import Form, Target, Weights
+from ctrlib.config import Form, PeerWeighting, Target, Topology, Weights
 
 
 def solo(size: int) -> Weights:
@@ -44,9 +48,23 @@ def star(size: int, weight: float = 1.0) -> Weights:
     )
 
 
+def pairs(size: int, weight: float = 1.0) -> Weights:
+    """Members 0 and 1 listen to each other, so do 2 and 3, and so on; the last of an odd number stays alone."""
+    return tuple(tuple(weight if i != n and i // 2 == n // 2 else 0.0 for i in range(size)) for n in range(size))
+
+
 def one_way(size: int, weight: float = 1.0) -> Weights:
     """Only member 0 listens, to all others evenly: distillation into one student."""
     return tuple(tuple(weight / (size - 1) if n == 0 and i else 0.0 for i in range(size)) for n in range(size))
+
+
+TOPOLOGIES: dict[Topology, Callable[[int, float], Weights]] = {
+    "complete": complete,
+    "ring": ring,
+    "star": star,
+    "pairs": pairs,
+    "one_way": one_way,
+}
 
 
 def independent_groups(groups: list[Weights]) -> Weights:
@@ -59,14 +77,19 @@ def independent_groups(groups: list[Weights]) -> Weights:
     return tuple(rows)
 
 
-def connected_groups(weights: Weights) -> list[list[int]]:
-    """Members that hear of each other, directly or through others; they share a learning-rate schedule."""
+def connected_groups(weights: Weights, teachers: bool = False) -> list[list[int]]:
+    """Members that hear of each other, directly or through others; they share a learning-rate schedule.
+
+    With ``teachers`` the columns are no members: members that hear the same teacher belong together.
+    """
+    size = len(weights)
+    first = size if teachers else 0  # the number that stands for column 0
     groups: list[set[int]] = []
     for n, row in enumerate(weights):
-        linked = {n} | {i for i, weight in enumerate(row) if weight}
+        linked = {n} | {first + i for i, weight in enumerate(row) if weight}
         touching = [group for group in groups if group & linked]
         groups = [group for group in groups if not group & linked] + [linked.union(*touching)]
-    return sorted(sorted(group) for group in groups)
+    return sorted(sorted(n for n in group if n < size) for group in groups)
 
 
 def click_loss(logits: Tensor, labels: Tensor) -> Tensor:
@@ -103,39 +126,50 @@ def difference(own: Tensor, target: Tensor, form: Form) -> Tensor:
 def peer_targets(
     logits: Tensor, weights: Tensor, target: Target, frozen: Tensor | None, shuffle: Tensor | None
 ) -> Tensor:
-    """The logits each member is pulled to, as (1, K, B) or (K, 1, B): entry [n, i] is what n hears from peer i.
+    """The logits each member is pulled to, as (1, T, B) or (K, 1, B): entry [n, i] is what n hears from peer i.
 
     ``live``: the peers as they are in this step, detached (the paper). ``joint``: not detached, so a pull reaches
-    both ends. ``frozen``: copies of the start, ``frozen`` (K, B). ``shuffled``: live, but rows permuted within the
-    batch by ``shuffle`` (B,), a negative control that keeps each peer's distribution. ``ensemble``: the detached
-    mean probability of the member and the peers it listens to, whichever peer is asked.
+    both ends. ``frozen``: copies of the start or teachers, ``frozen`` (T, B). ``shuffled``: live, but rows permuted
+    within the batch by ``shuffle`` (B,), a negative control that keeps each peer's distribution. ``ensemble``: the
+    detached mean probability of the member and the peers it listens to, whichever peer is asked.
+    ``frozen_ensemble``: the mean probability of the frozen models it listens to, and of no other.
     """
     if target == "joint":
         return logits[None]
-    if target == "frozen":
+    if target in ("frozen", "frozen_ensemble"):
         if frozen is None:
-            raise ValueError("target 'frozen' needs the frozen logits")
-        return frozen[None]
-    logits = logits.detach()
-    if target == "live":
-        return logits[None]
+            raise ValueError(f"target {target!r} needs the frozen logits")
+        return frozen[None] if target == "frozen" else mean_prediction(frozen, weights > 0)[:, None]
+    if target == "ensemble":
+        return mean_prediction(logits.detach(), with_itself(weights))[:, None]
     if target == "shuffled":
         if shuffle is None:
             raise ValueError("target 'shuffled' needs a permutation of the batch")
-        return logits[None][..., shuffle]
-    return mean_prediction(logits, weights)[:, None]
+        logits = logits[..., shuffle]
+    return logits.detach()[None]
 
 
-def mean_prediction(logits: Tensor, weights: Tensor) -> Tensor:
-    """The logit (K, B) of the mean probability of each member and the peers it listens to.
+def with_itself(weights: Tensor) -> Tensor:
+    """Which members' mean concerns a member: itself and the peers it listens to, (K, K) bool."""
+    return (weights > 0) | torch.eye(len(weights), dtype=torch.bool, device=weights.device)
 
-    log(sum p) - log(sum (1 - p)) on the log scale: exact where probabilities are so near 0 or 1 that they round.
+
+def mean_prediction(logits: Tensor, listens: Tensor) -> Tensor:
+    """The logit (K, B) of the mean probability of the models that each member listens to.
+
+    log(sum p) - log(sum (1 - p)) on the log scale: exact where probabilities are so near 0 or 1 that they round. One
+    of the models is factored out of both sums, so that the mean of equal models is exactly what each of them says.
+
+    Args:
+        logits: (T, B) of the models.
+        listens: (K, T) bool. A row that listens to nobody gets some number, for a weight of zero to remove.
     """
-    listens = (weights > 0) | torch.eye(len(weights), dtype=torch.bool, device=logits.device)
-    left_out = torch.where(listens, 0.0, -torch.inf).to(logits.dtype)[:, :, None]  # (K, K, 1)
-    click = torch.logsumexp(by_row(F.logsigmoid, logits)[None] + left_out, dim=1)
-    no_click = torch.logsumexp(by_row(F.logsigmoid, -logits)[None] + left_out, dim=1)
-    return click - no_click
+    base = listens.int().argmax(dim=1)  # the first model that the member listens to
+    left_out = torch.where(listens | ~listens.any(dim=1, keepdim=True), 0.0, -torch.inf).to(logits.dtype)[:, :, None]
+    click, no_click = by_row(F.logsigmoid, logits), by_row(F.logsigmoid, -logits)
+    clicks = torch.logsumexp(click[None] - click[base][:, None] + left_out, dim=1)
+    no_clicks = torch.logsumexp(no_click[None] - no_click[base][:, None] + left_out, dim=1)
+    return logits[base] + (clicks - no_clicks)
 
 
 def peer_loss(
@@ -145,20 +179,70 @@ def peer_loss(
     target: Target = "live",
     frozen: Tensor | None = None,
     shuffle: Tensor | None = None,
+    labels: Tensor | None = None,
+    peer_weighting: PeerWeighting = "fixed",
+    teacher_weight: float = 0.0,
 ) -> Tensor:
     """The coupling term of each member.
 
+    With ``adaptive`` peers and ``teacher_weight`` 1 on the complete graph this is EKTF's loss (arXiv 2411.16122 v1;
+    code: github.com/salmon1802/KDEF, src/EKTF.py), times K, as EKTF takes the mean of the members' losses. What
+    differs: EKTF lets gradients pass through the weights of peers and teacher and flips one label in twenty at
+    random, neither of which is done here; its teacher is the mean of the members' logits, here it is their mean
+    probability, as in the study's ensembles.
+
     Args:
         logits: (K, B) of all members on one batch.
-        weights: (K, K) matrix A, on the same device and of the same dtype.
+        weights: (K, T) matrix A, on the same device and of the same dtype.
         form: what "different" means, see :func:`difference`.
         target: what peers are taken to say, see :func:`peer_targets`.
-        frozen: (K, B) logits of the frozen copies, for target ``frozen``.
+        frozen: (T, B) logits of the frozen models, for the frozen targets.
         shuffle: (B,) permutation, for target ``shuffled``.
+        labels: (B,), for ``adaptive`` weights.
+        peer_weighting: ``fixed`` takes A as it is; ``adaptive`` shares each row's sum anew in every batch, see
+            :func:`by_exam`.
+        teacher_weight: weight of the distance to the detached mean probability of the member and the peers it
+            listens to; whoever listens to nobody has no such teacher. With ``adaptive`` it is larger for
+            members that do badly.
 
     Returns:
-        (K,): ``sum_i A[n, i] * mean_b d(logits[n], target[n, i])``.
+        (K,): ``sum_i A[n, i] * mean_b d(logits[n], target[n, i])``, plus the teacher's term where there is one.
     """
+    score = None
+    if peer_weighting == "adaptive":
+        score = exam_score(logits, labels)
     targets = peer_targets(logits, weights, target, frozen, shuffle)
-    distance = difference(logits[:, None], targets, form).mean(dim=2)  # (K, K), or (K, 1) for the ensemble
-    return (weights * distance).sum(dim=1)
+    distance = difference(logits[:, None], targets, form).mean(dim=2)  # (K, T), or (K, 1) for the ensembles
+    loss = ((weights if score is None else by_exam(weights, score)) * distance).sum(dim=1)
+    if teacher_weight:
+        mean = mean_prediction(logits.detach(), with_itself(weights))
+        distance = difference(logits, mean, form).mean(dim=1)
+        loss = loss + teacher_weight * teaching_need(weights, score) * distance
+    return loss
+
+
+def exam_score(logits: Tensor, labels: Tensor) -> Tensor:
+    """How well each member does on a batch: the mean probability that it gives to what happened, (K,), detached."""
+    p = by_row(torch.sigmoid, logits.detach())
+    return torch.stack([(1 - (labels - row).abs()).mean() for row in p])
+
+
+def by_exam(weights: Tensor, score: Tensor) -> Tensor:
+    """A with each row's sum shared anew: entry [n, i] in proportion to ``A[n, i] * exp(score[i])``.
+
+    On the complete graph that is EKTF's softmax over the peers' scores, times the row's sum.
+    """
+    shares = weights * (score - score.max()).exp()
+    total = shares.sum(dim=1, keepdim=True)
+    return shares * torch.where(total > 0, weights.sum(dim=1, keepdim=True) / total, 0.0)
+
+
+def teaching_need(weights: Tensor, score: Tensor | None) -> Tensor:
+    """How strongly the mean teaches each member, (K,): 0 for those that listen to nobody, else 1 or, with scores, the
+    member's share in the softmin over itself and the peers it listens to, times their number (so 1 on average)."""
+    listens = weights.any(dim=1)
+    if score is None:
+        return listens.to(weights.dtype)
+    together = with_itself(weights)
+    need = (score.min() - score).exp()
+    return torch.where(listens, need * together.sum(dim=1) / (together * need).sum(dim=1), 0.0)

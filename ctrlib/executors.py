@@ -193,7 +193,7 @@ def work_off(
         for task in [task for task in waiting if task.after & failed]:
             waiting.remove(task)
             failed.add(task.name)
-            yield task, UserError(f"not tried, because it starts from {min(task.after & failed)}, which failed")
+            yield task, UserError(f"not tried, because it builds on {min(task.after & failed)}, which failed")
         ready = [task for task in waiting if not task.after & undone]
         for task in ready[: max(0, team.slots() - len(running))] if ready else []:
             waiting.remove(task)

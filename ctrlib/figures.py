@@ -3,6 +3,8 @@
 Colour is the architecture, line style the regime; every group is drawn, never a mean alone.
 """
 
+from collections.abc import Iterator, Sequence
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -222,6 +224,92 @@ def size_curves(groups: pd.DataFrame, x: str, value: str, order: list[str], by: 
         ax.label_outer()
     axes[0][-1].legend(fontsize="small", frameon=False)
     return figure
+
+
+def panels_of(table: pd.DataFrame, by: Sequence[str], size: tuple[float, float] = WIDE) -> Iterator[tuple[Axes, pd.DataFrame]]:
+    """A panel side by side for each combination of ``by``, with its part of the table; titled by the combination."""
+    parts = list(table.groupby(list(by), sort=False))
+    _, axes = plt.subplots(1, len(parts), figsize=size, sharey=True, squeeze=False, layout="constrained")
+    for ax, (key, part) in zip(axes[0], parts, strict=True):
+        names = [spoken(key[0]), *(f"{spoken(name)} {value:g}" for name, value in zip(by[1:], key[1:], strict=True))]
+        ax.set_title("\n".join(names), fontsize="medium")
+        yield ax, part
+
+
+def strips(members: pd.DataFrame, order: list[str], by: str = "protocol") -> Figure:
+    """Test AUC of every member of every group, a column of dots per group and arm, a panel per value of ``by``."""
+    for ax, part in panels_of(members, [by]):
+        sns.stripplot(
+            part, x="group", y="auc", hue="arm", hue_order=order, dodge=True, jitter=False, size=4, ax=ax,
+            palette=list(PALETTE[: len(order)]), legend="brief",
+        )  # fmt: skip
+        ax.set(xlabel="group", ylabel="test AUC")
+        ax.legend(fontsize="small", frameon=False)
+    return ax.figure
+
+
+def fading(groups: pd.DataFrame, x: str, by: Sequence[str], value: str = "auc", ylabel: str = "test AUC") -> Figure:
+    """``value`` along ``x`` of the arms solo (dashed) and mutual (solid) from the checkpoint at 0: a thin line per
+    group, a thick mean, a panel for each combination of ``by``."""
+    for ax, part in panels_of(groups, by):
+        start = part[part["arm"] == "checkpoint"]
+        for n, (arm, style) in enumerate({"solo": "--", "mutual": "-"}.items()):
+            line = pd.concat([start, part[part["arm"] == arm]]).groupby([x, "group"])[value].mean().unstack("group")
+            ax.plot(line.index, line, linestyle=style, color=PALETTE[n], linewidth=0.7, alpha=0.4)
+            ax.plot(line.index, line.mean(axis=1), linestyle=style, color=PALETTE[n], linewidth=2.5, label=arm)
+        ax.set(xlabel=f"{spoken(x)} of fine-tuning", ylabel=ylabel)
+        ax.xaxis.get_major_locator().set_params(integer=True)
+        ax.label_outer()
+    ax.legend(fontsize="small", frameon=False)
+    return ax.figure
+
+
+def matrices(by_name: dict[str, np.ndarray]) -> Figure:
+    """Small heat maps side by side, one coupling matrix each; rows listen, columns are heard."""
+    figure, axes = plt.subplots(1, len(by_name), figsize=(WIDE[0], 2.3), squeeze=False, layout="constrained")
+    for ax, (name, matrix) in zip(axes[0], by_name.items(), strict=True):
+        sns.heatmap(matrix, ax=ax, cmap="Blues", cbar=False, square=True, linewidths=0.5, linecolor="#cccccc",
+                    annot=matrix.size <= 25, fmt=".3g", annot_kws={"fontsize": "x-small"})  # fmt: skip
+        ax.set_title(spoken(name), fontsize="medium")
+    return figure
+
+
+def gap_shares(shares: pd.DataFrame, x: str, lines: Sequence[str]) -> Figure:
+    """Share of the gap to the reachable AUC that is closed, with its interval, along ``x`` (a logarithmic axis)."""
+    for ax, part in panels_of(shares, ["protocol"]):
+        for n, (key, line) in enumerate(part.groupby(list(lines), sort=False)):
+            label = ", ".join(f"{spoken(name)} {value:g}" for name, value in zip(lines, key, strict=True))
+            line = line.sort_values(x)
+            finite = np.isfinite(line["low"]) & np.isfinite(line["high"])
+            errors = [(line["share"] - line["low"]).where(finite, 0), (line["high"] - line["share"]).where(finite, 0)]
+            ax.errorbar(line[x] * (1 + 0.02 * n), line["share"] * 100, yerr=[100 * e for e in errors], capsize=3,
+                        fmt=MARKERS[n % len(MARKERS)], linestyle=LINES[n % len(LINES)],
+                        color=PALETTE[n % len(PALETTE)], label=label)  # fmt: skip
+        ax.axhline(0, color=INK, linewidth=1)
+        ax.set(xlabel=spoken(x), ylabel="share of the gap closed, %", xscale="log")
+        ax.label_outer()
+    ax.legend(fontsize="x-small", frameon=False)
+    return ax.figure
+
+
+def verdict_grid(verdicts: pd.DataFrame) -> Figure:
+    """The claims (rows) by protocol (columns), coloured and named by verdict.
+
+    Args:
+        verdicts: :func:`ctrlib.experiments.verdicts.verdict_table`.
+    """
+    claims, protocols = list(dict.fromkeys(verdicts["claim"])), list(dict.fromkeys(verdicts["protocol"]))
+    ax = canvas((WIDE[0], 0.8 + 0.5 * len(claims)))
+    by_verdict = {"supported": PALETTE[0], "contradicted": PALETTE[1], "not shown": "#d9d9d9"}
+    for row in verdicts.itertuples():
+        x, y = protocols.index(row.protocol), claims.index(row.claim)
+        ax.barh(y, 0.96, left=x - 0.48, height=0.9, color=by_verdict[row.verdict])
+        ax.text(x, y, row.verdict, ha="center", va="center", color=INK if row.verdict == "not shown" else "white")
+    ax.set_yticks(range(len(claims)), claims)
+    ax.set_xticks(range(len(protocols)), [spoken(name) for name in protocols])
+    ax.invert_yaxis()
+    ax.grid(visible=False)
+    return ax.figure
 
 
 def gap_scatter(table: pd.DataFrame, ax: Axes | None = None) -> Axes:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from ctrlib import metrics
+from ctrlib.auc_tests import AucCovariance, RowDifference, delong, pool_folds
 from ctrlib.config import digest
 from ctrlib.files import write_synced
 from ctrlib.runs import Record, RunStore, load_data, storage_error
@@ -88,6 +89,35 @@ def _group_scores(records: Sequence[Record]) -> dict[str, Any]:
         "reachable_auc": None if truth is None else metrics.auc(labels, truth),
         "reachable_logloss": None if truth is None else metrics.logloss(labels, truth),
     }
+
+
+def auc_covariance(store: RunStore, records: Sequence[Record]) -> AucCovariance:
+    """Test AUC of every member of the records and their covariance over the test rows (DeLong)."""
+
+    def compute() -> dict[str, Any]:
+        labels = load_data(records[0].run.data).test.labels
+        found = delong(labels, np.concatenate([record.logits() for record in records]))
+        return {"aucs": found.aucs.tolist(), "covariance": found.covariance.tolist()}
+
+    value = measured(store, "auc_covariance", records, compute)
+    return AucCovariance(np.array(value["aucs"]), np.array(value["covariance"]))
+
+
+def pooled_difference(
+    store: RunStore, treated: Sequence[Sequence[Record]], controls: Sequence[Sequence[Record]]
+) -> RowDifference:
+    """Mean test AUC of the treated members minus that of the controls, over all groups, with the error of the test rows.
+
+    Args:
+        store: keeps the measures.
+        treated, controls: the records of each group, in one order of groups; the test rows of the groups are taken as
+            independent, as those of the folds of one log are.
+    """
+    pairs = list(zip(treated, controls, strict=True))
+    pooled = pool_folds([auc_covariance(store, [*mine, *others]) for mine, others in pairs])
+    size = sum(len(record.run.members) for record in pairs[0][0])
+    rest = pooled.aucs.size - size
+    return pooled.contrast([1 / size] * size + [-1 / rest] * rest)
 
 
 def data_facts(store: RunStore, record: Record) -> dict[str, Any]:

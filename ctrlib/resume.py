@@ -116,6 +116,9 @@ def snapshot(groups: list[Group], at: Position) -> tuple[dict, dict[str, Tensor]
         states = {"now": member_state(trainee), "kept": trainee.kept_state or {}}
         for kind, state in states.items():
             tensors |= {f"{kind}|{trainee.index}|{name}": value.contiguous() for name, value in state.items()}
+    for number, group in enumerate(groups):
+        for i, average in enumerate(group.average.average if group.average else []):
+            tensors[f"average|{number}|{i}"] = average.cpu().clone()
     if at.losses is not None:
         tensors["losses"] = at.losses.cpu().clone()
     facts = {
@@ -126,6 +129,7 @@ def snapshot(groups: list[Group], at: Position) -> tuple[dict, dict[str, Tensor]
                 "best_auc": group.best_auc,
                 "epochs_without_gain": group.epochs_without_gain,
                 "stopped": group.stopped,
+                "averaged": group.average.count if group.average else 0,
                 "members": [{"best_auc": t.best_auc, "kept_epoch": t.kept_epoch} for t in group.trainees],
             }
             for group in groups
@@ -136,7 +140,7 @@ def snapshot(groups: list[Group], at: Position) -> tuple[dict, dict[str, Tensor]
 
 def put_back(groups: list[Group], facts: dict, tensors: dict[str, Tensor]) -> Position:
     """The opposite of :func:`snapshot`."""
-    for group, of_group in zip(groups, facts["groups"], strict=True):
+    for number, (group, of_group) in enumerate(zip(groups, facts["groups"], strict=True)):
         group.best_auc, group.stopped = of_group["best_auc"], of_group["stopped"]
         group.epochs_without_gain = of_group["epochs_without_gain"]
         group.set_learning_rate(of_group["learning_rate"])
@@ -144,6 +148,10 @@ def put_back(groups: list[Group], facts: dict, tensors: dict[str, Tensor]) -> Po
             trainee.best_auc, trainee.kept_epoch = of_member["best_auc"], of_member["kept_epoch"]
             load_state(part(tensors, f"now|{trainee.index}|"), trainee.model, trainee.optimizer)
             trainee.kept_state = part(tensors, f"kept|{trainee.index}|") or None
+        if group.average:
+            group.average.count = of_group["averaged"]
+            for i, average in enumerate(group.average.average):
+                average.copy_(tensors[f"average|{number}|{i}"])
     losses = tensors.get("losses")
     device = groups[0].weights.device
     return Position(**facts["position"], losses=None if losses is None else losses.to(device))

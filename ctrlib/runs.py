@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 from pydantic import ValidationError
 
-from ctrlib.config import NUMERICS_VERSION, Checkpoint, Data, Run, SyntheticSettings, data_root, digest
+from ctrlib.config import NUMERICS_VERSION, Data, Member, Run, StoredMember, SyntheticSettings, data_root, digest
 from ctrlib.data.workers import usable_cores
 from ctrlib.errors import UserError
 from ctrlib.executors import POLL_S, Dask, Pool, Task, Team, Tell, dask_threads, teller, work_off
@@ -254,9 +254,11 @@ class RunStore:
         before = torch.get_num_threads()
         torch.set_num_threads(1)  # the cores are shared out among runs and members, so the numbers do not know them
         try:
-            starts = None
+            starts = teachers = None
             if run.start is not None:
-                starts = [self._checkpoint(start) for start in run.start]
+                starts = [self._checkpoint(start)[1] for start in run.start]
+            if run.teachers is not None:
+                teachers = [self._checkpoint(teacher, run.data) for teacher in run.teachers]
             dataset = load_data(run.data)
             place = resolve_device(device)
             identity = f"{run.fingerprint} {environment(place)}"
@@ -265,7 +267,7 @@ class RunStore:
             if tell:
                 on_epoch = lambda rows: tell(epoch_line(run, rows))  # noqa: E731
                 on_progress = lambda epoch, share: tell(progress_line(run, epoch, share))  # noqa: E731
-            trained = train(run, dataset, starts, device, on_epoch, on_progress, threads, checkpoints)
+            trained = train(run, dataset, starts, device, on_epoch, on_progress, threads, checkpoints, teachers)
             if lock.is_lost():  # this process slept, and another one took it for dead and trains in its place
                 return None
             about = {**environment(place), "products": trained.products, "threads": threads}
@@ -276,13 +278,15 @@ class RunStore:
             torch.set_num_threads(before)
             release_memory()
 
-    def _checkpoint(self, start: Checkpoint) -> dict:
-        """The state of the member that a checkpoint names."""
-        record = self.open(start.run)
+    def _checkpoint(self, stored: StoredMember, data: Data | None = None) -> tuple[Member, dict]:
+        """Settings and state of a member of an earlier run; where ``data`` is given, it must be what that run saw."""
+        record = self.open(stored.run)
         last = len(record.run.members) - 1
-        if start.member > last:
-            raise UserError(f"run {start.run} has no member {start.member} to start from; allowed: 0 to {last}")
-        return record.states()[start.member]
+        if stored.member > last:
+            raise UserError(f"run {stored.run} has no member {stored.member}; allowed: 0 to {last}")
+        if data is not None and data.fingerprint != record.run.data.fingerprint:
+            raise UserError(f"run {stored.run} saw other data than this run, so its members cannot teach here")
+        return record.run.members[stored.member], record.states()[stored.member]
 
     def ensure(self, runs: Iterable[Run], device: str = "auto", workers: int | None = None) -> list[Record]:
         """The records of ``runs``, in their order; what the store lacks is trained, each distinct run once.
@@ -311,7 +315,7 @@ class RunStore:
         """As :meth:`ensure`, but what failed is returned: records and errors, both by fingerprint.
 
         Args:
-            runs: a run that starts from another one of them waits for it.
+            runs: one that starts from another of them, or has it for a teacher, waits for it.
             device: with ``dask``, of the workers.
             workers: processes of this machine.
             dask: address of a scheduler, whose workers train instead, one run on each at a time.
@@ -356,7 +360,7 @@ class RunStore:
                 name,
                 train_task,
                 (*place, name, run.model_dump_json(), device, threads),
-                frozenset(start.run for start in run.start or ()) & by_name.keys(),
+                frozenset(stored.run for stored in (*(run.start or ()), *(run.teachers or ()))) & by_name.keys(),
             )
             for name, run in by_name.items()
         ]

@@ -7,31 +7,42 @@ separate trainings, bit for bit; K = 1 is a cohort too.
 All randomness is a function of (seeds, epoch, step): ``init_seed`` gives the initial weights, ``order_seed`` the
 permutation of each epoch, both together the dropout masks. There is no random state to carry along.
 
-A step has two halves that are each member's own business, forward and update, and one place between them where the
-members meet: the K logits of the batch, from which both losses and their gradients follow (:func:`train_step`).
-
 Legend: K members of a group, B batch, N rows.
 """
 
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from ctrlib.cohort import Group, State, Trainee, build, changing_tensors, load_state, make_trainee, member_state
-from ctrlib.config import Recipe, Run, derive_seed
-from ctrlib.coupling import click_loss, connected_groups, peer_loss
+from ctrlib.averaging import WeightAverage, has_begun
+from ctrlib.cohort import (
+    Group,
+    State,
+    Teacher,
+    changing_tensors,
+    frozen_model,
+    load_state,
+    make_trainee,
+    member_state,
+    model_tensors,
+    part_table,
+    share_table,
+)
+from ctrlib.config import FROZEN, Run, derive_seed
+from ctrlib.coupling import connected_groups
 from ctrlib.data.rows import Rows
 from ctrlib.data.table import Dataset, Split
 from ctrlib.errors import UserError
 from ctrlib.evaluation import predict, score
 from ctrlib.execution import CudaGraph, GraphStep, SideBySide, Step, warm_up_on_stream
 from ctrlib.machine import arithmetic, keep_freed_memory
-from ctrlib.models.layers import embedding_parameters
 from ctrlib.resume import Checkpoints, Position
+from ctrlib.step import train_step
 
 PROGRESS_S = 5.0
 MIN_GAIN = 1e-6  # a validation AUC must rise by more than this to count as better (FuxiCTR)
@@ -75,6 +86,7 @@ def train(
     on_progress: Callable[[int, float], None] | None = None,
     threads: int = 1,
     checkpoints: Checkpoints | None = None,
+    teachers: list[Teacher] | None = None,
 ) -> Trained:
     """Train every member of ``run`` on ``dataset``.
 
@@ -88,20 +100,23 @@ def train(
         threads: CPU threads that share the members of a group; does not touch the numbers.
         checkpoints: where the state of this training is put away now and then; one that lies there is taken up, and
             the training ends as if it had never been interrupted, bit for bit on a CPU.
+        teachers: settings and states of the members named by ``run.teachers``.
 
     Raises:
         UserError: batch larger than the training rows, another data set than the run's, a precision that the device
             does not have, or a loss that is no number.
     """
-    check(run, dataset, starts)
+    check(run, dataset, starts, teachers)
     place = resolve_device(device)
     keep_freed_memory()
     each = SideBySide(threads, place)
     try:
         with arithmetic(run.recipe.precision, place) as products:
-            linked = connected_groups(run.coupling.weights)
-            groups = [make_group(run, indices, dataset, starts, place, each) for indices in linked]
+            linked = connected_groups(run.coupling.weights, run.teachers is not None)
+            groups = [make_group(run, indices, dataset, starts, place, each, teachers) for indices in linked]
             at = train_groups(groups, run, dataset, place, on_epoch, on_progress, checkpoints)
+            for table in (group.table for group in groups if group.table):
+                part_table(table)
             trainees = sorted((t for group in groups for t in group.trainees), key=lambda t: t.index)
             for trainee in trainees:
                 load_state(trainee.kept_state, trainee.model)
@@ -169,7 +184,7 @@ class Progress:
             self.tell(self.epoch + 1, self.done / self.steps)
 
 
-def check(run: Run, dataset: Dataset, starts: list[State] | None) -> None:
+def check(run: Run, dataset: Dataset, starts: list[State] | None, teachers: list[Teacher] | None) -> None:
     """Refuse what cannot be trained, before any time is spent."""
     if run.data.fingerprint != dataset.fingerprint:
         raise UserError(
@@ -183,6 +198,8 @@ def check(run: Run, dataset: Dataset, starts: list[State] | None) -> None:
         )
     if (starts is None) != (run.start is None):
         raise ValueError("run.start names checkpoints exactly when starts holds them")
+    if (teachers is None) != (run.teachers is None):
+        raise ValueError("run.teachers names members exactly when teachers holds them")
 
 
 def make_group(
@@ -192,19 +209,23 @@ def make_group(
     starts: list[State] | None,
     device: torch.device,
     each: SideBySide | None = None,
+    teachers: list[Teacher] | None = None,
 ) -> Group:
     """Build the models and optimizers of one group and put them where they start."""
     trainees = [
         make_trainee(i, run, dataset, starts[i] if starts else None, run.start[i] if run.start else None, device)
         for i in indices
     ]
-    matrix = torch.tensor(run.coupling.weights, dtype=torch.float32, device=device)[indices][:, indices]
+    matrix = torch.tensor(run.coupling.weights, dtype=torch.float32)[indices]
+    heard = matrix.any(dim=0).nonzero().flatten().tolist() if run.coupling.target in FROZEN else indices
+    matrix = matrix[:, heard].to(device)
     group = Group(trainees, matrix, run.recipe, run.coupling, run.recipe.learning_rate, each or SideBySide(1, device))
-    if run.coupling.target == "frozen" and len(indices) > 1:
-        group.frozen = [build(t.member, dataset, device) for t in trainees]
-        for copy, trainee in zip(group.frozen, trainees, strict=True):
-            copy.load_state_dict(trainee.model.state_dict())
-            copy.eval()
+    if run.coupling.target in FROZEN:
+        group.frozen = [frozen_model(i, trainees, teachers, dataset, device) for i in heard]
+    if run.embeddings == "shared":
+        group.table = share_table(trainees, run.recipe.learning_rate, from_scratch=starts is None)
+    if run.recipe.averaging != "none":
+        group.average = WeightAverage(model_tensors(trainees), run.recipe)
     group.step = graph_step(group) if device.type == "cuda" else eager_step(group)
     return group
 
@@ -219,7 +240,7 @@ def graph_step(group: Group) -> Step:
     generators = [trainee.dropout_generator for trainee in group.trainees]
     return GraphStep(
         eager_step(group),
-        state=lambda: [tensor for trainee in group.trainees for tensor in changing_tensors(trainee)],
+        state=lambda: changing_tensors(group.trainees),
         generators=generators,
         new_graph=lambda: CudaGraph(generators),
         warm_up=warm_up_on_stream,
@@ -248,7 +269,8 @@ def run_epoch(
     order_seed = group.trainees[0].member.order_seed
     order = torch.randperm(len(rows), generator=generator(order_seed, "order", epoch)).to(rows.order_device)
     bounds = batch_bounds(len(rows), group.recipe.batch_size)
-    coupled_from = group.coupling.start * group.recipe.epochs * len(bounds) - 1e-6  # 6 / 30 * 30 may exceed 6
+    steps = group.recipe.epochs * len(bounds)  # of the whole training
+    listens = bool(group.weights.any())
     if at.losses is None:
         at.losses = torch.zeros(2, len(group.trainees), device=rows.device)
     for trainee in group.trainees:
@@ -256,9 +278,12 @@ def run_epoch(
     for step in range(at.step, len(bounds)):
         first, last = bounds[step]
         ids, labels = rows.batch(order[first:last])
-        coupled = epoch * len(bounds) + step >= coupled_from and len(group.trainees) > 1
+        number = epoch * len(bounds) + step
+        coupled = listens and has_begun(number, steps, group.coupling.start)
         seed_dropout(group, epoch, step)
         at.losses += group.step(ids, labels, coupled, shuffle_order(group, epoch, step, len(labels)))
+        if group.average:
+            group.average.after_step(number, steps)
         at.step, at.epoch_seconds = step + 1, earlier + time.perf_counter() - began
         progress.step()
         put_away()
@@ -266,7 +291,10 @@ def run_epoch(
     rate = group.learning_rate
     if not np.isfinite([*click, *peer]).all():
         raise UserError(f"the loss is no number after epoch {epoch + 1}; use a learning_rate below {rate:g}")
-    scores = end_epoch(group, epoch, valid)
+    if group.average:
+        group.average.after_epoch(epoch, group.recipe.epochs)
+    with group.average.in_place() if group.average else nullcontext():
+        scores = end_epoch(group, epoch, valid)
     seconds = earlier + time.perf_counter() - began
     return [
         {
@@ -281,45 +309,6 @@ def run_epoch(
         }
         for n, trainee in enumerate(group.trainees)
     ]
-
-
-def train_step(group: Group, ids: Tensor, labels: Tensor, coupled: bool, shuffle: Tensor | None = None) -> Tensor:
-    """One step of every member of the group on one batch; returns click and peer loss (2, K), detached."""
-    outputs = group.each(lambda trainee: trainee.model(ids), group.trainees)  # K logits (B,)
-    logits = torch.stack([output.detach() for output in outputs]).requires_grad_()  # (K, B): members meet here
-    frozen = None
-    if coupled and group.frozen:
-        with torch.no_grad():
-            frozen = torch.stack([copy(ids) for copy in group.frozen])
-    click = click_loss(logits, labels)
-    peer = torch.zeros_like(click)
-    if coupled:
-        peer = peer_loss(logits, group.weights, group.coupling.form, group.coupling.target, frozen, shuffle)
-    (click + peer).sum().backward()
-    work = list(zip(group.trainees, outputs, logits.grad, strict=True))
-    group.each(lambda part: update(*part, group.recipe), work)
-    return torch.stack([click.detach(), peer.detach()])
-
-
-def update(trainee: Trainee, output: Tensor, gradient: Tensor, recipe: Recipe) -> None:
-    """Back from the logits' gradient (B,) through one model; embedding L2 (dense, as FuxiCTR), clipping, Adam."""
-    trainee.optimizer.zero_grad(set_to_none=True)
-    output.backward(gradient)
-    if recipe.embedding_l2:
-        for table in embedding_parameters(trainee.model):
-            table.grad.add_(table.detach(), alpha=recipe.embedding_l2)
-    clip_gradients(list(trainee.model.parameters()), recipe.clip_norm)
-    trainee.optimizer.step()
-
-
-def clip_gradients(parameters: list[nn.Parameter], max_norm: float) -> None:
-    """Scale the gradients so that their norm is at most ``max_norm``, as ``clip_grad_norm_``.
-
-    On a CPU gradients within the norm are left alone, where ``clip_grad_norm_`` would multiply all of them by 1.
-    """
-    norm = nn.utils.get_total_norm([parameter.grad for parameter in parameters])
-    if norm.is_cuda or not norm + 1e-6 <= max_norm:
-        nn.utils.clip_grads_with_norm_(parameters, max_norm, norm)
 
 
 def seed_dropout(group: Group, epoch: int, step: int) -> None:

@@ -46,7 +46,14 @@ def base() -> dict:
     return {
         "data": {"name": "synthetic", "draw": 0, "fingerprint": "00ff" * 4},
         "members": [member, {**member, "init_seed": 2}],
-        "coupling": {"weights": [[0.0, 1.0], [1.0, 0.0]], "form": "mse", "target": "live", "start": 0.0},
+        "coupling": {
+            "weights": [[0.0, 1.0], [1.0, 0.0]],
+            "form": "mse",
+            "target": "live",
+            "start": 0.0,
+            "peer_weighting": "fixed",
+            "teacher_weight": 0.0,
+        },
         "recipe": {
             "learning_rate": 0.001,
             "batch_size": 100,
@@ -57,6 +64,9 @@ def base() -> dict:
             "embedding_l2": 0.0,
             "clip_norm": 10.0,
             "precision": "fp32",
+            "averaging": "none",
+            "averaging_decay": 0.999,
+            "averaging_start": 0.0,
         },
         "start": [{"run": "a" * 16, "member": 0, "optimizer": "keep"}, {"run": "b" * 16, "optimizer": "reset"}],
     }
@@ -76,10 +86,15 @@ OTHER = {
     ("recipe", "embedding_l2"): 1e-6,
     ("recipe", "clip_norm"): 9.0,
     ("recipe", "precision"): "bf16",
+    ("recipe", "averaging"): "ema",
+    ("recipe", "averaging_decay"): 0.9,
+    ("recipe", "averaging_start"): 0.5,
     ("coupling", "weights"): [[0.0, 1.0], [0.5, 0.0]],
     ("coupling", "form"): "kl",
     ("coupling", "target"): "joint",
     ("coupling", "start"): 0.5,
+    ("coupling", "peer_weighting"): "adaptive",
+    ("coupling", "teacher_weight"): 1.0,
     ("members", 1, "architecture"): "DCN",
     ("members", 1, "embedding_dim"): 9,
     ("members", 1, "hidden_units"): [16],
@@ -91,6 +106,7 @@ OTHER = {
     ("start", 1, "member"): 1,
     ("start", 1, "optimizer"): "keep",
     ("data", "fingerprint"): "11ff" * 4,
+    ("embeddings",): "shared",
 }
 
 
@@ -111,6 +127,8 @@ def test_every_setting_has_an_example_below() -> None:
     for name, model in {"recipe": Recipe, "coupling": Coupling, "members": Member, "start": Checkpoint}.items():
         covered = {path[-1] for path in OTHER if path[0] == name} | ({"order_seed"} if name == "members" else set())
         assert covered == set(model.model_fields)
+    below = {"start", "teachers"}  # tried below
+    assert {path[0] for path in OTHER} | below == set(Run.model_fields)
 
 
 @pytest.mark.parametrize("path", OTHER, ids=lambda path: ".".join(map(str, path)))
@@ -133,6 +151,47 @@ def test_fingerprint_changes_with_order_seed_start_members_and_numerics(monkeypa
 def test_fingerprint_is_of_the_rows_not_of_their_name() -> None:
     for path, value in {("data", "name"): "other", ("data", "draw"): 3}.items():
         assert fingerprint(changed(path, value)) == fingerprint(base())
+
+
+def test_fingerprint_changes_with_the_teachers() -> None:
+    frozen = changed(("coupling", "target"), "frozen")
+    names = [fingerprint(frozen)]
+    for teacher in ({"run": "a" * 16}, {"run": "c" * 16}, {"run": "c" * 16, "member": 1}):
+        names.append(fingerprint({**frozen, "teachers": [teacher, {"run": "b" * 16}]}))
+    assert len(set(names)) == 4
+
+
+def test_a_later_setting_at_its_default_renames_no_run(monkeypatch) -> None:
+    """What a fingerprint hashes is written out: required fields always, others only where they differ."""
+    hashed = []
+    monkeypatch.setattr(config, "digest", lambda content: hashed.append(content) or "x")
+    fingerprint(base())
+    every = base()
+    every["recipe"] = {"learning_rate": 0.5, "averaging": "swa"}
+    every["coupling"] |= {"form": "kl", "teacher_weight": 2.0}
+    every["members"] = [{"architecture": "DCN", "init_seed": 1, "order_seed": 7} for _ in range(2)]
+    every["start"] = None
+    fingerprint(every)
+    plain, other = hashed
+    assert set(plain) == {"data", "members", "coupling", "recipe", "start", "numerics"}
+    assert plain["coupling"] == {"weights": [[0.0, 1.0], [1.0, 0.0]]}
+    assert plain["recipe"] == {"batch_size": 100}
+    assert plain["start"] == [{"run": "a" * 16, "optimizer": "keep"}, {"run": "b" * 16}]
+    assert plain["members"][0].keys() == {
+        "architecture", "embedding_dim", "hidden_units", "dropout", "options", "init_seed", "order_seed"
+    }  # fmt: skip
+    assert other["recipe"] == {"learning_rate": 0.5, "averaging": "swa"}
+    assert other["coupling"] == {"weights": [[0.0, 1.0], [1.0, 0.0]], "form": "kl", "teacher_weight": 2.0}
+    assert other["members"] == [{"architecture": "DCN", "init_seed": 1, "order_seed": 7}] * 2
+    assert "start" not in other
+
+
+def test_required_settings_count_even_if_they_look_like_a_default() -> None:
+    """Seeds of zero, a matrix of zeros, an empty recipe."""
+    zero = {"architecture": "", "init_seed": 0, "order_seed": 0}
+    settings = {"data": base()["data"], "members": [zero], "coupling": {"weights": [[0]]}, "recipe": {}}
+    hashed = Run.model_validate(settings).model_dump(mode="json", exclude={"data"}, exclude_defaults=True)
+    assert hashed == {"members": [zero], "coupling": {"weights": [[0.0]]}, "recipe": {}}
 
 
 def reversed_dicts(value):
@@ -210,7 +269,26 @@ def test_impossible_couplings(weights, words) -> None:
         Coupling(weights=weights)
 
 
+@pytest.mark.parametrize("target", ["frozen", "frozen_ensemble"])
+def test_frozen_targets_allow_oneself_and_any_number_of_columns(target) -> None:
+    for weights in (((1.0,),), ((0.5, 1.0), (1.0, 0.5)), ((1.0, 2.0, 0.0),), ((1.0,), (0.0,))):
+        assert not Coupling(weights=weights, target=target).is_solo
+    assert Coupling(weights=((0.0, 0.0, 0.0),), target=target).is_solo
+    for weights, words in ((((1.0, 0.0), (1.0,)), "row 1 has 1 weights, row 0 has 2"), (((-1.0,),), "negative")):
+        with pytest.raises(ValidationError, match=words):
+            Coupling(weights=weights, target=target)
+
+
+@pytest.mark.parametrize("setting", [{"peer_weighting": "adaptive"}, {"teacher_weight": 1.0}])
+@pytest.mark.parametrize("target", ["frozen", "frozen_ensemble", "ensemble", "shuffled"])
+def test_adaptive_peers_and_teacher_need_live_peers(setting, target) -> None:
+    with pytest.raises(ValidationError, match="needs target 'live' or 'joint'"):
+        Coupling(weights=complete(2), target=target, **setting)
+    Coupling(weights=complete(2), target="joint", **setting)
+
+
 def test_solo_is_recognised() -> None:
+    assert not Coupling(weights=((1.0,),), target="frozen").is_solo
     assert Coupling(weights=solo(3)).is_solo
     assert not Coupling(weights=complete(3)).is_solo
     assert not Coupling(weights=((0.0, 0.0), (1e-9, 0.0))).is_solo
@@ -220,12 +298,28 @@ def without_start(settings: dict) -> dict:
     return {**settings, "start": None}
 
 
+def weights_of(settings: dict, weights: list) -> dict:
+    return {**settings, "coupling": {**settings["coupling"], "weights": weights}}
+
+
+FROZEN = changed(("coupling", "target"), "frozen")
+
+
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
         (changed(("coupling", "weights"), [[0.0]]), "2 members but a 1 x"),
         (changed(("start",), [{"run": "a" * 16}]), "2 members but 1 checkpoints"),
         (without_start(changed(("coupling", "target"), "frozen")), "needs checkpoints"),
+        (without_start(changed(("coupling", "target"), "frozen_ensemble")), "needs checkpoints .* or teachers"),
+        (changed(("teachers",), [{"run": "a" * 16}] * 2), "teachers do not learn"),
+        ({**FROZEN, "teachers": [{"run": "a" * 16}]}, "1 teachers to listen to but a 2 x 2"),
+        ({**FROZEN, "teachers": []}, "at least 1"),
+        (weights_of(FROZEN, [[0, 1, 1], [1, 0, 1]]), "2 members to listen to but a 2 x 3"),
+        ({**FROZEN, "teachers": [{"run": "a" * 16, "optimizer": "keep"}] * 2}, "Extra inputs"),
+        ({**FROZEN, "embeddings": "shared"}, "hear each other"),
+        ({**weights_of(base(), [[0, 0], [0, 0]]), "embeddings": "shared"}, "member 0 is alone"),
+        ({**changed(("members", 0, "embedding_dim"), 9), "embeddings": "shared"}, r"one embedding_dim, not \[8, 9\]"),
         (changed(("members", 1, "order_seed"), 8), "members 0 and 1 are coupled, so they need one order_seed"),
         (changed(("members",), []), "at least 1"),
         (changed(("recipe", "momentum"), 0.9), "Extra inputs"),
@@ -243,6 +337,14 @@ def test_members_that_do_not_hear_each_other_may_have_their_own_order() -> None:
     settings = changed(("members", 1, "order_seed"), 8)
     settings["coupling"]["weights"] = [[0, 0], [0, 0]]
     Run.model_validate(settings)
+
+
+def test_students_of_one_teacher_need_one_order_and_others_do_not() -> None:
+    settings = {**changed(("members", 1, "order_seed"), 8), "teachers": [{"run": "a" * 16}] * 3}
+    settings["coupling"]["target"] = "frozen"
+    Run.model_validate(weights_of(settings, [[1, 1, 0], [0, 0, 1]]))
+    with pytest.raises(ValidationError, match="members 0 and 1 are coupled"):
+        Run.model_validate(weights_of(settings, [[1, 1, 0], [0, 1, 1]]))
 
 
 def test_settings_cannot_be_changed_afterwards() -> None:
@@ -302,6 +404,8 @@ BAD = [
     ("mutual_weight", 1e7, "less than or equal to"),
     ("coupling_form", "mae", "mse_logit"),
     ("coupling_target", "dead", "shuffled"),
+    ("topology", "tree", "one_way"),
+    ("embeddings", "none", "shared"),
     ("device", 3, "string"),
     ("precision", "fp64", "bf16"),
     ("benchmark", 3, "string"),
@@ -389,6 +493,19 @@ def test_batch_norm_needs_batches_of_more_than_one_row() -> None:
     with pytest.raises(UserError) as caught:
         checked(StudyParameters, batch_norm=True, batch_size=1)
     assert "batch_size" in one_line(caught)
+
+
+@pytest.mark.parametrize(
+    ("given_", "words"),
+    [
+        ({"topology": "pairs", "instances": 3}, "topology='pairs' needs an even number of instances, not 3"),
+        ({"embeddings": "shared", "mutual_weight": 0}, "embeddings='shared' needs a mutual_weight above 0"),
+    ],
+)
+def test_parameters_that_do_not_fit_together(given_, words) -> None:
+    with pytest.raises(UserError) as caught:
+        checked(StudyParameters, **given_)
+    assert words in one_line(caught)
 
 
 def test_defaults_are_valid_and_described() -> None:

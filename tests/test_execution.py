@@ -28,7 +28,7 @@ class Recording:
 def recorded_step(group: trainer.Group) -> GraphStep:
     return GraphStep(
         lambda *batch: trainer.train_step(group, *batch),
-        state=lambda: [tensor for trainee in group.trainees for tensor in trainer.changing_tensors(trainee)],
+        state=lambda: trainer.changing_tensors(group.trainees),
         generators=[trainee.dropout_generator for trainee in group.trainees],
         new_graph=Recording,
         warm_up=lambda function: function(),

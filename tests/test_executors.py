@@ -79,8 +79,8 @@ def test_a_failure_takes_along_only_what_starts_from_it() -> None:
     errors = run(tasks)
     assert [name for name, error in errors.items() if error is None] == ["good", "other"]
     assert str(errors["bad"]) == "no such thing"
-    assert "starts from bad" in str(errors["child"])
-    assert "starts from child" in str(errors["grandchild"])
+    assert "builds on bad" in str(errors["child"])
+    assert "builds on child" in str(errors["grandchild"])
     assert {event.split()[0] for event in log.events} == {"good", "other"}
 
 

@@ -12,90 +12,109 @@ from sklearn.metrics import log_loss, roc_auc_score
 from small import one_line
 
 from ctrlib import runs
-from ctrlib.baselines import logistic_regression
-from ctrlib.config import StudyParameters, SyntheticSettings
-from ctrlib.coupling import complete
+from ctrlib.baselines import baseline_scores, logistic_regression
+from ctrlib.config import Run, StudyParameters, SyntheticSettings
+from ctrlib.coupling import complete, solo
 from ctrlib.data import synthetic, table
 from ctrlib.data.table import Dataset, Split
 from ctrlib.errors import UserError
 from ctrlib.experiments import (
+    EXPERIMENTS,
     Arm,
-    arm_name,
     begin,
     checked_parameters,
-    compare,
-    continuation,
-    effect_table,
-    finetuning_arms,
-    from_scratch,
     group_data,
-    group_table,
-    member_table,
-    mixed_arms,
-    mixed_cohorts,
-    mutual_finetuning,
-    partner_effects,
-    pretraining,
+    planned_arms,
+    planned_runs,
     train_arms,
 )
+from ctrlib.experiments.arms import (
+    continuation,
+    from_scratch,
+    group_coupling,
+    instances,
+    mutual_finetuning,
+    pretraining,
+    recipe,
+)
+from ctrlib.experiments.finetuning import HEADLINE, arm_name
+from ctrlib.experiments.tables import (
+    compare,
+    effect_table,
+    effects_by,
+    group_table,
+    mean_over,
+    member_effects,
+    member_table,
+    share_of_gap,
+    slope_table,
+)
+
+PROTOCOLS = pytest.mark.parametrize("protocol", ["equal_epochs", "own_end"])
 
 
 def parameters(**changes) -> StudyParameters:
     return StudyParameters(
         **{
             "architecture": "DeepFM",
-            "companions": ["DCN"],
+            "architectures": ["DeepFM", "DCN"],
+            "companions": ["PNN"],
             "instances": 3,
+            "sizes": [2, 3],
             "seeds": [1, 2],
             "rows": 400,
             "batch_size": 100,
             "epochs": 1,
+            "max_epochs": 3,
             "embedding_dim": 2,
             "hidden_units": [4],
             "learning_rate": 0.02,
+            "topologies": ["complete", "ring", "one_way"],
             "device": "cpu",
             **changes,
         }
     )
 
 
-def names(found: list) -> list[str]:
+def names(found: list[Run] | tuple[Run, ...]) -> list[str]:
     return [run.fingerprint for run in found]
+
+
+def checkpoints(p: StudyParameters, seed: int = 1, protocol: str = "equal_epochs") -> list[Run]:
+    return pretraining(p, seed, protocol, instances(p))
 
 
 # ---- runs ------------------------------------------------------------------------------------------------------------
 
 
 def test_more_instances_reuse_the_pretraining_of_fewer() -> None:
-    four, five = (pretraining(parameters(instances=n), 1) for n in (4, 5))
+    four, five = (checkpoints(parameters(instances=n)) for n in (4, 5))
     assert names(five)[:4] == names(four)
     assert len(set(names(five))) == 5
 
 
 def test_what_does_not_touch_pretraining_does_not_train_it_again() -> None:
-    before = names(pretraining(parameters(), 1))
+    before = names(checkpoints(parameters()))
     for change in (
         {"mutual_weight": 3.0},
         {"coupling_form": "kl"},
         {"coupling_target": "joint"},
         {"finetune_epochs": 4},
+        {"max_epochs": 9},
         {"seeds": [1]},
         {"companions": ["PNN"]},
         {"profile": "other"},
         {"device": "auto"},
     ):
-        assert names(pretraining(parameters(**change), 1)) == before
-    for change in ({"epochs": 2}, {"learning_rate": 0.01}, {"rows": 500}, {"protocol": "own_end"}, {"dropout": 0.1}):
-        assert not set(names(pretraining(parameters(**change), 1))) & set(before)
-
-
-def test_spelling_of_an_architecture_does_not_matter() -> None:
-    assert names(pretraining(parameters(architecture="deepfm"), 1)) == names(pretraining(parameters(), 1))
+        assert names(checkpoints(parameters(**change))) == before
+    for change in ({"epochs": 2}, {"learning_rate": 0.01}, {"rows": 500}, {"dropout": 0.1}, {"logit_sd": 2.0}):
+        assert not set(names(checkpoints(parameters(**change)))) & set(before)
+    assert not set(names(checkpoints(parameters(), protocol="own_end"))) & set(before)
 
 
 def test_pretraining_is_independent() -> None:
     """Own initial weights and own batch orders for each instance; nothing shared between groups, not even rows."""
-    groups = [pretraining(parameters(), seed) for seed in (1, 2)]
+    groups = [checkpoints(parameters(), seed) for seed in (1, 2)]
     members = [run.members[0] for group in groups for run in group]
     assert len({one.init_seed for one in members}) == len({one.order_seed for one in members}) == 6
     assert all(len(run.members) == 1 and run.coupling.is_solo and run.start is None for g in groups for run in g)
@@ -106,18 +125,22 @@ def test_pretraining_is_independent() -> None:
 
 def test_no_two_members_of_a_study_share_a_seed() -> None:
     p = parameters(instances=100, seeds=list(range(1, 6)))
-    members = [one for seed in p.seeds for run in pretraining(p, seed) for one in run.members]
-    shared = [from_scratch(p, seed, True)[0].members[0].order_seed for seed in p.seeds]
+    members = [one for seed in p.seeds for run in checkpoints(p, seed) for one in run.members]
+    shared = [
+        from_scratch(p, seed, "own_end", instances(p), group_coupling(p, 100))[0].members[0].order_seed
+        for seed in p.seeds
+    ]
     assert len({one.init_seed for one in members}) == 500
     assert len({one.order_seed for one in members} | set(shared)) == 505
 
 
+@PROTOCOLS
 @pytest.mark.parametrize("optimizer", ["keep", "reset"])
-def test_continuation_differs_from_mutual_by_the_coupling_alone(optimizer) -> None:
+def test_continuation_differs_from_mutual_by_the_coupling_alone(protocol, optimizer) -> None:
     p = parameters()
-    pretrained = pretraining(p, 1)
-    alone = continuation(p, pretrained, 0.005, optimizer)
-    (together,) = mutual_finetuning(p, pretrained, 0.005, optimizer)
+    pretrained, train = checkpoints(p, 1, protocol), recipe(p, protocol, 2, 0.005)
+    alone = continuation(pretrained, train, optimizer)
+    (together,) = mutual_finetuning(pretrained, group_coupling(p, 3), train, optimizer)
     assert len(alone) == 3
     assert together.coupling.weights == complete(3, p.mutual_weight)
     assert len({one.order_seed for one in together.members}) == 1, "coupled members see the same batches"
@@ -129,69 +152,122 @@ def test_continuation_differs_from_mutual_by_the_coupling_alone(optimizer) -> No
         assert run.start[0].run == pretrained[n].fingerprint
         assert run.start[0].optimizer == optimizer
         assert run.members[0].init_seed == pretrained[n].members[0].init_seed
-    assert (together.recipe.learning_rate, together.recipe.epochs) == (0.005, p.finetune_epochs)
-    assert (together.recipe.keep, together.recipe.patience) == ("last", 0)
+    found = together.recipe
+    if protocol == "own_end":
+        assert (found.epochs, found.patience, found.keep) == (p.max_epochs, 2, "best")
+    else:
+        assert (found.learning_rate, found.epochs, found.patience, found.keep) == (0.005, 2, 0, "last")
 
 
 def test_finetuning_arms_are_every_combination_once() -> None:
-    p = parameters()
-    arms = finetuning_arms(p, pretraining(p, 1))
+    p = parameters(architectures=["DeepFM"], seeds=[1], protocols=["equal_epochs"])
+    arms = {arm.name: arm for arm in planned_arms("finetune_mutually", p)}
     combos = [(k, r, o) for k in ("solo", "mutual") for r in ("lr", "lr/10") for o in ("reset", "keep")]
-    assert set(arms) == {arm_name(*combo) for combo in combos}
-    assert len(arms) == 8
+    others = {"checkpoint", "solo from scratch", "mutual from scratch", "solo from scratch, own orders"}
+    assert set(arms) == {arm_name(*combo) for combo in combos} | others
+    assert set(HEADLINE) <= set(arms)
     for kind, rate, optimizer in combos:
-        found = arms[arm_name(kind, rate, optimizer)]
+        found = arms[arm_name(kind, rate, optimizer)].runs
         assert len(found) == (3 if kind == "solo" else 1)
         for run in found:
             assert run.coupling.is_solo == (kind == "solo")
             assert run.recipe.learning_rate == pytest.approx(p.learning_rate / (10 if rate == "lr/10" else 1))
             assert {start.optimizer for start in run.start} == {optimizer}
-    every = [name for found in arms.values() for name in names(found)]
-    assert len(set(every)) == len(every) == 4 * 3 + 4
+    own, shared = arms["solo from scratch, own orders"].members, arms["solo from scratch"].members
+    assert len({one.order_seed for one in own}) == 3
+    assert len({one.order_seed for one in shared}) == 1
+    assert [one.init_seed for one in own] == [one.init_seed for one in shared]
 
 
 def test_the_parameters_of_the_coupling_arrive() -> None:
     p = parameters(mutual_weight=2.5, coupling_form="kl", coupling_target="ensemble")
-    (together,) = mutual_finetuning(p, pretraining(p, 1), 0.01, "reset")
-    assert together.coupling.weights == complete(3, 2.5)
-    assert (together.coupling.form, together.coupling.target) == ("kl", "ensemble")
+    found = group_coupling(p, 3)
+    assert found.weights == complete(3, 2.5)
+    assert (found.form, found.target) == ("kl", "ensemble")
+    assert group_coupling(p, 2, solo(2), target="shuffled").target == "shuffled"
 
 
-@pytest.mark.parametrize("protocol", ["equal_epochs", "own_end"])
+@PROTOCOLS
 def test_from_scratch_is_paired_and_as_long_as_both_phases(protocol) -> None:
-    p = parameters(epochs=4, finetune_epochs=2, protocol=protocol)
-    alone, (together,) = from_scratch(p, 1, mutual=False), from_scratch(p, 1, mutual=True)
+    p = parameters(epochs=4, finetune_epochs=2, max_epochs=9)
+    alone = from_scratch(p, 1, protocol, instances(p), None)
+    (together,) = from_scratch(p, 1, protocol, instances(p), group_coupling(p, 3))
     assert [run.members[0] for run in alone] == list(together.members)
     assert len({one.order_seed for one in together.members}) == 1
     assert {run.recipe for run in alone} == {together.recipe}
-    assert [one.init_seed for one in together.members] == [r.members[0].init_seed for r in pretraining(p, 1)]
-    recipe = together.recipe
-    if protocol == "own_end":
-        assert (recipe.epochs, recipe.patience, recipe.keep) == (4, 2, "best")
-    else:
-        assert (recipe.epochs, recipe.patience, recipe.keep) == (6, 0, "last")
+    assert [one.init_seed for one in together.members] == [r.members[0].init_seed for r in checkpoints(p)]
+    assert together.recipe.epochs == (9 if protocol == "own_end" else 6)
 
 
-def test_hosts_of_mixed_cohorts_are_the_pretrained_instances() -> None:
-    p = parameters(companions=["DCN", "PNN", "deepfm"])
-    assert mixed_cohorts(p) == {
-        "DeepFM": ["DeepFM"] * 3,
-        "DCN": ["DeepFM", "DeepFM", "DCN"],
-        "PNN": ["DeepFM", "DeepFM", "PNN"],
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_every_plan_is_a_full_grid_of_valid_distinct_arms(experiment) -> None:
+    p = parameters(instances=4)
+    arms = planned_arms(experiment, p)
+    keys = [(arm.name, arm.seed, *arm.factors.items()) for arm in arms]
+    assert len(set(keys)) == len(keys), "an arm is told from all others by name, group and factors"
+    assert {arm.seed for arm in arms} == {1, 2}
+    assert {arm.factors["protocol"] for arm in arms} == {"equal_epochs", "own_end"}
+    by_group = [
+        sorted(str(key[:1] + key[2:]) for key in keys if key[1] == seed) for seed in p.seeds
+    ]
+    assert by_group[0] == by_group[1], "every group has the same arms"
+    for run in {run.fingerprint: run for arm in arms for run in arm.runs}.values():
+        assert Run.model_validate(run.model_dump()) == run, "also those made by changing another"
+    planned = planned_runs(experiment, p)
+    before: set[str] = set()
+    for run in planned:
+        needed = {one.run for one in (*(run.start or ()), *(run.teachers or ()))}
+        assert needed <= before, "what a run starts from comes before it"
+        before.add(run.fingerprint)
+    assert before == {run.fingerprint for arm in arms for run in arm.runs}
+
+
+def test_groups_of_growing_size_are_nested() -> None:
+    p = parameters(sizes=[2, 4], seeds=[1], protocols=["own_end"])
+    arms = {(arm.name, arm.factors["instances"]): arm for arm in planned_arms("how_many_instances", p)}
+    for name in ("checkpoint", "solo", "solo from scratch"):
+        assert names(arms[name, 4].runs)[:2] == names(arms[name, 2].runs)
+    assert [start.run for start in arms["mutual", 4].runs[0].start] == names(arms["checkpoint", 4].runs)
+    assert arms["mutual", 2].runs[0].coupling.weights == complete(2)
+
+
+def test_mixed_cohorts_are_every_pair_and_the_main_ones_together() -> None:
+    p = parameters(seeds=[1], protocols=["equal_epochs"])
+    arms = {(arm.name, arm.factors["cohort"]): arm for arm in planned_arms("mix_architectures", p)}
+    pairs = ["DeepFM + DeepFM", "DeepFM + DCN", "DeepFM + PNN", "DCN + DCN", "DCN + PNN", "PNN + PNN"]
+    assert [cohort for name, cohort in arms if name == "mutual"] == pairs
+    main = checkpoints(p)
+    assert names(arms["checkpoint", "DeepFM + DeepFM"].runs) == names(main)[:2], "trained for other pages already"
+    first = {names(arms["checkpoint", cohort].runs)[0] for cohort in pairs[:3]}
+    assert first == {names(main)[0]}, "one checkpoint in every cohort it takes part in"
+    four = planned_arms("mix_architectures", parameters(architectures=["DeepFM", "DCN", "PNN"], companions=[]))
+    assert "DeepFM + DCN + PNN" in {arm.factors["cohort"] for arm in four}
+
+
+def test_a_late_start_is_after_the_same_number_of_epochs_under_both_protocols() -> None:
+    p = parameters(epochs=3, finetune_epochs=1, max_epochs=8, starts=[0.5], mutual_weights=[1.0], seeds=[1])
+    runs = {arm.factors["protocol"]: arm.runs[0] for arm in planned_arms("when_to_couple", p) if arm.name == "mutual"}
+    assert {name: run.coupling.start * run.recipe.epochs for name, run in runs.items()} == {
+        "equal_epochs": 2.0,
+        "own_end": 2.0,
     }
-    before, after = mixed_arms(p, 1)
-    pure = names(pretraining(p, 1))
-    assert names(before["before|DeepFM"]) == pure
-    for guest in ("DCN", "PNN"):
-        assert names(before[f"before|{guest}"])[:2] == pure[:2], "the hosts are not trained again"
-        assert before[f"before|{guest}"][2].members[0].architecture == guest
-        (together,) = after[f"mutual|{guest}"]
-        assert [start.run for start in together.start] == names(before[f"before|{guest}"])
-        assert [one.architecture for one in together.members] == ["DeepFM", "DeepFM", guest]
-        assert names(after[f"solo|{guest}"])[:2] == names(after["solo|DeepFM"])[:2], "their solo control is shared"
-    assert set(after) == {f"{way}|{guest}" for way in ("solo", "mutual") for guest in ("DeepFM", "DCN", "PNN")}
-    distinct = {name for found in before.values() for name in names(found)}
-    assert len(distinct) == 3 + 2
+
+
+def test_twins_and_siblings() -> None:
+    p = parameters(seeds=[1], protocols=["equal_epochs"], epoch_counts=[1])
+    arms = {arm.factors["differ in"]: arm for arm in planned_arms("what_is_exchanged", p) if arm.name == "checkpoint"}
+    seeds = {kind: [(one.init_seed, one.order_seed) for one in arm.members] for kind, arm in arms.items()}
+    assert len(set(seeds["weights and order"])) == len({a for a, _ in seeds["weights and order"]}) == 3
+    assert len({a for a, _ in seeds["order"]}) == 1
+    assert len({b for _, b in seeds["order"]}) == 3
+    assert len(set(seeds["nothing"])) == 1
+
+
+def test_an_unknown_experiment_is_named() -> None:
+    with pytest.raises(UserError) as caught:
+        planned_arms("finetune_mutualy", parameters())
+    assert "Did you mean 'finetune_mutually'" in one_line(caught)
+    assert planned_runs("speed", parameters()) == []
 
 
 # ---- parameters ------------------------------------------------------------------------------------------------------
@@ -208,21 +284,22 @@ def test_hosts_of_mixed_cohorts_are_the_pretrained_instances() -> None:
         ({"batch_size": 401}, ["batch_size=401", "at most 400", "'synthetic'"]),
         ({"dataset": "synthetik"}, ["'synthetik'", "Did you mean 'synthetic'"]),
         ({"instances": 1}, ["instances=1", "greater than or equal to 2"]),
-        ({"instanses": 4}, ["'instanses'", "Did you mean 'instances'"]),
+        ({"architectures": ["DCN", "DeepFN"]}, ["'DeepFN'", "Did you mean 'DeepFM'"]),
+        ({"sizes": [2, 2]}, ["sizes [2, 2] repeat"]),
     ],
 )
 def test_parameters_that_cannot_be_are_refused_before_anything_runs(monkeypatch, tmp_path, changes, words) -> None:
     monkeypatch.setenv("CTRLIB_RUNS", str(tmp_path / "runs"))
     monkeypatch.setenv("CTRLIB_DATA", str(tmp_path / "data"))
     with pytest.raises(UserError) as caught:
-        begin(**{**parameters().model_dump(), **changes})
+        begin({**parameters().model_dump(), **changes})
     assert all(word in one_line(caught) for word in words)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_begin_gives_parameters_and_the_store(monkeypatch, tmp_path) -> None:
     monkeypatch.setenv("CTRLIB_RUNS", str(tmp_path))
-    p, store = begin(**parameters().model_dump())
+    p, store = begin({**parameters().model_dump(), "In": [], "anything": object()})
     assert p == parameters()
     assert store.root == tmp_path
 
@@ -251,9 +328,9 @@ def prepared(monkeypatch, tmp_path) -> str:
 def test_prepared_data_gives_each_group_one_of_its_draws(prepared) -> None:
     p = parameters(dataset=prepared, seeds=[0, 1, 2])
     assert checked_parameters(**p.model_dump()) == p
-    prints = [pretraining(p, seed)[0].data.fingerprint for seed in p.seeds]
+    prints = [checkpoints(p, seed)[0].data.fingerprint for seed in p.seeds]
     assert prints[0] == prints[2] != prints[1], "two draws serve three groups in turn"
-    assert [pretraining(p, seed)[0].data.draw for seed in p.seeds] == [0, 1, 0]
+    assert [checkpoints(p, seed)[0].data.draw for seed in p.seeds] == [0, 1, 0]
     assert len(group_data(p, 1).train) == 300
     assert group_data(p, 1).test.probability is None
     with pytest.raises(UserError) as caught:
@@ -263,106 +340,166 @@ def test_prepared_data_gives_each_group_one_of_its_draws(prepared) -> None:
 
 # ---- tables ----------------------------------------------------------------------------------------------------------
 
+Study = tuple[StudyParameters, runs.RunStore, list[Arm]]
+
 
 @pytest.fixture(scope="module")
-def study(tmp_path_factory):
-    """A trained mixing experiment of two groups: parameters and arms by name."""
-    p = parameters()
+def study(tmp_path_factory) -> Study:
+    """A trained mixing experiment of two groups: pairs of DeepFM and DCN."""
+    p = parameters(companions=[], protocols=["equal_epochs"], test_rows=3000)
     store = runs.RunStore(tmp_path_factory.mktemp("store"))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runs.os, "cpu_count", lambda: 1)  # train in this process
-        before, after = {}, {}
-        for seed in p.seeds:
-            first, second = mixed_arms(p, seed)
-            before |= {(name, seed): found for name, found in first.items()}
-            after |= {(name, seed): found for name, found in second.items()}
-        arms = train_arms(p, store, before) + train_arms(p, store, after)
-    return p, {(arm.name, arm.seed): arm for arm in arms}
+    return p, store, train_arms(p, store, planned_arms("mix_architectures", p))
+
+
+def chosen(arms: list[Arm], name: str, cohort: str, seed: int = 1) -> Arm:
+    (found,) = (arm for arm in arms if (arm.name, arm.factors["cohort"], arm.seed) == (name, cohort, seed))
+    return found
 
 
 def test_arms_hold_their_own_records(study) -> None:
-    p, arms = study
-    assert len(arms) == 2 * 6
-    for (name, seed), arm in arms.items():
-        assert isinstance(arm, Arm)
-        assert arm.probabilities().shape == (3, 50_000)
-        assert arm.probabilities("valid").shape == (3, 20_000)
-        first, second = mixed_arms(p, seed)
-        assert [record.run for record in arm.records] == {**first, **second}[name]
+    p, _, arms = study
+    assert [(arm.name, arm.seed, arm.factors, arm.runs) for arm in arms] == [
+        (arm.name, arm.seed, arm.factors, arm.runs) for arm in planned_arms("mix_architectures", p)
+    ]
+    for arm in arms:
+        assert tuple(record.run for record in arm.records) == arm.runs
+        assert arm.probabilities().shape == (2, 3000)
+        assert arm.probabilities("valid").shape == (2, 20_000)
 
 
 def test_group_table_is_counted_by_hand(study) -> None:
-    p, every = study
-    arms = {key: arm for key, arm in every.items() if arm.name in ("before|DeepFM", "mutual|DCN")}
-    found = group_table(p, list(arms.values()))
-    assert list(zip(found["arm"], found["group"], strict=True)) == list(arms)
-    for (_, row), arm in zip(found.iterrows(), arms.values(), strict=True):
-        truth = synthetic.generate(SyntheticSettings(train_rows=p.rows), arm.seed).test
+    p, store, every = study
+    arms = [arm for arm in every if (arm.name, arm.factors["cohort"]) == ("mutual", "DeepFM + DCN")]
+    found = group_table(store, arms)
+    assert list(found["group"]) == [1, 2]
+    for (_, row), arm in zip(found.iterrows(), arms, strict=True):
+        data = synthetic.generate(SyntheticSettings(train_rows=p.rows, test_rows=3000), arm.seed)
+        truth = data.test
         logits = np.concatenate([record.logits() for record in arm.records]).astype(np.float64)
         predicted = 1 / (1 + np.exp(-logits))
-        assert row["auc"] == pytest.approx(np.mean([roc_auc_score(truth.labels, q) for q in predicted]), abs=1e-12)
+        aucs = [roc_auc_score(truth.labels, q) for q in predicted]
+        assert row["auc"] == pytest.approx(np.mean(aucs), abs=1e-12)
         assert row["logloss"] == pytest.approx(np.mean([log_loss(truth.labels, q) for q in predicted]), rel=1e-12)
-        ensemble = sum(predicted) / 3
+        ensemble = sum(predicted) / 2
         assert row["ensemble_auc"] == pytest.approx(roc_auc_score(truth.labels, ensemble), abs=1e-12)
         assert row["ensemble_logloss"] == pytest.approx(log_loss(truth.labels, ensemble), rel=1e-12)
         churn = np.mean([np.mean(np.abs(a - b)) for a, b in combinations(predicted, 2)])
         assert row["churn"] == pytest.approx(churn, rel=1e-12)
         assert row["reachable_auc"] == pytest.approx(roc_auc_score(truth.labels, truth.probability), abs=1e-12)
+        valid = [roc_auc_score(data.valid.labels, q) for q in arm.probabilities("valid")]
+        assert row["best_of_n_auc"] == pytest.approx(aucs[int(np.argmax(valid))], abs=1e-12)
+        assert row["member_epochs"] == 2 * p.finetune_epochs
 
 
-def test_group_table_without_a_known_truth(prepared, tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(runs.os, "cpu_count", lambda: 1)
-    p = parameters(dataset=prepared, seeds=[0], instances=2)
-    arms = train_arms(p, runs.RunStore(tmp_path / "runs"), {("before", 0): pretraining(p, 0)})
-    found = group_table(p, arms)
+def test_group_table_without_a_known_truth(prepared, tmp_path) -> None:
+    p = parameters(dataset=prepared, seeds=[0], instances=2, protocols=["equal_epochs"])
+    store = runs.RunStore(tmp_path / "runs")
+    found = group_table(store, train_arms(p, store, planned_arms("train_independent", p)))
     assert found["reachable_auc"].isna().all()
     assert found.drop(columns="reachable_auc").notna().all(axis=None)
 
 
 def test_member_table_is_one_row_per_member(study) -> None:
-    p, arms = study
-    found = member_table(list(arms.values()))
-    assert len(found) == len(arms) * 3
-    assert not found.duplicated(["arm", "group", "member"]).any()
+    p, _, arms = study
+    found = member_table(arms)
+    assert len(found) == len(arms) * 2
+    assert not found.duplicated(["arm", "cohort", "group", "member"]).any()
     for _, row in found.iterrows():
-        arm = arms[row["arm"], row["group"]]
+        arm = chosen(arms, row["arm"], row["cohort"], row["group"])
         labels = group_data(p, arm.seed).test.labels
         q = arm.probabilities()[row["member"]]
         assert row["auc"] == pytest.approx(roc_auc_score(labels, q), abs=1e-12)
         assert row["logloss"] == pytest.approx(log_loss(labels, q), rel=1e-9)
         assert row["calibration"] == pytest.approx(q.mean() / labels.mean(), rel=1e-9)
-        guest = row["arm"].split("|")[1]
-        assert row["architecture"] == (guest if row["member"] == 2 else "DeepFM")
+        assert row["architecture"] == row["cohort"].split(" + ")[row["member"]]
         assert row["kept_epoch"] == 1
 
 
-def test_partner_effects_are_counted_by_hand(study) -> None:
-    _, arms = study
-    members = member_table(list(arms.values()))
-    auc = {(r["arm"], r["group"], r["member"]): r["auc"] for _, r in members.iterrows()}
-    found = partner_effects(members)
-    assert len(found) == 2 * 2 * 3
+def test_member_effects_are_counted_by_hand(study) -> None:
+    _, _, arms = study
+    members = member_table(arms)
+    auc = {(r["arm"], r["cohort"], r["group"], r["member"]): r["auc"] for _, r in members.iterrows()}
+    found = member_effects(members, ["protocol", "cohort"])
+    assert len(found) == 2 * 3 * 2
     for _, row in found.iterrows():
-        guest, group, n = row["guest"], row["group"], row["member"]
-        own = auc[f"before|{guest}", group, n]
-        peers = [auc[f"before|{guest}", group, i] for i in range(3) if i != n]
-        assert row["before"] == own
-        assert row["gap"] == pytest.approx(sum(peers) / 2 - own, abs=1e-15)
-        effect = auc[f"mutual|{guest}", group, n] - auc[f"solo|{guest}", group, n]
-        assert row["effect"] == pytest.approx(effect, abs=1e-15)
-        assert row["role"] == ("guest" if n == 2 else "host")
-        assert row["architecture"] == (guest if n == 2 else "DeepFM")
-    for _, cohort in found.groupby(["guest", "group"]):
-        assert cohort["gap"].sum() == pytest.approx(0, abs=1e-12), "gaps of a cohort cancel"
+        key, n = (row["cohort"], row["group"]), row["member"]
+        own, peer = auc["checkpoint", *key, n], auc["checkpoint", *key, 1 - n]
+        assert row["checkpoint"] == own
+        assert row["gap"] == pytest.approx(peer - own, abs=1e-15)
+        assert row["effect"] == pytest.approx(auc["mutual", *key, n] - auc["solo", *key, n], abs=1e-15)
+        assert row["companions"] == row["cohort"].split(" + ")[1 - n]
 
 
 def test_coupling_changes_members_but_not_what_they_are_paired_with(study) -> None:
-    _, arms = study
+    _, _, arms = study
     for seed in (1, 2):
-        solo, mutual = arms["solo|DCN", seed].probabilities(), arms["mutual|DCN", seed].probabilities()
-        assert all(np.abs(a - b).max() > 1e-6 for a, b in zip(solo, mutual, strict=True))
-        hosts = [arms[f"solo|{guest}", seed].probabilities()[:2] for guest in ("DeepFM", "DCN")]
-        assert np.array_equal(*hosts)
+        pair = [chosen(arms, name, "DeepFM + DCN", seed).probabilities() for name in ("solo", "mutual")]
+        assert all(np.abs(a - b).max() > 1e-6 for a, b in zip(*pair, strict=True))
+        alone = [chosen(arms, "solo", cohort, seed).probabilities()[0] for cohort in ("DeepFM + DCN", "DeepFM + DeepFM")]
+        assert np.array_equal(*alone)
+
+
+def test_baseline_scores_agree_with_scikit_learn(study) -> None:
+    p, store, arms = study
+    arm = chosen(arms, "checkpoint", "DeepFM + DCN")
+    found = baseline_scores(store, arm.records)
+    data = group_data(p, 1)
+    floor = roc_auc_score(data.test.labels, logistic_regression(data))
+    assert found["logistic_regression_auc"] == pytest.approx(floor, abs=1e-12)
+    assert found["largest_auc_difference"] < 1e-12
+
+
+def test_mean_over_a_factor_stays_within_groups() -> None:
+    groups = by_hand().assign(protocol="own_end", architecture="DCN")
+    scores = ("ensemble_auc", "ensemble_logloss", "churn", "best_of_n_auc", "reachable_auc", "member_epochs", "seconds")
+    groups = groups.assign(**dict.fromkeys(scores, 1.0))
+    other = groups.assign(architecture="PNN", auc=groups["auc"] + 0.1)
+    found = mean_over(pd.concat([groups, other]), "architecture").set_index(["arm", "group"])
+    expected = groups.set_index(["arm", "group"])["auc"] + 0.05
+    pd.testing.assert_series_equal(found["auc"].sort_index(), expected.sort_index())
+    assert set(found.columns) == {"protocol", "auc", "logloss", *scores}
+
+
+def test_effects_by_factor_pair_the_right_arms() -> None:
+    """One control for every weight, another for each size: what the control has is matched, what it lacks is not."""
+    rows = [
+        {"arm": arm, "group": g, "size": size, "weight": weight, "auc": 0.7 + value + g / 100}
+        for arm, size, weight, value in [
+            ("solo", 2, np.nan, 0.0),
+            ("solo", 3, np.nan, 0.1),
+            ("mutual", 2, 1.0, 0.001),
+            ("mutual", 2, 20.0, 0.002),
+            ("mutual", 3, 1.0, 0.103),
+        ]
+        for g in range(3)
+    ]
+    found = effects_by(pd.DataFrame(rows), ["size", "weight"], "mutual", "solo")
+    assert list(zip(found["size"], found["weight"], strict=True)) == [(2, 1.0), (2, 20.0), (3, 1.0)]
+    assert found["difference"].tolist() == pytest.approx([0.001, 0.002, 0.003], abs=1e-12)
+    assert found["groups"].tolist() == [3, 3, 3]
+
+
+def test_share_of_gap_and_slope_are_counted_by_hand() -> None:
+    rng = np.random.default_rng(3)
+    rows = []
+    for level in (100, 200, 800):
+        for g in range(4):
+            solo, effect = 0.7 + rng.normal(0, 0.01), 0.01 + 0.002 * np.log2(level / 100) + rng.normal(0, 1e-4)
+            for arm, auc in (("solo", solo), ("mutual", solo + effect)):
+                rows.append({"arm": arm, "group": g, "rows": level, "kind": "x", "auc": auc, "reachable_auc": 0.8})
+    groups = pd.DataFrame(rows)
+    shares = share_of_gap(groups, ["kind", "rows"], "mutual", "solo").set_index("rows")
+    for level, at in groups.groupby("rows"):
+        mean = at.groupby("arm")["auc"].mean()
+        expected = (mean["mutual"] - mean["solo"]) / (0.8 - mean["solo"])
+        assert shares.loc[level, "share"] == pytest.approx(expected, rel=1e-12)
+        assert shares.loc[level, "low"] < expected < shares.loc[level, "high"]
+    slope = slope_table(groups, "rows", ["kind"], "mutual", "solo").iloc[0]
+    wide = groups.pivot(index=["rows", "group"], columns="arm", values="auc")
+    effect = (wide["mutual"] - wide["solo"]).unstack("group")
+    fitted = [np.polyfit(np.log2(effect.index), effect[g], 1)[0] for g in effect]
+    assert slope["slope"] == pytest.approx(np.mean(fitted), rel=1e-9)
+    assert slope["verdict"] == "grows"
 
 
 def by_hand() -> pd.DataFrame:
@@ -426,19 +563,21 @@ def test_a_verdict_survives_holm_and_intervals_stay_those_of_one_comparison() ->
 
 
 def test_effect_table_of_trained_arms_uses_group_means(study) -> None:
-    p, arms = study
-    groups = group_table(p, [arm for arm in arms.values() if arm.name in ("mutual|DCN", "solo|DCN")])
-    found = effect_table(groups, {"c": ("mutual|DCN", "solo|DCN")}).iloc[0]
+    _, store, arms = study
+    cohort = [arm for arm in arms if arm.factors["cohort"] == "DeepFM + DCN"]
+    groups = group_table(store, cohort)
+    found = effect_table(groups, {"c": ("mutual", "solo")}).iloc[0]
     mean = {
-        way: [
-            np.mean([t["auc"] for r in arms[f"{way}|DCN", seed].records for t in r.content["test"]]) for seed in (1, 2)
+        name: [
+            np.mean([t["auc"] for r in chosen(arms, name, "DeepFM + DCN", seed).records for t in r.content["test"]])
+            for seed in (1, 2)
         ]
-        for way in ("mutual", "solo")
+        for name in ("mutual", "solo")
     }
     expected = stats.ttest_rel(mean["mutual"], mean["solo"])
     assert found["difference"] == pytest.approx(np.subtract(mean["mutual"], mean["solo"]).mean(), abs=1e-12)
     assert found["p_holm"] == pytest.approx(expected.pvalue, rel=1e-6)
-    assert compare(groups, "mutual|DCN", "solo|DCN").groups == 2
+    assert compare(groups, "mutual", "solo").groups == 2
 
 
 def test_one_group_has_a_difference_but_no_interval() -> None:
@@ -480,6 +619,5 @@ def test_logistic_regression_is_scikit_learns_on_one_hot_codes() -> None:
 
 def test_architectures_are_spelled_as_the_registry_spells_them() -> None:
     """Otherwise ``fibinet`` would be its own companion, under another name."""
-    p = checked_parameters(architecture="fibinet", companions=["dcn", "DCN", "FIBINET"], rows=1000)
-    assert (p.architecture, p.companions) == ("FiBiNET", ("DCN", "FiBiNET"))
-    assert list(mixed_cohorts(p)) == ["FiBiNET", "DCN"]
+    p = checked_parameters(architecture="fibinet", architectures=["dcn", "DCN", "pnn"], companions=["FIBINET"], rows=1000)
+    assert (p.architecture, p.architectures, p.companions) == ("FiBiNET", ("DCN", "PNN"), ("FiBiNET",))

@@ -151,7 +151,7 @@ def test_a_run_that_kills_workers_is_given_up(tmp_path) -> None:
     assert sorted(records) == sorted(run.fingerprint for run in good)
     assert "workers died" in str(failed[killer.fingerprint])
     assert "fourteen is not allowed" in str(failed[refused.fingerprint])
-    assert f"starts from {refused.fingerprint}" in str(failed[heir.fingerprint])
+    assert f"builds on {refused.fingerprint}" in str(failed[heir.fingerprint])
     assert sum("failed: " in line for line in lines) == 3
 
 

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from small import assert_same_member, distance, make_run, member, one_line, rows, same_state, without_time
 
 from ctrlib import cohort, evaluation, metrics, trainer
+from ctrlib.cohort import build
 from ctrlib.config import Checkpoint, Coupling, Recipe
 from ctrlib.coupling import complete, independent_groups, one_way, solo
 from ctrlib.data.rows import Rows
@@ -21,7 +22,8 @@ from ctrlib.data.table import Split
 from ctrlib.errors import UserError
 from ctrlib.models import MODELS, embedding_parameters
 from ctrlib.resume import Position
-from ctrlib.trainer import Group, batch_bounds, build, make_group, resolve_device, run_epoch, train, train_step
+from ctrlib.step import train_step
+from ctrlib.trainer import Group, batch_bounds, make_group, resolve_device, run_epoch, train
 
 CPU = torch.device("cpu")
 NOISY = {"dropout": 0.3, "batch_norm": True}

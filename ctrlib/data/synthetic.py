@@ -50,11 +50,16 @@ class World:
     intercept: float = 0.0
 
 
+def field_dims(settings: SyntheticSettings) -> np.ndarray:
+    """Ids of each field, (F,): from the smallest to the largest, growing geometrically."""
+    return np.geomspace(settings.smallest_field, settings.largest_field, settings.fields).round().astype(np.int64)
+
+
 def make_world(settings: SyntheticSettings, draw: int) -> World:
     """Plant effects for one draw; scale and intercept come from a pilot block of rows."""
     seed = derive_seed("synthetic", GENERATOR_VERSION, settings.seed, draw)
     rng = np.random.default_rng(seed)
-    dims = np.geomspace(settings.smallest_field, settings.largest_field, settings.fields).round().astype(np.int64)
+    dims = field_dims(settings)
     laws = [np.cumsum(np.arange(1, dim + 1) ** -settings.zipf) for dim in dims]
     every_pair = np.stack(np.triu_indices(settings.fields, 1), axis=1)
     world = World(

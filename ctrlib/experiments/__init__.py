@@ -9,7 +9,7 @@ from typing import Any
 
 from ctrlib.config import Protocol, Run, StudyParameters, checked, store_root
 from ctrlib.errors import UserError, unknown
-from ctrlib.experiments import cohorts, finetuning
+from ctrlib.experiments import cohorts, controls, finetuning
 from ctrlib.experiments.arms import Arm, group_data, train_arms
 from ctrlib.models import architecture_name
 from ctrlib.runs import RunStore
@@ -39,6 +39,11 @@ EXPERIMENTS: dict[str, Experiment] = {
         finetuning.how_strong_and_in_which_form,
         finetuning.when_to_couple,
         cohorts.what_is_exchanged,
+        cohorts.own_or_shared_embeddings,
+        cohorts.who_listens_to_whom,
+        controls.alternatives_at_equal_cost,
+        controls.where_it_ends,
+        controls.real_clicks,
     )
 }
 

@@ -28,6 +28,7 @@ from ctrlib.config import (
 )
 from ctrlib.coupling import complete, solo
 from ctrlib.data.sources import find
+from ctrlib.data.synthetic import field_dims
 from ctrlib.data.table import Dataset, read_about
 from ctrlib.runs import Record, RunStore, data_settings, load_data
 
@@ -90,6 +91,17 @@ def group_settings(p: StudyParameters, seed: int) -> Data:
 def group_data(p: StudyParameters, seed: int) -> Dataset:
     """The rows of one group."""
     return load_data(group_settings(p, seed))
+
+
+def data_shape(data: Data) -> tuple[int, int, int, tuple[int, ...]]:
+    """Rows of train, valid and test, and ids of each field, of the data of a run; no row is read."""
+    if data.synthetic is not None:
+        settings = data.synthetic
+        dims = tuple(int(dim) for dim in field_dims(settings))
+        return settings.train_rows, settings.valid_rows, settings.test_rows, dims
+    entry = read_about(find(data.name, data_root()))["draws"][data.draw]
+    rows = entry["rows"]
+    return rows["train"], rows["valid"], rows["test"], tuple(field["dim"] for field in entry["fields"])
 
 
 def recipe(p: StudyParameters, protocol: Protocol, epochs: int, learning_rate: float | None = None) -> Recipe:

@@ -2,8 +2,8 @@
 
 from itertools import combinations_with_replacement
 
-from ctrlib.config import Protocol, StudyParameters
-from ctrlib.coupling import complete
+from ctrlib.config import Protocol, Run, StudyParameters
+from ctrlib.coupling import TOPOLOGIES
 from ctrlib.experiments.arms import (
     Arm,
     alone,
@@ -85,4 +85,36 @@ def what_is_exchanged(p: StudyParameters, seed: int, protocol: Protocol) -> list
             coupling = group_coupling(p, p.instances)
             found = {"solo": continuation(pretrained, train), "mutual": mutual_finetuning(pretrained, coupling, train)}
             arms += [Arm(name, seed, tuple(runs), {**factors, "epochs": epochs}) for name, runs in found.items()]
+    return arms
+
+
+def own_or_shared_embeddings(p: StudyParameters, seed: int, protocol: Protocol) -> list[Arm]:
+    """Members with their own embedding tables (the paper) or one table for all (EKTF, UniDot), from scratch; ``solo``
+    with a shared table is a cohort whose coupling never begins, so that the table is all that it shares."""
+    names, factors = instances(p), {"protocol": protocol}
+    coupling = group_coupling(p, p.instances)
+    never = coupling.model_copy(update={"start": 1.0})
+    found = {
+        ("solo", "own"): from_scratch(p, seed, protocol, names, None),
+        ("mutual", "own"): from_scratch(p, seed, protocol, names, coupling),
+        ("solo", "shared"): _sharing(from_scratch(p, seed, protocol, names, never)),
+        ("mutual", "shared"): _sharing(from_scratch(p, seed, protocol, names, coupling)),
+    }
+    return [Arm(name, seed, tuple(runs), {**factors, "embeddings": kind}) for (name, kind), runs in found.items()]
+
+
+def _sharing(runs: list[Run]) -> list[Run]:
+    return [run.model_copy(update={"embeddings": "shared"}) for run in runs]
+
+
+def who_listens_to_whom(p: StudyParameters, seed: int, protocol: Protocol) -> list[Arm]:
+    """The coupling matrix as the object of study: every topology at the same total weight for each listener."""
+    pretrained = pretraining(p, seed, protocol, instances(p))
+    train = recipe(p, protocol, p.finetune_epochs)
+    factors = {"protocol": protocol}
+    arms = [Arm("solo", seed, tuple(continuation(pretrained, train)), factors)]
+    for topology in p.topologies:
+        coupling = group_coupling(p, p.instances, TOPOLOGIES[topology](p.instances, p.mutual_weight))
+        runs = mutual_finetuning(pretrained, coupling, train)
+        arms.append(Arm("mutual", seed, tuple(runs), {**factors, "topology": topology}))
     return arms

@@ -12,7 +12,7 @@ from ctrlib import metrics
 from ctrlib.experiments.arms import Arm
 from ctrlib.measures import group_scores
 from ctrlib.runs import RunStore
-from ctrlib.statistics import PairedDifference, holm, paired_difference
+from ctrlib.statistics import PairedDifference, holm, paired_difference, relative_difference
 
 LEVEL = 0.95  # coverage of every interval
 SCORES = (
@@ -143,6 +143,52 @@ def differences(groups: pd.DataFrame, treatment: str, control: str, value: str =
     """The paired difference of each group, by group: what figures draw as dots."""
     of_arm = groups.set_index(["arm", "group"])[value]
     return of_arm[treatment] - of_arm[control]
+
+
+def share_of_gap(groups: pd.DataFrame, factors: Sequence[str], treatment: str, control: str) -> pd.DataFrame:
+    """One row per combination of ``factors``: which share of the gap between the control and the reachable AUC the
+    treatment closes, a ratio of means over groups with Fieller's interval."""
+    rows = []
+    for key, at in groups.groupby(list(factors), sort=False):
+        of_arm = at.set_index(["arm", "group"])
+        treated, other = of_arm.loc[treatment], of_arm.loc[control]
+        gap, gain = other["reachable_auc"] - other["auc"], treated["auc"] - other["auc"]
+        found = relative_difference(gap + gain, gap, level=LEVEL)
+        rows.append(
+            {
+                **dict(zip(factors, key, strict=True)),
+                "solo": other["auc"].mean(),
+                "reachable": other["reachable_auc"].mean(),
+                "share": found.mean,
+                "low": found.low,
+                "high": found.high,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def slope_table(
+    groups: pd.DataFrame, x: str, factors: Sequence[str], treatment: str, control: str, value: str = "auc"
+) -> pd.DataFrame:
+    """One row per combination of ``factors``: the slope of the effect over doublings of ``x``, a line fitted to each
+    group by least squares, mean over groups with its interval."""
+    rows = []
+    for key, at in groups.groupby(list(factors), sort=False):
+        effect = pd.DataFrame({level: differences(part, treatment, control, value) for level, part in at.groupby(x)})
+        doublings = np.log2(effect.columns.to_numpy(dtype=np.float64))
+        centred = doublings - doublings.mean()
+        slopes = effect.to_numpy() @ centred / np.square(centred).sum()
+        found = paired_difference(slopes, np.zeros_like(slopes), LEVEL)
+        rows.append(
+            {
+                **dict(zip(factors, key, strict=True)),
+                "slope": found.mean,
+                "low": found.low,
+                "high": found.high,
+                "verdict": {"gain": "grows", "loss": "fades"}.get(found.verdict, "no slope shown"),
+            }
+        )
+    return pd.DataFrame(rows)
 
 
 def member_effects(members: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:

@@ -1,0 +1,135 @@
+"""How long will it take here? A few training steps of each kind are timed, and multiplied by what the plan asks for.
+
+Steps are timed on made-up rows of the right shape, so nothing has to be loaded. A training that ends by itself (own
+end) takes fewer epochs than it may; how many is taken from the records of such trainings in the store.
+"""
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from statistics import median
+
+import numpy as np
+import torch
+
+from ctrlib.config import Data, Member, Recipe, Run
+from ctrlib.coupling import solo
+from ctrlib.data.table import Dataset, Split
+from ctrlib.experiments.arms import data_shape
+from ctrlib.machine import arithmetic, keep_freed_memory
+from ctrlib.runs import RunStore
+from ctrlib.trainer import make_group, resolve_device, train_step
+
+WARM_UP, TIMED = 2, 5
+FORWARD_SHARE = 0.35  # of a training step that an evaluation of as many rows takes: no way back, no update
+RUN_S = 0.1  # looking up, writing and fingerprinting a run
+NOTEBOOK_S = 8.0  # kernel start, imports, tables and figures of a notebook
+OWN_END_SHARE = 0.6  # of its longest length, for own-end trainings while the store holds none
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What the time of a step depends on."""
+
+    member: Member
+    batch_size: int
+    precision: str
+    field_dims: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Seconds that trainings take on one core, probably and at most."""
+
+    likely: float
+    most: float
+
+    def __add__(self, other: "Estimate") -> "Estimate":
+        return Estimate(self.likely + other.likely, self.most + other.most)
+
+
+class Clock:
+    """Times the steps of each kind once."""
+
+    def __init__(self, store: RunStore, device: str = "auto") -> None:
+        self.device = resolve_device(device)
+        self.share = own_end_share(store)
+        self._seconds: dict[Kind, float] = {}
+
+    def estimate(self, run: Run) -> Estimate:
+        """Seconds of one run on one core (or on the GPU)."""
+        rows, valid, test, dims = data_shape(run.data)
+        batch = run.recipe.batch_size
+        seconds = 0.0
+        for one in run.members:
+            plain = one.model_copy(update={"init_seed": 0, "order_seed": 0})
+            seconds += self._step(Kind(plain, batch, run.recipe.precision, dims))
+        epoch = seconds * (rows + FORWARD_SHARE * valid) / batch
+        once = RUN_S + seconds * FORWARD_SHARE * (valid + test) / batch
+        longest = epoch * run.recipe.epochs
+        return Estimate(once + longest * (self.share if run.recipe.patience else 1.0), once + longest)
+
+    def _step(self, kind: Kind) -> float:
+        if kind not in self._seconds:
+            self._seconds[kind] = time_steps(kind, self.device)
+        return self._seconds[kind]
+
+
+def own_end_share(store: RunStore) -> float:
+    """Epochs that finished own-end trainings took over those they might have, mean over the store."""
+    shares = []
+    for record in store.records():
+        recipe = record.run.recipe
+        if recipe.patience:
+            shares.append(max(row["epoch"] for row in record.history) / recipe.epochs)
+    return float(np.mean(shares)) if shares else OWN_END_SHARE
+
+
+def time_steps(kind: Kind, device: torch.device) -> float:
+    """Median seconds of a training step of one model, after a warm-up, with one thread."""
+    from ctrlib.config import Coupling
+
+    rng = np.random.default_rng(0)
+    ids = np.stack([rng.integers(0, dim, kind.batch_size) for dim in kind.field_dims], axis=1).astype(np.int32)
+    split = Split(ids, rng.integers(0, 2, kind.batch_size).astype(np.uint8))
+    names = tuple(f"f{n}" for n in range(len(kind.field_dims)))
+    dataset = Dataset("timing", 0, names, kind.field_dims, split, split, split, fingerprint="timing")
+    run = Run(
+        data=Data(name="timing", fingerprint="timing"),
+        members=(kind.member,),
+        coupling=Coupling(weights=solo(1)),
+        recipe=Recipe(batch_size=kind.batch_size, precision=kind.precision),
+    )
+    keep_freed_memory()
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with arithmetic(kind.precision, device):
+            group = make_group(run, [0], dataset, None, device)
+            codes = torch.from_numpy(ids).long().to(device)
+            labels = torch.from_numpy(split.labels).float().to(device)
+            seconds = []
+            for _ in range(WARM_UP + TIMED):
+                began = time.perf_counter()
+                train_step(group, codes, labels, False)
+                if device.type == "cuda":
+                    torch.cuda.synchronize()
+                seconds.append(time.perf_counter() - began)
+    finally:
+        torch.set_num_threads(before)
+    return median(seconds[WARM_UP:])
+
+
+def total(clock: Clock, runs: Iterable[Run]) -> Estimate:
+    """Seconds of all runs on one core."""
+    found = Estimate(0.0, 0.0)
+    for run in runs:
+        found = found + clock.estimate(run)
+    return found
+
+
+def spoken_time(seconds: float) -> str:
+    """A duration as a person says it."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,126 @@
+"""What else could explain a gain, what else could be had for the price, and where the effect ends: the arms of one
+group (seed) under one protocol."""
+
+from itertools import product
+
+from ctrlib.config import Protocol, Recipe, Run, StoredMember, StudyParameters
+from ctrlib.coupling import complete
+from ctrlib.experiments.arms import (
+    Arm,
+    continuation,
+    from_scratch,
+    group_coupling,
+    instances,
+    member,
+    mutual_finetuning,
+    pretraining,
+    recipe,
+)
+
+
+def alternatives_at_equal_cost(p: StudyParameters, seed: int, protocol: Protocol) -> list[Arm]:
+    """Rivals of mutual fine-tuning that have no peers, or peers that do not learn.
+
+    ``self-distillation``: each checkpoint is pulled to its own frozen copy. ``frozen ensemble``: to the frozen mean of
+    the group. ``offline distillation``: new models learn from scratch from clicks and that mean. ``averaged weights``:
+    continuation, of which the exponential average of the weights counts. ``wider``: one model of twice the width and
+    embedding, from scratch for as many epochs.
+    """
+    names, size, weight = instances(p), p.instances, p.mutual_weight
+    pretrained = pretraining(p, seed, protocol, names)
+    train = recipe(p, protocol, p.finetune_epochs)
+    averaged = train.model_copy(update={"averaging": "ema", "averaging_decay": p.averaging_decay})
+    wide = p.model_copy(
+        update={
+            "embedding_dim": 2 * p.embedding_dim,
+            "hidden_units": tuple(2 * width for width in p.hidden_units),
+        }
+    )
+    found = {
+        "checkpoint": pretrained,
+        "solo": continuation(pretrained, train),
+        "mutual": mutual_finetuning(pretrained, group_coupling(p, size), train),
+        "self-distillation": self_distillation(p, pretrained, train),
+        "frozen ensemble": mutual_finetuning(
+            pretrained,
+            group_coupling(p, size, ((weight / size,) * size,) * size, target="frozen_ensemble"),
+            train,
+        ),
+        "averaged weights": continuation(pretrained, averaged),
+        "solo from scratch": from_scratch(p, seed, protocol, names, None),
+        "mutual from scratch": from_scratch(p, seed, protocol, names, group_coupling(p, size)),
+        "offline distillation": offline_distillation(p, seed, protocol, pretrained),
+        "wider": from_scratch(wide, seed, protocol, names, None),
+    }
+    return [Arm(name, seed, tuple(runs), {"protocol": protocol}) for name, runs in found.items()]
+
+
+def self_distillation(p: StudyParameters, pretrained: list[Run], train: Recipe) -> list[Run]:
+    """Each checkpoint trains on alone, pulled to its own frozen copy with the weight of the peers."""
+    coupling = group_coupling(p, 1, ((p.mutual_weight,),), target="frozen")
+    return [run for one in pretrained for run in mutual_finetuning([one], coupling, train)]
+
+
+def offline_distillation(p: StudyParameters, seed: int, protocol: Protocol, teachers: list[Run]) -> list[Run]:
+    """New models, each alone, learn from scratch from the clicks and from the mean of the frozen ``teachers``."""
+    size = len(teachers)
+    coupling = group_coupling(p, size, ((p.mutual_weight / size,) * size,), target="frozen_ensemble")
+    heard = tuple(StoredMember(run=run.fingerprint) for run in teachers)
+    return [
+        Run(
+            data=teachers[0].data,
+            members=(member(p, seed, slot, one.members[0].architecture, shared_order=True),),
+            coupling=coupling,
+            recipe=recipe(p, protocol, p.epochs + p.finetune_epochs),
+            teachers=heard,
+        )
+        for slot, one in enumerate(teachers)
+    ]
+
+
+def where_it_ends(p: StudyParameters, seed: int, protocol: Protocol) -> list[Arm]:
+    """Open question 4: rows of data, width of the model and noise of the clicks, in every combination, on the
+    synthetic data, whose reachable AUC is known."""
+    arms = []
+    for rows, width, noise in product(p.row_levels, p.width_levels, p.noise_levels):
+        at = p.model_copy(update={"rows": rows, "hidden_units": (width,) * len(p.hidden_units), "logit_sd": noise})
+        names, coupling = instances(at), group_coupling(at, at.instances)
+        pretrained = pretraining(at, seed, protocol, names)
+        train = recipe(at, protocol, at.finetune_epochs)
+        found = {
+            "solo": continuation(pretrained, train),
+            "mutual": mutual_finetuning(pretrained, coupling, train),
+            "solo from scratch": from_scratch(at, seed, protocol, names, None),
+            "mutual from scratch": from_scratch(at, seed, protocol, names, coupling),
+        }
+        factors = {"protocol": protocol, "rows": rows, "width": width, "logit_sd": noise}
+        arms += [Arm(name, seed, tuple(runs), factors) for name, runs in found.items()]
+    return arms
+
+
+def real_clicks(p: StudyParameters, seed: int, protocol: Protocol) -> list[Arm]:
+    """The main comparison, the weight of the peers and the start of the coupling, for a prepared data set."""
+    names, factors = instances(p), {"protocol": protocol}
+    pretrained = pretraining(p, seed, protocol, names)
+    train = recipe(p, protocol, p.finetune_epochs)
+    slow = recipe(p, protocol, p.finetune_epochs, p.learning_rate / 10)
+    total = p.epochs + p.finetune_epochs
+    longest = recipe(p, protocol, total).epochs
+    found = {
+        "checkpoint": pretrained,
+        "solo": continuation(pretrained, train),
+        "solo lr/10": continuation(pretrained, slow),
+        "solo from scratch": from_scratch(p, seed, protocol, names, None),
+    }
+    arms = [Arm(name, seed, tuple(runs), factors) for name, runs in found.items()]
+    for weight in p.mutual_weights:
+        matrix = complete(p.instances, weight)
+        coupling = group_coupling(p, p.instances, matrix)
+        varied = {**factors, "weight": weight}
+        arms.append(Arm("mutual", seed, tuple(mutual_finetuning(pretrained, coupling, train)), varied))
+        arms.append(Arm("mutual lr/10", seed, tuple(mutual_finetuning(pretrained, coupling, slow)), varied))
+        for share in p.starts:
+            late = group_coupling(p, p.instances, matrix, start=min(1.0, share * total / longest))
+            runs = from_scratch(p, seed, protocol, names, late)
+            arms.append(Arm("mutual from scratch", seed, tuple(runs), {**varied, "share": share}))
+    return arms

@@ -1,0 +1,101 @@
+"""Verdicts follow from intervals by the stated rule, and each claim is turned into the number it is about."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from ctrlib.experiments import verdicts
+from ctrlib.experiments.finetuning import HEADLINE
+from ctrlib.experiments.tables import SCORES
+from ctrlib.statistics import paired_difference
+
+SMALL = np.array([-1.0, 0.0, 1.0, 0.5, -0.5]) * 1e-5  # spread of five groups
+
+
+def found(mean: float, spread: np.ndarray = SMALL):
+    return paired_difference(mean + spread, 0 * spread)
+
+
+@pytest.mark.parametrize(
+    ("mean", "wide", "gain", "nothing"),
+    [
+        (0.003, 1, "supported", "contradicted"),
+        (-0.003, 1, "contradicted", "supported"),
+        (0.0, 1, "not shown", "supported"),  # within one thousandth on both sides
+        (0.0, 500, "not shown", "not shown"),
+        (0.0004, 1, "supported", "supported"),  # a gain, and yet next to nothing
+        (0.003, 500, "not shown", "not shown"),
+    ],
+)
+def test_the_rule(mean, wide, gain, nothing) -> None:
+    difference = found(mean, wide * SMALL)
+    assert verdicts.judge(difference) == gain
+    assert verdicts.judge(difference, claims_nothing=True) == nothing
+
+
+def test_one_group_shows_nothing() -> None:
+    one = paired_difference([0.8], [0.7])
+    assert verdicts.judge(one) == verdicts.judge(one, claims_nothing=True) == "not shown"
+
+
+def table(values: dict[tuple, float], names: list[str]) -> pd.DataFrame:
+    """A group table with five groups: (arm, *factors) -> mean AUC."""
+    rows = [
+        {**dict(zip(names, key[1:], strict=True)), "arm": key[0], "group": g, **dict.fromkeys(SCORES, 0.5), "auc": mean}
+        for key, mean in values.items()
+        for g in range(5)
+    ]
+    noise = np.random.default_rng(1).normal(0, 1e-5, len(rows))
+    return pd.DataFrame(rows).assign(auc=lambda t: t["auc"] + noise, protocol="own_end")
+
+
+def test_claims_about_finetuning_and_scratch() -> None:
+    means = {
+        (HEADLINE[0], "DCN"): 0.804, (HEADLINE[1], "DCN"): 0.80, (HEADLINE[0], "PNN"): 0.80, (HEADLINE[1], "PNN"): 0.80,
+        ("mutual from scratch", "DCN"): 0.79, ("solo from scratch", "DCN"): 0.80,
+        ("mutual from scratch", "PNN"): 0.79, ("solo from scratch", "PNN"): 0.80,
+    }  # fmt: skip
+    first, second = verdicts.of_finetuning(table(means, ["architecture"]))
+    assert first.found.mean == pytest.approx(100 * 0.002 / 0.80, rel=1e-2), "relative, mean over architectures"
+    assert second.found.mean == pytest.approx(-0.01, rel=1e-2)
+    assert (first.verdict, second.verdict) == ("supported", "supported")
+
+
+def test_claim_about_the_fifth_instance() -> None:
+    means = {("mutual", 4): 0.81, ("solo", 4): 0.80, ("mutual", 5): 0.8101, ("solo", 5): 0.80}
+    (one,) = verdicts.of_instances(table(means, ["instances"]))
+    assert one.found.mean == pytest.approx(0.0001, abs=3e-5)
+    assert one.verdict == "supported"
+    assert verdicts.of_instances(table({("mutual", 4): 0.8, ("solo", 4): 0.8}, ["instances"])) == []
+
+
+def test_claim_about_epochs_is_about_what_peers_add_to_the_decay() -> None:
+    means = {("mutual", 1): 0.81, ("solo", 1): 0.80, ("mutual", 3): 0.78, ("solo", 3): 0.775, ("checkpoint", 0): 0.8}
+    groups = table(means, ["epochs"]).assign(embedding_l2=0.0)
+    (one,) = verdicts.of_epochs(groups)
+    assert one.found.mean == pytest.approx(0.005, rel=1e-2)
+    assert one.verdict == "supported"
+
+
+def test_claims_about_companions() -> None:
+    rows = []
+    rng = np.random.default_rng(2)
+    for cohort, (a, b) in {"A + B": (0.80, 0.70), "A + C": (0.80, 0.75), "B + C": (0.70, 0.75)}.items():
+        for g in range(5):
+            for n, (name, start, other) in enumerate(zip(cohort.split(" + "), (a, b), (b, a), strict=True)):
+                effect = 0.1 * (other - start) + rng.normal(0, 1e-5)  # pulled to the peer
+                for arm, auc in (("checkpoint", start), ("solo", start), ("mutual", start + effect)):
+                    about = {"protocol": "own_end", "cohort": cohort, "group": g, "member": n, "architecture": name}
+                    rows.append({**about, "arm": arm, "auc": auc + (0 if arm != "checkpoint" else rng.normal(0, 1e-6))})
+    rank, loss, gain = verdicts.of_companions(pd.DataFrame(rows))
+    assert rank.found.mean > 0.9
+    assert loss.found.mean == pytest.approx(np.mean([0.01, 0.005, 0.005]), rel=1e-2)
+    assert gain.found.mean == pytest.approx(np.mean([0.01, 0.005, 0.005]), rel=1e-2)
+    assert {one.verdict for one in (rank, loss, gain)} == {"supported"}
+
+
+def test_the_table_names_every_claim_with_what_the_paper_says() -> None:
+    findings = [verdicts._finding(n, "own_end", "x", found(0.01)) for n in range(len(verdicts.PAPER))]
+    shown = verdicts.verdict_table(findings)
+    assert list(shown["claim"]) == list(verdicts.PAPER)
+    assert list(shown["paper"]) == list(verdicts.PAPER.values())
