@@ -187,7 +187,8 @@ def store(cores: int, runs: int, rows: int, epochs: int) -> dict:
     The workers are started, and have loaded the data, before the clock starts.
     """
     from ctrlib.config import SyntheticSettings
-    from ctrlib.runs import RunStore, data_settings, stop_pools
+    from ctrlib.executors import stop_pools
+    from ctrlib.runs import RunStore, data_settings
 
     criteo = SyntheticSettings(
         train_rows=rows, valid_rows=1000, test_rows=1000, fields=sizes.FIELDS, largest_field=68_000, zipf=1.05

@@ -1,13 +1,15 @@
 """What a run store holds that no study will ask for again."""
 
 import shutil
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from ctrlib.config import NUMERICS_VERSION
 from ctrlib.errors import UserError
+from ctrlib.locks import stale_s
+from ctrlib.progress import print_line
 from ctrlib.runs import RunStore
 
 
@@ -24,23 +26,30 @@ class Garbage:
         return sum(path.stat().st_size for path in self.folder.rglob("*") if path.is_file())
 
 
-def find_garbage(store: RunStore, unfinished: bool = False) -> list[Garbage]:
+def find_garbage(
+    store: RunStore, unfinished: bool = False, notice: Callable[[str], None] = print_line
+) -> list[Garbage]:
     """Half-written and damaged records, records of another arithmetic, left-over states of trainings.
 
     The state of a training that was interrupted is kept for the training to go on, unless ``unfinished`` asks for it.
-    What a living process holds the lock of is never named.
+    What a living process holds the lock of is never named. Whether one on another machine lives takes a minute to find
+    out; ``notice`` gets a line then.
     """
     if not store.root.is_dir():
         return []
-    found = []
+    found: dict[str, list[Garbage]] = {}
     for folder in sorted(
         path for path in store.root.iterdir() if path.is_dir() and path.name not in (".locks", ".measures")
     ):
         kind, _, rest = folder.name.rpartition("-")
-        reason = _reason(store, folder, kind, rest or folder.name, unfinished)
-        if reason and not _in_use(store, rest or folder.name):
-            found.append(Garbage(folder, reason))
-    return found
+        if reason := _reason(store, folder, kind, rest or folder.name, unfinished):
+            found.setdefault(rest or folder.name, []).append(Garbage(folder, reason))
+    in_use = {name: _in_use(store, name) for name in found}
+    if doubtful := [name for name, state in in_use.items() if state is None]:
+        notice(f"other machines may be training {len(doubtful)} of these runs: looking for {stale_s():.0f} s")
+        time.sleep(stale_s())
+        in_use |= {name: _in_use(store, name) for name in doubtful}
+    return [one for name, group in found.items() if in_use[name] is False for one in group]
 
 
 def _reason(store: RunStore, folder: Path, kind: str, name: str, unfinished: bool) -> str | None:
@@ -62,16 +71,12 @@ def _reason(store: RunStore, folder: Path, kind: str, name: str, unfinished: boo
     return None
 
 
-def _in_use(store: RunStore, name: str) -> bool:
-    """Whether a living process holds the lock of a run."""
-    path = store.root / ".locks" / f"{name}.lock"
-    if not path.exists():
+def _in_use(store: RunStore, name: str) -> bool | None:
+    """Whether a living process holds the lock of a run; None where only time will tell."""
+    locks = store.root / ".locks"
+    if not (locks / f"{name}.lock").exists() and not (locks / f"{name}.owner").exists():
         return False
-    try:
-        FileLock(path).acquire(timeout=0).lock.release()
-    except Timeout:
-        return True
-    return False
+    return store.lock(name).is_held()
 
 
 def remove(garbage: list[Garbage]) -> None:

@@ -11,41 +11,40 @@ of an unfinished training lies in ``.training-FINGERPRINT`` (:mod:`ctrlib.resume
 Weights are safetensors and predictions plain arrays: nothing that could execute code is ever loaded.
 """
 
-import atexit
+import contextlib
 import errno
 import hashlib
 import io
 import json
-import multiprocessing
 import os
 import platform
+import re
 import shutil
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock, Timeout
 from pydantic import ValidationError
 
 from ctrlib.config import NUMERICS_VERSION, Data, Member, Run, StoredMember, SyntheticSettings, data_root, digest
 from ctrlib.data.workers import usable_cores
 from ctrlib.errors import UserError
+from ctrlib.executors import POLL_S, Dask, Pool, Task, Team, Tell, dask_threads, teller, work_off
 from ctrlib.files import write_synced
+from ctrlib.locks import RunLock
+from ctrlib.progress import Progress, epoch_line, label, print_line, progress_line
 
 FORMAT = 1
 FILES = ("members.safetensors", "predictions.npz")
-HEARTBEAT_S = 10.0
-POLL_S = 0.5  # between two looks at what other processes do
 CHECKPOINT_S = 60.0  # seconds of training that an interruption may cost
-Tell = Callable[[str], None]
+
+
+class StoreError(UserError):
+    """The store cannot be used: no run can be kept, so there is no point in training others."""
 
 
 class Damaged(UserError):
@@ -107,6 +106,11 @@ class RunStore:
     """The records below one folder; ``RunStore(store_root())`` is the project's own."""
 
     def __init__(self, root: Path, checkpoint_s: float = CHECKPOINT_S) -> None:
+        if re.match("[A-Za-z][A-Za-z0-9+.-]+:/", str(root)):  # C:/ is a drive
+            raise UserError(
+                f"{root}: the run store must be a folder, which may be shared over the network; object stores have no "
+                "locks and cannot rename a folder in one step"
+            )
         self.root = Path(root)
         self.checkpoint_s = checkpoint_s
         self._healthy: set[str] = set()
@@ -222,29 +226,25 @@ class RunStore:
     def train_unless_busy(
         self, run: Run, device: str = "auto", threads: int = 1, tell: Tell | None = None
     ) -> Record | None:
-        """As :meth:`train`, but None at once while another process trains ``run``.
-
-        The lock belongs to the operating system, which frees it with the process that held it, however that ended.
-        """
-        lock = FileLock(self.root / ".locks" / f"{run.fingerprint}.lock")
+        """As :meth:`train`, but None at once while another process, here or elsewhere, trains ``run``."""
+        lock = self.lock(run.fingerprint)
         try:
             (self.root / ".locks").mkdir(parents=True, exist_ok=True)
-            held = lock.acquire(timeout=0)
-        except Timeout:
-            return None
+            if not lock.acquire():
+                return None
         except OSError as error:
             raise storage_error(error, self.root) from None
-        with held:
+        with lock:
             if record := self.find(run):
                 shutil.rmtree(self._training(run), ignore_errors=True)  # left by a kill just after the record
                 return record
-            return self._train(run, device, threads, tell)
+            return self._train(run, device, threads, tell, lock)
 
     def _training(self, run: Run) -> Path:
         """Where the state of an unfinished training lies."""
         return self.root / f".training-{run.fingerprint}"
 
-    def _train(self, run: Run, device: str, threads: int, tell: Tell | None) -> Record:
+    def _train(self, run: Run, device: str, threads: int, tell: Tell | None, lock: RunLock) -> Record | None:
         import torch
 
         from ctrlib.machine import release_memory
@@ -268,6 +268,8 @@ class RunStore:
                 on_epoch = lambda rows: tell(epoch_line(run, rows))  # noqa: E731
                 on_progress = lambda epoch, share: tell(progress_line(run, epoch, share))  # noqa: E731
             trained = train(run, dataset, starts, device, on_epoch, on_progress, threads, checkpoints, teachers)
+            if lock.is_lost():  # this process slept, and another one took it for dead and trains in its place
+                return None
             about = {**environment(place), "products": trained.products, "threads": threads}
             record = self.save(run, trained, dataset, trained.seconds, about)
             checkpoints.clear()
@@ -292,121 +294,153 @@ class RunStore:
         On the CPU, runs are trained by ``workers`` processes (all cores unless told); where there are fewer runs than
         cores, the members of a cohort share those that are left. Neither touches the numbers. A GPU takes the runs
         one after the other. Progress is printed.
+
+        Raises:
+            UserError: runs failed; it says which, after the others have been trained.
         """
         runs = list(runs)
+        records, failed = self.ensure_all(runs, device, workers)
+        if failed:
+            raise failure({run.fingerprint: run for run in runs}, failed)
+        return [records[run.fingerprint] for run in runs]
+
+    def ensure_all(
+        self,
+        runs: Iterable[Run],
+        device: str = "auto",
+        workers: int | None = None,
+        dask: str | None = None,
+        show: Tell = print_line,
+    ) -> tuple[dict[str, Record], dict[str, Exception]]:
+        """As :meth:`ensure`, but what failed is returned: records and errors, both by fingerprint.
+
+        Args:
+            runs: one that starts from another of them, or has it for a teacher, waits for it.
+            device: with ``dask``, of the workers.
+            workers: processes of this machine.
+            dask: address of a scheduler, whose workers train instead, one run on each at a time.
+            show: gets the lines of progress.
+        """
         distinct = {run.fingerprint: run for run in runs}
         records = {name: record for name, run in distinct.items() if (record := self.find(run))}
         missing = [run for name, run in distinct.items() if name not in records]
-        print(f"{len(distinct)} runs: {len(records)} in the store, {len(missing)} to train", flush=True)
+        failed: dict[str, Exception] = {}
+        show(f"{len(distinct)} runs: {len(records)} in the store, {len(missing)} to train")
         if missing:
+            progress = Progress(len(missing), show)
+            for run, found in self._train_all(missing, device, workers, dask, progress):
+                if isinstance(found, Record):
+                    records[run.fingerprint] = found
+                    progress.finished(found)
+                else:
+                    failed[run.fingerprint] = found
+                    progress.failed(run, found)
+        return records, failed
+
+    def _train_all(
+        self, missing: list[Run], device: str, workers: int | None, dask: str | None, progress: Progress
+    ) -> Iterator[tuple[Run, Record | Exception]]:
+        """Train distinct runs by whom there is, and yield each with its record or its error as it ends."""
+        root, threads = self.root, None
+        if dask:
+            team: Team = Dask(dask)
+            root = self._make_root().resolve()
+        else:
             from ctrlib.trainer import resolve_device
 
-            on_cpu = resolve_device(device).type == "cpu"
-            cores = (workers or usable_cores()) if on_cpu else 1
+            cores = (workers or usable_cores()) if resolve_device(device).type == "cpu" else 1
             workers = min(cores, len(missing))
-            train = self._train_in_pool if workers > 1 else self._train_here
-            progress = Progress(len(missing))
-            for record in train(missing, device, workers, cores // workers, progress):
-                records[record.fingerprint] = record
-                progress.finished(record)
-        return [records[run.fingerprint] for run in runs]
+            threads = cores // workers
+            team = Pool(workers) if workers > 1 else Team(progress.beat)
+        by_name = {run.fingerprint: run for run in missing}
+        data = None if type(team) is Team else str(data_root().absolute())
+        place = (str(root), self.checkpoint_s, data)
+        tasks = [
+            Task(
+                name,
+                train_task,
+                (*place, name, run.model_dump_json(), device, threads),
+                frozenset(stored.run for stored in (*(run.start or ()), *(run.teachers or ()))) & by_name.keys(),
+            )
+            for name, run in by_name.items()
+        ]
+        with team:
+            for task, error in work_off(tasks, team, progress.beat, self._waiting_line):
+                if isinstance(error, StoreError):
+                    raise error  # all others would be trained for nothing
+                yield by_name[task.name], error or self._trained(task.name)
 
-    def _train_here(self, runs, device: str, _workers: int, threads: int, progress: "Progress") -> Iterator[Record]:
-        left = list(runs)
-        while left:
-            busy = []
-            for run in left:
-                record = self.train_unless_busy(run, device, threads, progress.beat)
-                if record is None:
-                    busy.append(run)
-                else:
-                    yield record
-            if len(busy) == len(left):
-                progress.beat(f"waiting for {len(busy)} runs that other processes train")
-                time.sleep(POLL_S)
-            left = busy
+    def _waiting_line(self, names: list[str]) -> str:
+        """Who trains what there is to wait for."""
+        owners = []
+        for name in names:
+            with contextlib.suppress(OSError):
+                owners.append(str(self.lock(name).owner() or "a process that did not say its name"))
+        found = ", ".join(dict.fromkeys(owners))
+        return f"waiting for {len(names)} runs that other processes train: {found}"
 
-    def _train_in_pool(self, runs, device: str, workers: int, threads: int, progress: "Progress") -> Iterator[Record]:
-        pool, messages = worker_pool(workers)
-        place = (str(self.root), self.checkpoint_s, str(data_root()))
+    def _trained(self, name: str) -> Record:
+        """The record that a worker has just made."""
+        if name not in self.fingerprints():
+            raise StoreError(
+                f"{self.root}: run {name} was trained but is not here; workers on other machines need the same store, "
+                "on a folder that all of them see under this path"
+            )
+        return self.open(name)
 
-        def submit(run: Run) -> Future:
-            return pool.submit(_train_in_worker, *place, run.model_dump_json(), device, threads)
-
+    def _make_root(self) -> Path:
         try:
-            waiting = {submit(run): run for run in runs}
-            busy: list[Run] = []
-            while waiting or busy:
-                done, _ = wait(waiting, timeout=POLL_S, return_when=FIRST_COMPLETED)
-                while not messages.empty():
-                    progress.beat(messages.get())
-                for future in done:
-                    run, name = waiting.pop(future), future.result()
-                    if name is None:
-                        busy.append(run)
-                    else:
-                        yield self.open(name)
-                if busy and not done:
-                    if not waiting:
-                        progress.beat(f"waiting for {len(busy)} runs that other processes train")
-                        time.sleep(POLL_S)
-                    waiting |= {submit(run): run for run in busy}
-                    busy = []
-        except BrokenProcessPool:
-            stop_pool(pool)
-            raise UserError(
-                "a worker process was killed, perhaps for want of memory; finished runs are kept: "
-                "lower batch_size or embedding_dim, or run the same command again to go on"
-            ) from None
-        except BaseException:
-            stop_pool(pool)
-            raise
+            self.root.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise storage_error(error, self.root) from None
+        return self.root
+
+    def lock(self, fingerprint: str) -> RunLock:
+        """The lock of a run; its folder is made by :meth:`train_unless_busy`."""
+        return RunLock(self.root / ".locks", fingerprint)
 
 
-class Progress:
-    """Lines that say how far a batch of runs is: one per finished run, and a sign of life every few seconds."""
+def train_task(
+    root: str,
+    checkpoint_s: float,
+    data: str | None,
+    fingerprint: str,
+    settings: str,
+    device: str,
+    threads: int | None,
+) -> bool:
+    """Train a run in whatever process this is; False while another one trains it.
 
-    def __init__(self, total: int) -> None:
-        self.total, self.done, self.began, self.last = total, 0, time.monotonic(), time.monotonic()
-
-    def finished(self, record: Record) -> None:
-        """Count a finished run and print it with the time that is left."""
-        self.done += 1
-        left = (time.monotonic() - self.began) / self.done * (self.total - self.done)
-        aucs = " ".join(f"{test['auc']:.4f}" for test in record.content["test"][:4])
-        to_go = f", about {left:.0f} s to go" if self.done < self.total else ""
-        self._print(f"[{self.done}/{self.total}] {label(record.run)}: AUC {aucs}, {record.seconds:.1f} s{to_go}")
-
-    def beat(self, text: str) -> None:
-        """Print ``text`` if nothing was printed for a while."""
-        if time.monotonic() - self.last > HEARTBEAT_S:
-            self._print(f"[{self.done}/{self.total}] ... {text}")
-
-    def _print(self, text: str) -> None:
-        self.last = time.monotonic()
-        print(text, flush=True)
-
-
-def label(run: Run) -> str:
-    """A run in a few words: its members, how they are coupled, where they start."""
-    names = [member.architecture for member in run.members]
-    cohort = " + ".join(
-        f"{names.count(name)} {name}" if names.count(name) > 1 else name for name in dict.fromkeys(names)
-    )
-    kind = "solo" if run.coupling.is_solo else f"mutual {run.coupling.form} {run.coupling.target}"
-    start = "from scratch" if run.start is None else "from checkpoints"
-    return f"{cohort} {kind} {start}, draw {run.data.draw}"
+    The folders come along, ``data`` unless it is this process's own, and ``threads`` unless this is a Dask worker,
+    which knows them.
+    """
+    run = Run.model_validate_json(settings)
+    if threads is None:
+        threads = dask_threads()
+        if run.fingerprint != fingerprint:
+            raise UserError(f"{platform.node()}: has another version of ctrlib; install the one that asks for this run")
+        if not Path(root).is_dir():
+            raise StoreError(
+                f"{platform.node()}: no folder {root}; the run store has to be on a folder that all workers see"
+            )
+    if data:
+        os.environ["CTRLIB_DATA"] = data  # a kept worker would still have that of its start
+    store = RunStore(Path(root), checkpoint_s)
+    return store.train_unless_busy(run, device, threads, teller()) is not None
 
 
-def epoch_line(run: Run, rows: list[dict]) -> str:
-    """The sign of life of a run in training."""
-    auc = np.mean([row["valid_auc"] for row in rows])
-    return f"{label(run)}: epoch {rows[0]['epoch']} of at most {run.recipe.epochs}, validation AUC {auc:.4f}"
-
-
-def progress_line(run: Run, epoch: int, share: float) -> str:
-    """The sign of life within an epoch."""
-    return f"{label(run)}: epoch {epoch} of at most {run.recipe.epochs}, {share:.0%} of its steps"
+def failure(runs: dict[str, Run], failed: dict[str, Exception]) -> Exception:
+    """One error for the runs that failed: the first three by name. A single one keeps its kind, and so does a bug."""
+    bugs = [error for error in failed.values() if not isinstance(error, UserError)]
+    if bugs:
+        return bugs[0]
+    lines = [f"{label(runs[name])} ({name}): {error}" for name, error in list(failed.items())[:3]]
+    if len(failed) == 1:
+        error = next(iter(failed.values()))
+        error.args = (lines[0],)
+        return error
+    more = f"; and {len(failed) - 3} more" if len(failed) > 3 else ""
+    return UserError(f"{len(failed)} runs failed, the others are in the store: {'; '.join(lines)}{more}")
 
 
 def test_metrics(logits: np.ndarray, labels: np.ndarray) -> list[dict]:
@@ -485,63 +519,10 @@ def read_file(path: Path) -> bytes:
         raise UserError(f"{path}: cannot be read ({error.strerror or error})") from None
 
 
-def storage_error(error: OSError, root: Path) -> UserError:
+def storage_error(error: OSError, root: Path) -> StoreError:
     """What a full or forbidden disk means for the user, in one line."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return UserError(f"{root}: no space left on the disk; the finished runs are safe, free some space and go on")
-    return UserError(f"{root}: cannot use the run store ({error.strerror or error}); set CTRLIB_RUNS to another folder")
-
-
-# Worker processes ------------------------------------------------------------------------------------------------
-
-_messages = None  # in a worker: the queue to the process that shows progress
-_pools: dict[int, tuple[ProcessPoolExecutor, Any]] = {}
-
-
-def worker_pool(workers: int) -> tuple[ProcessPoolExecutor, Any]:
-    """A pool that is kept for the next call, because a fresh process imports torch for seconds."""
-    if workers not in _pools:
-        context = multiprocessing.get_context("spawn")
-        messages = context.SimpleQueue()
-        pool = ProcessPoolExecutor(workers, context, initializer=_start_worker, initargs=(messages, os.getpid()))
-        _pools[workers] = (pool, messages)
-    return _pools[workers]
-
-
-@atexit.register
-def stop_pools() -> None:
-    """End idle workers with the process that kept them."""
-    for pool, _ in list(_pools.values()):
-        stop_pool(pool)
-
-
-def stop_pool(pool: ProcessPoolExecutor) -> None:
-    """End the workers now; unfinished runs leave nothing behind but a lock nobody holds."""
-    for workers in [n for n, (kept, _) in _pools.items() if kept is pool]:
-        del _pools[workers]
-    processes = list((pool._processes or {}).values())
-    pool.shutdown(wait=False, cancel_futures=True)
-    for process in processes:
-        process.terminate()
-
-
-def _start_worker(messages: Any, parent: int) -> None:
-    global _messages
-    _messages = messages
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which ends its workers
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
-
-
-def _end_with(parent: int) -> None:
-    """A worker whose parent died ends at once instead of training for nobody."""
-    while os.getppid() == parent:
-        time.sleep(0.5)
-    os._exit(1)
-
-
-def _train_in_worker(root: str, checkpoint_s: float, data: str, run: str, device: str, threads: int) -> str | None:
-    """The fingerprint of a run that is in the store now; None while another process trains it."""
-    os.environ["CTRLIB_DATA"] = data  # a kept worker would still have that of its start
-    store = RunStore(Path(root), checkpoint_s)
-    record = store.train_unless_busy(Run.model_validate_json(run), device, threads, _messages.put)
-    return record.fingerprint if record else None
+        return StoreError(f"{root}: no space left on the disk; the finished runs are safe, free some space and go on")
+    return StoreError(
+        f"{root}: cannot use the run store ({error.strerror or error}); set CTRLIB_RUNS to another folder"
+    )

@@ -21,7 +21,7 @@ from typing import Any
 
 import yaml
 
-from ctrlib.config import data_root, digest
+from ctrlib.config import Run, data_root, digest, store_root
 from ctrlib.errors import UserError, unknown
 
 KERNEL_START_S = 180
@@ -222,6 +222,59 @@ def data_digest(dataset: str) -> str:
     from ctrlib.data.sources import find
 
     return hashlib.sha256((find(dataset, data_root()) / "dataset.json").read_bytes()).hexdigest()
+
+
+def planned(job: Job) -> tuple[list[Run], str]:
+    """The runs that a notebook will ask for, and the device it asks for."""
+    from ctrlib.experiments import checked_parameters, planned_runs
+
+    parameters = checked_parameters(**{**declared_parameters(job.source), **job.parameters})
+    return planned_runs(job.name.partition("_")[2], parameters), parameters.device
+
+
+def train_planned(
+    jobs: list[Job], on_line: Callable[[str], None], workers: int | None = None, dask: str | None = None
+) -> dict[str, str]:
+    """Train what the notebooks will ask for and the store lacks, so that they only have to read it.
+
+    A run that fails stops neither the others nor the notebooks that do without it.
+
+    Args:
+        jobs: those that are up to date ask for nothing.
+        on_line: gets the lines of progress.
+        workers: processes of this machine; all cores unless told.
+        dask: address of a scheduler, whose workers train instead.
+
+    Returns:
+        By notebook number, one line for each notebook that cannot be executed because runs of it are not there.
+
+    Raises:
+        UserError: no scheduler answers, or the store cannot be used.
+    """
+    from ctrlib.executors import TeamLost, stop_pools
+    from ctrlib.progress import label
+    from ctrlib.runs import RunStore
+
+    wanted = {job.number: planned(job) for job in jobs if not job.is_done()}
+    by_device: dict[str, list[Run]] = {}
+    for runs, device in wanted.values():
+        by_device.setdefault(device, []).extend(runs)
+    store = RunStore(store_root())
+    reasons: dict[str, Exception] = {}
+    lost: Exception | None = None
+    for device, runs in by_device.items():
+        try:
+            reasons |= store.ensure_all(runs, device, workers, dask, on_line)[1] if runs else {}
+        except TeamLost as error:
+            lost = error
+    stop_pools()  # the notebooks need the memory
+    lines = {}
+    for number, (runs, _) in wanted.items():
+        if missing := [run for run in runs if store.find(run) is None]:
+            why = reasons.get(missing[0].fingerprint, lost)
+            first = f"{label(missing[0])}: {type(why).__name__}: {last_line(str(why))}"
+            lines[number] = f"{len(missing)} of its {len(runs)} runs were not trained; the first, {first}"
+    return lines
 
 
 def execute(job: Job, root: Path, on_line: Callable[[str], None]) -> Outcome:

@@ -15,7 +15,7 @@ import pytest
 import torch
 from small import assert_same_member, make_run, member, one_line, rows, same_state
 
-from ctrlib import metrics, runs, trainer
+from ctrlib import executors, metrics, progress, runs, trainer
 from ctrlib.config import Checkpoint, Run, digest
 from ctrlib.coupling import complete
 from ctrlib.errors import UserError
@@ -332,7 +332,7 @@ def test_damaged_checkpoints_are_not_trained_on(store) -> None:
 
 
 def test_workers_give_the_same_numbers(store, tmp_path) -> None:
-    """Two worker processes against this process; a mistake in a worker arrives here as one line."""
+    """Two worker processes against this process; mistakes in workers arrive here as one line."""
     wanted = [quick(1), quick(2), make_run([member(1), member(2, dropout=0.4)], complete(2))]
     try:
         pooled = store.ensure(wanted, device="cpu", workers=2)
@@ -342,16 +342,17 @@ def test_workers_give_the_same_numbers(store, tmp_path) -> None:
             assert (a.folder / "members.safetensors").read_bytes() == (b.folder / "members.safetensors").read_bytes()
         with pytest.raises(UserError) as caught:
             store.ensure([quick(batch_size=331), quick(batch_size=332)], device="cpu", workers=2)
-        assert "must be at most 330" in one_line(caught)
-        assert not runs._pools, "the next call begins with new workers"
+        assert "2 runs failed" in one_line(caught)
+        assert one_line(caught).count("must be at most 330") == 2
+        assert executors._pools, "a mistake costs no worker"
     finally:
-        runs.stop_pools()
+        executors.stop_pools()
     assert sorted(store.fingerprints()) == sorted(run.fingerprint for run in wanted)
 
 
 def test_a_killed_worker_is_said_and_the_store_stays_usable(store) -> None:
     """As the system's out-of-memory killer does: SIGKILL to the workers of this process's own pool."""
-    pool, _ = runs.worker_pool(2)
+    pool, _ = executors.worker_pool(2)
     try:
         doomed = [pool.submit(time.sleep, 60) for _ in range(2)]
         while not all(future.running() for future in doomed):
@@ -362,13 +363,13 @@ def test_a_killed_worker_is_said_and_the_store_stays_usable(store) -> None:
             store.ensure([quick(1), quick(2)], device="cpu", workers=2)
         assert "memory" in one_line(caught)
     finally:
-        runs.stop_pools()
+        executors.stop_pools()
     assert [record.run for record in here(store, [quick(1)])] == [quick(1)]
 
 
 def test_workers_killed_while_idle_do_not_break_every_later_call(store) -> None:
     """The pool is kept between calls (a notebook pauses, the system reclaims memory): it must not stay broken."""
-    pool, _ = runs.worker_pool(2)
+    pool, _ = executors.worker_pool(2)
     try:
         pool.submit(time.sleep, 0).result(60)
         for worker in list(pool._processes.values()):
@@ -378,9 +379,9 @@ def test_workers_killed_while_idle_do_not_break_every_later_call(store) -> None:
         with pytest.raises(UserError) as caught:
             store.ensure([quick(1), quick(2)], device="cpu", workers=2)
         assert "memory" in one_line(caught)
-        assert not runs._pools, "the next call begins with new workers"
+        assert not executors._pools, "the next call begins with new workers"
     finally:
-        runs.stop_pools()
+        executors.stop_pools()
 
 
 # ---- other processes -------------------------------------------------------------------------------------------------
@@ -577,7 +578,7 @@ def test_what_may_not_be_written_or_read_is_said(tmp_path, closed) -> None:
             root.parent.chmod(0o755)
         else:
             place.chmod(0o755)
-    assert answer.startswith("UserError: ") or answer.startswith("Damaged: ")
+    assert answer.startswith(("UserError: ", "StoreError: ", "Damaged: "))
     assert "\n" not in answer
     assert str(Path("mine", "runs")) in answer
     if closed == "new store":
@@ -617,7 +618,7 @@ def test_progress_says_what_is_done(store, capsys) -> None:
 
 
 def test_a_long_training_gives_signs_of_life(store, capsys, monkeypatch) -> None:
-    monkeypatch.setattr(runs, "HEARTBEAT_S", -1.0)
+    monkeypatch.setattr(progress, "HEARTBEAT_S", -1.0)
     here(store, [quick(epochs=3)])
     out = capsys.readouterr().out
     assert "[0/1] ... DeepFM solo from scratch, draw 0: epoch 2 of at most 3, validation AUC 0." in out

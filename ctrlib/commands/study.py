@@ -1,6 +1,7 @@
 """``ctrlib study`` and ``ctrlib book``: execute notebooks, render the book."""
 
 import re
+import time
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,10 +22,17 @@ def study(
         typer.Option("--set", metavar="NAME=VALUE", help="A parameter for this time; may be repeated."),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for the executed notebooks.")] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes that train runs on this machine's CPU. (Default: all cores.)")
+    ] = None,
+    dask: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="A Dask scheduler whose workers train the runs instead.")
+    ] = None,
 ) -> None:
     """Execute the study's notebooks with the parameters of a profile, and of [bold]--set[/bold].
 
-    Models that were trained before come from the run store; notebooks that are up to date are not executed again.
+    First every run that the notebooks ask for is trained, unless the run store has it; then they are executed, those
+    that are up to date excepted. A run that fails fails the notebooks that need it; the others go on.
     Without --out, executed copies go to _build/study/PROFILE, with --set to a folder of their own.
 
     [dim]ctrlib study[/dim]                                    all notebooks, minutes on a laptop
@@ -32,18 +40,30 @@ def study(
     [dim]ctrlib study --only 02 --set instances=5[/dim]        one notebook, five models in a group
 
     [dim]ctrlib study --set dataset=criteo --set "seeds=[1,2,3]" --set device=cuda[/dim]
+
+    [dim]ctrlib study --dask tcp://10.0.0.1:8786[/dim]               on many machines: see the book
     """
     from ctrlib.config import project_root
-    from ctrlib.study import execute, plan, read_overrides
+    from ctrlib.errors import UserError
+    from ctrlib.study import Outcome, execute, plan, read_overrides, train_planned
 
+    if workers and dask:
+        raise UserError("--workers is for this machine, --dask for others: give one of them")
     root = project_root()
     jobs = plan(root, profile, only or [], read_overrides(set_ or []), out.absolute() if out else None)
     outcomes = []
     with Reporter(len(jobs)) as reporter:
+        reporter.start("training what the notebooks ask for")
+        lacking = train_planned(jobs, reporter.line, workers, dask)
+        reporter.end("done")
         for job in jobs:
-            reporter.start(job.name)
-            outcomes.append(execute(job, root, reporter.line))
-            reporter.end(outcomes[-1])
+            reporter.start_notebook(job.name)
+            if job.number in lacking:
+                job.failed_copy.unlink(missing_ok=True)
+                outcomes.append(Outcome(job, "failed", 0.0, lacking[job.number]))
+            else:
+                outcomes.append(execute(job, root, reporter.line))
+            reporter.end(outcomes[-1].state)
     summary = table("notebook", "state", numbers=("seconds",))
     for outcome in outcomes:
         colour = "red" if outcome.state == "failed" else "green"
@@ -52,8 +72,8 @@ def study(
     say(f"executed notebooks, profile {profile}: {shown(jobs[0].output.parent, root)}")
     failures = [outcome for outcome in outcomes if outcome.state == "failed"]
     for outcome in failures:
-        line = f"error: {outcome.job.source.name}: {outcome.error}; see {shown(outcome.job.failed_copy, root)}"
-        typer.secho(line, fg="red", err=True)
+        see = f"; see {shown(outcome.job.failed_copy, root)}" if outcome.job.failed_copy.exists() else ""
+        typer.secho(f"error: {outcome.job.source.name}: {outcome.error}{see}", fg="red", err=True)
     if failures:
         raise typer.Exit(1)
 
@@ -84,7 +104,7 @@ class Reporter:
 
     def __init__(self, notebooks: int) -> None:
         self.console = console()
-        self.notebooks, self.number, self.name = notebooks, 0, ""
+        self.notebooks, self.number, self.title, self.began = notebooks, 0, "", 0.0
         self.progress: Any = None
 
     def __enter__(self) -> "Reporter":
@@ -105,33 +125,35 @@ class Reporter:
         if self.progress:
             self.progress.stop()
 
-    def start(self, name: str) -> None:
-        """A notebook begins."""
-        self.number, self.name = self.number + 1, name
+    def start_notebook(self, name: str) -> None:
+        """The next notebook begins."""
+        self.number += 1
+        self.start(f"notebook {self.number} of {self.notebooks}, {name}")
+
+    def start(self, title: str) -> None:
+        """A part of the study begins."""
+        self.title, self.began = title, time.monotonic()
         if self.progress:
-            self.task = self.progress.add_task(self._title(), total=None)
+            self.task = self.progress.add_task(title, total=None)
         else:
-            self._print(self._title())
+            self._print(title)
 
     def line(self, text: str) -> None:
-        """A printed line of the notebook: what it is training and how long that will take."""
+        """A printed line: what is being trained and how long that will take."""
         if not self.progress:
             self._print(f"  {text}")
             return
         counted = re.match(r"\[(\d+)/(\d+)\]", text)
         done = {"completed": int(counted[1]), "total": int(counted[2])} if counted else {}
         self.progress.update(
-            self.task, description=f"{self._title()}\n  [dim]{text.replace('[', chr(92) + '[')}[/dim]", **done
+            self.task, description=f"{self.title}\n  [dim]{text.replace('[', chr(92) + '[')}[/dim]", **done
         )
 
-    def end(self, outcome: Any) -> None:
-        """A notebook is through."""
+    def end(self, state: str) -> None:
+        """The part is through."""
         if self.progress:
             self.progress.remove_task(self.task)
-        self._print(f"{self._title()}: {outcome.state}, {outcome.seconds:.0f} s")
-
-    def _title(self) -> str:
-        return f"notebook {self.number} of {self.notebooks}, {self.name}"
+        self._print(f"{self.title}: {state}, {time.monotonic() - self.began:.0f} s")
 
     def _print(self, text: str) -> None:
         self.console.print(text, markup=False, highlight=False, soft_wrap=True)

@@ -1,0 +1,308 @@
+"""Locks of runs: one owner, a dead one has one heir, here and on other machines, by real processes."""
+
+import json
+import os
+import random
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from processes import PROCESSES, on_machine, start, until
+from small import make_run, member
+
+from ctrlib import locks, trainer
+from ctrlib.garbage import find_garbage
+from ctrlib.locks import RunLock, read_owner
+from ctrlib.runs import RunStore
+
+HEARTBEAT_S = 0.1  # dead after 0.6 s
+
+
+def quick(seed: int = 1):
+    return make_run([member(seed)], epochs=1, batch_size=165)
+
+
+@pytest.fixture
+def heartbeat(monkeypatch) -> None:
+    monkeypatch.setattr(locks, "HEARTBEAT_S", HEARTBEAT_S)
+
+
+def owner_files(folder: Path) -> list[Path]:
+    return [path for path in folder.iterdir() if path.suffix != ".lock"]
+
+
+def write_owner(folder: Path, name: str = "run", **changes) -> Path:
+    """The file that an owner on another machine has left."""
+    about = {"token": "0123456789abcdef", "machine": "far/away", "process": 4711, "system_lock": True}
+    path = folder / f"{name}.owner"
+    path.write_text(json.dumps({**about, **changes}))
+    return path
+
+
+def test_one_has_it_and_frees_it(tmp_path) -> None:
+    first, second = RunLock(tmp_path, "run"), RunLock(tmp_path, "run")
+    assert first.is_held() is False
+    assert first.acquire()
+    with first:
+        assert not second.acquire()
+        assert second.is_held() is True
+        assert str(second.owner()) == f"process {os.getpid()} on {os.uname().nodename}"
+        assert not first.is_lost()
+        assert RunLock(tmp_path, "another").is_held() is False
+    assert owner_files(tmp_path) == []
+    assert second.owner() is None
+    assert second.acquire()
+    with second:
+        assert not first.acquire()
+
+
+def test_the_heart_beats_and_the_file_keeps_its_length(tmp_path, heartbeat) -> None:
+    lock = RunLock(tmp_path, "run")
+    assert lock.acquire()
+    with lock:
+        texts = [lock.owner().text]
+        for _ in range(3):
+            until(lambda: lock.owner().text != texts[-1], "heartbeat")
+            texts.append(lock.owner().text)
+    assert len(set(texts)) == 4
+    assert len({len(text) for text in texts}) == 1
+    assert all(json.loads(text)["process"] == os.getpid() for text in texts)
+
+
+def hold(folder: Path, name: str, sign: Path, machine: str | None) -> None:
+    locks.HEARTBEAT_S = HEARTBEAT_S
+    if machine:
+        on_machine(machine)
+    lock = RunLock(folder, name)
+    assert lock.acquire()
+    with lock:
+        sign.touch()
+        time.sleep(600)
+
+
+def take(folder: Path, name: str, machine: str | None, ready, go, log: Path) -> None:
+    """When told to, try to take a lock until it was taken by somebody; who has it keeps it for a second."""
+    locks.HEARTBEAT_S = HEARTBEAT_S
+    if machine:
+        on_machine(machine)
+    ready.release()
+    go.wait(90)
+    end = time.monotonic() + 30
+    while time.monotonic() < end and not log.exists():
+        lock = RunLock(folder, name)
+        if lock.acquire():
+            with lock, log.open("a") as file:
+                file.write(f"{os.getpid()}\n")
+                file.flush()
+                time.sleep(1)
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("elsewhere", [False, True], ids=["this machine", "other machines"])
+def test_a_killed_owner_has_one_heir_among_eight(tmp_path, elsewhere) -> None:
+    """SIGKILL to the owner. On its machine the system frees the lock at once; elsewhere its heartbeat is missed."""
+    (tmp_path / "locks").mkdir()
+    ready, go = PROCESSES.Semaphore(0), PROCESSES.Event()
+    owner = start(hold, tmp_path / "locks", "run", tmp_path / "held", "first" if elsewhere else None)
+    until((tmp_path / "held").exists, "owner")
+    names = [f"machine {n}" if elsewhere else None for n in range(8)]
+    started = [start(take, tmp_path / "locks", "run", name, ready, go, tmp_path / "log") for name in names]
+    for _ in started:
+        assert ready.acquire(timeout=90)
+    go.set()
+    time.sleep(8 * HEARTBEAT_S)
+    assert not (tmp_path / "log").exists(), "its heart beats"
+    os.kill(owner.pid, signal.SIGKILL)
+    for one in started:
+        one.join(90)
+    assert [one.exitcode for one in started] == [0] * 8
+    assert len((tmp_path / "log").read_text().split()) == 1
+    assert owner_files(tmp_path / "locks") == []
+
+
+def hammer(folder: Path, seed: int, end: float, machine: str | None) -> None:
+    """Take the lock again and again; inside, a file that must not be there yet is made and removed."""
+    locks.HEARTBEAT_S = HEARTBEAT_S
+    if machine:
+        on_machine(machine)
+    draws = random.Random(seed)
+    while time.time() < end:
+        lock = RunLock(folder / "locks", "run")
+        if lock.acquire():
+            with lock:
+                inside = folder / f"inside {os.getpid()}"
+                inside.touch()
+                others = [path for path in folder.glob("inside *") if path != inside and is_alive(path)]
+                with (folder / "sections").open("a") as file:
+                    file.write(f"{len(others)}\n")
+                time.sleep(draws.random() / 50)
+                inside.unlink()
+        time.sleep(draws.random() / 100)
+
+
+def is_alive(sign: Path) -> bool:
+    try:
+        status = Path(f"/proc/{sign.name.split()[1]}/stat").read_text()
+    except FileNotFoundError:
+        return False
+    return status.rpartition(")")[2].split()[0] != "Z" and sign.exists()
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks into /proc")
+@pytest.mark.parametrize("elsewhere", [False, True], ids=["this machine", "other machines"])
+def test_eight_processes_and_random_kills(tmp_path, elsewhere) -> None:
+    (tmp_path / "locks").mkdir()
+    draws, end = random.Random(0), time.time() + 4
+    count = 0
+
+    def another():
+        nonlocal count
+        count += 1
+        return start(hammer, tmp_path, count, end, f"machine {count}" if elsewhere else None)
+
+    started = [another() for _ in range(8)]
+    while time.time() < end - 1.5:
+        time.sleep(draws.random() / 5)
+        victim = draws.randrange(8)
+        started[victim].kill()
+        started[victim].join()
+        started[victim] = another()
+    for one in started:
+        one.join(90)
+    sections = (tmp_path / "sections").read_text().split()
+    assert len(sections) > 20
+    assert set(sections) == {"0"}, "never two at once"
+
+
+def test_a_missing_heartbeat_is_noticed_by_the_observers_own_clock(tmp_path, heartbeat) -> None:
+    """The file of a machine whose clock is years ahead: only that it stands still counts."""
+    path = write_owner(tmp_path)
+    os.utime(path, (4e9, 4e9))
+    lock = RunLock(tmp_path, "run")
+    began = time.monotonic()
+    assert not lock.acquire()
+    assert lock.is_held() is None
+    assert "process 4711 on far" in str(lock.owner())
+    path.write_text(path.read_text() + " ")
+    until(lock.acquire, "heir")
+    with lock:
+        assert time.monotonic() - began >= locks.stale_s()
+        assert [one.machine for one in lock._chain()] == ["far/away", locks.this_machine()]
+        assert not RunLock(tmp_path, "run").acquire()
+    assert owner_files(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"",
+        b"\0" * 5000,
+        b"\xff\xfe",
+        b"[]",
+        b"null",
+        b'{"token": "../../../x", "machine": "m", "process": 1, "system_lock": true}',
+        b'{"token": "0123456789abcdef", "machine": "m", "process": 1e999, "system_lock": true}',
+        b'{"token": "0123456789abcdef", "machine": ["m"], "process": "x"}',
+        b'{"token": {"a": 1}, "machine": null, "process": null}',
+        b"[" * 900,
+    ],
+)
+def test_a_file_that_no_owner_wrote_delays_and_no_more(tmp_path, heartbeat, text) -> None:
+    (tmp_path / "locks").mkdir()
+    (tmp_path / "locks" / "run.owner").write_bytes(text)
+    lock = RunLock(tmp_path / "locks", "run")
+    assert not lock.acquire()
+    assert "\n" not in str(lock.owner())
+    until(lock.acquire, "heir")
+    with lock:
+        assert not RunLock(tmp_path / "locks", "run").acquire()
+    assert owner_files(tmp_path / "locks") == []
+    assert [path.name for path in tmp_path.iterdir()] == ["locks"]
+
+
+def test_an_heir_gives_way_when_the_lock_was_freed_meanwhile(tmp_path, monkeypatch) -> None:
+    """Two found the owner dead; one took over, did the work and freed the lock; a third began. The second is late."""
+    monkeypatch.setattr(locks, "stale_s", lambda: 0.0)
+    write_owner(tmp_path)
+    late, third = RunLock(tmp_path, "run"), RunLock(tmp_path, "run")
+    owner = RunLock.owner
+
+    def slow(lock: RunLock):
+        found = owner(lock)
+        monkeypatch.setattr(RunLock, "owner", owner)
+        (tmp_path / "run.owner").unlink()  # the first heir is through
+        monkeypatch.setattr(locks, "FileLock", type(late._system))
+        third._system = late._system
+        assert third._claim(None, False)
+        return found
+
+    monkeypatch.setattr(RunLock, "owner", slow)
+    assert not late.acquire()
+    assert not third.is_lost()
+    with third:
+        assert [path.name for path in owner_files(tmp_path)] == ["run.owner"]
+    assert owner_files(tmp_path) == []
+
+
+def test_an_owner_that_slept_too_long_gives_way(tmp_path, monkeypatch) -> None:
+    """Another machine took it for dead and trains in its place: its own result is not written over the other's."""
+    store, run = RunStore(tmp_path / "runs"), quick()
+    train = trainer.train
+    heirs: list[RunLock] = []
+
+    def slept(*arguments):
+        trained = train(*arguments)
+        with monkeypatch.context() as patch:
+            patch.setattr(locks, "stale_s", lambda: 0.0)
+            heir = store.lock(run.fingerprint)
+            assert heir.acquire()
+            heirs.append(heir)
+        return trained
+
+    monkeypatch.setattr(trainer, "train", slept)
+    assert store.train_unless_busy(run, "cpu") is None
+    assert store.fingerprints() == []
+    assert heirs[0].is_held() is None
+    assert not heirs[0].is_lost(), "leaving did not free what is the heir's"
+    with heirs[0]:
+        pass
+    monkeypatch.undo()
+    assert store.train(run, "cpu").fingerprint == run.fingerprint
+
+
+def test_waiting_says_for_whom(tmp_path, monkeypatch, capsys) -> None:
+    """A run that a machine far away trains: others first, then a line that names it, then its dead owner's turn."""
+    monkeypatch.setattr(locks, "HEARTBEAT_S", 0.3)
+    monkeypatch.setattr("ctrlib.progress.HEARTBEAT_S", -1.0)
+    store = RunStore(tmp_path / "runs")
+    (store.root / ".locks").mkdir(parents=True)
+    write_owner(store.root / ".locks", quick(1).fingerprint)
+    records = store.ensure([quick(1), quick(2)], device="cpu", workers=1)
+    assert [record.run for record in records] == [quick(1), quick(2)]
+    lines = [line for line in capsys.readouterr().out.splitlines() if "] ..." not in line or "waiting" in line]
+    assert lines[1].startswith("[1/2]")
+    assert "waiting for 1 runs that other processes train: process 4711 on far" in lines[2]
+    assert lines[-1].startswith("[2/2]")
+
+
+@pytest.mark.parametrize("alive", [True, False])
+def test_garbage_of_another_machine_is_watched_before_it_is_named(tmp_path, heartbeat, alive) -> None:
+    store = RunStore(tmp_path / "runs")
+    (store.root / ".locks").mkdir(parents=True)
+    (store.root / ".writing-0000").mkdir()
+    if alive:
+        owner = start(hold, store.root / ".locks", "0000", tmp_path / "held", "far")
+        until((tmp_path / "held").exists, "owner")
+    else:
+        write_owner(store.root / ".locks", "0000")
+    notices: list[str] = []
+    found = [one.folder.name for one in find_garbage(store, notice=notices.append)]
+    assert found == ([] if alive else [".writing-0000"])
+    assert "other machines may be training 1 of these runs" in notices[0]
+    if alive:
+        owner.kill()
+
+
+def test_an_owner_removed_while_it_is_read_is_nobody(tmp_path) -> None:
+    assert read_owner(tmp_path / "run.owner") is None
