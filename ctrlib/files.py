@@ -1,7 +1,15 @@
-"""Writing files that are whole or not there."""
+"""Writing files that are whole or not there, and reading them without trusting them."""
 
+import json
 import os
+import shutil
+import stat
 from pathlib import Path
+from typing import Any, BinaryIO
+
+
+class Irregular(OSError):
+    """A link, folder or device where a file was written: it is not followed and not read."""
 
 
 def write_synced(path: Path, content: bytes) -> None:
@@ -10,3 +18,36 @@ def write_synced(path: Path, content: bytes) -> None:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
+
+
+def open_plain(path: Path) -> BinaryIO:
+    """Open a file for reading; :class:`Irregular` for anything else, which could lead elsewhere or never end."""
+    if not stat.S_ISREG(path.lstat().st_mode):
+        raise Irregular(f"{path}: a link, folder or device where a file should be")
+    return path.open("rb")
+
+
+def read_plain(path: Path) -> bytes:
+    """The bytes of a file; see :func:`open_plain`."""
+    with open_plain(path) as file:
+        return file.read()
+
+
+def parse_json(content: bytes | str) -> Any:
+    """JSON as the standard has it; ValueError for all else: NaN and Infinity, text that is not UTF-8, endless nesting."""
+    try:
+        return json.loads(content.decode() if isinstance(content, bytes) else content, parse_constant=_refuse)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is not JSON")
+
+
+def remove(path: Path) -> None:
+    """Delete a file, a folder with all that is in it, or a link but not what it leads to; nothing there is fine."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
