@@ -24,8 +24,9 @@ from ctrlib.config import (
     store_root,
 )
 from ctrlib.coupling import complete, solo
+from ctrlib.data.about import read_about
 from ctrlib.data.sources import find
-from ctrlib.data.table import Dataset, read_about
+from ctrlib.data.table import Dataset
 from ctrlib.errors import UserError
 from ctrlib.models import architecture_name
 from ctrlib.runs import Record, RunStore, data_settings, load_data

@@ -7,6 +7,10 @@ import stat
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import numpy as np
+
+LONGEST_HEADER = 10_000  # bytes of a .npy header; numpy's own limit
+
 
 class Irregular(OSError):
     """A link, folder or device where a file was written: it is not followed and not read."""
@@ -34,7 +38,7 @@ def read_plain(path: Path) -> bytes:
 
 
 def parse_json(content: bytes | str) -> Any:
-    """JSON as the standard has it; ValueError for all else: NaN and Infinity, text that is not UTF-8, endless nesting."""
+    """JSON as the standard has it; ValueError for all else: NaN, Infinity, other text than UTF-8, endless nesting."""
     try:
         return json.loads(content.decode() if isinstance(content, bytes) else content, parse_constant=_refuse)
     except RecursionError:
@@ -51,3 +55,16 @@ def remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
+
+
+def read_npy_header(file: Any) -> tuple[tuple[int, ...], np.dtype]:
+    """Shape and type from the head of an open ``.npy`` file in C order; the array follows. Else ValueError."""
+    try:
+        if np.lib.format.read_magic(file) != (1, 0):
+            raise ValueError("another version of .npy")
+        shape, in_columns, dtype = np.lib.format.read_array_header_1_0(file, LONGEST_HEADER)
+    except Exception as error:  # the header is a Python literal, and numpy lets through whatever its parser raises
+        raise ValueError(f"no .npy header ({' '.join(str(error).split())[:100]})") from None
+    if in_columns and len(shape) > 1:
+        raise ValueError("an array in columns")
+    return shape, dtype

@@ -1,7 +1,7 @@
 """What the files of a run record must hold; anything else is a ValueError before it is used.
 
-A checksum says that a file is the one that was written. It does not say by whom: a store can be handed on. So nothing is
-unpacked, set aside in memory or looked up on the word of a file alone.
+A checksum says that a file is the one that was written. It does not say by whom: a store can be handed on. So nothing
+is unpacked, set aside in memory or looked up on the word of a file alone.
 """
 
 import io
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
-LONGEST_HEADER = 10_000  # bytes of a .npy header; numpy's own limit
+from ctrlib.files import read_npy_header
 
 
 class _Strict(BaseModel):
@@ -91,22 +91,9 @@ def read_logits(content: bytes, split: str, shape: tuple[int, int]) -> np.ndarra
     except (zipfile.BadZipFile, KeyError, EOFError, OSError, RuntimeError, NotImplementedError, struct.error) as error:
         raise ValueError(f"no array {split} ({error})") from None
     file = io.BytesIO(raw)
-    if read_header(file) != (shape, np.dtype("<f4")) or len(raw) - file.tell() != 4 * math.prod(shape):
+    if read_npy_header(file) != (shape, np.dtype("<f4")) or len(raw) - file.tell() != 4 * math.prod(shape):
         raise ValueError(f"{split} is no float32 array {shape}")
     return np.frombuffer(raw, "<f4", offset=file.tell()).reshape(shape).copy()
-
-
-def read_header(file: Any) -> tuple[tuple[int, ...], np.dtype]:
-    """Shape and type from the head of an open ``.npy`` file in C order; the array follows. Else ValueError."""
-    try:
-        if np.lib.format.read_magic(file) != (1, 0):
-            raise ValueError("another version of .npy")
-        shape, in_columns, dtype = np.lib.format.read_array_header_1_0(file, LONGEST_HEADER)
-    except Exception as error:  # the header is a Python literal, and numpy lets through whatever its parser raises
-        raise ValueError(f"no .npy header ({' '.join(str(error).split())[:100]})") from None
-    if in_columns and len(shape) > 1:
-        raise ValueError("an array in columns")
-    return shape, dtype
 
 
 def read_states(content: bytes, members: int) -> list[dict]:
