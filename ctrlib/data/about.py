@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ctrlib.config import digest
 from ctrlib.errors import UserError
@@ -42,9 +42,9 @@ class _Source(_Strict):
 
 class _About(_Strict):
     name: str
-    kind: str
-    source: _Source
-    numeric_columns: list[str]
+    kind: str = ""
+    source: _Source | None = None
+    numeric_columns: list[str] = []
     draws: list[_Draw] = Field(min_length=1)
 
 
@@ -89,8 +89,12 @@ def read_about(folder: Path) -> dict[str, Any]:
     try:
         for entry in _About.model_validate(about).draws:
             _check_draw(entry)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        raise UserError(f"{path}: damaged ({place[:100]!r}: {first['msg']}); {AGAIN}") from None
     except ValueError as error:
-        raise UserError(f"{path}: damaged ({' '.join(str(error).split())[:200]}); {AGAIN}") from None
+        raise UserError(f"{path}: damaged ({error}); {AGAIN}") from None
     return about
 
 

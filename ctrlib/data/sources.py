@@ -296,8 +296,8 @@ def _entry(name: str, about: dict[str, Any]) -> Entry:
     first = about["draws"][0]
     rows = sum(first["rows"].values())
     rate = sum(first["rows"][part] * first["click_rate"][part] for part in first["rows"]) / rows
-    how = f"from {about['source']['file']}"
-    return Entry(name, about["kind"], "prepared", rows, len(first["fields"]), rate, len(about["draws"]), how)
+    how = f"from {about['source']['file']}" if about.get("source") else "ctrlib data prepare"
+    return Entry(name, about.get("kind", "?"), "prepared", rows, len(first["fields"]), rate, len(about["draws"]), how)
 
 
 def describe(
@@ -361,4 +361,4 @@ def summary(folder: Path) -> dict[str, Any]:
         splits = [_split_facts(part, rows, clicks) for part, (rows, clicks) in sizes.items()]
         draws.append({"name": about["name"], **{key: entry[key] for key in ("draw", "fingerprint", "fields")}})
         draws[-1]["splits"] = splits
-    return {"name": about["name"], "numeric_columns": about["numeric_columns"], "draws": draws}
+    return {"name": about["name"], "numeric_columns": about.get("numeric_columns", []), "draws": draws}
