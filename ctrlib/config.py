@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from ctrlib.errors import UserError, unknown
+from ctrlib.errors import UserError, shown, unknown
 
 # Raise by one whenever the same settings would give other numbers; old records then no longer count as done.
 NUMERICS_VERSION = 2
@@ -195,7 +195,7 @@ class StudyParameters(Settings):
         for name, value in values.items():
             entries = value if isinstance(value, list | tuple) else [value]
             if name != "batch_norm" and any(isinstance(entry, bool) for entry in entries):
-                raise ValueError(f"{name}={value!r}: must not be true or false")
+                raise ValueError(f"{name}={shown(value)}: must not be true or false")
         return values
 
     @model_validator(mode="after")
@@ -203,17 +203,36 @@ class StudyParameters(Settings):
         if self.batch_norm and self.batch_size == 1:
             raise ValueError("batch_size=1: must be at least 2 with batch_norm, which compares the rows of a batch")
         if len(set(self.seeds)) != len(self.seeds):
-            raise ValueError(f"seeds {list(self.seeds)} repeat; each group needs its own")
+            raise ValueError(f"seeds {shown(list(self.seeds))} repeat; each group needs its own")
         return self
 
 
 def _read_list(value: Any) -> Any:
     if isinstance(value, str):
         try:
-            value = yaml.safe_load(value)
-        except yaml.YAMLError:
+            value = read_yaml(value)
+        except ValueError:
             return value
     return value if isinstance(value, list | tuple) else [value]
+
+
+class _PlainLoader(yaml.SafeLoader):
+    """YAML without anchors: with them a few lines can stand for more than any memory, or hold themselves."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("an alias (*) is not allowed here")
+        return super().compose_node(parent, index)
+
+
+def read_yaml(text: str) -> Any:
+    """A YAML value of plain types; ValueError with one line for any text that is none."""
+    try:
+        return _PlainLoader(text).get_single_data()
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    except Exception as error:  # besides YAMLError, whatever int() or a date makes of a strange scalar
+        raise ValueError(" ".join(str(error).split())[:200]) from None
 
 
 S = TypeVar("S", bound=Settings)
@@ -228,8 +247,8 @@ def checked(model: type[S], **values: Any) -> S:
         return model(**values)
     except ValidationError as error:
         first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
-        what = f"{place}={first['input']!r}: " if place else ""
+        place = " ".join(".".join(str(part) for part in first["loc"])[:100].split())
+        what = f"{place}={shown(first['input'])}: " if place else ""
         message = first["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
         more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
         raise UserError(f"{what}{message}{more}") from None

@@ -31,6 +31,7 @@ def use_style() -> None:
             "grid.color": "#e3e3e3",
             "axes.edgecolor": "#555555",
             "svg.fonttype": "none",
+            "text.parse_math": False,  # a name with dollar signs is a name
         }
     )
 

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import stat
+import warnings
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -60,9 +61,11 @@ def remove(path: Path) -> None:
 def read_npy_header(file: Any) -> tuple[tuple[int, ...], np.dtype]:
     """Shape and type from the head of an open ``.npy`` file in C order; the array follows. Else ValueError."""
     try:
-        if np.lib.format.read_magic(file) != (1, 0):
-            raise ValueError("another version of .npy")
-        shape, in_columns, dtype = np.lib.format.read_array_header_1_0(file, LONGEST_HEADER)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # numpy tries to mend what it takes for the work of Python 2
+            if np.lib.format.read_magic(file) != (1, 0):
+                raise ValueError("another version of .npy")
+            shape, in_columns, dtype = np.lib.format.read_array_header_1_0(file, LONGEST_HEADER)
     except Exception as error:  # the header is a Python literal, and numpy lets through whatever its parser raises
         raise ValueError(f"no .npy header ({' '.join(str(error).split())[:100]})") from None
     if in_columns and len(shape) > 1:

@@ -14,9 +14,11 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from pydantic import ValidationError
 from torch import Tensor
 
 from ctrlib.cohort import Group, check_state, load_state, member_state
+from ctrlib.errors import first_problem
 from ctrlib.files import Irregular, parse_json, read_plain, remove, write_synced
 from ctrlib.stored import HISTORY
 
@@ -141,7 +143,10 @@ def check(groups: list[Group], facts: dict, tensors: dict[str, Tensor]) -> None:
     if not alike(facts, own):
         raise ValueError("the state is that of another training")
     at = facts["position"]
-    HISTORY.validate_python([*at["history"], *at["new"]])
+    try:
+        HISTORY.validate_python([*at["history"], *at["new"]])
+    except ValidationError as error:
+        raise ValueError(f"the history is not one, {first_problem(error)}") from None
     if min(at["epoch"], at["group"], at["step"]) < 0:
         raise ValueError("the state is at no place of a training")
     for trainee in (t for group in groups for t in group.trainees):

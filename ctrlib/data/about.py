@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ctrlib.config import digest
-from ctrlib.errors import UserError
+from ctrlib.errors import UserError, first_problem
 from ctrlib.files import Irregular, parse_json, read_plain
 
 FORMAT_VERSION = 1
@@ -90,9 +90,7 @@ def read_about(folder: Path) -> dict[str, Any]:
         for entry in _About.model_validate(about).draws:
             _check_draw(entry)
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(map(str, first["loc"]))
-        raise UserError(f"{path}: damaged ({place[:100]!r}: {first['msg']}); {AGAIN}") from None
+        raise UserError(f"{path}: damaged ({first_problem(error)}); {AGAIN}") from None
     except ValueError as error:
         raise UserError(f"{path}: damaged ({error}); {AGAIN}") from None
     return about
