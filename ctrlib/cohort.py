@@ -105,15 +105,20 @@ def make_trainee(
     member = run.members[index]
     model = build(member, dataset, device)
     optimizer = make_adam(model, run.recipe.learning_rate)
-    if start is not None and checkpoint is not None:
-        load_state(start, model, optimizer if checkpoint.optimizer == "keep" else None)
     drawn = torch.Generator(device)
+    trainee = Trainee(index, member, model, optimizer, drawn)
+    if start is not None and checkpoint is not None:
+        try:
+            check_state(start, trainee)
+        except ValueError as error:
+            raise UserError(f"run {checkpoint.run} cannot be started from: {error}") from None
+        load_state(start, model, optimizer if checkpoint.optimizer == "keep" else None)
     for module in model.modules():
         if isinstance(module, Dropout):
             module.generator = drawn
         if isinstance(module, MLP):
             module.bf16 = run.recipe.precision == "bf16"
-    return Trainee(index, member, model, optimizer, drawn)
+    return trainee
 
 
 def frozen_model(
@@ -202,13 +207,28 @@ def each_once(tensors: list[Tensor]) -> list[Tensor]:
     return list({tensor.data_ptr(): tensor for tensor in tensors if tensor.numel()}.values())
 
 
-def member_state(trainee: Trainee) -> State:
-    """Copies of the weights and of Adam's moments and step count, named, on the CPU."""
+def member_tensors(trainee: Trainee) -> State:
+    """The weights and Adam's moments and step count by name, where they are."""
     state = {f"weights.{name}": value for name, value in trainee.model.state_dict().items()}
     for name, parameter in trainee.model.named_parameters():
         for kind, value in trainee.optimizer.state[parameter].items():
             state[f"adam.{kind}.{name}"] = value
-    return {name: value.detach().cpu().clone() for name, value in state.items()}
+    return state
+
+
+def member_state(trainee: Trainee) -> State:
+    """Copies of :func:`member_tensors` on the CPU."""
+    return {name: value.detach().cpu().clone() for name, value in member_tensors(trainee).items()}
+
+
+def check_state(state: State, trainee: Trainee) -> None:
+    """Raise ValueError unless a state has the names, shapes and types of a member's own."""
+    forms = [
+        {name: (value.shape, value.dtype) for name, value in tensors.items()}
+        for tensors in (state, member_tensors(trainee))
+    ]
+    if forms[0] != forms[1]:
+        raise ValueError(f"the state of member {trainee.index} is not that of a {trainee.member.architecture} like it")
 
 
 def load_state(state: State, model: nn.Module, optimizer: torch.optim.Adam | None = None) -> None:

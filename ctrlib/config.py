@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, TypeVar, get_origin
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from ctrlib.errors import UserError, unknown
+from ctrlib.errors import UserError, shown, unknown
 
 # Raise by one whenever the same settings would give other numbers, or when a default changes (a fingerprint leaves out
 # what is at its default); old records then no longer count as done. A new setting whose default does what was done
@@ -289,7 +289,7 @@ class StudyParameters(Settings):
         for name, value in values.items():
             entries = value if isinstance(value, list | tuple) else [value]
             if name != "batch_norm" and any(isinstance(entry, bool) for entry in entries):
-                raise ValueError(f"{name}={value!r}: must not be true or false")
+                raise ValueError(f"{name}={shown(value)}: must not be true or false")
         return values
 
     @model_validator(mode="after")
@@ -299,7 +299,7 @@ class StudyParameters(Settings):
         for name in type(self).model_fields:
             values = getattr(self, name)
             if isinstance(values, tuple) and name != "hidden_units" and len(set(values)) != len(values):
-                raise ValueError(f"{name} {list(values)} repeat; each may stand there once")
+                raise ValueError(f"{name} {shown(list(values))} repeat; each may stand there once")
         return self
 
 
@@ -311,10 +311,29 @@ def _is_list(model: type[BaseModel], name: str) -> bool:
 def _read_list(value: Any) -> Any:
     if isinstance(value, str):
         try:
-            value = yaml.safe_load(value)
-        except yaml.YAMLError:
+            value = read_yaml(value)
+        except ValueError:
             return value
     return value if isinstance(value, list | tuple) else [value]
+
+
+class _PlainLoader(yaml.SafeLoader):
+    """YAML without anchors: with them a few lines can stand for more than any memory, or hold themselves."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("an alias (*) is not allowed here")
+        return super().compose_node(parent, index)
+
+
+def read_yaml(text: str) -> Any:
+    """A YAML value of plain types; ValueError with one line for any text that is none."""
+    try:
+        return _PlainLoader(text).get_single_data()
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    except Exception as error:  # besides YAMLError, whatever int() or a date makes of a strange scalar
+        raise ValueError(" ".join(str(error).split())[:200]) from None
 
 
 S = TypeVar("S", bound=Settings)
@@ -329,8 +348,8 @@ def checked(model: type[S], **values: Any) -> S:
         return model(**values)
     except ValidationError as error:
         first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
-        what = f"{place}={first['input']!r}: " if place else ""
+        place = " ".join(".".join(str(part) for part in first["loc"])[:100].split())
+        what = f"{place}={shown(first['input'])}: " if place else ""
         message = first["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
         more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
         raise UserError(f"{what}{message}{more}") from None

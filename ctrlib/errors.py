@@ -6,6 +6,7 @@ that says where, which value, and what is allowed. The command line prints that 
 
 from collections.abc import Iterable
 from difflib import get_close_matches
+from typing import Any
 
 
 class UserError(Exception):
@@ -16,10 +17,23 @@ class UserError(Exception):
         return [f"{type(self).__name__}: {self}"]
 
 
+def shown(value: object, most: int = 200) -> str:
+    """A value as it appears in a message: in one line, quoted, and cut when it is long."""
+    text = repr(value)
+    return text if len(text) <= most else f"{text[: most - 3]}..."
+
+
+def first_problem(error: Any) -> str:
+    """The first problem of a pydantic ``ValidationError`` in one line: where it is, and what."""
+    first = error.errors()[0]
+    place = " ".join(".".join(str(part) for part in first["loc"])[:100].split())
+    return f"{place!r}: {first['msg'][:200]}"
+
+
 def unknown(kind: str, name: object, allowed: Iterable[str]) -> UserError:
     """The error for a name outside ``allowed``, with the nearest valid name when one is close."""
     allowed = list(allowed)
     by_lower = {candidate.lower(): candidate for candidate in allowed}
-    close = get_close_matches(str(name).lower(), by_lower, n=1, cutoff=0.5)
+    close = get_close_matches(str(name)[:100].lower(), by_lower, n=1, cutoff=0.5)
     hint = f" Did you mean {by_lower[close[0]]!r}?" if close else ""
-    return UserError(f"unknown {kind} {name!r}; allowed: {', '.join(allowed)}.{hint}")
+    return UserError(f"unknown {kind} {shown(name)}; allowed: {', '.join(allowed)}.{hint}")

@@ -50,6 +50,7 @@ def use_style() -> None:
             "grid.color": "#e3e3e3",
             "axes.edgecolor": "#555555",
             "svg.fonttype": "none",
+            "text.parse_math": False,  # a name with dollar signs is a name
         }
     )
 
@@ -236,7 +237,9 @@ def size_curves(groups: pd.DataFrame, x: str, value: str, order: list[str], by: 
     return figure
 
 
-def panels_of(table: pd.DataFrame, by: Sequence[str], size: tuple[float, float] = WIDE) -> Iterator[tuple[Axes, pd.DataFrame]]:
+def panels_of(
+    table: pd.DataFrame, by: Sequence[str], size: tuple[float, float] = WIDE
+) -> Iterator[tuple[Axes, pd.DataFrame]]:
     """A panel side by side for each combination of ``by``, with its part of the table; titled by the combination."""
     parts = list(table.groupby(list(by), sort=False))
     _, axes = plt.subplots(1, len(parts), figsize=size, sharey=True, squeeze=False, layout="constrained")

@@ -1,6 +1,7 @@
 """What notebooks need to speak to the book: sentences made from numbers, and named values for other pages."""
 
 import io
+import re
 import sys
 from typing import Any
 
@@ -16,8 +17,15 @@ from ctrlib.statistics import PairedDifference
 
 
 def say(text: str) -> None:
-    """Show a sentence that was made from computed numbers."""
+    """Show a sentence that was made from computed numbers, in Markdown; :func:`as_text` is for what comes from data."""
     display(Markdown(text))
+
+
+def as_text(value: Any) -> str:
+    """A value that stays as it is inside Markdown: no markup, no HTML, no formula."""
+    line = re.sub(r"[^\w\s.,;/%]|_", lambda mark: f"&#{ord(mark[0])};", " ".join(str(value).split()))
+    # a formula would be found in the finished page, whatever the Markdown says
+    return f'<span class="tex2jax_ignore mathjax_ignore">{line}</span>' if re.search(r"[$\\]", str(value)) else line
 
 
 def sentence(difference: PairedDifference, treatment: str, control: str) -> str:
@@ -31,12 +39,18 @@ def sentence(difference: PairedDifference, treatment: str, control: str) -> str:
 
 
 def show_table(table: pd.DataFrame, formats: dict[str, str] | str = "{:.4f}") -> None:
-    """Show a table without its index; ``formats`` by column, or one for all columns of fractions."""
+    """Show a table without its index; ``formats`` by column, or one for all columns of fractions.
+
+    Names and values are text: neither HTML nor formulas in them are carried out.
+    """
     if isinstance(formats, str):
         formats = {name: formats for name in table.select_dtypes("floating").columns}
     spoken = {name: str(name).replace("_", " ") for name in table.columns}
-    styler = table.rename(columns=spoken).style.hide().format({spoken[name]: form for name, form in formats.items()})
-    display(styler.set_table_attributes('class="dataframe"'))  # the class that the book's themes know
+    by_column = {spoken[name]: form for name, form in formats.items()}
+    styler = table.rename(columns=spoken).style.hide().format(by_column, escape="html")
+    styler = styler.format_index(escape="html", axis="columns")
+    # the class that the book's themes know, and those that MathJax passes by
+    display(styler.set_table_attributes('class="dataframe tex2jax_ignore mathjax_ignore"'))
 
 
 def show_effects(table: pd.DataFrame, names: dict[str, str] | None = None) -> None:

@@ -9,17 +9,21 @@ import contextlib
 import hashlib
 import json
 import os
-import shutil
+import re
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from pydantic import ValidationError
 from torch import Tensor
 
-from ctrlib.cohort import Group, load_state, member_state
-from ctrlib.files import write_synced
+from ctrlib.cohort import Group, check_state, load_state, member_state
+from ctrlib.errors import first_problem
+from ctrlib.files import Irregular, parse_json, read_plain, remove, write_synced
+from ctrlib.stored import HISTORY
 
 NEWEST = "newest.json"
+STATE = re.compile(r"state-[0-9]{1,18}\.safetensors")
 
 
 @dataclass
@@ -72,41 +76,96 @@ class Checkpoints:
         except OSError as error:
             print(f"{self.folder}: no checkpoint written ({error.strerror or error}); the training goes on", flush=True)
             with contextlib.suppress(OSError):
-                (self.folder / name).unlink(missing_ok=True)
+                remove(self.folder / name)
             return
         self._number += 1
         for old in self.folder.glob("state-*.safetensors"):
             if old.name != name:
-                old.unlink()
+                with contextlib.suppress(OSError):
+                    remove(old)
 
     def restore(self, groups: list[Group]) -> Position:
         """Bring ``groups`` to the last state and return its position; without a usable one, the beginning."""
-        from safetensors import safe_open
-        from safetensors.torch import load
-
-        try:
-            pointer = (self.folder / NEWEST).read_bytes()
-        except FileNotFoundError:
+        if not self.folder.exists():
             return Position()
         try:
-            newest = json.loads(pointer)
-            path = self.folder / Path(newest["file"]).name
-            content = path.read_bytes()
-            if hashlib.sha256(content).hexdigest() != newest["sha256"] or path.name != newest["file"]:
-                raise ValueError(f"{path.name} is not the state that was written")
-            if newest["identity"] != self.identity:
+            newest, facts, tensors = read_state(self.folder)
+            if newest is None or newest["identity"] != self.identity:
                 return Position()
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            check(groups, facts, tensors)
+        except (OSError, ValueError) as error:
             print(f"damaged checkpoint {self.folder}: {error}; the training starts from its beginning", flush=True)
+            self.clear()
             return Position()
-        with safe_open(path, framework="pt") as file:
-            facts = json.loads(file.metadata()["facts"])
         self._number = int(newest["file"].removeprefix("state-").removesuffix(".safetensors"))
-        return put_back(groups, facts, load(content))
+        return put_back(groups, facts, tensors)
 
     def clear(self) -> None:
         """Remove the folder: the training is over."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            remove(self.folder)
+
+
+def read_state(folder: Path) -> tuple[dict | None, dict, dict[str, Tensor]]:
+    """Pointer, facts and tensors of the last state in ``folder``, its checksum compared; (None, {}, {}) without one.
+
+    Raises:
+        ValueError: it is not what was written.
+        OSError: it cannot be read.
+    """
+    from safetensors.torch import load
+
+    if folder.is_symlink():
+        raise Irregular(f"{folder} is a link")
+    try:
+        newest = parse_json(read_plain(folder / NEWEST))
+    except FileNotFoundError:
+        return None, {}, {}
+    if not isinstance(newest, dict) or not all(isinstance(newest.get(k), str) for k in ("identity", "file", "sha256")):
+        raise ValueError(f"{NEWEST} is not what was written")
+    if not STATE.fullmatch(newest["file"]):
+        raise ValueError(f"{newest['file'][:100]!r} is no name of a state")
+    content = read_plain(folder / newest["file"])
+    if hashlib.sha256(content).hexdigest() != newest["sha256"]:
+        raise ValueError(f"{newest['file']} is not the state that was written")
+    try:
+        tensors = load(content)
+        head = parse_json(content[8 : 8 + int.from_bytes(content[:8], "little")])
+        facts = parse_json(head["__metadata__"]["facts"])
+    except Exception as error:  # safetensors raises kinds of its own
+        raise ValueError(f"{newest['file']} is no state ({' '.join(str(error).split())[:100]})") from None
+    return newest, facts, tensors
+
+
+def check(groups: list[Group], facts: dict, tensors: dict[str, Tensor]) -> None:
+    """Raise ValueError unless a state is one of these groups, so that it is put back as a whole or not at all."""
+    own = facts_of(groups, Position())
+    if not alike(facts, own):
+        raise ValueError("the state is that of another training")
+    at = facts["position"]
+    try:
+        HISTORY.validate_python([*at["history"], *at["new"]])
+    except ValidationError as error:
+        raise ValueError(f"the history is not one, {first_problem(error)}") from None
+    if min(at["epoch"], at["group"], at["step"]) < 0:
+        raise ValueError("the state is at no place of a training")
+    for trainee in (t for group in groups for t in group.trainees):
+        kept = part(tensors, f"kept|{trainee.index}|")
+        for state in [part(tensors, f"now|{trainee.index}|"), *([kept] if kept else [])]:
+            check_state(state, trainee)
+    members = sum(len(group.trainees) for group in groups)
+    if "losses" in tensors and (tensors["losses"].dim() != 2 or tensors["losses"].shape[1] > members):
+        raise ValueError("the losses are of other members")
+
+
+def alike(value: object, own: object) -> bool:
+    """Whether two JSON values have the same keys and types all through; an empty list is like any other list."""
+    if isinstance(own, dict):
+        return isinstance(value, dict) and value.keys() == own.keys() and all(alike(value[k], own[k]) for k in own)
+    if isinstance(own, list):
+        same_length = isinstance(value, list) and len(own) in (0, len(value))
+        return same_length and all(map(alike, value, own))
+    return type(value) is type(own)
 
 
 def snapshot(groups: list[Group], at: Position) -> tuple[dict, dict[str, Tensor]]:
@@ -121,7 +180,12 @@ def snapshot(groups: list[Group], at: Position) -> tuple[dict, dict[str, Tensor]
             tensors[f"average|{number}|{i}"] = average.cpu().clone()
     if at.losses is not None:
         tensors["losses"] = at.losses.cpu().clone()
-    facts = {
+    return facts_of(groups, at), tensors
+
+
+def facts_of(groups: list[Group], at: Position) -> dict:
+    """The part of :func:`snapshot` that is JSON."""
+    return {
         "position": {name: value for name, value in vars(at).items() if name != "losses"},
         "groups": [
             {
@@ -135,7 +199,6 @@ def snapshot(groups: list[Group], at: Position) -> tuple[dict, dict[str, Tensor]
             for group in groups
         ],
     }
-    return facts, tensors
 
 
 def put_back(groups: list[Group], facts: dict, tensors: dict[str, Tensor]) -> Position:

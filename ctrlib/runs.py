@@ -21,25 +21,26 @@ import platform
 import re
 import shutil
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydantic import ValidationError
 
 from ctrlib.config import NUMERICS_VERSION, Data, Member, Run, StoredMember, SyntheticSettings, data_root, digest
 from ctrlib.data.workers import usable_cores
 from ctrlib.errors import UserError
 from ctrlib.executors import POLL_S, Dask, Pool, Task, Team, Tell, dask_threads, teller, work_off
-from ctrlib.files import write_synced
+from ctrlib.files import Irregular, parse_json, read_plain, remove, write_synced
 from ctrlib.locks import RunLock
 from ctrlib.progress import Progress, epoch_line, label, print_line, progress_line
+from ctrlib.stored import check_content, read_logits, read_states
 
 FORMAT = 1
 FILES = ("members.safetensors", "predictions.npz")
+NAME = re.compile("[0-9a-f]{16}")  # of a record's folder; whatever else lies in a store is somebody else's
 CHECKPOINT_S = 60.0  # seconds of training that an interruption may cost
 
 
@@ -76,8 +77,8 @@ class Record:
 
     def logits(self, split: str = "test") -> np.ndarray:
         """Logits (K, rows) float32 of the kept weights on ``valid`` or ``test``."""
-        with np.load(io.BytesIO(self._checked("predictions.npz")), allow_pickle=False) as arrays:
-            return arrays[split]
+        shape = (len(self.run.members), self.content["rows"][split])
+        return self._read("predictions.npz", lambda content: read_logits(content, split, shape))
 
     def probabilities(self, split: str = "test") -> np.ndarray:
         """Predicted click probabilities (K, rows) float64."""
@@ -85,13 +86,14 @@ class Record:
 
     def states(self) -> list[dict]:
         """Weights and Adam state of each member (see :data:`ctrlib.trainer.State`)."""
-        from safetensors.torch import load
+        return self._read("members.safetensors", lambda content: read_states(content, len(self.run.members)))
 
-        states: list[dict] = [{} for _ in self.run.members]
-        for name, tensor in load(self._checked("members.safetensors")).items():
-            member, key = name.split("|", 1)
-            states[int(member)][key] = tensor
-        return states
+    def _read(self, name: str, parse: Callable[[bytes], Any]) -> Any:
+        """What ``parse`` makes of a file whose checksum agrees."""
+        try:
+            return parse(self._checked(name))
+        except ValueError as error:
+            raise Damaged(f"{self.folder / name}: not what a run record holds ({error})") from None
 
     def _checked(self, name: str) -> bytes:
         """The bytes of one file, after their checksum agreed."""
@@ -117,9 +119,21 @@ class RunStore:
 
     def fingerprints(self) -> list[str]:
         """Names of all records, healthy or not."""
-        if not self.root.is_dir():
-            return []
-        return sorted(path.name for path in self.root.iterdir() if path.is_dir() and not path.name.startswith("."))
+        try:
+            found = list(self.root.iterdir()) if self.root.exists() else []
+        except OSError as error:
+            raise storage_error(error, self.root) from None
+        return sorted(path.name for path in found if NAME.fullmatch(path.name) and not path.is_file())
+
+    def name(self, beginning: str) -> str:
+        """The one fingerprint that is ``beginning``, or else begins with it; :class:`UserError` if there is no one."""
+        found = [name for name in self.fingerprints() if name.startswith(beginning)]
+        if beginning in found:
+            return beginning
+        if len(found) != 1:
+            what = f"{len(found)} runs begin with" if found else "no run"
+            raise UserError(f"{what} {beginning!r} in {self.root}; `ctrlib runs list` shows them")
+        return found[0]
 
     def open(self, fingerprint: str) -> Record:
         """The record of a fingerprint (or of an unambiguous beginning of one); its run.json is checked.
@@ -128,30 +142,31 @@ class RunStore:
             UserError: no such record, or one of another format, which is never overwritten.
             Damaged: run.json is missing, cut or altered.
         """
-        found = [name for name in self.fingerprints() if name.startswith(fingerprint)]
-        if fingerprint not in found and len(found) != 1:
-            what = f"{len(found)} runs begin with" if found else "no run"
-            raise UserError(f"{what} {fingerprint!r} in {self.root}; `ctrlib runs list` shows them")
-        folder = self.root / (fingerprint if fingerprint in found else found[0])
+        folder = self.root / self.name(fingerprint)
         path = folder / "run.json"
         raw = read_file(path)
         try:
-            content = json.loads(raw.decode())
-            checksum = content.pop("checksum")
-            version = content["format"]
-        except (ValueError, KeyError, TypeError, AttributeError):
+            content = parse_json(raw)
+            checksum, version = content.pop("checksum"), content["format"]
+            whole = digest(content) == checksum  # computed alike in every format
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             raise Damaged(f"{path}: not a whole run record") from None
+        if not whole:
+            raise Damaged(f"{path}: its checksum is not the one recorded when it was written")
         if version != FORMAT:
             raise UserError(
                 f"{path}: format {version}; this ctrlib reads format {FORMAT}: use the ctrlib that wrote it, "
                 "or another store (CTRLIB_RUNS)"
             )
         try:
-            if digest(content) != checksum or content["fingerprint"] != folder.name:
-                raise Damaged(f"{path}: its checksum is not the one recorded when it was written")
-            return Record(folder, Run.model_validate(content["run"]), content)
-        except (KeyError, ValueError, TypeError, ValidationError):
+            run = Run.model_validate(content["run"])
+            check_content(content, len(run.members), FILES)
+        except (KeyError, ValueError, TypeError):
             raise Damaged(f"{path}: not a whole run record") from None
+        current = content["numerics"] == NUMERICS_VERSION
+        if content["fingerprint"] != folder.name or (current and run.fingerprint != folder.name):
+            raise Damaged(f"{path}: is the record of another run")
+        return Record(folder, run, content)
 
     def verify(self, fingerprint: str) -> Record:
         """Open a record and check every file of it; :class:`Damaged` names the first that is wrong."""
@@ -201,13 +216,12 @@ class RunStore:
         final = self.root / run.fingerprint
         aside = self.root / f".writing-{run.fingerprint}"
         try:
-            shutil.rmtree(aside, ignore_errors=True)  # left by a process that was killed: the caller holds the lock
+            remove(aside)  # left by a process that was killed: the caller holds the lock
             aside.mkdir(parents=True)
             for name, data in files.items():
                 write_synced(aside / name, data)
             write_synced(aside / "run.json", json.dumps({**content, "checksum": digest(content)}, indent=1).encode())
-            if final.exists():  # only a damaged record can be here: the caller holds the lock and found none
-                shutil.rmtree(final)
+            remove(final)  # only a damaged record can be here: the caller holds the lock and found none
             aside.rename(final)
         except OSError as error:
             shutil.rmtree(aside, ignore_errors=True)
@@ -512,9 +526,13 @@ def processor_name() -> str:
 def read_file(path: Path) -> bytes:
     """The bytes of a file of a record; a missing file is damage, a forbidden one the user's to mend."""
     try:
-        return path.read_bytes()
+        if path.parent.is_symlink():
+            raise Irregular(f"{path.parent}: a link where the folder of a record should be")
+        return read_plain(path)
     except (FileNotFoundError, NotADirectoryError):
         raise Damaged(f"{path}: the file is missing") from None
+    except Irregular as error:
+        raise Damaged(str(error)) from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error})") from None
 

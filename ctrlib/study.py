@@ -19,10 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from ctrlib.config import Run, data_root, digest, store_root
-from ctrlib.errors import UserError, unknown
+from ctrlib.config import Run, data_root, digest, read_yaml, store_root
+from ctrlib.errors import UserError, shown, unknown
 
 KERNEL_START_S = 180
 STOP_S = 5
@@ -93,9 +91,11 @@ def find_profile(root: Path, profile: str) -> dict[str, dict[str, Any]]:
     if not path.is_file():
         raise unknown("profile", profile, sorted(p.stem for p in folder.glob("*.yaml")))
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        content = read_yaml(path.read_text(encoding="utf-8")) or {}
+    except ValueError as error:
         raise UserError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from None
     if not isinstance(content, dict) or not all(isinstance(part, dict) for part in content.values()):
         raise UserError(f"{path}: must hold sections (all, 01, 02, ...) of parameter: value lines")
     return {str(section): dict(part) for section, part in content.items()}
@@ -124,17 +124,17 @@ def read_overrides(assignments: list[str]) -> dict[str, Any]:
     for text in assignments:
         name, equals, value = text.partition("=")
         if not equals or not name.strip():
-            raise UserError(f"--set {text!r}: must be name=value, as in --set instances=5")
+            raise UserError(f"--set {shown(text)}: must be name=value, as in --set instances=5")
         try:
             overrides[name.strip()] = read_value(value)
-        except yaml.YAMLError:
-            raise UserError(f"--set {text!r}: {value!r} cannot be read as a value") from None
+        except ValueError as error:
+            raise UserError(f"--set {shown(text)}: {shown(value)} cannot be read as a value ({error})") from None
     return overrides
 
 
 def read_value(text: str) -> Any:
     """A YAML value; 1e-4, which YAML 1.1 takes for text, is a number."""
-    value = yaml.safe_load(text)
+    value = read_yaml(text)
     if isinstance(value, str) and re.fullmatch(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", value):
         return float(value)
     return value

@@ -207,9 +207,7 @@ def test_every_plan_is_a_full_grid_of_valid_distinct_arms(experiment) -> None:
     assert len(set(keys)) == len(keys), "an arm is told from all others by name, group and factors"
     assert {arm.seed for arm in arms} == {1, 2}
     assert {arm.factors["protocol"] for arm in arms} == {"equal_epochs", "own_end"}
-    by_group = [
-        sorted(str(key[:1] + key[2:]) for key in keys if key[1] == seed) for seed in p.seeds
-    ]
+    by_group = [sorted(str(key[:1] + key[2:]) for key in keys if key[1] == seed) for seed in p.seeds]
     assert by_group[0] == by_group[1], "every group has the same arms"
     for run in {run.fingerprint: run for arm in arms for run in arm.runs}.values():
         assert Run.model_validate(run.model_dump()) == run, "also those made by changing another"
@@ -435,7 +433,9 @@ def test_coupling_changes_members_but_not_what_they_are_paired_with(study) -> No
     for seed in (1, 2):
         pair = [chosen(arms, name, "DeepFM + DCN", seed).probabilities() for name in ("solo", "mutual")]
         assert all(np.abs(a - b).max() > 1e-6 for a, b in zip(*pair, strict=True))
-        alone = [chosen(arms, "solo", cohort, seed).probabilities()[0] for cohort in ("DeepFM + DCN", "DeepFM + DeepFM")]
+        alone = [
+            chosen(arms, "solo", cohort, seed).probabilities()[0] for cohort in ("DeepFM + DCN", "DeepFM + DeepFM")
+        ]
         assert np.array_equal(*alone)
 
 
@@ -619,5 +619,7 @@ def test_logistic_regression_is_scikit_learns_on_one_hot_codes() -> None:
 
 def test_architectures_are_spelled_as_the_registry_spells_them() -> None:
     """Otherwise ``fibinet`` would be its own companion, under another name."""
-    p = checked_parameters(architecture="fibinet", architectures=["dcn", "DCN", "pnn"], companions=["FIBINET"], rows=1000)
+    p = checked_parameters(
+        architecture="fibinet", architectures=["dcn", "DCN", "pnn"], companions=["FIBINET"], rows=1000
+    )
     assert (p.architecture, p.architectures, p.companions) == ("FiBiNET", ("DCN", "PNN"), ("FiBiNET",))

@@ -112,7 +112,7 @@ def test_beginnings_of_fingerprints(store) -> None:
     record = here(store, [quick()])[0]
     name = record.fingerprint
     assert store.open(name[:5]).fingerprint == name
-    (store.root / (name[:5] + "x" * 11)).mkdir()
+    (store.root / (name[:5] + "f" * 11)).mkdir()
     assert store.open(name).fingerprint == name, "a whole name is never ambiguous"
     with pytest.raises(UserError) as caught:
         store.open(name[:5])

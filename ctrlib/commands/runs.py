@@ -87,26 +87,37 @@ def runs_verify(
     runs: Annotated[list[str] | None, typer.Argument(help="Fingerprints; all runs if none is given.")] = None,
     store: Store = None,
 ) -> None:
-    """Check every file of every run against the checksum written with it; exit code 1 when one is damaged.
+    """Check every file of every run, and the state of every unfinished training, against its checksum.
+
+    Exit code 1 when one is damaged, or was written by another ctrlib. A damaged run is trained again when it is needed,
+    a training whose state is damaged starts from its beginning; a run of another ctrlib is left as it is.
 
     [dim]ctrlib runs verify[/dim]
     """
     from rich.progress import track
 
     from ctrlib.errors import UserError
+    from ctrlib.garbage import unfinished_trainings
+    from ctrlib.runs import Damaged
 
     found = open_store(store)
-    names = [found.open(name).fingerprint for name in runs] if runs else found.fingerprints()
-    damaged = []
+    names = [found.name(name) for name in runs] if runs else found.fingerprints()
+    damaged, other = [], []
     for name in track(names, "checking", transient=True):
         try:
             found.verify(name)
-        except UserError as problem:
+        except Damaged as problem:
             damaged.append(problem)
-    for problem in damaged:
-        typer.secho(f"damaged: {problem}", fg="red", err=True)
-    typer.echo(f"{len(names)} runs checked, {len(damaged)} damaged (a damaged run is trained again when it is needed)")
-    if damaged:
+        except UserError as problem:
+            other.append(problem)
+    states = {} if runs else unfinished_trainings(found)
+    damaged += [problem for problem in states.values() if problem]
+    for kind, problems in (("damaged", damaged), ("cannot be used", other)):
+        for problem in problems:
+            typer.secho(f"{kind}: {problem}", fg="red", err=True)
+    trainings = f", {len(states)} unfinished trainings" if states else ""
+    typer.echo(f"{len(names)} runs{trainings} checked, {len(damaged)} damaged, {len(other)} that cannot be used")
+    if damaged or other:
         raise typer.Exit(1)
 
 

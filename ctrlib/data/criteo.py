@@ -292,5 +292,6 @@ def _check(cells: list[str], where: str) -> None:
             raise UserError(f"{where}: {shown(cells[0])} looks like a header; allowed: no header, rows only")
         raise UserError(f"{where}, column label: {shown(cells[0])}; allowed: 0 or 1")
     for name, value in zip(NUMBERS, cells[1:14], strict=True):
-        if value and not (INTEGER.fullmatch(value) and -(2**63) <= int(value) < 2**63):
+        # the length first, since Python refuses to read thousands of digits
+        if value and not (len(value) < 1000 and INTEGER.fullmatch(value) and -(2**63) <= int(value) < 2**63):
             raise UserError(f"{where}, column {name}: {shown(value)}; allowed: a whole number or nothing")

@@ -9,8 +9,9 @@ import numpy as np
 from pydantic import Field, field_validator, model_validator
 
 from ctrlib.config import Settings, SyntheticSettings, data_root
-from ctrlib.data.table import OOV, Dataset, Split, open_draw, read_about, save
-from ctrlib.data.writing import file_sha256, new_folder, write_about
+from ctrlib.data.about import FILE, read_about, write_about
+from ctrlib.data.table import OOV, Dataset, Split, open_draw, save, verify_draw
+from ctrlib.data.writing import file_sha256, new_folder
 from ctrlib.errors import UserError, unknown
 
 MOST_THREADS = 8  # reading and writing in order keep more of them waiting
@@ -239,7 +240,7 @@ def find(name: str, data_dir: Path | str | None = None) -> Path:
     root = Path(data_dir) if data_dir is not None else data_root()
     plain = Path(name).name == name and name not in (".", "..")
     for folder in ([root / name] if plain else []) + [Path(name)]:
-        if (folder / "dataset.json").is_file():
+        if _is_prepared(folder):
             return folder
     if name in HOW_TO_GET:
         problem = f"data set {name!r} is not prepared yet in {root}; allowed now: {', '.join(_names(root))}"
@@ -252,8 +253,25 @@ def find(name: str, data_dir: Path | str | None = None) -> Path:
 
 def _names(root: Path) -> list[str]:
     """Names that load at once: the embedded data and every prepared folder."""
-    found = sorted(path.parent.name for path in root.glob("*/dataset.json") if not path.parent.name.startswith("."))
-    return ["synthetic", *found]
+    found = root.iterdir() if root.is_dir() else ()
+    return ["synthetic", *sorted(p.name for p in found if not p.name.startswith(".") and _is_prepared(p))]
+
+
+def _is_prepared(folder: Path) -> bool:
+    """Whether a folder is a prepared data set, or what is left of one that is damaged."""
+    return (folder / FILE).exists() or (folder / "draw-0").is_dir()
+
+
+def verify(name: str, data_dir: Path | str | None = None, report: Callable[[str], None] = _quiet) -> list[str]:
+    """Read every file of a prepared data set and compare it with its checksum; what is wrong, one line each."""
+    folder, problems = find(name, data_dir), []
+    for entry in read_about(folder)["draws"]:
+        report(f"{name}: draw {entry['draw']}")
+        try:
+            verify_draw(folder, entry["draw"])
+        except UserError as problem:
+            problems.append(str(problem))
+    return problems
 
 
 def catalogue(data_dir: Path | str | None = None) -> list[Entry]:
@@ -278,8 +296,8 @@ def _entry(name: str, about: dict[str, Any]) -> Entry:
     first = about["draws"][0]
     rows = sum(first["rows"].values())
     rate = sum(first["rows"][part] * first["click_rate"][part] for part in first["rows"]) / rows
-    how = f"from {about['source']['file']}"
-    return Entry(name, about["kind"], "prepared", rows, len(first["fields"]), rate, len(about["draws"]), how)
+    how = f"from {about['source']['file']}" if about.get("source") else "ctrlib data prepare"
+    return Entry(name, about.get("kind", "?"), "prepared", rows, len(first["fields"]), rate, len(about["draws"]), how)
 
 
 def describe(
@@ -343,4 +361,4 @@ def summary(folder: Path) -> dict[str, Any]:
         splits = [_split_facts(part, rows, clicks) for part, (rows, clicks) in sizes.items()]
         draws.append({"name": about["name"], **{key: entry[key] for key in ("draw", "fingerprint", "fields")}})
         draws[-1]["splits"] = splits
-    return {"name": about["name"], "numeric_columns": about["numeric_columns"], "draws": draws}
+    return {"name": about["name"], "numeric_columns": about.get("numeric_columns", []), "draws": draws}

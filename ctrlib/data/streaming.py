@@ -15,11 +15,12 @@ import numpy as np
 import polars as pl
 
 from ctrlib.data import criteo
+from ctrlib.data.about import SPLITS
 from ctrlib.data.blocks import Block, RawLines
 from ctrlib.data.criteo import FIELDS, Cells
 from ctrlib.data.values import FieldValues
 from ctrlib.data.workers import Workers
-from ctrlib.data.writing import SPLITS, DrawWriter, need_space
+from ctrlib.data.writing import DrawWriter, need_space
 from ctrlib.errors import UserError
 
 _TOGETHER = 8  # blocks counted at a time

@@ -12,30 +12,22 @@ A *draw* is one division of the same rows into train, valid and test. Each draw 
 vocabulary may only know its own training rows.
 """
 
-import json
-import time
+import math
+import stat
 from collections.abc import Iterable
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ctrlib.data.writing import (
-    FORMAT_VERSION,
-    SPLITS,
-    DrawWriter,
-    file_sha256,
-    fingerprint,
-    need_space,
-    new_folder,
-    write_about,
-)
+from ctrlib.data.about import AGAIN, FILE, SPLITS, VOCABULARY, read_about, write_about
+from ctrlib.data.verified import Files
+from ctrlib.data.writing import DrawWriter, need_space, new_folder
 from ctrlib.errors import UserError
+from ctrlib.files import open_plain, read_npy_header
 
 OOV = 0  # the code of every value that is rare or unseen in the training rows
-_SETTLED = 3_000_000_000  # nanoseconds
 _ROWS = 1 << 16  # rows looked at together
 
 
@@ -138,29 +130,11 @@ def _save_draw(folder: Path, dataset: Dataset, vocabulary: Any) -> dict[str, Any
         return writer.finish(dataset.field_names, dataset.field_dims, vocabulary)
 
 
-def read_about(folder: Path) -> dict[str, Any]:
-    """The content of ``folder/dataset.json``; :class:`UserError` when it is missing, damaged or of another version."""
-    path = Path(folder) / "dataset.json"
-    again = "prepare the data set again"
-    try:
-        about = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path}: not found, so this is no prepared data set; {again}") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: damaged ({error}); {again}") from None
-    version = about.get("format") if isinstance(about, dict) else None
-    if version != FORMAT_VERSION:
-        raise UserError(f"{path}: format {version!r}; allowed: {FORMAT_VERSION}; {again}")
-    with suppress(KeyError, TypeError, AttributeError):
-        if all(fingerprint(entry) == entry["fingerprint"] for entry in about["draws"]) and about["draws"]:
-            return about
-    raise UserError(f"{path}: damaged (its fingerprints do not match its content); {again}")
-
-
-def open_draw(folder: Path, draw: int = 0, mmap: bool = True) -> Dataset:
+def open_draw(folder: Path, draw: int = 0, mmap: bool = True, trust: bool = True) -> Dataset:
     """Open draw ``draw`` of a prepared folder; every array is checked against its header and its SHA-256.
 
-    With ``mmap`` the code arrays stay on disk until they are read; labels are always in memory. Raises
+    With ``mmap`` the code arrays stay on disk until they are read; labels are always in memory. With ``trust``, files
+    that are untouched since they were checked are not read again (:mod:`ctrlib.data.verified`). Raises
     :class:`UserError` naming the file that is missing or damaged.
     """
     folder = Path(folder)
@@ -170,14 +144,14 @@ def open_draw(folder: Path, draw: int = 0, mmap: bool = True) -> Dataset:
         raise UserError(f"{folder}: draw {draw} does not exist; allowed: 0 to {max(entries)} (prepare with --draws)")
     entry = entries[draw]
     place = folder / f"draw-{draw}"
-    fields = len(entry["fields"])
+    files = Files(place, trust)
     parts = {}
     for part in SPLITS:
         rows = entry["rows"][part]
-        ids = _open_array(place / f"{part}_ids.npy", entry, (rows, fields), np.int32, mmap)
-        labels = _open_array(place / f"{part}_labels.npy", entry, (rows,), np.uint8, mmap=False)
+        ids = _open_array(place / f"{part}_ids.npy", files, entry, (rows, len(entry["fields"])), np.int32, mmap)
+        labels = _open_array(place / f"{part}_labels.npy", files, entry, (rows,), np.uint8, mmap=False)
         parts[part] = Split(ids, labels)
-    return Dataset(
+    dataset = Dataset(
         name=about["name"],
         draw=draw,
         field_names=tuple(field["name"] for field in entry["fields"]),
@@ -185,21 +159,48 @@ def open_draw(folder: Path, draw: int = 0, mmap: bool = True) -> Dataset:
         fingerprint=entry["fingerprint"],
         **parts,
     )
+    if files.fresh:  # what was hashed is in the system's cache now, so looking at the codes too costs little
+        check(dataset)
+        files.remember()
+    return dataset
 
 
-def _open_array(path: Path, entry: dict[str, Any], shape: tuple[int, ...], dtype: type, mmap: bool) -> np.ndarray:
-    """Load one ``.npy`` after comparing its hash and header with what ``dataset.json`` says."""
-    if not path.is_file():
-        raise UserError(f"{path}: missing; prepare the data set again")
-    if _known_sha256(path) != entry["sha256"][path.name]:
-        raise UserError(f"{path}: damaged (its SHA-256 differs from dataset.json); prepare the data set again")
+def verify_draw(folder: Path, draw: int) -> None:
+    """Read every byte of a draw, its vocabulary too; :class:`UserError` names the first file that is not whole."""
+    open_draw(folder, draw, trust=False)
+    (entry,) = (entry for entry in read_about(folder)["draws"] if entry["draw"] == draw)
+    path = Path(folder) / f"draw-{draw}" / VOCABULARY
+    _need_whole(path, Files(path.parent, trust=False), entry)
+
+
+def _need_whole(path: Path, files: Files, entry: dict[str, Any]) -> None:
+    """Raise :class:`UserError` unless a file is there and has the hash that ``dataset.json`` says."""
     try:
-        array = _load(path, mmap)
-    except (ValueError, EOFError) as error:
-        raise UserError(f"{path}: damaged ({error}); prepare the data set again") from None
-    if array.shape != shape or array.dtype != dtype:
-        raise UserError(f"{path}: holds {array.dtype}{array.shape}; allowed: {np.dtype(dtype)}{shape}; prepare again")
-    return array
+        if not stat.S_ISREG(path.lstat().st_mode):
+            raise UserError(f"{path}: damaged (a link, folder or device where a file should be); {AGAIN}")
+        whole = files.is_whole(path, entry["sha256"][path.name])
+    except (FileNotFoundError, NotADirectoryError):
+        raise UserError(f"{path}: missing; {AGAIN}") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from None
+    if not whole:
+        raise UserError(f"{path}: damaged (its SHA-256 differs from {FILE}); {AGAIN}")
+
+
+def _open_array(
+    path: Path, files: Files, entry: dict[str, Any], shape: tuple[int, ...], dtype: type, mmap: bool
+) -> np.ndarray:
+    """Load one ``.npy`` after comparing its hash, header and size with what ``dataset.json`` says."""
+    _need_whole(path, files, entry)
+    with open_plain(path) as file:
+        try:
+            found = read_npy_header(file)
+        except ValueError as error:
+            raise UserError(f"{path}: damaged ({error}); {AGAIN}") from None
+        size = file.tell() + math.prod(shape) * np.dtype(dtype).itemsize
+    if found != (shape, np.dtype(dtype)) or path.stat().st_size != size:
+        raise UserError(f"{path}: holds {found[1]}{found[0]}; allowed: {np.dtype(dtype)}{shape}; {AGAIN}")
+    return _load(path, mmap)
 
 
 def _load(path: Path, mmap: bool) -> np.ndarray:
@@ -209,22 +210,3 @@ def _load(path: Path, mmap: bool) -> np.ndarray:
         return np.load(path, mmap_mode="c", allow_pickle=False)
     except OSError:  # a system that sets memory aside for every writable page may refuse a large file
         return np.load(path, mmap_mode="r", allow_pickle=False)
-
-
-_hashes: dict[tuple[Any, ...], str] = {}
-
-
-def _known_sha256(path: Path) -> str:
-    """SHA-256 of a file; computed once in a process as long as the file stays untouched.
-
-    Whether it was touched is read from its times, and these tick coarsely: a file changed in the last seconds could
-    change again unseen, so its hash is not kept.
-    """
-    state = path.stat()
-    key = (str(path.absolute()), state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns)
-    if key in _hashes:
-        return _hashes[key]
-    total = file_sha256(path)
-    if time.time_ns() - max(state.st_mtime_ns, state.st_ctime_ns) > _SETTLED:
-        _hashes[key] = total
-    return total

@@ -105,20 +105,30 @@ def open_text(path: Path, lines: int | None = None) -> Text:
 
 
 def unpack(path: Path, file: io.BufferedReader, lines: int | None) -> bytes:
-    """Decompress gzip content in memory, up to ``lines`` lines."""
-    done = io.BytesIO()
+    """Decompress gzip content in memory, up to ``lines`` lines; :class:`UserError` if it would not fit there."""
+    done, most = io.BytesIO(), most_unpacked()
     missing = math.inf if lines is None else lines
     try:
         with gzip.GzipFile(fileobj=file) as unpacked:
             while missing > 0 and (block := unpacked.read(_BLOCK)):
                 missing -= block.count(b"\n")
                 done.write(block)
+                if done.tell() > most:
+                    problem = f"unpacks to more than the {most / 1e9:,.1f} GB of memory that are free"
+                    raise UserError(f"{path}: {problem}; allowed: fewer --rows")
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         problem = f"damaged gzip after {done.tell():,} unpacked bytes"
         raise UserError(f"{path}: {problem} ({one_line(error)}); download or copy it again") from None
     if missing >= 0:
         return done.getvalue()
     return b"".join(take(io.BytesIO(done.getvalue()), lines))
+
+
+def most_unpacked() -> int:
+    """Bytes that unpacked text may take: half of the memory that is free, as what is read from it needs some too."""
+    import psutil
+
+    return psutil.virtual_memory().available // 2
 
 
 def take(lines: Iterable[bytes], count: int) -> Iterator[bytes]:
@@ -234,7 +244,10 @@ def separator_of(text: Text) -> str:
 def header_of(text: Text, separator: str, needed: Sequence[str] = ()) -> list[str]:
     """Column names of line 1; :class:`UserError` when one is empty or repeated or ``needed`` and absent."""
     where = f"{text.name}, line 1"
-    columns = next(csv.reader([next(decoded(text))], delimiter=separator))
+    try:
+        columns = next(csv.reader([next(decoded(text))], delimiter=separator))
+    except csv.Error as error:
+        raise UserError(f"{where}: {one_line(error)}; allowed: a header that names every column") from None
     absent = [name for name in needed if name not in columns]
     if needed and len(absent) == len(needed):
         raise UserError(f"{where}: no header (it begins with {shown(columns[0])}); allowed: {', '.join(needed)}")

@@ -2,8 +2,8 @@
 
 import hashlib
 import io
-import json
 import os
+import re
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -12,11 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from ctrlib.config import digest
+from ctrlib.data.about import FILE, VOCABULARY, fingerprint
 from ctrlib.errors import UserError
 
-FORMAT_VERSION = 1
-SPLITS = ("train", "valid", "test")
 _BLOCK = 1 << 20
 
 
@@ -28,7 +26,7 @@ def new_folder(root: Path, name: str) -> Iterator[Path]:
     left behind is cleared away first.
     """
     folder = Path(root) / name
-    if folder.exists() and not (folder / "dataset.json").is_file():
+    if folder.exists() and not _is_prepared(folder):
         raise UserError(f"{folder}: exists but is no prepared data set; choose another name or folder")
     _clear_leftovers(folder)
     aside = folder.with_name(f".{name}.new-{os.getpid()}")
@@ -46,6 +44,13 @@ def new_folder(root: Path, name: str) -> Iterator[Path]:
         for parent in above:  # folders made for nothing; one with the data set in it stays
             with suppress(OSError):
                 parent.rmdir()
+
+
+def _is_prepared(folder: Path) -> bool:
+    """Whether a folder is a prepared data set, or what is left of one."""
+    if (folder / FILE).is_file():
+        return True
+    return folder.is_dir() and all(re.fullmatch(rf"{FILE}|draw-[0-9]+", path.name) for path in folder.iterdir())
 
 
 def _replace(aside: Path, folder: Path) -> None:
@@ -142,7 +147,7 @@ class DrawWriter:
         self._open.close()
         packed = io.BytesIO()
         vocabulary.write_parquet(packed)
-        path = self._folder / "vocabulary.parquet"
+        path = self._folder / VOCABULARY
         path.write_bytes(packed.getbuffer())
         entry = {
             "fields": [{"name": name, "dim": dim} for name, dim in zip(names, dims, strict=True)],
@@ -153,19 +158,6 @@ class DrawWriter:
         name = fingerprint(entry)
         entry["sha256"] = {**entry["sha256"], path.name: hashlib.sha256(packed.getbuffer()).hexdigest()}
         return {"draw": self.draw, **entry, "fingerprint": name}
-
-
-def write_about(folder: Path, name: str, about: dict[str, Any], draws: list[dict[str, Any]]) -> None:
-    """Write ``dataset.json``: what the data set is (``about``) and the entries of its draws."""
-    content = {"format": FORMAT_VERSION, "name": name, **about, "draw_count": len(draws), "draws": draws}
-    text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
-    (folder / "dataset.json").write_text(text, encoding="utf-8")
-
-
-def fingerprint(entry: dict[str, Any]) -> str:
-    """Name of a draw's content: fields, sizes and arrays, whatever the folder is called."""
-    arrays = {name: value for name, value in entry["sha256"].items() if name.endswith(".npy")}
-    return digest({"format": FORMAT_VERSION, "fields": entry["fields"], "rows": entry["rows"], "sha256": arrays})
 
 
 def file_sha256(path: Path) -> str:

@@ -1,0 +1,210 @@
+"""A small fuzzer: valid inputs are changed at random, and what reads them may refuse, but not crash, hang or stray."""
+
+import json
+import os
+import random
+import signal
+import sys
+import sysconfig
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ctrlib.errors import UserError
+
+SEED = os.environ.get("CTRLIB_SEED", "0")
+SECONDS = 10  # that one input may take
+MEMORY = 2 << 30  # bytes that reading a small file may add
+EXECUTES = {
+    *("os.system", "os.exec", "os.posix_spawn", "os.spawn", "os.fork", "subprocess.Popen", "ctypes.dlopen"),
+    *("pickle.find_class", "socket.connect"),
+}
+ROOT = Path(__file__).parent.parent
+OWN_FILES = [str(Path(place).resolve()) for place in {*sysconfig.get_paths().values(), ROOT / "ctrlib"}]
+counts: Counter[str] = Counter()
+refused: Counter[str] = Counter()
+
+TOKENS = [
+    *(b"0", b"-1", b"1e999", b"9" * 25, b"9" * 5000, b"NaN", b"Infinity", b"null", b"true", b"[]", b"{}", b"[" * 3000),
+    *(
+        b'{"":' * 2000,
+        b"../../../../etc/passwd",
+        b"/etc/passwd",
+        b"\x00",
+        b"\xff\xfe",
+        b"\xef\xbb\xbf",
+        b"\r\n",
+        b"\n\n",
+    ),
+    *(b"\t", b",", b";", b'"', b'""', b"'", b"\xc3", "é".encode(), "\u2028".encode(), b"\x1f\x8b\x08", b"PK\x03\x04"),
+    *(b"PAR1", b"\x93NUMPY", b"!!python/object/apply:os.system [touch it_ran]", b"&a [*a]", b"__import__('os')"),
+    *(b"<script>alert(1)</script>", b"$x^2$", b"\xff" * 8, b"\x00" * 8, b"\x80", b"a" * 200_000, b"(" * 5000),
+]
+
+
+def mutate(chance: random.Random, content: bytes, tokens: list[bytes] = TOKENS) -> bytes:
+    """One to four random changes of bytes."""
+    data = bytearray(content)
+    for _ in range(chance.choice([1, 1, 1, 2, 4])):
+        size = len(data)
+        at = chance.randrange(size + 1)
+        until = min(size, at + int(chance.paretovariate(0.7)))
+        kind = chance.randrange(8)
+        if kind == 0 and at < size:
+            data[at] ^= 1 << chance.randrange(8)
+        elif kind == 1 and at < size:
+            data[at] = chance.randrange(256)
+        elif kind == 2:
+            data[at:at] = chance.choice(tokens)
+        elif kind == 3:
+            data[at:until] = chance.choice(tokens)
+        elif kind == 4:
+            del data[at:until]
+        elif kind == 5:
+            data[at:at] = data[at:until] * chance.choice([1, 2, 50])
+        elif kind == 6:
+            del data[at:]
+        elif size > 8:
+            place = chance.randrange(size - 8)
+            value = chance.choice([0, 1, 255, 2**31 - 1, 2**31, 2**32 - 1, 2**63 - 1, 2**64 - 1])
+            width = chance.choice([1, 2, 4, 8])
+            data[place : place + width] = (value % 256**width).to_bytes(width, chance.choice(["little", "big"]))
+    return bytes(data)
+
+
+STRANGE = [
+    *(None, True, False, 0, -1, 1, 2**31, 2**63, -(2**63) - 1, 10**400, 0.5, -0.0, 1e308, "", "x", "../../etc/passwd"),
+    *("/etc/passwd", "a\nb", "\ud800", "NaN", "9" * 5000, "<script>alert(1)</script>", [], {}, [[]], [None], {"a": 1}),
+    *([0] * 1000, {"": None}, "\x00", "é"),
+]
+
+
+def reshape(chance: random.Random, value: Any) -> Any:
+    """A copy of a JSON value with one to three places changed: replaced, left out, doubled, renamed or moved."""
+    value = json.loads(json.dumps(value))
+    for _ in range(chance.choice([1, 1, 2, 3])):
+        places = list(_places(value))
+        if not places:
+            return chance.choice(STRANGE)
+        parent, key = chance.choice(places)
+        kind = chance.randrange(6)
+        if kind <= 2:
+            parent[key] = chance.choice(STRANGE)
+        elif kind == 3:
+            del parent[key]
+        elif kind == 4 and isinstance(parent, list):
+            parent.insert(key, parent[key])
+        elif kind == 4:
+            parent[chance.choice(["x", "", "format", "__class__", "0"])] = parent[key]
+        else:
+            other, name = chance.choice(places)
+            parent[key] = json.loads(json.dumps(other[name])) if _has(other, name) else None
+    return value
+
+
+def _has(parent: Any, key: Any) -> bool:
+    return key in parent if isinstance(parent, dict) else key < len(parent)
+
+
+def _places(value: Any) -> Iterator[tuple[Any, Any]]:
+    """Every place of a JSON value: what holds it, and its key or number there."""
+    entries = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, inner in list(entries):
+        yield value, key
+        yield from _places(inner)
+
+
+class Stray(BaseException):
+    """Something that reading a file must not do."""
+
+
+_inside: list[Path] = []
+
+
+def _watch(event: str, arguments: tuple) -> None:
+    """Audit hook: while an input is read, no file outside its folder is opened and nothing is executed."""
+    if not _inside:
+        return
+    if event in EXECUTES or (event == "exec" and "it_ran" in str(arguments)):
+        raise Stray(f"{event} {arguments}")
+    if event == "open" and isinstance(arguments[0], str):
+        path = os.path.realpath(arguments[0])
+        if not os.path.isabs(arguments[0]) and ".." not in arguments[0]:
+            return  # below a folder that is open
+        if not path.startswith((str(_inside[0]), *OWN_FILES, "/proc/", "/sys/", "/dev/null")):
+            raise Stray(f"opened {path}")
+
+
+sys.addaudithook(_watch)
+
+
+@contextmanager
+def guarded(folder: Path) -> Iterator[None]:
+    """Within, :class:`Stray` is raised for an input that takes too long or leads out of ``folder``."""
+
+    def late(*_: object) -> None:
+        raise Stray(f"took longer than {SECONDS} s")
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.setitimer(signal.ITIMER_REAL, SECONDS)
+    _inside.append(folder.resolve())
+    try:
+        yield
+    finally:
+        _inside.clear()
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+@contextmanager
+def limited_memory() -> Iterator[None]:
+    """Within, this process cannot take much more memory than it has (where the system can say so)."""
+    import resource
+
+    import psutil
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (psutil.Process().memory_info().vms + MEMORY, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+
+
+def attempt(name: str, folder: Path, read: Callable[[], Any]) -> bool:
+    """Read one input; True when it was accepted, False when it was refused in one line."""
+    counts[name] += 1
+    try:
+        with guarded(folder):
+            read()
+    except UserError as refusal:
+        message = str(refusal)
+    else:
+        return True
+    assert message
+    assert "\n" not in message, message
+    assert len(message) < 3000, len(message)
+    refused[name] += 1
+    return False
+
+
+def fuzz(
+    name: str, folder: Path, inputs: int, make: Callable[[random.Random], Any], read: Callable[[Any], Any]
+) -> None:
+    """Read so many inputs; a failure names the one that caused it, which the same seed makes again."""
+    for number in range(inputs):
+        made = make(random.Random(f"{SEED} {name} {number}"))
+        try:
+            attempt(name, folder, lambda made=made: read(made))
+        except BaseException as failure:
+            failure.add_note(f"fuzzing {name}: input {number} with CTRLIB_SEED={SEED}: {str(made)[:300]}")
+            raise
+
+
+def report() -> str:
+    """How many inputs there were, and how many were refused."""
+    numbers = {name: (counts[name], refused[name]) for name in sorted(counts)}
+    numbers["together"] = (counts.total(), refused.total())
+    return "\n".join(f"  {name:<26}{read:>9,} inputs{no:>9,} refused" for name, (read, no) in numbers.items())
