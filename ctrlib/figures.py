@@ -242,7 +242,7 @@ def panels_of(
 ) -> Iterator[tuple[Axes, pd.DataFrame]]:
     """A panel side by side for each combination of ``by``, with its part of the table; titled by the combination."""
     parts = list(table.groupby(list(by), sort=False))
-    _, axes = plt.subplots(1, len(parts), figsize=size, sharey=True, squeeze=False, layout="constrained")
+    _, axes = plt.subplots(1, len(parts), figsize=WIDE, sharey=True, squeeze=False, layout="constrained")
     for ax, (key, part) in zip(axes[0], parts, strict=True):
         names = [spoken(key[0]), *(f"{spoken(name)} {value:g}" for name, value in zip(by[1:], key[1:], strict=True))]
         ax.set_title("\n".join(names), fontsize="medium")

@@ -106,7 +106,7 @@ def auc_covariance(store: RunStore, records: Sequence[Record]) -> AucCovariance:
 def pooled_difference(
     store: RunStore, treated: Sequence[Sequence[Record]], controls: Sequence[Sequence[Record]]
 ) -> RowDifference:
-    """Mean test AUC of the treated members minus that of the controls, over all groups, with the error of the test rows.
+    """Mean test AUC of the treated members minus that of the controls, over all groups, with the test rows' error.
 
     Args:
         store: keeps the measures.

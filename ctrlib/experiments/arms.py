@@ -68,7 +68,6 @@ class Arm:
 def train_arms(p: StudyParameters, store: RunStore, arms: Iterable[Arm]) -> list[Arm]:
     """Train what the store lacks of all arms, each distinct run once; the arms with their records, in their order."""
     arms = list(arms)
-    store.ensure([run for arm in arms for run in arm.runs if run.start is None], device=p.device)  # checkpoints first
     records = iter(store.ensure([run for arm in arms for run in arm.runs], device=p.device))
     return [replace(arm, records=tuple(next(records) for _ in arm.runs)) for arm in arms]
 
