@@ -5,16 +5,17 @@ end) takes fewer epochs than it may; how many is taken from the records of such 
 """
 
 import time
-from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from statistics import median
 
 import numpy as np
 import torch
 
-from ctrlib.config import Data, Member, Recipe, Run
+from ctrlib.config import Coupling, Data, Member, Recipe, Run
 from ctrlib.coupling import solo
 from ctrlib.data.table import Dataset, Split
+from ctrlib.errors import UserError
 from ctrlib.experiments.arms import data_shape
 from ctrlib.machine import arithmetic, keep_freed_memory
 from ctrlib.runs import RunStore
@@ -54,7 +55,7 @@ class Clock:
     def __init__(self, store: RunStore, device: str = "auto") -> None:
         self.device = resolve_device(device)
         self.share = own_end_share(store)
-        self._seconds: dict[Kind, float] = {}
+        self._seconds: dict[str, float] = {}
 
     def estimate(self, run: Run) -> Estimate:
         """Seconds of one run on one core (or on the GPU)."""
@@ -70,25 +71,24 @@ class Clock:
         return Estimate(once + longest * (self.share if run.recipe.patience else 1.0), once + longest)
 
     def _step(self, kind: Kind) -> float:
-        if kind not in self._seconds:
-            self._seconds[kind] = time_steps(kind, self.device)
-        return self._seconds[kind]
+        if (key := repr(kind)) not in self._seconds:
+            self._seconds[key] = time_steps(kind, self.device)
+        return self._seconds[key]
 
 
 def own_end_share(store: RunStore) -> float:
     """Epochs that finished own-end trainings took over those they might have, mean over the store."""
     shares = []
-    for record in store.records():
-        recipe = record.run.recipe
-        if recipe.patience:
-            shares.append(max(row["epoch"] for row in record.history) / recipe.epochs)
+    for name in store.fingerprints():
+        with suppress(UserError):  # what cannot be read does not count
+            record = store.open(name)
+            if record.run.recipe.patience:
+                shares.append(max(row["epoch"] for row in record.history) / record.run.recipe.epochs)
     return float(np.mean(shares)) if shares else OWN_END_SHARE
 
 
 def time_steps(kind: Kind, device: torch.device) -> float:
     """Median seconds of a training step of one model, after a warm-up, with one thread."""
-    from ctrlib.config import Coupling
-
     rng = np.random.default_rng(0)
     ids = np.stack([rng.integers(0, dim, kind.batch_size) for dim in kind.field_dims], axis=1).astype(np.int32)
     split = Split(ids, rng.integers(0, 2, kind.batch_size).astype(np.uint8))
@@ -120,12 +120,48 @@ def time_steps(kind: Kind, device: torch.device) -> float:
     return median(seconds[WARM_UP:])
 
 
-def total(clock: Clock, runs: Iterable[Run]) -> Estimate:
-    """Seconds of all runs on one core."""
-    found = Estimate(0.0, 0.0)
-    for run in runs:
-        found = found + clock.estimate(run)
-    return found
+@dataclass(frozen=True)
+class Part:
+    """What one notebook adds to a plan: its runs, those that are trained already, the time of the rest.
+
+    Runs that an earlier notebook of the plan trains count there, as ``shared`` here.
+    """
+
+    name: str
+    runs: int
+    trained: int
+    shared: int
+    time: Estimate
+
+
+def plan_parts(wanted: dict[str, list[Run]], store: RunStore, device: str, cores: int) -> list[Part]:
+    """The parts of a plan in order, and a last one, ``all``, that counts every distinct run once.
+
+    Args:
+        wanted: the runs of each notebook, in order.
+        store: what is there already.
+        device: where the rest is trained.
+        cores: how many runs are trained side by side; 1 on a GPU.
+    """
+    clock = Clock(store, device)
+    seen: set[str] = set()
+    there: set[str] = set()
+    parts = []
+    for name, runs in wanted.items():
+        new = [run for run in runs if run.fingerprint not in seen]
+        seen |= {run.fingerprint for run in new}
+        missing = [run for run in new if store.find(run) is None]
+        there |= {run.fingerprint for run in new} - {run.fingerprint for run in missing}
+        trained = sum(run.fingerprint in there for run in runs)
+        time_needed = Estimate(NOTEBOOK_S, NOTEBOOK_S)
+        for run in missing:
+            one = clock.estimate(run)
+            time_needed = time_needed + Estimate(one.likely / cores, one.most / cores)
+        parts.append(Part(name, len(runs), trained, len(runs) - trained - len(missing), time_needed))
+    together = Estimate(0.0, 0.0)
+    for part in parts:
+        together = together + part.time
+    return [*parts, Part("all", len(seen), len(there), 0, together)]
 
 
 def spoken_time(seconds: float) -> str:

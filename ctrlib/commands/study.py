@@ -28,6 +28,9 @@ def study(
     dask: Annotated[
         str | None, typer.Option(metavar="ADDRESS", help="A Dask scheduler whose workers train the runs instead.")
     ] = None,
+    plan_only: Annotated[
+        bool, typer.Option("--plan", help="Only say what there is to train and how long it will take here.")
+    ] = False,
 ) -> None:
     """Execute the study's notebooks with the parameters of a profile, and of [bold]--set[/bold].
 
@@ -41,6 +44,8 @@ def study(
 
     [dim]ctrlib study --set dataset=criteo --set "seeds=[1,2,3]" --set device=cuda[/dim]
 
+    [dim]ctrlib study --profile published --plan[/dim]         what is left to train, and how long that takes here
+
     [dim]ctrlib study --dask tcp://10.0.0.1:8786[/dim]               on many machines: see the book
     """
     from ctrlib.config import project_root
@@ -51,6 +56,8 @@ def study(
         raise UserError("--workers is for this machine, --dask for others: give one of them")
     root = project_root()
     jobs = plan(root, profile, only or [], read_overrides(set_ or []), out.absolute() if out else None)
+    if plan_only:
+        return show_plan(jobs, workers)
     outcomes = []
     with Reporter(len(jobs)) as reporter:
         reporter.start("training what the notebooks ask for")
@@ -76,6 +83,36 @@ def study(
         typer.secho(f"error: {outcome.job.source.name}: {outcome.error}{see}", fg="red", err=True)
     if failures:
         raise typer.Exit(1)
+
+
+def show_plan(jobs: list[Any], workers: int | None) -> None:
+    """What each notebook asks for, what the store has of it, and how long the rest takes here."""
+    from ctrlib.commands.output import reporting
+    from ctrlib.config import store_root
+    from ctrlib.data.workers import usable_cores
+    from ctrlib.estimate import plan_parts, spoken_time
+    from ctrlib.runs import RunStore
+    from ctrlib.study import planned
+    from ctrlib.trainer import resolve_device
+
+    with reporting("listing runs, timing a few steps of each kind"):
+        wanted, device = {}, "auto"
+        for job in jobs:
+            wanted[job.name], device = planned(job)
+        cores = (workers or usable_cores()) if resolve_device(device).type == "cpu" else 1
+        parts = plan_parts(wanted, RunStore(store_root()), device, cores)
+    shown = table("notebook", numbers=("runs", "in the store", "shared", "to train", "time"))
+    for part in parts:
+        left = part.runs - part.trained - part.shared
+        times = spoken_time(part.time.likely)
+        shown.add_row(part.name, *(f"{n:,}" for n in (part.runs, part.trained, part.shared, left)), times)
+    console(stderr=False).print(shown)
+    everything = parts[-1]
+    say(
+        f"{everything.runs - everything.trained:,} of {everything.runs:,} distinct runs to train: about "
+        f"{spoken_time(everything.time.likely)} on {cores} core(s), {spoken_time(everything.time.most)} at most. "
+        "Shared: trained for an earlier notebook of the list."
+    )
 
 
 def book(
