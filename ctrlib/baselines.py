@@ -37,7 +37,7 @@ def baseline_scores(store: RunStore, records: Sequence[Record]) -> dict[str, flo
         scikit-learn's, over the members; anything above rounding is an error.
     """
 
-    def compute() -> dict[str, float]:
+    def compute(records: Sequence[Record]) -> dict[str, float]:
         data = load_data(records[0].run.data)
         labels = data.test.labels
         members = np.concatenate([record.probabilities() for record in records])

@@ -6,7 +6,9 @@ tables and figures without weights, predictions or data.
 """
 
 import json
+import os
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -22,15 +24,19 @@ VERSION = 1  # raise by one whenever a measure of the same name would give anoth
 
 
 def measured(
-    store: RunStore, name: str, records: Sequence[Record], compute: Callable[[], Any], **parameters: Any
+    store: RunStore,
+    name: str,
+    records: Sequence[Record],
+    compute: Callable[[Sequence[Record]], Any],
+    **parameters: Any,
 ) -> Any:
-    """The value of ``compute()``, a JSON value; from the store when it was computed before.
+    """The value of ``compute(records)``, a JSON value; from the store when it was computed before, or published.
 
     Args:
         store: keeps it.
         name: what is measured.
         records: what it is computed from.
-        compute: makes the value; called only when the store lacks it.
+        compute: makes the value of the records with their files; called only when it is not there.
         parameters: JSON values that the result depends on besides the records.
     """
     about = {
@@ -39,26 +45,40 @@ def measured(
         "parameters": parameters,
         "runs": [[record.fingerprint, record.content["files"]["predictions.npz"]] for record in records],
     }
-    path = store.root / FOLDER / f"{digest(about)}.json"
+    key = digest(about)
+    path = store.root / FOLDER / f"{key}.json"
     try:
         content = json.loads(path.read_bytes())
         if content["checksum"] == digest([about, content["value"]]):
             return content["value"]
-        print(f"damaged measure, will be computed again: {path}", flush=True)
+        raise ValueError("checksum")
     except FileNotFoundError:
-        pass
+        if store.published and key in store.published.measures:
+            return store.published.measures[key]
     except (ValueError, KeyError, TypeError, OSError):
         print(f"damaged measure, will be computed again: {path}", flush=True)
-    value = json.loads(json.dumps(compute()))  # what comes out is the same whether it was computed or read
-    content = {**about, "value": value, "checksum": digest([about, value])}
+    value = json.loads(json.dumps(compute(store.whole(records))))  # the same whether it was computed or read
+    content = {**about, "key": key, "value": value, "checksum": digest([about, value])}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        aside = path.with_suffix(f".{id(content):x}.new")
+        aside = path.with_suffix(f".{os.getpid()}.new")
         write_synced(aside, json.dumps(content).encode())
         aside.replace(path)
     except OSError as error:
         raise storage_error(error, store.root) from None
     return value
+
+
+def stored_measures(store: RunStore) -> list[dict[str, Any]]:
+    """All whole measures in the folder of a store, each with ``key``, ``value`` and the ``runs`` it came from."""
+    found = []
+    for path in sorted((store.root / FOLDER).glob("*.json")):
+        with suppress(ValueError, KeyError, TypeError):
+            content = json.loads(path.read_bytes())
+            about = {name: content[name] for name in ("measure", "version", "parameters", "runs")}
+            if content["checksum"] == digest([about, content["value"]]) and content["key"] == path.stem:
+                found.append(content)
+    return found
 
 
 def group_scores(store: RunStore, records: Sequence[Record]) -> dict[str, Any]:
@@ -69,7 +89,7 @@ def group_scores(store: RunStore, records: Sequence[Record]) -> dict[str, Any]:
         ``ensemble_valid_auc``: of the mean probability. ``churn``: mean |p_a - p_b| of each pair (N, N).
         ``reachable_auc``, ``reachable_logloss``: of the true probability, None where it is not known.
     """
-    return measured(store, "group_scores", records, lambda: _group_scores(records))
+    return measured(store, "group_scores", records, _group_scores)
 
 
 def _group_scores(records: Sequence[Record]) -> dict[str, Any]:
@@ -94,7 +114,7 @@ def _group_scores(records: Sequence[Record]) -> dict[str, Any]:
 def auc_covariance(store: RunStore, records: Sequence[Record]) -> AucCovariance:
     """Test AUC of every member of the records and their covariance over the test rows (DeLong)."""
 
-    def compute() -> dict[str, Any]:
+    def compute(records: Sequence[Record]) -> dict[str, Any]:
         labels = load_data(records[0].run.data).test.labels
         found = delong(labels, np.concatenate([record.logits() for record in records]))
         return {"aucs": found.aucs.tolist(), "covariance": found.covariance.tolist()}
@@ -123,7 +143,7 @@ def pooled_difference(
 def data_facts(store: RunStore, record: Record) -> dict[str, Any]:
     """Rows, fields, codes and click rate of the data of a run, as its notebook shows them."""
 
-    def facts() -> dict[str, Any]:
+    def facts(_: Sequence[Record]) -> dict[str, Any]:
         data = load_data(record.run.data)
         return {
             "train_rows": len(data.train),

@@ -29,13 +29,24 @@ from typing import Any
 
 import numpy as np
 
-from ctrlib.config import NUMERICS_VERSION, Data, Member, Run, StoredMember, SyntheticSettings, data_root, digest
+from ctrlib.config import (
+    NUMERICS_VERSION,
+    Data,
+    Member,
+    Run,
+    StoredMember,
+    SyntheticSettings,
+    data_root,
+    digest,
+    store_root,
+)
 from ctrlib.data.workers import usable_cores
 from ctrlib.errors import UserError
 from ctrlib.executors import POLL_S, Dask, Pool, Task, Team, Tell, dask_threads, teller, work_off
 from ctrlib.files import Irregular, parse_json, read_plain, remove, write_synced
 from ctrlib.locks import RunLock
 from ctrlib.progress import Progress, epoch_line, label, print_line, progress_line
+from ctrlib.published import Published, published
 from ctrlib.stored import check_content, read_logits, read_states
 
 FORMAT = 1
@@ -105,9 +116,13 @@ class Record:
 
 
 class RunStore:
-    """The records below one folder; ``RunStore(store_root())`` is the project's own."""
+    """The records below one folder; :func:`open_store` opens the project's own.
 
-    def __init__(self, root: Path, checkpoint_s: float = CHECKPOINT_S) -> None:
+    With ``published`` results, a run that is not in the folder counts as trained when it is among them. Such a record
+    has everything but its files; it is trained again only when somebody needs these.
+    """
+
+    def __init__(self, root: Path, checkpoint_s: float = CHECKPOINT_S, published: Published | None = None) -> None:
         if re.match("[A-Za-z][A-Za-z0-9+.-]+:/", str(root)):  # C:/ is a drive
             raise UserError(
                 f"{root}: the run store must be a folder, which may be shared over the network; object stores have no "
@@ -115,6 +130,7 @@ class RunStore:
             )
         self.root = Path(root)
         self.checkpoint_s = checkpoint_s
+        self.published = published
         self._healthy: set[str] = set()
 
     def fingerprints(self) -> list[str]:
@@ -175,12 +191,15 @@ class RunStore:
             record._checked(name)
         return record
 
-    def find(self, run: Run) -> Record | None:
-        """The healthy record of ``run``, or None when it has to be trained; damage is said, then trained again."""
+    def find(self, run: Run, whole: bool = False) -> Record | None:
+        """The healthy record of ``run``, or None when it has to be trained; damage is said, then trained again.
+
+        Unless it must be ``whole``, with weights and predictions, a published record will do.
+        """
         name = run.fingerprint
         try:
             if not (self.root / name).is_dir():
-                return None
+                return None if whole else self._published(run)
         except OSError as error:
             raise storage_error(error, self.root) from None
         try:
@@ -190,6 +209,15 @@ class RunStore:
             return None
         self._healthy.add(name)
         return record
+
+    def _published(self, run: Run) -> Record | None:
+        """The published record of a run: all but its files."""
+        content = self.published.runs.get(run.fingerprint) if self.published else None
+        return Record(self.root / run.fingerprint, run, content) if content else None
+
+    def whole(self, records: Iterable[Record]) -> list[Record]:
+        """The records with their files; those that only have been published are trained again."""
+        return self.ensure([record.run for record in records], whole=True)
 
     def save(self, run: Run, trained, dataset, seconds: float, environment: dict) -> Record:
         """Write a record aside and rename it into place when whole."""
@@ -249,7 +277,7 @@ class RunStore:
         except OSError as error:
             raise storage_error(error, self.root) from None
         with lock:
-            if record := self.find(run):
+            if record := self.find(run, whole=True):
                 shutil.rmtree(self._training(run), ignore_errors=True)  # left by a kill just after the record
                 return record
             return self._train(run, device, threads, tell, lock)
@@ -302,7 +330,9 @@ class RunStore:
             raise UserError(f"run {stored.run} saw other data than this run, so its members cannot teach here")
         return record.run.members[stored.member], record.states()[stored.member]
 
-    def ensure(self, runs: Iterable[Run], device: str = "auto", workers: int | None = None) -> list[Record]:
+    def ensure(
+        self, runs: Iterable[Run], device: str = "auto", workers: int | None = None, whole: bool = False
+    ) -> list[Record]:
         """The records of ``runs``, in their order; what the store lacks is trained, each distinct run once.
 
         On the CPU, runs are trained by ``workers`` processes (all cores unless told); where there are fewer runs than
@@ -313,7 +343,7 @@ class RunStore:
             UserError: runs failed; it says which, after the others have been trained.
         """
         runs = list(runs)
-        records, failed = self.ensure_all(runs, device, workers)
+        records, failed = self.ensure_all(runs, device, workers, whole=whole)
         if failed:
             raise failure({run.fingerprint: run for run in runs}, failed)
         return [records[run.fingerprint] for run in runs]
@@ -325,6 +355,7 @@ class RunStore:
         workers: int | None = None,
         dask: str | None = None,
         show: Tell = print_line,
+        whole: bool = False,
     ) -> tuple[dict[str, Record], dict[str, Exception]]:
         """As :meth:`ensure`, but what failed is returned: records and errors, both by fingerprint.
 
@@ -334,12 +365,14 @@ class RunStore:
             workers: processes of this machine.
             dask: address of a scheduler, whose workers train instead, one run on each at a time.
             show: gets the lines of progress.
+            whole: whether published records are not enough.
         """
         distinct = {run.fingerprint: run for run in runs}
-        records = {name: record for name, run in distinct.items() if (record := self.find(run))}
-        missing = [run for name, run in distinct.items() if name not in records]
+        records = {name: record for name, run in distinct.items() if (record := self.find(run, whole))}
+        missing = self._with_what_they_need([run for name, run in distinct.items() if name not in records])
         failed: dict[str, Exception] = {}
-        show(f"{len(distinct)} runs: {len(records)} in the store, {len(missing)} to train")
+        if missing or not whole:
+            show(f"{len(distinct)} runs: {len(records)} in the store, {len(missing)} to train")
         if missing:
             progress = Progress(len(missing), show)
             for run, found in self._train_all(missing, device, workers, dask, progress):
@@ -350,6 +383,19 @@ class RunStore:
                     failed[run.fingerprint] = found
                     progress.failed(run, found)
         return records, failed
+
+    def _with_what_they_need(self, missing: list[Run]) -> list[Run]:
+        """The runs to train, and before them those of which they need weights that only have been published."""
+        found = {run.fingerprint: run for run in missing}
+        left = list(missing)
+        while left:
+            run = left.pop()
+            for stored in (*(run.start or ()), *(run.teachers or ())):
+                content = self.published.runs.get(stored.run) if self.published else None
+                if content and stored.run not in found and not (self.root / stored.run).is_dir():
+                    found[stored.run] = needed = Run.model_validate(content["run"])
+                    left.append(needed)
+        return list(found.values())
 
     def _train_all(
         self, missing: list[Run], device: str, workers: int | None, dask: str | None, progress: Progress
@@ -412,6 +458,11 @@ class RunStore:
     def lock(self, fingerprint: str) -> RunLock:
         """The lock of a run; its folder is made by :meth:`train_unless_busy`."""
         return RunLock(self.root / ".locks", fingerprint)
+
+
+def open_store() -> RunStore:
+    """The project's own store, with the results that are published in it."""
+    return RunStore(store_root(), published=published())
 
 
 def train_task(

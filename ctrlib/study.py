@@ -17,10 +17,13 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ctrlib.config import Run, data_root, digest, read_yaml, store_root
 from ctrlib.errors import UserError, shown, unknown
+
+if TYPE_CHECKING:
+    from ctrlib.runs import RunStore
 
 KERNEL_START_S = 180
 STOP_S = 5
@@ -253,13 +256,13 @@ def train_planned(
     """
     from ctrlib.executors import TeamLost, stop_pools
     from ctrlib.progress import label
-    from ctrlib.runs import RunStore
+    from ctrlib.runs import open_store
 
     wanted = {job.number: planned(job) for job in jobs if not job.is_done()}
     by_device: dict[str, list[Run]] = {}
     for runs, device in wanted.values():
         by_device.setdefault(device, []).extend(runs)
-    store = RunStore(store_root())
+    store = open_store()
     reasons: dict[str, Exception] = {}
     lost: Exception | None = None
     for device, runs in by_device.items():
@@ -275,6 +278,27 @@ def train_planned(
             first = f"{label(missing[0])}: {type(why).__name__}: {last_line(str(why))}"
             lines[number] = f"{len(missing)} of its {len(runs)} runs were not trained; the first, {first}"
     return lines
+
+
+def publish(jobs: list[Job], store: "RunStore", path: Path) -> dict[str, int]:
+    """Write what the pages of these jobs are made of to ``path``: run records, measures and facts about data sets.
+
+    Returns:
+        How many there are of each kind, and under ``missing`` how many runs of the plan are not trained yet.
+    """
+    from ctrlib.experiments.arms import data_draws
+    from ctrlib.measures import stored_measures
+    from ctrlib.published import write
+
+    runs = {run.fingerprint: run for job in jobs for run in planned(job)[0]}
+    records = {name: record for name, run in runs.items() if (record := store.find(run))}
+    measures = [one for one in stored_measures(store) if {name for name, _ in one["runs"]} <= records.keys()]
+    names = sorted({run.data.name for run in runs.values() if run.data.synthetic is None})
+    entries = [("run", record.content) for record in records.values()]
+    entries += [("measure", {"key": one["key"], "value": one["value"]}) for one in measures]
+    entries += [("data", {"name": name, "draws": data_draws(name)}) for name in names]
+    write(path, entries)
+    return {"run": len(records), "measure": len(measures), "data": len(names), "missing": len(runs) - len(records)}
 
 
 def execute(job: Job, root: Path, on_line: Callable[[str], None]) -> Outcome:

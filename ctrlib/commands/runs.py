@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from ctrlib.commands.output import console, say, table
+from ctrlib.commands.output import console, reporting, say, table
 
 runs_app = typer.Typer(no_args_is_help=True, help="Run records: every training that was done, kept and checked.")
 Store = Annotated[
@@ -151,3 +151,29 @@ def runs_gc(
         remove(garbage)
     done = "freed" if delete else "can be freed" + (" with --delete" if garbage else "")
     say(f"{found.root}: {len(garbage)} folders, {total:.1f} MB {done}")
+
+
+@runs_app.command("publish")
+def runs_publish(
+    profile: Annotated[str, typer.Option(help="Whose runs: a profile of `ctrlib study`.")] = "published",
+) -> None:
+    """Write the records and measures of a profile to [bold]book/results/PROFILE.jsonl[/bold], to be committed.
+
+    With that file in place the pages of the profile are made without training, weights or data. Runs that are not
+    trained yet are counted and left out; the command can be repeated as they come.
+
+    [dim]ctrlib runs publish --profile published[/dim]
+    """
+    from ctrlib.config import project_root
+    from ctrlib.runs import open_store as own_store
+    from ctrlib.study import plan, publish
+
+    root = project_root()
+    path = root / "book" / "results" / f"{Path(profile).stem}.jsonl"
+    jobs = plan(root, profile, [], {})
+    with reporting("gathering records"):
+        found = publish(jobs, own_store(), path)
+    say(
+        f"{path.relative_to(root)}: {found['run']:,} runs, {found['measure']:,} measures, {found['data']} data sets; "
+        f"{found['missing']:,} runs of the profile are not trained yet"
+    )

@@ -88,10 +88,9 @@ def study(
 def show_plan(jobs: list[Any], workers: int | None) -> None:
     """What each notebook asks for, what the store has of it, and how long the rest takes here."""
     from ctrlib.commands.output import reporting
-    from ctrlib.config import store_root
     from ctrlib.data.workers import usable_cores
     from ctrlib.estimate import plan_parts, spoken_time
-    from ctrlib.runs import RunStore
+    from ctrlib.runs import open_store
     from ctrlib.study import planned
     from ctrlib.trainer import resolve_device
 
@@ -100,7 +99,7 @@ def show_plan(jobs: list[Any], workers: int | None) -> None:
         for job in jobs:
             wanted[job.name], device = planned(job)
         cores = (workers or usable_cores()) if resolve_device(device).type == "cpu" else 1
-        parts = plan_parts(wanted, RunStore(store_root()), device, cores)
+        parts = plan_parts(wanted, open_store(), device, cores)
     shown = table("notebook", numbers=("runs", "in the store", "shared", "to train", "time"))
     for part in parts:
         left = part.runs - part.trained - part.shared

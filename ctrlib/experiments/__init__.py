@@ -7,12 +7,12 @@ name of their notebook, so that a plan can be made, and trained, without executi
 from collections.abc import Callable
 from typing import Any
 
-from ctrlib.config import Protocol, Run, StudyParameters, checked, store_root
+from ctrlib.config import Protocol, Run, StudyParameters, checked
 from ctrlib.errors import UserError, unknown
 from ctrlib.experiments import cohorts, controls, finetuning
-from ctrlib.experiments.arms import Arm, group_data, train_arms
+from ctrlib.experiments.arms import Arm, data_shape, group_data, group_settings, train_arms
 from ctrlib.models import architecture_name
-from ctrlib.runs import RunStore
+from ctrlib.runs import RunStore, open_store
 
 __all__ = [
     "EXPERIMENTS",
@@ -79,7 +79,7 @@ def begin(names: dict[str, Any]) -> tuple[StudyParameters, RunStore]:
         UserError: see :func:`checked_parameters`.
     """
     parameters = {name: names[name] for name in StudyParameters.model_fields if name in names}
-    return checked_parameters(**parameters), RunStore(store_root())
+    return checked_parameters(**parameters), open_store()
 
 
 def checked_parameters(**parameters) -> StudyParameters:
@@ -97,7 +97,7 @@ def checked_parameters(**parameters) -> StudyParameters:
     p = p.model_copy(update={"architecture": architecture_name(p.architecture), **spelled})
     with arithmetic(p.precision, resolve_device(p.device)):  # refuses what the device does not have
         pass
-    rows = p.rows if p.dataset == "synthetic" else len(group_data(p, p.seeds[0]).train)
+    rows = data_shape(group_settings(p, p.seeds[0]))[0]
     if p.batch_size > rows:
         raise UserError(f"batch_size={p.batch_size}: must be at most {rows}, the training rows of {p.dataset!r}")
     return p

@@ -10,6 +10,7 @@ each trains with its own learning-rate cuts until validation stops rising, and t
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
@@ -30,6 +31,8 @@ from ctrlib.coupling import complete, solo
 from ctrlib.data.sources import find
 from ctrlib.data.synthetic import field_dims
 from ctrlib.data.table import Dataset, read_about
+from ctrlib.errors import UserError
+from ctrlib.published import published
 from ctrlib.runs import Record, RunStore, data_settings, load_data
 
 OWN_END_PATIENCE = 2
@@ -83,8 +86,24 @@ def group_settings(p: StudyParameters, seed: int) -> Data:
     """Each group has its own draw of the data: its own planted world, or its own split of the prepared rows."""
     if p.dataset == "synthetic":
         return data_settings("synthetic", seed, synthetic_settings(p))
-    draws = len(read_about(find(p.dataset, data_root()))["draws"])
-    return data_settings(p.dataset, seed % draws)
+    draws = data_draws(p.dataset)
+    draw = seed % len(draws)
+    return Data(name=p.dataset, draw=draw, fingerprint=draws[draw]["fingerprint"])
+
+
+def data_draws(name: str) -> list[dict[str, Any]]:
+    """What a plan has to know of each draw of a prepared data set: ``fingerprint``, ``rows`` of the parts, ``dims`` of
+    the fields. Where the data are not at hand, what was published of them."""
+    try:
+        about = read_about(find(name, data_root()))
+    except UserError:
+        if name in published().data:
+            return published().data[name]
+        raise
+    return [
+        {"fingerprint": one["fingerprint"], "rows": one["rows"], "dims": [field["dim"] for field in one["fields"]]}
+        for one in about["draws"]
+    ]
 
 
 def group_data(p: StudyParameters, seed: int) -> Dataset:
@@ -98,9 +117,9 @@ def data_shape(data: Data) -> tuple[int, int, int, tuple[int, ...]]:
         settings = data.synthetic
         dims = tuple(int(dim) for dim in field_dims(settings))
         return settings.train_rows, settings.valid_rows, settings.test_rows, dims
-    entry = read_about(find(data.name, data_root()))["draws"][data.draw]
-    rows = entry["rows"]
-    return rows["train"], rows["valid"], rows["test"], tuple(field["dim"] for field in entry["fields"])
+    draw = data_draws(data.name)[data.draw]
+    rows = draw["rows"]
+    return rows["train"], rows["valid"], rows["test"], tuple(draw["dims"])
 
 
 def recipe(p: StudyParameters, protocol: Protocol, epochs: int, learning_rate: float | None = None) -> Recipe:

@@ -4,6 +4,7 @@ These measures need the weights of the members; their results are kept beside th
 """
 
 from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from ctrlib.coupling import complete
 from ctrlib.experiments.arms import Arm
 from ctrlib.measures import group_scores, measured
 from ctrlib.models import count_parameters, embedding_parameters
-from ctrlib.runs import RunStore, load_data
+from ctrlib.runs import Record, RunStore, load_data
 
 CKA_ROWS = 2000  # test rows that layers are compared on
 GRADIENT_ROWS = 4000  # training rows that gradients are taken on
@@ -28,19 +29,19 @@ def similarity(store: RunStore, arms: Iterable[Arm]) -> pd.DataFrame:
     the residuals and overlap of the worst tenth of the rows; means over pairs of members."""
     rows = []
     for arm in arms:
-        found = measured(store, "similarity", arm.records, lambda arm=arm: _similarity(arm), rows=CKA_ROWS)
+        found = measured(store, "similarity", arm.records, _similarity, rows=CKA_ROWS)
         churn = np.array(group_scores(store, arm.records)["churn"])
         pairs = churn[np.triu_indices(len(churn), 1)]
         rows.append({**arm.factors, "arm": arm.name, "group": arm.seed, "churn": float(pairs.mean()), **found})
     return pd.DataFrame(rows)
 
 
-def _similarity(arm: Arm) -> dict[str, float]:
-    data = load_data(arm.runs[0].data)
-    models = [model for record in arm.records for model in load_members(record, data)]
+def _similarity(records: Sequence[Record]) -> dict[str, float]:
+    data = load_data(records[0].run.data)
+    models = [model for record in records for model in load_members(record, data)]
     layers = cka_table(models, data.test.ids[:CKA_ROWS]).set_index("layer")["cka"]
     hidden = [name for name in layers.index if name.startswith("hidden")]
-    errors = metrics.error_overlap(data.test.labels, arm.probabilities())
+    errors = metrics.error_overlap(data.test.labels, np.concatenate([record.probabilities() for record in records]))
     return {
         "cka_embedding": float(layers["embedding"]),
         "cka_last_hidden": float(layers[hidden[-1]]) if hidden else None,
@@ -61,7 +62,7 @@ def gradient_ratio(
                 store,
                 "gradient_ratio",
                 arm.records,
-                lambda arm=arm, form=form: _gradient_ratio(arm, form),
+                partial(_gradient_ratio, form),
                 form=form,
                 rows=GRADIENT_ROWS,
             )
@@ -74,36 +75,37 @@ def gradient_ratio(
     return pd.DataFrame(rows)
 
 
-def _gradient_ratio(arm: Arm, form: Form) -> dict[str, float]:
-    data = load_data(arm.runs[0].data)
-    models = [model for record in arm.records for model in load_members(record, data)]
+def _gradient_ratio(form: Form, records: Sequence[Record]) -> dict[str, float]:
+    data = load_data(records[0].run.data)
+    models = [model for record in records for model in load_members(record, data)]
     coupling = Coupling(weights=complete(len(models)), form=form)
-    batch_size = min(arm.runs[0].recipe.batch_size, len(data.train))
+    batch_size = min(records[0].run.recipe.batch_size, len(data.train))
     rows = slice(0, max(GRADIENT_ROWS, batch_size))
     table = gradient_norms(models, coupling, data.train.ids[rows], data.train.labels[rows], batch_size)
     whole = table[table["part"] == "all"]
     return {"ratio": float(whole["ratio"].mean()), "cosine": float(whole["cosine"].mean())}
 
 
-def parameter_counts(arm: Arm) -> dict[str, int]:
+def parameter_counts(store: RunStore, arm: Arm) -> dict[str, int]:
     """Numbers in the first model of an arm: ``all``, and those of its ``embedding`` table alone."""
-    data = load_data(arm.runs[0].data)
-    model = load_member(arm.records[0], 0, data)
+    return measured(store, "parameter_counts", arm.records[:1], _parameter_counts)
+
+
+def _parameter_counts(records: Sequence[Record]) -> dict[str, int]:
+    model = load_member(records[0], 0, load_data(records[0].run.data))
     tables = embedding_parameters(model)
     return {"all": count_parameters(model), "embedding": max(table.numel() for table in tables)}
 
 
 def serving_cost(store: RunStore, arms: Iterable[Arm]) -> pd.DataFrame:
     """One row per arm name: parameters, multiply-adds a row and measured time of its first model when it answers."""
-    rows = []
-    for arm in {arm.name: arm for arm in reversed(list(arms))}.values():
-        first = arm.records[:1]
-        rows.append({"arm": arm.name, **measured(store, "serving_cost", first, lambda arm=arm: _serving_cost(arm))})
+    first = {arm.name: arm.records[:1] for arm in reversed(list(arms))}
+    rows = [{"arm": name, **measured(store, "serving_cost", one, _serving_cost)} for name, one in first.items()]
     return pd.DataFrame(rows)
 
 
-def _serving_cost(arm: Arm) -> dict[str, Any]:
-    data = load_data(arm.runs[0].data)
-    found = inference_cost(load_member(arm.records[0], 0, data), data.test.ids[:SERVED_ROWS])
+def _serving_cost(records: Sequence[Record]) -> dict[str, Any]:
+    data = load_data(records[0].run.data)
+    found = inference_cost(load_member(records[0], 0, data), data.test.ids[:SERVED_ROWS])
     names = {"parameters": "parameters", "multiply_adds": "multiply_adds", "milliseconds": "time"}
     return {name: found[key] for key, name in names.items()}
