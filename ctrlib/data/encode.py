@@ -45,11 +45,18 @@ def choose_numeric(rows: Rows, train: np.ndarray) -> tuple[str, ...]:
 
 def fit_buckets(train: pl.Series, buckets: int) -> np.ndarray:
     """Upper edges (at most ``buckets`` - 1, ascending) that cut the training values into equally full buckets."""
-    values = np.sort(train.cast(pl.Float64).fill_nan(None).drop_nulls().to_numpy())
-    if len(values) == 0:
+    values = train.cast(pl.Float64).fill_nan(None).drop_nulls().to_numpy()
+    return bucket_edges(*np.unique(values, return_counts=True), buckets)
+
+
+def bucket_edges(values: np.ndarray, counts: np.ndarray, buckets: int) -> np.ndarray:
+    """The same from values (n,) and how often each occurs in training, (n,) whole numbers; a value may come twice."""
+    if counts.sum() == 0:
         return np.empty(0)
-    places = [math.ceil(k * len(values) / buckets) - 1 for k in range(1, buckets)]
-    return np.unique(values[np.maximum(places, 0)]) if places else np.empty(0)
+    order = np.argsort(values, kind="stable")
+    upto = np.cumsum(counts[order], dtype=np.int64)
+    places = np.array([math.ceil(k * int(upto[-1]) / buckets) - 1 for k in range(1, buckets)], dtype=np.int64)
+    return np.unique(values[order][np.searchsorted(upto, np.maximum(places, 0), side="right")])
 
 
 def apply_buckets(values: pl.Series, edges: np.ndarray) -> pl.Series:

@@ -13,7 +13,6 @@ from ctrlib.data.table import OOV, Dataset, Split, open_draw, read_about, save
 from ctrlib.data.writing import file_sha256, new_folder, write_about
 from ctrlib.errors import UserError, unknown
 
-MOST_THREADS = 8  # reading and writing in order keep more of them waiting
 _ROWS = 1 << 16  # rows looked at together
 LAYOUTS = ("criteo", "avazu", "frappe", "table")
 # Benchmarks cut Criteo and Avazu at 2; Frappe keeps every value, since half of its items are rare.
@@ -65,11 +64,11 @@ class PrepareOptions(Settings):
 
 @dataclass(frozen=True)
 class Entry:
-    """One line of the catalogue. ``rows``, ``fields``, ``click_rate`` are None until the data set is prepared."""
+    """One line of the catalogue. What is not known until the data set is prepared is None."""
 
     name: str
     kind: str
-    state: Literal["built in", "prepared", "needs raw file", "damaged"]
+    state: Literal["built in", "prepared", "needs raw file", "can be fetched", "damaged"]
     rows: int | None = None
     fields: int | None = None
     click_rate: float | None = None
@@ -126,7 +125,7 @@ def _prepare_criteo(
     """Criteo text may be larger than memory: it goes from the raw file to the prepared folder in blocks."""
     from ctrlib.data.blocks import RawLines
     from ctrlib.data.streaming import NumberedRows
-    from ctrlib.data.workers import Workers, usable_cores
+    from ctrlib.data.workers import MOST_THREADS, Workers, usable_cores
 
     if options.split == "time":
         raise _no_time(raw, "criteo")
@@ -244,9 +243,13 @@ def find(name: str, data_dir: Path | str | None = None) -> Path:
     if name in HOW_TO_GET:
         problem = f"data set {name!r} is not prepared yet in {root}; allowed now: {', '.join(_names(root))}"
         raise UserError(f"{problem}. Run: ctrlib data prepare {name} --raw FILE, with {HOW_TO_GET[name]}")
+    from ctrlib.data.published import PUBLISHED
+
+    if name in PUBLISHED:
+        raise UserError(f"data set {name!r} is not in {root} yet. Run: ctrlib data fetch {name}")
     if not plain:
         raise UserError(f"{name}: no prepared data set there (no dataset.json); make one with: ctrlib data prepare")
-    error = unknown("data set", name, sorted({*_names(root), *HOW_TO_GET}))
+    error = unknown("data set", name, sorted({*_names(root), *HOW_TO_GET, *PUBLISHED}))
     raise UserError(f"{error} Make your own with: ctrlib data prepare NAME --raw FILE --label COLUMN")
 
 
@@ -257,7 +260,9 @@ def _names(root: Path) -> list[str]:
 
 
 def catalogue(data_dir: Path | str | None = None) -> list[Entry]:
-    """Everything that can be loaded or prepared: the embedded data, prepared folders, and layouts without one yet."""
+    """Everything that can be loaded, prepared or fetched; embedded and prepared data first."""
+    from ctrlib.data.published import PUBLISHED
+
     root = Path(data_dir) if data_dir is not None else data_root()
     embedded = SyntheticSettings()
     total = embedded.train_rows + embedded.valid_rows + embedded.test_rows
@@ -268,9 +273,15 @@ def catalogue(data_dir: Path | str | None = None) -> list[Entry]:
             entries.append(_entry(name, read_about(root / name)))
         except UserError as error:
             entries.append(Entry(name, "?", "damaged", how=str(error)))
+    known = {entry.name for entry in entries}
     for name, how in HOW_TO_GET.items():
-        if name not in (entry.name for entry in entries):
+        if name not in known:
             entries.append(Entry(name, name, "needs raw file", how=f"ctrlib data prepare {name} --raw FILE: {how}"))
+    for name, what in PUBLISHED.items():
+        if name not in known:
+            how = f"ctrlib data fetch {name}: {what.repository}; {what.terms}"
+            total = sum(what.rows.values())
+            entries.append(Entry(name, what.kind, "can be fetched", total, len(what.fields), draws=1, how=how))
     return entries
 
 
