@@ -29,6 +29,13 @@ class SplitBy(StrEnum):
     TIME = "time"
 
 
+class NumericRule(StrEnum):
+    """Ways to make categories of numbers."""
+
+    QUANTILE = "quantile"
+    CRITEO = "criteo"
+
+
 DataDir = Annotated[
     Path | None,
     typer.Option(
@@ -82,7 +89,7 @@ def data_prepare(
     numeric: Annotated[
         list[str] | None,
         typer.Option(
-            help="Own data: columns to cut into quantile buckets. Without it: fractions, and whole numbers with more "
+            help="Own data: columns to cut into buckets. Without it: fractions, and whole numbers with more "
             "than 1000 distinct training values. Patterns work: 'I*'."
         ),
     ] = None,
@@ -91,6 +98,12 @@ def data_prepare(
         typer.Option(help="Own data: columns whose every value is a category, such as ids stored as numbers: 'C*'."),
     ] = None,
     buckets: Annotated[int, typer.Option(help="Own data: buckets of a numeric column, equally full in train.")] = 20,
+    numeric_rule: Annotated[
+        NumericRule,
+        typer.Option(
+            help="Own data: quantile: buckets fitted on train. criteo: x above 2 becomes floor(ln(x)^2), for counts."
+        ),
+    ] = NumericRule.QUANTILE,
     split: Annotated[
         SplitBy,
         typer.Option(help="random: by --split-seed. time: train is the earliest part (avazu, or with --time-column)."),
@@ -111,6 +124,13 @@ def data_prepare(
     ] = None,
     time_column: Annotated[
         str | None, typer.Option(help="Own data: the column to sort by for --split time; it is no feature.")
+    ] = None,
+    fold_column: Annotated[
+        str | None,
+        typer.Option(
+            help="Own data: the column that says the fold of a row; it is no feature. As many draws as folds: draw d "
+            "tests on fold d, validates on the next and trains on the rest, so each row is tested once."
+        ),
     ] = None,
     negatives: Annotated[
         int, typer.Option(help="Frappe: items drawn for each use, among those the user never used.")
@@ -133,6 +153,8 @@ def data_prepare(
     [bold]ctrlib data prepare frappe --raw Mobile_Frappe.zip[/bold]
 
     [bold]ctrlib data prepare shop --raw shop.csv --label clicked --drop id --draws 3[/bold]
+
+    [bold]ctrlib data prepare shop --raw shop.csv --label clicked --fold-column fold[/bold]
     """
     from ctrlib.config import checked
     from ctrlib.data import sources
@@ -150,7 +172,9 @@ def data_prepare(
         draws=draws,
         shares=tuple(shares.split(",")),
         min_count=min_count,
+        numeric_rule=numeric_rule.value,
         time_column=time_column,
+        fold_column=fold_column,
         negatives=negatives,
         rows=rows,
     )

@@ -46,7 +46,8 @@ class Rows:
 
     ``features``: N rows, one String or Int64 column per field (null = missing); Float64 columns still need buckets.
     ``labels``: (N,) uint8. ``time``: N sortable values, where the layout has a time. ``numeric``: columns to cut into
-    quantile buckets. ``undecided``: columns of whole numbers whose kind depends on how many values training shows.
+    buckets. ``undecided``: columns of whole numbers whose kind depends on how many values training shows. ``folds``: N
+    values that say the fold, where a column does.
     """
 
     features: pl.DataFrame
@@ -54,6 +55,7 @@ class Rows:
     time: pl.Series | None = None
     numeric: tuple[str, ...] = ()
     undecided: tuple[str, ...] = ()
+    folds: pl.Series | None = None
 
 
 def read_avazu(path: Path, rows: int | None = None) -> Rows:

@@ -45,7 +45,11 @@ class PrepareOptions(Settings):
     numeric: tuple[str, ...] = ()
     categorical: tuple[str, ...] = ()
     buckets: int = Field(default=20, ge=2, le=1000, description="quantile buckets of a numeric column")
+    numeric_rule: Literal["quantile", "criteo"] = Field(
+        default="quantile", description="buckets fitted on train, or floor(ln(x)^2) for x > 2 as for Criteo's counts"
+    )
     time_column: str | None = None
+    fold_column: str | None = Field(default=None, description="says the fold of a row; draw d tests on fold d")
     negatives: int = Field(default=2, ge=1, le=100, description="Frappe: drawn negatives per positive")
 
     @field_validator("shares")
@@ -59,6 +63,15 @@ class PrepareOptions(Settings):
     def _time_has_one_division(self) -> "PrepareOptions":
         if self.split == "time" and self.draws > 1:
             raise ValueError(f"draws={self.draws} with split 'time': a split by time has one draw only")
+        return self
+
+    @model_validator(mode="after")
+    def _folds_are_the_division(self) -> "PrepareOptions":
+        if self.fold_column is not None:
+            for option in ("split", "split_seed", "draws", "shares"):
+                if getattr(self, option) != type(self).model_fields[option].default:
+                    problem = f"{option}={getattr(self, option)} with fold_column {self.fold_column!r}"
+                    raise ValueError(f"{problem}: the folds divide the rows, one draw for each")
         return self
 
 
@@ -111,6 +124,9 @@ def prepare(
         raise _no_time(raw, layout)
     report(f"hashing {raw.name}")
     about = {"kind": layout, "source": {"file": raw.name, "sha256": file_sha256(raw)}, "settings": settings}
+    if rows.folds is not None:
+        about["folds"] = encode.fold_names(rows.folds, raw)
+        settings["draws"] = len(about["folds"])
     return save(root, name, _draws(name, raw, rows, options, settings["min_count"], about, report), about)
 
 
@@ -158,7 +174,14 @@ def _read(layout: str, raw: Path, options: PrepareOptions) -> Any:
     if layout == "frappe":
         return layouts.read_frappe(raw, options.negatives, options.split_seed, options.rows)
     return own_table.read_table(
-        raw, options.label, options.drop, options.numeric, options.categorical, options.time_column, options.rows
+        raw,
+        options.label,
+        options.drop,
+        options.numeric,
+        options.categorical,
+        options.time_column,
+        options.rows,
+        options.fold_column,
     )
 
 
@@ -174,19 +197,26 @@ def _draws(
     """Each draw with its vocabulary, one at a time. Notes in ``about`` which columns became numeric buckets."""
     from ctrlib.data import encode
 
-    total = len(rows.labels)
-    for draw in range(options.draws):
-        report(f"draw {draw + 1} of {options.draws}: fitting vocabulary, encoding {total:,} rows")
-        by_time = options.split == "time"
-        order = encode.time_order(rows.time) if by_time else encode.random_order(total, options.split_seed + draw)
-        parts = encode.split_rows(total, options.shares, order)
+    total, draws = len(rows.labels), about["settings"]["draws"]
+    folds = None if rows.folds is None else rows.folds.rank("dense").to_numpy().astype(np.int64) - 1
+    for draw in range(draws):
+        report(f"draw {draw + 1} of {draws}: fitting vocabulary, encoding {total:,} rows")
+        if folds is not None:
+            parts = encode.fold_rows(folds, draw)
+        else:
+            by_time = options.split == "time"
+            order = encode.time_order(rows.time) if by_time else encode.random_order(total, options.split_seed + draw)
+            parts = encode.split_rows(total, options.shares, order)
         _need_classes(raw, draw, {part: (len(of), int(rows.labels[of].sum())) for part, of in parts.items()})
         if draw == 0:  # the kind of a column is part of its meaning, so all draws share the choice
             numeric = encode.choose_numeric(rows, parts["train"])
             about["numeric_columns"] = list(numeric)
-        ids, vocabulary, dims = encode.encode_draw(rows.features, parts, min_count, numeric, options.buckets)
+            quantiles, features = numeric, rows.features
+            if options.numeric_rule == "criteo":
+                quantiles, features = (), encode.bucket_counts(features, numeric, raw)
+        ids, vocabulary, dims = encode.encode_draw(features, parts, min_count, quantiles, options.buckets)
         splits = {part: Split(ids[part], rows.labels[chosen]) for part, chosen in parts.items()}
-        yield Dataset(name, draw, tuple(rows.features.columns), dims, fingerprint="", **splits), vocabulary
+        yield Dataset(name, draw, tuple(features.columns), dims, fingerprint="", **splits), vocabulary
 
 
 def _need_classes(raw: Path, draw: int, sizes: dict[str, tuple[int, int]]) -> None:
@@ -211,6 +241,7 @@ def _check_name(name: str) -> None:
 def _refuse_unused(layout: str, options: PrepareOptions) -> None:
     """An option that the layout would ignore is a mistake; say so."""
     own = {"label": "label", "drop": (), "numeric": (), "categorical": (), "time_column": None, "buckets": 20}
+    own |= {"numeric_rule": "quantile", "fold_column": None}
     for option, default in own.items():
         if layout != "table" and getattr(options, option) != default:
             flag = "--" + option.replace("_", "-")

@@ -1,5 +1,6 @@
 """Files out of a zip that somebody else made: nothing is written but the files asked for, under names given here."""
 
+import errno
 import hashlib
 import re
 import stat
@@ -60,7 +61,9 @@ def _opened(archive: Path) -> Iterator[zipfile.ZipFile]:
     try:
         with open_file(archive) as file, zipfile.ZipFile(file) as packed:
             yield packed
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError, OSError) as error:
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:  # EINVAL: a header points before the file
+            raise
         raise BadArchive(f"{archive}: damaged zip ({one_line(error)}); download it again") from None
 
 
@@ -76,6 +79,9 @@ def _member(archive: Path, packed: zipfile.ZipFile, name: str) -> zipfile.ZipInf
             found.append(entry)
     if len(found) != 1:
         raise BadArchive(f"{archive}: {len(found)} files named {name} in the zip; allowed: exactly 1")
+    if found[0].compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        problem = f"{name} is packed by method {found[0].compress_type}"
+        raise BadArchive(f"{archive}: {problem}; allowed: stored (0) or deflated (8)")
     return found[0]
 
 
