@@ -27,10 +27,11 @@ from typer.testing import CliRunner
 
 from ctrlib import cli
 from ctrlib.data import blocks, download, encode, sources, table, writing
-from ctrlib.data.criteo import CATEGORIES, NUMBERS, bucket_count
+from ctrlib.data.criteo import CATEGORIES, MISSING, NUMBERS, bucket_count
 from ctrlib.data.fetch import LARGER, fetch
 from ctrlib.data.published import PUBLISHED
 from ctrlib.data.unpack import BadArchive, file_md5, unpack
+from ctrlib.data.values import fraction_keys
 from ctrlib.data.writing import SPLITS
 from ctrlib.errors import UserError
 
@@ -367,6 +368,26 @@ def test_a_published_file_that_is_not_as_described(case, tmp_path, monkeypatch):
     monkeypatch.setitem(PUBLISHED, NAME, of_files(NAME, files))
     with hub(files={PATH: zipped(files)}) as has:
         assert message in refused(has.endpoint, tmp_path)
+
+
+@given(st.lists(st.one_of(st.none(), st.floats(width=32), st.sampled_from([0.0, -0.0])), min_size=1))
+def test_keys_of_fractions(values):
+    """Equal numbers have equal keys, others have others, and what is missing has its own."""
+    keys = fraction_keys(pl.Series(values, dtype=pl.Float32)).tolist()
+    numbers = ["missing" if value is None or value != value else value for value in values]
+    assert [key == MISSING for key in keys] == [number == "missing" for number in numbers]
+    assert len(set(keys)) == len(set(numbers)) == len(set(zip(keys, numbers, strict=True)))
+
+
+def test_a_fraction_that_is_none(tmp_path, monkeypatch):
+    files = csv_files("criteo_x1")
+    lines = files["valid.csv"].split(b"\n")
+    lines[7] = lines[7].replace(b",", b",many,", 1).rsplit(b",", 1)[0]
+    files["valid.csv"] = b"\n".join(lines)
+    monkeypatch.setitem(PUBLISHED, "criteo_x1", of_files("criteo_x1", files))
+    (tmp_path / "a.zip").write_bytes(zipped(files))
+    with pytest.raises(UserError, match=r"valid\.csv, line 8, column I1: 'many'; allowed: a number or nothing"):
+        fetch("criteo_x1", tmp_path, archive=tmp_path / "a.zip")
 
 
 def test_sizes_of_the_published_sets():

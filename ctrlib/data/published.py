@@ -19,6 +19,7 @@ from ctrlib.data.criteo import Cells, Others, word_keys
 from ctrlib.data.layouts import AVAZU_COLUMNS, hour_parts
 from ctrlib.data.streaming import NumberedRows
 from ctrlib.data.text import one_line, shown
+from ctrlib.data.values import fraction_keys
 from ctrlib.data.workers import MOST_THREADS, Workers, usable_cores
 from ctrlib.data.writing import SPLITS, new_folder, write_about
 from ctrlib.errors import UserError
@@ -217,7 +218,7 @@ def _below_header(block: Block, what: Published, path: Path) -> Block:
 
 
 def _read_words(block: Block, what: Published, path: Path) -> Cells:
-    """The cells of a block in which every field holds words."""
+    """The cells of a block in which every field holds words or fractions."""
     where = f"{path}, lines {block.first} to {block.first + block.lines - 1}"
     if np.count_nonzero(block.text == _COMMA) != (len(what.columns) - 1) * block.lines:
         raise UserError(f"{where}: a line of other than {len(what.columns)} columns; allowed: {len(what.columns)}")
@@ -238,6 +239,13 @@ def _read_words(block: Block, what: Published, path: Path) -> Cells:
         frame = frame.with_columns(hour_parts(frame["hour"], where)).cast(pl.String)
     cells = Cells(np.empty((len(what.fields), frame.height), np.uint32), labels.to_numpy())
     for place, name in enumerate(what.fields):
+        if name in what.numeric:
+            numbers = frame[name].cast(pl.Float32, strict=False)
+            if (bad := numbers.is_null() & frame[name].is_not_null()).any():
+                line, value = block.first + bad.arg_max(), frame[name][bad.arg_max()]
+                raise UserError(f"{path}, line {line}, column {name}: {shown(value)}; allowed: a number or nothing")
+            cells.keys[place] = fraction_keys(numbers)
+            continue
         cells.keys[place], others = word_keys(frame[name])
         if len(others):
             texts = frame[name].gather(others)

@@ -53,7 +53,7 @@ def bytes_per_row(fields: int, draws: int) -> int:
 class NumberedRows:
     """Rows whose cells are numbers of values, in a temporary file in ``folder``. Use it in a ``with``.
 
-    ``fields``: names of the fields; those in ``counts`` hold bucketed counts, the others words.
+    ``fields``: names of the fields; those in ``counts`` hold bucketed counts, the others words or fractions.
     ``labels``: (N,) uint8 and ``values``: per field, once :meth:`read` or :meth:`close` is done.
     """
 
@@ -168,7 +168,7 @@ class NumberedRows:
     ) -> dict[str, Any]:
         """Fit the vocabulary of a draw, write its files below ``folder``, return its entry for dataset.json.
 
-        ``numeric``: fields whose words are numbers that are cut into so many ``buckets``.
+        ``numeric``: fields of fractions, which are cut into so many ``buckets``.
         """
         total = len(self.labels)
         counts = self._counts(part, Pace(report, f"{step}: counting values", total))

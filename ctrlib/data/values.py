@@ -112,16 +112,10 @@ class FieldValues:
         return table.with_columns(pl.col("value").cast(pl.String).fill_null("")), codes
 
     def buckets(self, counts: np.ndarray, min_count: int, buckets: int) -> tuple[pl.DataFrame, np.ndarray]:
-        """The same for words that are numbers, cut into buckets that training fills equally (``encode.fit_buckets``).
-
-        Raises :class:`UserError` for a word that is no number.
-        """
-        words = self._values(self._keys[1 : self.count + 1])
-        words = _hex_words(words) if words.dtype == pl.Int64 else words
-        numbers = words.cast(pl.Float64, strict=False)
-        if (bad := numbers.is_null() & words.is_not_null()).any():
-            raise UserError(f"column {self.name}: {words[bad.arg_max()]!r}; allowed: a number or nothing")
-        missing, of_values = numbers.is_null().to_numpy(), numbers.fill_null(0.0).to_numpy()
+        """The same for keys that are fractions (:func:`fraction_keys`), in buckets that training fills equally."""
+        keys = self._keys[1 : self.count + 1]
+        missing = keys == MISSING
+        of_values = np.where(missing, 0, keys).astype(np.uint32).view(np.float32).astype(np.float64)
         seen = counts[1:]
         edges = bucket_edges(of_values[~missing], seen[~missing], buckets)
         bucket = np.where(missing, 0, 1 + np.searchsorted(edges, of_values, side="left"))  # 0: missing
@@ -147,6 +141,13 @@ class FieldValues:
         else:
             made = _hex_words(pl.Series("value", values)).scatter(places, others)
         return made.set(pl.Series(keys == MISSING), None)
+
+
+def fraction_keys(values: pl.Series) -> np.ndarray:
+    """Keys (n,) uint32 of Float32 numbers: their bits, which no missing value (null or NaN: MISSING) shares."""
+    missing = (values.is_null() | values.is_nan()).fill_null(True).to_numpy()
+    bits = (values.fill_null(0.0).to_numpy() + np.float32(0.0)).view(np.uint32)  # -0.0 + 0.0 is 0.0
+    return np.where(missing, np.uint32(MISSING), bits)
 
 
 def _ranked(values: pl.Series, counts: np.ndarray) -> tuple[pl.DataFrame, np.ndarray]:
