@@ -64,7 +64,8 @@ def hub(**behaviour):
             etag = "an-etag" if has.plain_etag else hashlib.sha256(content).hexdigest()
             known = {"X-Repo-Commit": COMMIT, "X-Linked-Etag": f'"{etag}"', "X-Linked-Size": str(len(content))}
             if has.redirect and not self.path.startswith("/cdn/"):
-                return self.empty(302, Location=f"{has.endpoint}/cdn/{name}", **known)
+                elsewhere = has.endpoint.replace("127.0.0.1", "localhost")  # another host, to a client
+                return self.empty(302, Location=f"{elsewhere}/cdn/{name}", **known)
             start = 0
             if has.ranges and (asked := self.headers.get("Range")):
                 start = int(asked.removeprefix("bytes=").split("-")[0])
