@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -27,14 +28,16 @@ def project_copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_study(project_copy: Path) -> dict[str, object]:
     """Every notebook executed with the smallest settings, in a store of its own; outcomes by notebook number."""
-    from ctrlib.study import execute, plan
+    from ctrlib.study import execute, plan, train_planned
 
     lines: list[str] = []
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(os.cpu_count()) as pool:
         patch.setenv("CTRLIB_RUNS", str(project_copy / "runs"))
         jobs = plan(project_copy, str(TINY), [], {})
-        outcomes = {job.number: execute(job, project_copy, lines.append) for job in jobs}
-    return {"outcomes": outcomes, "lines": lines, "root": project_copy}
+        lacking = train_planned(jobs, lines.append)
+        assert not lacking, lacking
+        outcomes = pool.map(lambda job: execute(job, project_copy, lines.append), jobs)
+        return {"outcomes": {one.job.number: one for one in outcomes}, "lines": lines, "root": project_copy}
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,68 @@
+"""Estimates of time: what they count, and that they are of the right size."""
+
+import pytest
+from small import make_run, member
+
+from ctrlib import estimate
+from ctrlib.config import Checkpoint
+from ctrlib.coupling import complete
+from ctrlib.estimate import Clock, Estimate, own_end_share, plan_parts, spoken_time
+from ctrlib.runs import RunStore
+
+
+@pytest.fixture
+def ticking(monkeypatch):
+    """Every step takes a second."""
+    timed = []
+    monkeypatch.setattr(estimate, "time_steps", lambda kind, device: timed.append(kind) or 1.0)
+    return timed
+
+
+def test_time_grows_with_members_epochs_and_rows(ticking, tmp_path) -> None:
+    clock = Clock(RunStore(tmp_path), "cpu")
+    one = clock.estimate(make_run(epochs=1)).most
+    assert clock.estimate(make_run(epochs=3)).most == pytest.approx(one + 2 * (330 + 0.35 * 200) / 50)
+    pair = clock.estimate(make_run([member(1), member(2)], complete(2), epochs=1))
+    assert pair.most == pytest.approx(2 * one, rel=0.01)
+    assert pair.likely == pair.most, "a fixed length is what it is"
+    assert len(ticking) == 1, "seeds do not make another kind of step"
+
+
+def test_own_end_takes_the_share_that_earlier_trainings_took(ticking, tmp_path) -> None:
+    store = RunStore(tmp_path)
+    assert own_end_share(store) == estimate.OWN_END_SHARE
+    (record,) = store.ensure([make_run(epochs=9, patience=1, keep="best", learning_rate=0.05)])
+    share = max(row["epoch"] for row in record.history) / 9
+    assert own_end_share(store) == pytest.approx(share)
+    found = Clock(store, "cpu").estimate(make_run(epochs=100, patience=2))
+    assert found.likely / found.most == pytest.approx(share, rel=0.02)
+
+
+def test_a_plan_counts_every_run_once(ticking, tmp_path) -> None:
+    store = RunStore(tmp_path)
+    a, b = make_run([member(1)]), make_run([member(2)])
+    c = make_run([member(1)], start=[Checkpoint(run=a.fingerprint)])
+    store.ensure([a])
+    parts = plan_parts({"first": [a, b], "second": [a, b, c]}, store, "cpu", cores=2)
+    assert [(p.name, p.runs, p.trained, p.shared) for p in parts] == [
+        ("first", 2, 1, 0),
+        ("second", 3, 1, 1),
+        ("all", 3, 1, 0),
+    ]
+    assert parts[2].time == parts[0].time + parts[1].time
+    alone = plan_parts({"first": [a, b]}, store, "cpu", cores=1)[0].time.most
+    assert alone - estimate.NOTEBOOK_S == pytest.approx(2 * (parts[0].time.most - estimate.NOTEBOOK_S))
+
+
+def test_an_estimate_is_of_the_right_size(tmp_path) -> None:
+    """Within a factor of twenty of what a training took: a unit that is wrong would be off by a thousand."""
+    store = RunStore(tmp_path)
+    run = make_run(epochs=60)
+    found = Clock(store, "cpu").estimate(run)
+    (record,) = store.ensure([run])
+    assert found.most / 20 < record.seconds + estimate.RUN_S < found.most * 20
+
+
+def test_times_in_words() -> None:
+    assert [spoken_time(s) for s in (5.4, 89, 120, 3600, 7200)] == ["5 s", "89 s", "2 min", "60 min", "2.0 h"]
+    assert Estimate(1, 2) + Estimate(3, 4) == Estimate(4, 6)

@@ -1,0 +1,147 @@
+"""Measures: computed once, kept with their checksum, read from committed results when the store lacks them."""
+
+import json
+
+import numpy as np
+import pytest
+from sklearn.metrics import roc_auc_score
+from small import make_run, member, one_line
+
+from ctrlib import measures
+from ctrlib.coupling import complete
+from ctrlib.errors import UserError
+from ctrlib.measures import FOLDER, auc_covariance, data_facts, group_scores, measured, pooled_difference
+from ctrlib.results import Results, write
+from ctrlib.runs import Damaged, RunStore, load_data
+
+
+@pytest.fixture
+def trained(tmp_path):
+    """A store with two members trained alone and the same two trained together."""
+    store = RunStore(tmp_path / "runs")
+    pair = [member(1), member(2)]
+    alone = store.ensure([make_run([one]) for one in pair])
+    together = store.ensure([make_run(pair, complete(2, 20.0))])
+    return store, alone, together
+
+
+def test_a_measure_is_computed_once(trained) -> None:
+    store, alone, _ = trained
+    calls = []
+
+    def compute(records):
+        calls.append([record.fingerprint for record in records])
+        return {"x": [1, 2.5], "none": None}
+
+    for _ in range(3):
+        assert measured(store, "some", alone, compute, rows=3) == {"x": [1, 2.5], "none": None}
+    assert calls == [[record.fingerprint for record in alone]]
+    measured(store, "some", alone, compute, rows=4)
+    measured(store, "some", alone[::-1], compute, rows=3)
+    measured(store, "other", alone, compute, rows=3)
+    assert len(calls) == 4, "another parameter, order of records or name is another measure"
+
+
+@pytest.mark.parametrize("damage", [b"", b"{", b"[]", b'{"checksum": 1, "value": 2}', None])
+def test_a_damaged_measure_is_said_and_computed_again(trained, capsys, damage) -> None:
+    store, alone, _ = trained
+    value = group_scores(store, alone)
+    (path,) = (store.root / FOLDER).glob("*.json")
+    if damage is None:
+        content = json.loads(path.read_bytes())
+        content["value"]["ensemble_auc"] += 0.01
+        damage = json.dumps(content).encode()
+    path.write_bytes(damage)
+    assert group_scores(store, alone) == value
+    assert "damaged measure" in capsys.readouterr().out
+    assert group_scores(store, alone) == value
+    assert "damaged" not in capsys.readouterr().out
+
+
+def test_auc_covariance_has_the_aucs_of_all_members(trained) -> None:
+    store, alone, together = trained
+    found = auc_covariance(store, [*alone, *together])
+    labels = load_data(alone[0].run.data).test.labels
+    expected = [roc_auc_score(labels, one) for record in (*alone, *together) for one in record.logits()]
+    assert found.aucs == pytest.approx(expected, abs=1e-12)
+    assert found.covariance.shape == (4, 4)
+    again = auc_covariance(store, [*alone, *together])
+    assert np.array_equal(again.covariance, found.covariance)
+
+
+def test_pooled_difference_is_the_mean_over_groups_of_the_mean_over_members(trained) -> None:
+    store, alone, together = trained
+    aucs = auc_covariance(store, [*together, *alone]).aucs
+    one = pooled_difference(store, [together], [alone])
+    assert one.estimate == pytest.approx(aucs[:2].mean() - aucs[2:].mean(), abs=1e-15)
+    twice = pooled_difference(store, [together, together], [alone, alone])
+    assert twice.estimate == pytest.approx(one.estimate, abs=1e-15)
+    assert twice.standard_error == pytest.approx(one.standard_error / np.sqrt(2), rel=1e-12)
+
+
+def commit(store: RunStore, records, path) -> Results:
+    """What ``ctrlib runs publish`` writes of some records, read back."""
+    entries = [("run", record.content) for record in records]
+    entries += [("measure", {"key": one["key"], "value": one["value"]}) for one in measures.stored_measures(store)]
+    write(path, entries)
+    return Results(path.parent)
+
+
+def test_committed_results_serve_where_nothing_is_trained(trained, tmp_path, monkeypatch) -> None:
+    """Tables come from committed records and measures; no file of a record, no row of the data is touched."""
+    store, alone, together = trained
+    records = [*alone, *together]
+    scores, facts = group_scores(store, together), data_facts(store, alone[0])
+    results = commit(store, records, tmp_path / "results" / "x.jsonl")
+    fresh = RunStore(tmp_path / "empty", results=results)
+    monkeypatch.setattr(measures, "load_data", lambda _: pytest.fail("no data are needed"))
+    found = fresh.ensure([record.run for record in records])
+    assert [record.content for record in found] == [record.content for record in records]
+    assert group_scores(fresh, found[2:]) == scores
+    assert data_facts(fresh, found[0]) == facts
+    assert not (tmp_path / "empty").exists()
+    with pytest.raises(Damaged, match="missing"):
+        found[0].logits()
+
+
+def test_a_measure_that_was_not_committed_trains_what_it_needs(trained, tmp_path) -> None:
+    store, alone, together = trained
+    results = commit(store, [*alone, *together], tmp_path / "results" / "x.jsonl")
+    fresh = RunStore(tmp_path / "empty", results=results)
+    found = fresh.ensure([record.run for record in together])
+    assert group_scores(fresh, found) == group_scores(store, together), "bit for bit on one machine"
+    assert fresh.fingerprints() == [together[0].fingerprint]
+
+
+def test_a_run_that_starts_from_a_committed_one_trains_that_first(trained, tmp_path) -> None:
+    from ctrlib.config import Checkpoint
+
+    store, alone, _ = trained
+    results = commit(store, alone, tmp_path / "results" / "x.jsonl")
+    fresh = RunStore(tmp_path / "empty", results=results)
+    run = make_run([member(1)], start=[Checkpoint(run=alone[0].fingerprint)])
+    (record,) = fresh.ensure([run])
+    assert sorted(fresh.fingerprints()) == sorted([alone[0].fingerprint, run.fingerprint])
+    (expected,) = store.ensure([run])
+    assert np.array_equal(record.logits(), expected.logits())
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["", "{", '{"run": {}}', '{"run": {"fingerprint": "a"}, "checksum": "0"}', '{"other": 1, "checksum": "x"}', "[1]"],
+)
+def test_damaged_results_are_refused_with_their_line(tmp_path, line) -> None:
+    write(tmp_path / "a.jsonl", [("data", {"name": "x", "draws": []})])
+    with (tmp_path / "a.jsonl").open("a") as file:
+        file.write(line + "\n")
+    with pytest.raises(UserError) as caught:
+        Results(tmp_path)
+    assert "a.jsonl, line 2: damaged" in one_line(caught)
+
+
+def test_results_are_written_in_one_order(tmp_path) -> None:
+    entries = [("data", {"name": name, "draws": []}) for name in "cab"]
+    write(tmp_path / "a.jsonl", entries)
+    write(tmp_path / "b.jsonl", entries[::-1])
+    assert (tmp_path / "a.jsonl").read_bytes() == (tmp_path / "b.jsonl").read_bytes()
+    assert sorted(Results(tmp_path).data) == ["a", "b", "c"]
