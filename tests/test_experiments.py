@@ -14,7 +14,7 @@ from small import one_line
 from ctrlib import runs
 from ctrlib.baselines import logistic_regression
 from ctrlib.config import StudyParameters, SyntheticSettings
-from ctrlib.coupling import complete
+from ctrlib.coupling import complete, pairs
 from ctrlib.data import synthetic, table
 from ctrlib.data.table import Dataset, Split
 from ctrlib.errors import UserError
@@ -78,6 +78,9 @@ def test_what_does_not_touch_pretraining_does_not_train_it_again() -> None:
         {"mutual_weight": 3.0},
         {"coupling_form": "kl"},
         {"coupling_target": "joint"},
+        {"coupling_start": 0.5},
+        {"topology": "ring"},
+        {"embeddings": "shared"},
         {"finetune_epochs": 4},
         {"seeds": [1]},
         {"companions": ["PNN"]},
@@ -155,6 +158,12 @@ def test_the_parameters_of_the_coupling_arrive() -> None:
     (together,) = mutual_finetuning(p, pretraining(p, 1), 0.01, "reset")
     assert together.coupling.weights == complete(3, 2.5)
     assert (together.coupling.form, together.coupling.target) == ("kl", "ensemble")
+    p = parameters(instances=4, topology="pairs", coupling_start=0.5, embeddings="shared", mutual_weight=2.0)
+    for (run,) in (from_scratch(p, 1, mutual=True), mutual_finetuning(p, pretraining(p, 1), 0.01, "reset")):
+        assert run.coupling.weights == pairs(4, 2.0)
+        assert run.coupling.start == 0.5
+        assert run.embeddings == ("own" if run.start else "shared"), "checkpoints bring tables of their own"
+    assert {run.embeddings for run in from_scratch(p, 1, mutual=False)} == {"own"}
 
 
 @pytest.mark.parametrize("protocol", ["equal_epochs", "own_end"])
