@@ -96,8 +96,14 @@ def test_two_coupled_groups_in_one_cohort_are_two_runs_bit_for_bit() -> None:
 @pytest.mark.parametrize("form", ["mse", "mse_logit", "kl"])
 @pytest.mark.parametrize(
     "how",
-    [{}, {"target": "ensemble"}, {"target": "shuffled"}, {"peer_weighting": "adaptive", "teacher_weight": 2.0}],
-    ids=["live", "ensemble", "shuffled", "adaptive peers and teacher"],
+    [
+        {},
+        {"target": "ensemble"},
+        {"target": "shuffled"},
+        {"teacher_weight": 2.0},
+        {"peer_weighting": "adaptive", "teacher_weight": 2.0},
+    ],
+    ids=["live", "ensemble", "shuffled", "teacher", "adaptive peers and teacher"],
 )
 def test_who_is_only_listened_to_trains_as_if_alone(form, how) -> None:
     members = [member(seed, 7, **NOISY) for seed in (1, 2, 3)]
