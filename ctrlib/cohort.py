@@ -45,8 +45,8 @@ class SharedTable:
     def step(self) -> None:
         """One Adam step along the mean of the members' gradients, added up in the order of the members.
 
-        The mean, as EKTF takes the mean of its students' losses: so ``embedding_l2`` and ``clip_norm``, which each
-        member has applied to its own gradient, mean what they mean for one member.
+        The mean, as EKTF takes the mean of its students' losses (under Adam the sum would do the same, but for its
+        epsilon). Decay and clipping are in each member's gradient already, so they mean what they mean for one member.
         """
         gradient = self.views[0].grad
         for view in self.views[1:]:

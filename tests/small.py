@@ -47,6 +47,8 @@ def make_run(
     weights: Weights | None = None,
     start: list[Checkpoint] | None = None,
     coupling: dict | None = None,
+    teachers: list | None = None,
+    embeddings: str = "own",
     **recipe,
 ) -> Run:
     """A run on the tiny data; one solo DeepFM for two epochs unless told otherwise."""
@@ -57,6 +59,8 @@ def make_run(
         coupling=Coupling(weights=weights or solo(len(members)), **(coupling or {})),
         recipe=Recipe(**{"learning_rate": 0.01, "batch_size": 50, "epochs": 2, **recipe}),
         start=tuple(start) if start else None,
+        teachers=tuple(teachers) if teachers else None,
+        embeddings=embeddings,
     )
 
 

@@ -71,7 +71,14 @@ def test_threads_do_not_touch_the_numbers_of_any_architecture() -> None:
 
 @pytest.mark.parametrize(
     "coupling",
-    [{}, {"start": 0.3}, {"target": "shuffled"}, {"target": "joint", "form": "kl"}, {"target": "ensemble"}],
+    [
+        {},
+        {"start": 0.3},
+        {"target": "shuffled"},
+        {"target": "joint", "form": "kl"},
+        {"target": "ensemble"},
+        {"peer_weighting": "adaptive", "teacher_weight": 1.0},
+    ],
 )
 def test_graph_and_plain_path_train_the_same(coupling: dict, monkeypatch) -> None:
     """More than 200 steps with short last batches, dropout, two groups and a falling learning rate."""

@@ -30,6 +30,21 @@ SCENES = {
     ),
     "coupled late": ([member(1), member(2)], complete(2), {"coupling": {"start": 0.55}}),
     "shuffled peers": ([member(1), member(2)], complete(2), {"coupling": {"target": "shuffled"}}),
+    "moving averages, two groups, best epoch": (
+        [member(n, **NOISY) for n in (1, 2, 3)],
+        independent_groups([complete(2), solo(1)]),
+        {"averaging": "ema", "averaging_decay": 0.8, "averaging_start": 0.3, "keep": "best", "patience": 3},
+    ),
+    "averages of epochs, shared table": (
+        [member(1, **NOISY), member(2, **NOISY)],
+        complete(2),
+        {"averaging": "swa", "averaging_start": 0.5, "embeddings": "shared", "embedding_l2": 1e-3},
+    ),
+    "one table, adaptive peers and a teacher, moving averages": (
+        [member(1), member(2)],
+        complete(2),
+        {"coupling": {"peer_weighting": "adaptive", "teacher_weight": 1.0}, "embeddings": "shared", "averaging": "ema"},
+    ),
 }
 
 

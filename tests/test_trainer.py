@@ -5,6 +5,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from small import assert_same_member, distance, make_run, member, one_line, rows
 
 from ctrlib import cohort, evaluation, metrics, trainer
 from ctrlib.cohort import build
-from ctrlib.config import Checkpoint, Coupling, Recipe
+from ctrlib.config import Checkpoint, Coupling, Recipe, Target
 from ctrlib.coupling import complete, independent_groups, one_way, solo
 from ctrlib.data.rows import Rows
 from ctrlib.data.table import Split
@@ -93,9 +94,20 @@ def test_two_coupled_groups_in_one_cohort_are_two_runs_bit_for_bit() -> None:
 
 
 @pytest.mark.parametrize("form", ["mse", "mse_logit", "kl"])
-def test_who_is_only_listened_to_trains_as_if_alone(form) -> None:
+@pytest.mark.parametrize(
+    "how",
+    [
+        {},
+        {"target": "ensemble"},
+        {"target": "shuffled"},
+        {"teacher_weight": 2.0},
+        {"peer_weighting": "adaptive", "teacher_weight": 2.0},
+    ],
+    ids=["live", "ensemble", "shuffled", "teacher", "adaptive peers and teacher"],
+)
+def test_who_is_only_listened_to_trains_as_if_alone(form, how) -> None:
     members = [member(seed, 7, **NOISY) for seed in (1, 2, 3)]
-    cohort = fit(make_run(members, one_way(3, 2.0), coupling={"form": form}))
+    cohort = fit(make_run(members, one_way(3, 2.0), coupling={"form": form, **how}))
     alone = fit(make_run(members))
     assert distance(cohort.states[0], alone.states[0]) > 1e-4
     for n in (1, 2):
@@ -116,9 +128,14 @@ def test_coupling_fades_into_solo_with_its_weight() -> None:
 
 @pytest.mark.parametrize("form", ["mse", "mse_logit", "kl"])
 @pytest.mark.parametrize("noise", [{}, NOISY], ids=["plain", "dropout and batch norm"])
-def test_identical_peers_stay_identical_and_teach_nothing(form, noise) -> None:
+@pytest.mark.parametrize(
+    "how",
+    [{}, {"target": "joint"}, {"target": "ensemble"}, {"peer_weighting": "adaptive", "teacher_weight": 2.0}],
+    ids=["live", "joint", "ensemble", "adaptive peers and teacher"],
+)
+def test_identical_peers_stay_identical_and_teach_nothing(form, noise, how) -> None:
     members = [member(1, 7, **noise)] * 3
-    cohort = fit(make_run(members, complete(3, 5.0), coupling={"form": form}))
+    cohort = fit(make_run(members, complete(3, 5.0), coupling={"form": form, **how}))
     alone = fit(make_run(members[:1]))
     assert {row["peer_loss"] for row in cohort.history} == {0.0}
     assert same_state(cohort.states[0], cohort.states[1])
@@ -332,7 +349,7 @@ def test_frozen_peers_neither_drop_units_nor_learn_batch_statistics() -> None:
             np.testing.assert_allclose(copy(valid).numpy(), first.valid_logits[n], rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("target", ["live", "joint", "frozen", "ensemble", "shuffled"])
+@pytest.mark.parametrize("target", get_args(Target))
 def test_every_target_trains_and_is_its_own_arm(target) -> None:
     members = [member(seed, **NOISY) for seed in (1, 2, 3)]
     first = fit(make_run(members))

@@ -1,0 +1,147 @@
+"""Averages of the weights against averages taken by hand; the training itself does not notice them."""
+
+import numpy as np
+import pytest
+import torch
+from small import assert_same_member, distance, make_run, member, rows, same_state
+
+from ctrlib import trainer
+from ctrlib.averaging import WeightAverage, has_begun
+from ctrlib.cohort import build, load_state
+from ctrlib.config import Recipe
+from ctrlib.coupling import complete
+from ctrlib.trainer import batch_bounds
+
+CPU = torch.device("cpu")
+NOISY = {"dropout": 0.3, "batch_norm": True}
+STEPS = len(batch_bounds(330, 50))
+
+
+def fit(run):
+    return trainer.train(run, rows(), device="cpu")
+
+
+def watched(monkeypatch, run) -> tuple:
+    """A training, and the floating-point state of each member after each of its steps, in float64."""
+    seen: list[list[dict]] = []
+    step = trainer.train_step
+
+    def watch(group, *batch):
+        losses = step(group, *batch)
+        states = [trainee.model.state_dict() for trainee in group.trainees]
+        seen.append([{k: v.double() for k, v in one.items() if v.is_floating_point()} for one in states])
+        return losses
+
+    monkeypatch.setattr(trainer, "train_step", watch)
+    return fit(run), seen
+
+
+def close(state: dict, expected: dict) -> None:
+    for name, value in expected.items():
+        torch.testing.assert_close(state[f"weights.{name}"].double(), value, rtol=1e-5, atol=1e-7, msg=name)
+
+
+@pytest.mark.parametrize("embeddings", ["own", "shared"])
+@pytest.mark.parametrize(("decay", "share"), [(0.9, 0.0), (0.5, 0.6)])
+def test_ema_is_the_recursion(monkeypatch, embeddings, decay, share) -> None:
+    """Batch-norm statistics among it; from the first step behind ``share`` on."""
+    members = [member(1, **NOISY), member(2, **NOISY)]
+    recipe = {"averaging": "ema", "averaging_decay": decay, "averaging_start": share}
+    trained, seen = watched(monkeypatch, make_run(members, complete(2), embeddings=embeddings, **recipe))
+    first = next(step for step in range(2 * STEPS) if step >= share * 2 * STEPS)
+    assert first == (0 if share == 0 else 9)
+    for n in range(2):
+        average = seen[first][n]
+        for states in seen[first + 1 :]:
+            average = {name: decay * average[name] + (1 - decay) * states[n][name] for name in average}
+        close(trained.states[n], average)
+        assert (average["mlp.layers.1.running_var"] - seen[-1][n]["mlp.layers.1.running_var"]).abs().max() > 1e-4
+
+
+@pytest.mark.parametrize(("share", "epochs"), [(0.0, [0, 1, 2, 3]), (0.5, [2, 3]), (0.75, [3])])
+def test_swa_is_the_mean_of_the_ends_of_epochs(monkeypatch, share, epochs) -> None:
+    run = make_run([member(1, **NOISY)], epochs=4, averaging="swa", averaging_start=share)
+    trained, seen = watched(monkeypatch, run)
+    ends = [seen[(epoch + 1) * STEPS - 1][0] for epoch in epochs]
+    close(trained.states[0], {name: sum(end[name] for end in ends) / len(ends) for name in ends[0]})
+
+
+@pytest.mark.parametrize("averaging", ["ema", "swa"])
+def test_training_goes_on_from_the_plain_weights(averaging) -> None:
+    """Losses and Adam's state are those of a run without averages; what is validated and kept is not."""
+    members = [member(1, **NOISY), member(2, **NOISY)]
+    plain, averaged = (fit(make_run(members, complete(2), epochs=3, averaging=kind)) for kind in ("none", averaging))
+    for a, b in zip(plain.history, averaged.history, strict=True):
+        assert (a["click_loss"], a["peer_loss"]) == (b["click_loss"], b["peer_loss"])
+    assert averaged.history[-1]["valid_logloss"] != plain.history[-1]["valid_logloss"]
+    for n in range(2):
+        adam = {name: value for name, value in plain.states[n].items() if name.startswith("adam.")}
+        assert same_state(adam, {name: averaged.states[n][name] for name in adam})
+        assert distance(plain.states[n], averaged.states[n]) > 1e-4
+        counted = "weights.mlp.layers.1.num_batches_tracked"
+        assert torch.equal(plain.states[n][counted], averaged.states[n][counted])
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        {"averaging": "ema", "averaging_decay": 0.0},
+        {"averaging": "ema", "averaging_start": 1.0},
+        {"averaging": "swa", "averaging_start": 0.75},
+        {"averaging": "swa", "averaging_start": 1.0},
+    ],
+    ids=str,
+)
+def test_an_average_of_the_last_weights_alone_is_the_last_weights_bit_for_bit(recipe) -> None:
+    run = make_run([member(1, **NOISY)], epochs=4, **recipe)
+    found, plain = fit(run), fit(make_run([member(1, **NOISY)], epochs=4))
+    assert same_state(found.states[0], plain.states[0])
+    assert np.array_equal(found.test_logits, plain.test_logits)
+    assert found.history[-1]["valid_auc"] == plain.history[-1]["valid_auc"]
+
+
+def test_what_is_validated_predicted_and_kept_is_the_average() -> None:
+    one = member(1, **NOISY)
+    run = make_run([one], epochs=6, patience=3, keep="best", learning_rate=0.05, averaging="ema", averaging_decay=0.8)
+    found = fit(run)
+    assert found.kept_epochs[0] < len(found.history)
+    model = build(one, rows(), CPU)
+    load_state(found.states[0], model)
+    with torch.no_grad():
+        expected = model.eval()(torch.from_numpy(rows().test.ids.astype(np.int64)))
+    np.testing.assert_allclose(found.test_logits[0], expected.numpy(), rtol=1e-5, atol=1e-6)
+    kept = found.history[found.kept_epochs[0] - 1]
+    assert kept["valid_auc"] == max(row["valid_auc"] for row in found.history)
+    assert kept["valid_auc"] == trainer.score(rows().valid.labels, torch.from_numpy(found.valid_logits[0]))[0]
+
+
+@pytest.mark.parametrize("averaging", ["ema", "swa"])
+def test_averages_of_a_cohort_without_coupling_are_those_of_separate_trainings(averaging) -> None:
+    members = [member(seed, order, **NOISY) for seed, order in ((1, 7), (2, 7), (3, 8))]
+    recipe = {"averaging": averaging, "averaging_decay": 0.7, "averaging_start": 0.4, "epochs": 3}
+    cohort = fit(make_run(members, **recipe))
+    for n, one in enumerate(members):
+        assert_same_member(cohort, n, fit(make_run([one], **recipe)), 0)
+
+
+def test_the_plain_weights_come_back_whatever_happens() -> None:
+    weights = [torch.tensor([1.0, 2.0]), torch.tensor([5])]
+    average = WeightAverage(weights, Recipe(averaging="ema", averaging_decay=0.5))
+    with average.in_place():
+        assert weights[0].tolist() == [1.0, 2.0], "nothing has been averaged yet"
+    average.after_step(0, 10)
+    weights[0].add_(2)
+    average.after_step(1, 10)
+    with average.in_place():
+        assert weights[0].tolist() == [2.0, 3.0]
+        assert weights[1].tolist() == [5]
+    with pytest.raises(ZeroDivisionError), average.in_place():
+        1 / 0  # noqa: B018
+    assert weights[0].tolist() == [3.0, 4.0]
+    assert average.average[0].tolist() == [2.0, 3.0]
+
+
+def test_rounding_does_not_move_a_beginning() -> None:
+    for total in range(1, 200):
+        for k in range(total + 1):
+            assert [has_begun(at, total, k / total) for at in range(total)] == [at >= k for at in range(total)]

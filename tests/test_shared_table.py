@@ -1,0 +1,222 @@
+"""One embedding table for all members: against a reference with one module, and no trace of it afterwards."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from small import assert_same_member, distance, make_run, member, one_line, rows, same_state
+from test_trainer import checkpoints, hand_losses, with_validation
+from torch import nn
+
+from ctrlib import trainer
+from ctrlib.cohort import build, changing_tensors, load_state, make_adam, model_tensors, share_table
+from ctrlib.coupling import complete, one_way
+from ctrlib.errors import UserError
+from ctrlib.models import MODELS, embedding_parameters
+from ctrlib.step import train_step
+
+CPU = torch.device("cpu")
+NOISY = {"dropout": 0.3, "batch_norm": True}
+TABLE = "weights.embedding.weight"
+
+
+def shared(members, weights=None, **more):
+    """A run whose members, all coupled unless told otherwise, share one table."""
+    return make_run(members, weights or complete(len(members)), embeddings="shared", **more)
+
+
+def fit(run, starts=None):
+    return trainer.train(run, rows(), starts, device="cpu")
+
+
+def double_group(run) -> trainer.Group:
+    """The run's group in float64, with tables of ordinary size."""
+    group = trainer.make_group(run, list(range(len(run.members))), rows(), None, CPU)
+    generator = torch.Generator().manual_seed(3)
+    for trainee in group.trainees:
+        trainee.model.double()
+        with torch.no_grad():
+            for table in embedding_parameters(trainee.model):
+                table.copy_(0.5 * torch.randn(table.shape, generator=generator))
+        trainee.optimizer = make_adam(trainee.model, run.recipe.learning_rate)
+    group.table = share_table(group.trainees, run.recipe.learning_rate, from_scratch=True)
+    group.weights = group.weights.double()
+    return group
+
+
+def batches(count: int):
+    dataset = rows()
+    for step in range(count):
+        part = slice(50 * step, 50 * step + 50)
+        yield (
+            torch.from_numpy(dataset.train.ids[part].astype(np.int64)),
+            torch.from_numpy(dataset.train.labels[part].astype(np.float64)),
+        )
+
+
+@pytest.mark.parametrize("clip_norm", [1e9, 0.05], ids=["no clipping", "clipped"])
+def test_steps_equal_those_of_one_module_in_several_models(clip_norm) -> None:
+    """The reference literally has one module in all models. Its table moves along the mean of the members' gradients,
+    decay included once; each member's whole gradient, its part of the table's among it, is clipped before."""
+    weights, l2, rate = ((0.0, 0.7, 0.3), (2.0, 0.0, 0.0), (0.0, 1.5, 0.0)), 0.05, 0.01
+    members = [member(n, architecture=name) for n, name in enumerate(("DeepFM", "FiBiNET", "DCN"), 1)]
+    group = double_group(shared(members, weights, embedding_l2=l2, clip_norm=clip_norm))
+    models = [build(one, rows(), CPU).double() for one in members]
+    for model, trainee in zip(models, group.trainees, strict=True):
+        model.load_state_dict(trainee.model.state_dict())
+        model.embedding = models[0].embedding
+    table = models[0].embedding.weight
+    towers = [[p for p in model.parameters() if p is not table] for model in models]
+    optimizers = [torch.optim.Adam(own, lr=rate, fused=False) for own in towers]
+    of_table = torch.optim.Adam([table], lr=rate, fused=False)
+    for ids, labels in batches(4):
+        train_step(group, ids, labels, coupled=True)
+        losses = hand_losses([model(ids) for model in models], labels, weights)
+        parts = []
+        for n, loss in enumerate(losses):
+            gradients = torch.autograd.grad(loss, [table, *towers[n]], retain_graph=True)
+            decays = [l2 * p.data if any(p is one for one in embedding_parameters(models[n])) else 0 for p in towers[n]]
+            full = [gradients[0] + l2 * table.data, *(g + d for g, d in zip(gradients[1:], decays, strict=True))]
+            norm = float(sum((g**2).sum() for g in full).sqrt())
+            full = [g * min(1.0, clip_norm / (norm + 1e-6)) for g in full]
+            assert (norm > clip_norm) == (clip_norm < 1)
+            parts.append(full[0])
+            for parameter, gradient in zip(towers[n], full[1:], strict=True):
+                parameter.grad = gradient
+        table.grad = sum(parts) / len(parts)
+        for optimizer in (*optimizers, of_table):
+            optimizer.step()
+    for trainee, model in zip(group.trainees, models, strict=True):
+        for (name, found), expected in zip(
+            trainee.model.named_parameters(), dict(model.named_parameters()).values(), strict=True
+        ):
+            torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-9, msg=lambda m, n=name: f"{n}: {m}")
+
+
+@pytest.mark.parametrize("noise", [{}, NOISY], ids=["plain", "dropout and batch norm"])
+@pytest.mark.parametrize("start", [0.0, 1.0], ids=["coupled", "shared alone"])
+def test_equal_members_with_one_table_are_one_model_bit_for_bit(noise, start) -> None:
+    """Their mean gradient is each one's own, so decay and clipping act as for one model alone."""
+    recipe = {"embedding_l2": 1e-3, "clip_norm": 0.3}
+    run = shared([member(1, **noise)] * 2, coupling={"start": start}, **recipe)
+    found, alone = fit(run), fit(make_run([member(1, **noise)], **recipe))
+    for n in range(2):
+        assert_same_member(found, n, alone, 0)
+
+
+def test_the_table_is_one_and_all_else_is_each_members_own() -> None:
+    members = [member(seed, **NOISY) for seed in (1, 2, 3)]
+    found, own = fit(shared(members)), fit(make_run(members, complete(3)))
+    first = found.states[0]
+    for state in found.states[1:]:
+        for kind in ("weights.", "adam.exp_avg.", "adam.exp_avg_sq.", "adam.step."):
+            assert torch.equal(state[f"{kind}embedding.weight"], first[f"{kind}embedding.weight"])
+        for name in ("weights.first_order.weight", "weights.mlp.layers.0.weight", "adam.exp_avg.first_order.weight"):
+            assert not torch.equal(state[name], first[name])
+    steps = 2 * len(trainer.batch_bounds(330, 50))
+    assert {float(value) for name, value in first.items() if name.startswith("adam.step")} == {steps}
+    assert first.keys() == own.states[0].keys()
+    assert distance(first, own.states[0]) > 1e-3
+
+
+def test_the_table_begins_as_the_first_members() -> None:
+    group = trainer.make_group(shared([member(5), member(2)]), [0, 1], rows(), None, CPU)
+    for trainee in group.trainees:
+        assert torch.equal(trainee.model.embedding.weight, build(member(5), rows(), CPU).embedding.weight)
+        own = build(trainee.member, rows(), CPU)
+        assert torch.equal(trainee.model.first_order.weight, own.first_order.weight)
+
+
+def test_what_changes_is_listed_once() -> None:
+    """Every tensor of every model, the table and its Adam state a single time."""
+    members = [member(seed) for seed in (1, 2, 3)]
+    counts = {}
+    for embeddings in ("own", "shared"):
+        run = make_run(members, complete(3), embeddings=embeddings)
+        group = trainer.make_group(run, [0, 1, 2], rows(), None, CPU)
+        counts[embeddings] = [len(model_tensors(group.trainees)), len(changing_tensors(group.trainees))]
+        addresses = [tensor.data_ptr() for tensor in changing_tensors(group.trainees)]
+        assert len(set(addresses)) == len(addresses)
+    assert counts["own"][0] - counts["shared"][0] == 2  # two tables less
+    assert counts["own"][1] - counts["shared"][1] == 2 * 4  # with their moments and step counts
+
+
+def test_each_member_can_be_used_alone_at_the_epoch_it_keeps(monkeypatch) -> None:
+    """Members keep different epochs, and so different states of the table they had in common."""
+    pairs = [(0.60, 0.80), (0.75, 0.70), (0.71, 0.71)]
+    flat = [auc for pair in pairs for auc in pair]
+    members = [member(1, **NOISY), member(2, **NOISY)]
+    recipe = {"epochs": 3, "keep": "best", "embeddings": "shared"}
+    trained, snapshots = with_validation(monkeypatch, flat, members, complete(2), **recipe)
+    assert trained.kept_epochs == [2, 1]
+    assert not torch.equal(trained.states[0][TABLE], trained.states[1][TABLE])
+    ids = torch.from_numpy(rows().test.ids.astype(np.int64))
+    for n, epoch in enumerate((1, 0)):
+        assert same_state(trained.states[n], snapshots[epoch][n])
+        model = build(members[n], rows(), CPU)
+        load_state(trained.states[n], model)
+        with torch.no_grad():
+            np.testing.assert_allclose(trained.test_logits[n], model.eval()(ids).numpy(), rtol=1e-5, atol=1e-6)
+
+
+def test_the_table_follows_the_learning_rate(monkeypatch) -> None:
+    """After a plateau at factor 1e-9 it does not move any more."""
+    trained, snapshots = with_validation(
+        monkeypatch, [0.7, 0.7, 0.6, 0.6, 0.5, 0.5], [member(1), member(2)], complete(2),
+        epochs=3, patience=5, plateau_factor=1e-9, embeddings="shared",
+    )  # fmt: skip
+    before, between, after = (epoch[1][TABLE] for epoch in snapshots)
+    assert (between - before).abs().max() > 1e-3
+    assert (after - between).abs().max() < 1e-7
+    assert trained.history[-1]["learning_rate"] < 1e-10
+
+
+@pytest.mark.parametrize("noise", [{}, NOISY], ids=["plain", "dropout and batch norm"])
+def test_an_epoch_from_a_kept_checkpoint_is_the_next_epoch_bit_for_bit(monkeypatch, noise) -> None:
+    members = [member(seed, **noise) for seed in (1, 2)]
+    whole, first = (fit(shared(members, epochs=epochs)) for epochs in (3, 2))
+    derive = trainer.derive_seed
+
+    def two_epochs_later(*parts):
+        at = next(i for i, part in enumerate(parts) if isinstance(part, str)) + 1
+        return derive(*parts[:at], parts[at] + 2, *parts[at + 1 :])
+
+    monkeypatch.setattr(trainer, "derive_seed", two_epochs_later)
+    again = checkpoints(first, "keep")
+    rest = fit(shared(members, start=again["start"], epochs=1), again["starts"])
+    for n in range(2):
+        assert same_state(rest.states[n], whole.states[n])
+
+
+def test_checkpoints_with_different_tables_are_refused() -> None:
+    members = [member(1), member(2)]
+    again = checkpoints(fit(make_run(members)), "reset")
+    with pytest.raises(UserError) as caught:
+        fit(shared(members, start=again["start"]), again["starts"])
+    assert "bring different tables" in one_line(caught)
+
+
+def test_a_model_without_one_table_is_refused(monkeypatch) -> None:
+    class Bare(nn.Module):
+        def __init__(self, field_dims, embedding_dim, hidden_units, dropout, batch_norm) -> None:
+            super().__init__()
+            self.bias = nn.Parameter(torch.zeros(1))
+
+    monkeypatch.setitem(MODELS, "Bare", Bare)
+    with pytest.raises(UserError) as caught:
+        fit(shared([member(1), member(2, architecture="Bare")]))
+    assert "Bare has 0 embedding tables" in one_line(caught)
+
+
+def test_who_is_only_listened_to_shares_the_table_too() -> None:
+    found = fit(shared([member(n) for n in (1, 2, 3)], one_way(3)))
+    assert torch.equal(found.states[0][TABLE], found.states[2][TABLE])
+
+
+def test_sharing_leaves_the_settings_of_later_runs_alone() -> None:
+    """A cohort of its own tables after one with a shared table is what it was before."""
+    run = make_run([member(1), member(2)], complete(2))
+    before = copy.deepcopy(fit(run).states)
+    fit(shared([member(1), member(2)]))
+    assert all(same_state(a, b) for a, b in zip(fit(run).states, before, strict=True))
