@@ -160,8 +160,10 @@ class Run(Settings):
 class StudyParameters(Settings):
     """The parameters a notebook may declare, their types and their ranges, in one place."""
 
-    profile: str = Field(default="default", description="label of the settings, shown in the book")
-    dataset: str = Field(default="synthetic", description="'synthetic', a prepared data set, or a path to one")
+    profile: str = Field(default="default", max_length=1000, description="label of the settings, shown in the book")
+    dataset: str = Field(
+        default="synthetic", max_length=1000, description="'synthetic', a prepared data set, or a path to one"
+    )
     rows: int = Field(default=100_000, ge=100, description="training rows of the synthetic data")
     architecture: str = Field(default="FiBiNET", description="FiBiNET, DCN, PNN or DeepFM")
     companions: tuple[str, ...] = Field(default=("DCN", "PNN", "DeepFM"), min_length=1, description="who replaces one")
@@ -182,7 +184,7 @@ class StudyParameters(Settings):
     mutual_weight: float = Field(default=1.0, ge=0, le=1e6, description="total weight of the peers; 1 in the paper")
     coupling_form: Form = "mse"
     coupling_target: Target = "live"
-    device: str = Field(default="auto", description="auto, cpu, cuda or cuda:N")
+    device: str = Field(default="auto", max_length=100, description="auto, cpu, cuda or cuda:N")
     precision: Precision = Field(default="fp32", description="of matrix products; tf32 needs a GPU")
     benchmark: str = Field(default="", description="a file in benchmarks/results; empty: the newest")
 

@@ -37,7 +37,7 @@ from filelock import FileLock, Timeout
 
 from ctrlib.config import NUMERICS_VERSION, Checkpoint, Data, Run, SyntheticSettings, data_root, digest
 from ctrlib.data.workers import usable_cores
-from ctrlib.errors import UserError
+from ctrlib.errors import UserError, shown
 from ctrlib.files import Irregular, parse_json, read_plain, remove, write_synced
 from ctrlib.stored import check_content, read_logits, read_states
 
@@ -113,6 +113,7 @@ class RunStore:
         self.root = Path(root)
         self.checkpoint_s = checkpoint_s
         self._healthy: set[str] = set()
+        self._said: set[str] = set()  # about damage
 
     def fingerprints(self) -> list[str]:
         """Names of all records, healthy or not."""
@@ -152,7 +153,7 @@ class RunStore:
             raise Damaged(f"{path}: its checksum is not the one recorded when it was written")
         if version != FORMAT:
             raise UserError(
-                f"{path}: format {version}; this ctrlib reads format {FORMAT}: use the ctrlib that wrote it, "
+                f"{path}: format {shown(version)}; this ctrlib reads format {FORMAT}: use the ctrlib that wrote it, "
                 "or another store (CTRLIB_RUNS)"
             )
         try:
@@ -183,7 +184,9 @@ class RunStore:
         try:
             record = self.open(name) if name in self._healthy else self.verify(name)
         except Damaged as damage:
-            print(f"damaged record, will be trained again: {damage}", flush=True)
+            if str(damage) not in self._said:
+                print(f"damaged record, will be trained again: {damage}", flush=True)
+            self._said.add(str(damage))
             return None
         self._healthy.add(name)
         return record
@@ -490,12 +493,12 @@ def read_file(path: Path) -> bytes:
     """The bytes of a file of a record; a missing file is damage, a forbidden one the user's to mend."""
     try:
         if path.parent.is_symlink():
-            raise Irregular(f"{path.parent}: a link where the folder of a record should be")
+            raise Irregular("the folder of the record is a link")
         return read_plain(path)
     except (FileNotFoundError, NotADirectoryError):
         raise Damaged(f"{path}: the file is missing") from None
     except Irregular as error:
-        raise Damaged(str(error)) from None
+        raise Damaged(f"{path}: {error}") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error})") from None
 
