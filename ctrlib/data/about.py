@@ -98,11 +98,8 @@ def read_about(folder: Path) -> dict[str, Any]:
 
 def _check_draw(entry: _Draw) -> None:
     """Raise ValueError unless an entry has all parts and files, and the fingerprint of its content."""
-    if (
-        set(entry.rows) != set(SPLITS)
-        or set(entry.click_rate) != set(SPLITS)
-        or set(entry.sha256) != {*array_names(), VOCABULARY}
-    ):
+    names = [set(entry.rows), set(entry.click_rate), set(entry.sha256)]
+    if names != [set(SPLITS), set(SPLITS), {*array_names(), VOCABULARY}]:
         raise ValueError(f"draw {entry.draw}: a part or a file is missing")
     if fingerprint(entry.model_dump()) != entry.fingerprint:
         raise ValueError(f"draw {entry.draw}: its fingerprint is not that of its content")
