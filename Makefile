@@ -1,14 +1,16 @@
 # make book   environment, quick study, rendered book in _build/html/index.html     (PROFILE=quick)
 # make test   all tests, among them a strict book build from notebooks executed with tiny parameters
 # make env    only the environment in .venv                                          (TORCH=2.11.0 for another torch)
-# make soak   a training is killed at a hundred random moments and must end bit for bit       (KILLS=100)
+# make soak   a training is killed at a hundred random moments, and at every change of a file, and must end bit for bit
+#             (KILLS=100)
+# make fuzz   a hundred thousand damaged files and strange settings are used or refused in one line   (INPUTS=100000)
 # make bench  speed and memory beside the peers, which get an environment of their own   (BENCH="--only train,floor")
 PYTHON  ?= python3
 PROFILE ?= quick
 TORCH   ?= 2.13.0
 READY   := .venv/.ready-torch-$(TORCH)
 
-.PHONY: book test soak env study bench clean
+.PHONY: book test soak fuzz env study bench clean
 
 book: env
 	.venv/bin/ctrlib study --profile $(PROFILE)
@@ -23,6 +25,10 @@ test: env
 KILLS ?= 100
 soak: env
 	CTRLIB_KILLS=$(KILLS) .venv/bin/python -m pytest tests/test_resume.py
+
+INPUTS ?= 100000
+fuzz: env
+	CTRLIB_FUZZ=$(INPUTS) .venv/bin/python -m pytest -s tests/test_fuzz.py
 
 env: $(READY)
 

@@ -239,8 +239,10 @@ class Run(Settings):
 class StudyParameters(Settings):
     """The parameters a notebook may declare, their types and their ranges, in one place."""
 
-    profile: str = Field(default="default", description="label of the settings, shown in the book")
-    dataset: str = Field(default="synthetic", description="'synthetic', a prepared data set, or a path to one")
+    profile: str = Field(default="default", max_length=1000, description="label of the settings, shown in the book")
+    dataset: str = Field(
+        default="synthetic", max_length=1000, description="'synthetic', a prepared data set, or a path to one"
+    )
     rows: int = Field(default=100_000, ge=100, description="training rows of the synthetic data")
     test_rows: int = Field(default=50_000, ge=100, description="test rows of the synthetic data")
     logit_sd: float = Field(default=1.5, gt=0, le=10, description="spread of the synthetic data's true logit")
@@ -277,7 +279,7 @@ class StudyParameters(Settings):
     row_levels: tuple[Annotated[int, Field(ge=100)], ...] = (10_000, 40_000)
     width_levels: tuple[Annotated[int, Field(ge=1, le=65536)], ...] = (16, 64)
     noise_levels: tuple[Annotated[float, Field(gt=0, le=10)], ...] = (0.75, 1.5, 3.0)
-    device: str = Field(default="auto", description="auto, cpu, cuda or cuda:N")
+    device: str = Field(default="auto", max_length=100, description="auto, cpu, cuda or cuda:N")
     precision: Precision = Field(default="fp32", description="of matrix products; tf32 needs a GPU")
     benchmark: str = Field(default="", description="a file in benchmarks/results; empty: the newest")
 

@@ -28,7 +28,7 @@ def write_synced(path: Path, content: bytes) -> None:
 def open_plain(path: Path) -> BinaryIO:
     """Open a file for reading; :class:`Irregular` for anything else, which could lead elsewhere or never end."""
     if not stat.S_ISREG(path.lstat().st_mode):
-        raise Irregular(f"{path}: a link, folder or device where a file should be")
+        raise Irregular("a link, folder or device where a file should be")
     return path.open("rb")
 
 

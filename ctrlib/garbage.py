@@ -54,17 +54,18 @@ def unfinished_trainings(store: RunStore) -> dict[str, str]:
     """Runs whose training was interrupted or goes on, with what is wrong with the state it was put away in, or ""."""
     found = {}
     for folder in sorted(store.root.glob(".training-*")):
-        found[folder.name.removeprefix(".training-")] = _state_problem(folder) and _state_problem(folder)
+        name = folder.name.removeprefix(".training-")
+        found[name] = _state_problem(folder) and _state_problem(folder)  # a living process may just have replaced it
     return found
 
 
 def _state_problem(folder: Path) -> str:
-    """What is wrong with the state in a folder; a living process may replace it meanwhile, so ask twice."""
+    """What is wrong with the state in a folder, or "" for nothing."""
     from ctrlib.resume import read_state
 
     try:
         read_state(folder)
-    except (OSError, ValueError) as problem:
+    except ValueError as problem:
         return f"{folder}: {problem}"
     return ""
 

@@ -18,7 +18,9 @@ from ctrlib.statistics import PairedDifference
 
 def say(text: str) -> None:
     """Show a sentence that was made from computed numbers, in Markdown; :func:`as_text` is for what comes from data."""
-    display(Markdown(text))
+    markdown = Markdown("")
+    markdown.data = text  # given at once, a text that begins with http would be fetched from there
+    display(markdown)
 
 
 def as_text(value: Any) -> str:

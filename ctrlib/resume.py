@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ctrlib.cohort import Group, check_state, load_state, member_state
 from ctrlib.errors import first_problem
-from ctrlib.files import Irregular, parse_json, read_plain, remove, write_synced
+from ctrlib.files import parse_json, read_plain, remove, write_synced
 from ctrlib.stored import HISTORY
 
 NEWEST = "newest.json"
@@ -93,7 +93,7 @@ class Checkpoints:
             if newest is None or newest["identity"] != self.identity:
                 return Position()
             check(groups, facts, tensors)
-        except (OSError, ValueError) as error:
+        except ValueError as error:
             print(f"damaged checkpoint {self.folder}: {error}; the training starts from its beginning", flush=True)
             self.clear()
             return Position()
@@ -109,23 +109,20 @@ class Checkpoints:
 def read_state(folder: Path) -> tuple[dict | None, dict, dict[str, Tensor]]:
     """Pointer, facts and tensors of the last state in ``folder``, its checksum compared; (None, {}, {}) without one.
 
-    Raises:
-        ValueError: it is not what was written.
-        OSError: it cannot be read.
+    Raises ValueError: it cannot be read or is not what was written.
     """
     from safetensors.torch import load
 
     if folder.is_symlink():
-        raise Irregular(f"{folder} is a link")
-    try:
-        newest = parse_json(read_plain(folder / NEWEST))
-    except FileNotFoundError:
+        raise ValueError("the folder is a link")
+    if not os.path.lexists(folder / NEWEST):
         return None, {}, {}
+    newest = parse_json(_content(folder, NEWEST))
     if not isinstance(newest, dict) or not all(isinstance(newest.get(k), str) for k in ("identity", "file", "sha256")):
         raise ValueError(f"{NEWEST} is not what was written")
     if not STATE.fullmatch(newest["file"]):
         raise ValueError(f"{newest['file'][:100]!r} is no name of a state")
-    content = read_plain(folder / newest["file"])
+    content = _content(folder, newest["file"])
     if hashlib.sha256(content).hexdigest() != newest["sha256"]:
         raise ValueError(f"{newest['file']} is not the state that was written")
     try:
@@ -135,6 +132,14 @@ def read_state(folder: Path) -> tuple[dict | None, dict, dict[str, Tensor]]:
     except Exception as error:  # safetensors raises kinds of its own
         raise ValueError(f"{newest['file']} is no state ({' '.join(str(error).split())[:100]})") from None
     return newest, facts, tensors
+
+
+def _content(folder: Path, name: str) -> bytes:
+    """The bytes of a file; ValueError if it cannot be read."""
+    try:
+        return read_plain(folder / name)
+    except OSError as error:
+        raise ValueError(f"{name} cannot be read ({error.strerror or error})") from None
 
 
 def check(groups: list[Group], facts: dict, tensors: dict[str, Tensor]) -> None:

@@ -41,7 +41,7 @@ from ctrlib.config import (
     store_root,
 )
 from ctrlib.data.workers import usable_cores
-from ctrlib.errors import UserError
+from ctrlib.errors import UserError, shown
 from ctrlib.executors import POLL_S, Dask, Pool, Task, Team, Tell, dask_threads, teller, work_off
 from ctrlib.files import Irregular, parse_json, read_plain, remove, write_synced
 from ctrlib.locks import RunLock
@@ -132,6 +132,7 @@ class RunStore:
         self.checkpoint_s = checkpoint_s
         self.results = results
         self._healthy: set[str] = set()
+        self._said: set[str] = set()  # about damage
 
     def fingerprints(self) -> list[str]:
         """Names of all records, healthy or not."""
@@ -171,7 +172,7 @@ class RunStore:
             raise Damaged(f"{path}: its checksum is not the one recorded when it was written")
         if version != FORMAT:
             raise UserError(
-                f"{path}: format {version}; this ctrlib reads format {FORMAT}: use the ctrlib that wrote it, "
+                f"{path}: format {shown(version)}; this ctrlib reads format {FORMAT}: use the ctrlib that wrote it, "
                 "or another store (CTRLIB_RUNS)"
             )
         try:
@@ -205,7 +206,9 @@ class RunStore:
         try:
             record = self.open(name) if name in self._healthy else self.verify(name)
         except Damaged as damage:
-            print(f"damaged record, will be trained again: {damage}", flush=True)
+            if str(damage) not in self._said:
+                print(f"damaged record, will be trained again: {damage}", flush=True)
+            self._said.add(str(damage))
             return None
         self._healthy.add(name)
         return record
@@ -578,12 +581,12 @@ def read_file(path: Path) -> bytes:
     """The bytes of a file of a record; a missing file is damage, a forbidden one the user's to mend."""
     try:
         if path.parent.is_symlink():
-            raise Irregular(f"{path.parent}: a link where the folder of a record should be")
+            raise Irregular("the folder of the record is a link")
         return read_plain(path)
     except (FileNotFoundError, NotADirectoryError):
         raise Damaged(f"{path}: the file is missing") from None
     except Irregular as error:
-        raise Damaged(str(error)) from None
+        raise Damaged(f"{path}: {error}") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error})") from None
 

@@ -89,7 +89,7 @@ def read_logits(content: bytes, split: str, shape: tuple[int, int]) -> np.ndarra
                 raise ValueError(f"{split} is packed")
             raw = archive.read(member)
     except (zipfile.BadZipFile, KeyError, EOFError, OSError, RuntimeError, NotImplementedError, struct.error) as error:
-        raise ValueError(f"no array {split} ({error})") from None
+        raise ValueError(f"no array {split} ({' '.join(str(error).split())[:100]})") from None
     file = io.BytesIO(raw)
     if read_npy_header(file) != (shape, np.dtype("<f4")) or len(raw) - file.tell() != 4 * math.prod(shape):
         raise ValueError(f"{split} is no float32 array {shape}")

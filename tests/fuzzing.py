@@ -1,6 +1,5 @@
 """A small fuzzer: valid inputs are changed at random, and what reads them may refuse, but not crash, hang or stray."""
 
-import json
 import os
 import random
 import signal
@@ -9,6 +8,7 @@ import sysconfig
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -83,24 +83,24 @@ STRANGE = [
 
 def reshape(chance: random.Random, value: Any) -> Any:
     """A copy of a JSON value with one to three places changed: replaced, left out, doubled, renamed or moved."""
-    value = json.loads(json.dumps(value))
+    value = deepcopy(value)
     for _ in range(chance.choice([1, 1, 2, 3])):
         places = list(_places(value))
         if not places:
-            return chance.choice(STRANGE)
+            return deepcopy(chance.choice(STRANGE))
         parent, key = chance.choice(places)
         kind = chance.randrange(6)
         if kind <= 2:
-            parent[key] = chance.choice(STRANGE)
+            parent[key] = deepcopy(chance.choice(STRANGE))
         elif kind == 3:
             del parent[key]
         elif kind == 4 and isinstance(parent, list):
-            parent.insert(key, parent[key])
+            parent.insert(key, deepcopy(parent[key]))
         elif kind == 4:
-            parent[chance.choice(["x", "", "format", "__class__", "0"])] = parent[key]
+            parent[chance.choice(["x", "", "format", "__class__", "0"])] = deepcopy(parent[key])
         else:
             other, name = chance.choice(places)
-            parent[key] = json.loads(json.dumps(other[name])) if _has(other, name) else None
+            parent[key] = deepcopy(other[name]) if _has(other, name) else None
     return value
 
 

@@ -1,19 +1,24 @@
 """An interrupted training ends as if it had never been interrupted: bit for bit, whatever the moment."""
 
 import json
+import multiprocessing
 import os
 import random
+import shutil
 import signal
-import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from small import assert_same_member, make_run, member, rows, without_time
 
-from ctrlib import trainer
+from ctrlib import resume, trainer
+from ctrlib.config import Run
 from ctrlib.coupling import complete, independent_groups, solo
 from ctrlib.resume import NEWEST, Checkpoints
 from ctrlib.runs import RunStore
@@ -150,45 +155,144 @@ def test_a_full_disk_costs_the_checkpoint_and_not_the_training(tmp_path: Path, m
     assert not list(tmp_path.glob("state-*"))
 
 
+INTERVAL = 3  # seconds of a clock that ticks with every step
+
+
+@settings(max_examples=8, deadline=None)
+@given(cuts=st.lists(st.integers(1, 30), max_size=6))
+def test_a_cut_costs_no_more_than_the_interval(cuts: list[int]) -> None:
+    """Cut after so many steps each time: what is done twice never takes longer than the interval between two states."""
+    run, done, left = scene("one model"), [], [0]
+    step = trainer.train_step
+
+    def counted(*arguments):
+        if left[0] == 0:
+            raise Cut
+        left[0] -= 1
+        done.append(1)
+        return step(*arguments)
+
+    def train(folder: Path, steps: int) -> bool:
+        left[0] = steps
+        try:
+            trainer.train(run, rows(), device="cpu", checkpoints=Checkpoints(folder, "this run", INTERVAL))
+        except Cut:
+            return False
+        return True
+
+    with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as folder:
+        patch.setattr(trainer, "train_step", counted)
+        patch.setattr(resume.time, "monotonic", lambda: len(done))
+        assert train(Path(folder) / "whole", -1)
+        needed = len(done)
+        cut_off = [steps for steps in cuts if not train(Path(folder) / "cut", steps)]
+        if len(cut_off) == len(cuts):
+            assert train(Path(folder) / "cut", -1)
+            assert needed <= len(done) - needed <= needed + INTERVAL * len(cuts)
+
+
 # ---- real kills ------------------------------------------------------------------------------------------------------
 
-CHILD = """
-import sys
-from pathlib import Path
-sys.path.insert(0, sys.argv[2])
-from test_resume import scene
-from ctrlib.runs import RunStore
-print("ready", flush=True)
-RunStore(Path(sys.argv[1]), checkpoint_s=0.0).train(scene(sys.argv[3]), "cpu")
-"""
+# Real processes, forked from a server that has imported everything once.
+PROCESSES = multiprocessing.get_context("forkserver")
+PROCESSES.set_forkserver_preload(["torch._dynamo", "ctrlib.trainer", "ctrlib.runs", "safetensors.torch", "pytest"])
+STEP = trainer.train_step
+CHANGES = {"os.rename", "os.remove", "os.mkdir", "os.rmdir"}
 
 
-def start(root: Path, name: str) -> subprocess.Popen:
-    command = [sys.executable, "-c", CHILD, str(root), str(Path(__file__).parent), name]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    process.stdout.readline()
-    return process
+def count_steps(log: Path) -> None:
+    """From now on each training step of this process leaves a byte in ``log``, a kill notwithstanding."""
+    file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    trainer.train_step = lambda *arguments: os.write(file, b".") and STEP(*arguments)
 
 
-def test_killed_at_random_moments_the_run_ends_bit_for_bit(tmp_path: Path) -> None:
-    """SIGKILL, also in the middle of writing a state or the record, then the same command again."""
-    name = "two groups, best epoch, falling rate"
-    run = scene(name)
+def die_at(point: int, root: Path, log: Path, run: Run) -> None:
+    """Train, and be killed at the ``point``-th change of a file: before it is opened, with half of it written, with all
+    of it written, before it is renamed or removed, and so on."""
+    count_steps(log)
+    passed, fsync = [0], os.fsync
+
+    def die(half: int | None = None) -> None:
+        passed[0] += 1
+        if passed[0] == point:
+            if half is not None:
+                os.ftruncate(half, os.fstat(half).st_size // 2)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def watch(event: str, arguments: tuple) -> None:
+        writes = event == "open" and str(root) in str(arguments[0]) and arguments[2] & (os.O_WRONLY | os.O_RDWR)
+        if event in CHANGES or writes:
+            die()
+
+    def dying_fsync(file: int) -> None:
+        die(half=file)
+        die()
+        fsync(file)
+
+    os.fsync = dying_fsync
+    sys.addaudithook(watch)
+    RunStore(root, checkpoint_s=0.0).train(run, "cpu")
+
+
+def test_killed_at_any_change_of_a_file_the_run_ends_bit_for_bit(tmp_path: Path, monkeypatch) -> None:
+    """SIGKILL at the first, second, third, ... thing that is done to a file, until a training gets through."""
+    monkeypatch.setattr(trainer, "train_step", STEP)
+    members = [member(1, **NOISY), member(2, **NOISY)]
+    size = {"epochs": 3, "batch_size": 165} if KILLS >= 100 else {"epochs": 1, "batch_size": 330}
+    run = make_run(members, complete(2), **size)
+    count_steps(tmp_path / "whole steps")
     whole = RunStore(tmp_path / "whole").train(run, "cpu")
+    point, killed = 0, True
+    while killed:
+        point += 1
+        root, log = tmp_path / f"{point}", tmp_path / f"{point} steps"
+        process = PROCESSES.Process(target=die_at, args=(point, root, log, run))
+        process.start()
+        process.join(90)
+        assert process.exitcode in (0, -signal.SIGKILL)
+        killed = process.exitcode != 0
+        count_steps(log)
+        store = RunStore(root, checkpoint_s=0.0)
+        compare(store.train(run, "cpu"), whole)
+        assert store.verify(run.fingerprint)
+        assert [path.name for path in root.iterdir() if path.name != ".locks"] == [run.fingerprint]
+        twice = log.stat().st_size - (tmp_path / "whole steps").stat().st_size
+        assert 0 <= twice <= killed
+        shutil.rmtree(root)
+    assert point > 20
+    print(f"killed at {point - 1} places")
+
+
+def train_counted(root: Path, log: Path, run: Run) -> None:
+    count_steps(log)
+    RunStore(root, checkpoint_s=0.0).train(run, "cpu")
+
+
+def test_killed_at_random_moments_the_run_ends_bit_for_bit(tmp_path: Path, monkeypatch) -> None:
+    """SIGKILL, also in the middle of writing a state or the record, then the same command again; each kill costs at
+    most the one step whose state was not yet put away."""
+    monkeypatch.setattr(trainer, "train_step", STEP)
+    run = scene("two groups, best epoch, falling rate")
+    count_steps(tmp_path / "whole.steps")
+    whole = RunStore(tmp_path / "whole").train(run, "cpu")
+    needed = (tmp_path / "whole.steps").stat().st_size
     chance = random.Random(int(os.environ.get("CTRLIB_SEED", "0")))
-    store, kills, rounds = RunStore(tmp_path / "killed"), 0, 0
+    stores, kills = 0, 0
     while kills < KILLS:
-        process = start(store.root, name)
-        time.sleep(chance.uniform(0.0, 0.25))
-        process.send_signal(signal.SIGKILL)
-        kills += process.wait() == -signal.SIGKILL
-        process.stdout.close()
-        if (record := store.find(run)) or rounds > 40:
-            compare(record or RunStore(store.root).train(run, "cpu"), whole)
-            store, rounds = RunStore(tmp_path / f"killed {kills}"), 0
-        rounds += 1
-    compare(store.train(run, "cpu"), whole)
-    assert not list(store.root.glob(".training-*"))
+        stores, here = stores + 1, 0
+        steps, store = tmp_path / f"{stores}.steps", RunStore(tmp_path / f"killed {stores}", checkpoint_s=0.0)
+        while kills < KILLS and here < 40 and store.find(run) is None:
+            process = PROCESSES.Process(target=train_counted, args=(store.root, steps, run))
+            process.start()
+            time.sleep(chance.uniform(0.0, 0.4))
+            process.kill()
+            process.join(90)
+            here += process.exitcode == -signal.SIGKILL
+            kills += process.exitcode == -signal.SIGKILL
+        count_steps(steps)
+        compare(store.train(run, "cpu"), whole)
+        assert needed <= steps.stat().st_size <= needed + here
+        assert not list(store.root.glob(".training-*"))
 
 
 def compare(record, whole) -> None:

@@ -2,12 +2,12 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ctrlib.config import digest
-from ctrlib.errors import UserError, first_problem
+from ctrlib.errors import UserError, first_problem, shown
 from ctrlib.files import Irregular, parse_json, read_plain
 
 FORMAT_VERSION = 1
@@ -30,8 +30,8 @@ class _Field(_Strict):
 class _Draw(_Strict):
     draw: int = Field(ge=0)
     fields: list[_Field] = Field(min_length=1)
-    rows: dict[str, int]
-    click_rate: dict[str, float]
+    rows: dict[str, Annotated[int, Field(ge=1, lt=2**48)]]
+    click_rate: dict[str, Annotated[float, Field(ge=0, le=1)]]
     sha256: dict[str, str]
     fingerprint: str
 
@@ -85,7 +85,7 @@ def read_about(folder: Path) -> dict[str, Any]:
         why = "it has no checksum" if checksum is None else "its content is not that of its checksum"
         raise UserError(f"{path}: damaged, or written by an earlier ctrlib ({why}); {AGAIN}")
     if version != FORMAT_VERSION:
-        raise UserError(f"{path}: format {version!r}; allowed: {FORMAT_VERSION}; {AGAIN}")
+        raise UserError(f"{path}: format {shown(version)}; allowed: {FORMAT_VERSION}; {AGAIN}")
     try:
         for entry in _About.model_validate(about).draws:
             _check_draw(entry)
@@ -98,9 +98,8 @@ def read_about(folder: Path) -> dict[str, Any]:
 
 def _check_draw(entry: _Draw) -> None:
     """Raise ValueError unless an entry has all parts and files, and the fingerprint of its content."""
-    if any(rows < 1 for rows in entry.rows.values()) or set(entry.rows) != set(SPLITS):
-        raise ValueError(f"draw {entry.draw}: rows of {', '.join(SPLITS)} are needed")
-    if set(entry.click_rate) != set(SPLITS) or set(entry.sha256) != {*array_names(), VOCABULARY}:
+    names = [set(entry.rows), set(entry.click_rate), set(entry.sha256)]
+    if names != [set(SPLITS), set(SPLITS), {*array_names(), VOCABULARY}]:
         raise ValueError(f"draw {entry.draw}: a part or a file is missing")
     if fingerprint(entry.model_dump()) != entry.fingerprint:
         raise ValueError(f"draw {entry.draw}: its fingerprint is not that of its content")

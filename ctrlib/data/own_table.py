@@ -1,6 +1,9 @@
 """Any Parquet or CSV file with a column of labels: raw file to :class:`Rows`, in memory."""
 
-from collections.abc import Callable, Sequence
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -152,12 +155,27 @@ def _roles(
 
 def _read_parquet(path: Path, rows: int | None) -> pl.DataFrame:
     try:
-        frame = pl.read_parquet(path, n_rows=rows)
+        with _no_panic_messages():
+            frame = pl.read_parquet(path, n_rows=rows)
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
         raise UserError(f"{path}: damaged Parquet ({one_line(error)}); copy or write it again") from None
     if frame.height == 0:
         raise UserError(f"{path}: no rows")
     return frame
+
+
+@contextmanager
+def _no_panic_messages() -> Iterator[None]:
+    """polars raises for a damaged file, but also writes pages about it to the file of standard error; not here."""
+    sys.stderr.flush()
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def _plain_column(values: pl.Series, path: Path) -> pl.Series:

@@ -12,7 +12,7 @@ from ctrlib.config import Settings, SyntheticSettings, data_root
 from ctrlib.data.about import FILE, read_about, write_about
 from ctrlib.data.table import OOV, Dataset, Split, open_draw, save, verify_draw
 from ctrlib.data.writing import file_sha256, new_folder
-from ctrlib.errors import UserError, unknown
+from ctrlib.errors import UserError, shown, unknown
 
 _ROWS = 1 << 16  # rows looked at together
 LAYOUTS = ("criteo", "avazu", "frappe", "table")
@@ -269,9 +269,12 @@ def find(name: str, data_dir: Path | str | None = None) -> Path:
     """The folder of a prepared data set given by name or by path."""
     root = Path(data_dir) if data_dir is not None else data_root()
     plain = Path(name).name == name and name not in (".", "..")
-    for folder in ([root / name] if plain else []) + [Path(name)]:
-        if _is_prepared(folder):
-            return folder
+    try:
+        for folder in ([root / name] if plain else []) + [Path(name)]:
+            if _is_prepared(folder):
+                return folder
+    except OSError as error:
+        raise UserError(f"data set {shown(name)} in {root}: cannot be read ({error.strerror or error})") from None
     if name in HOW_TO_GET:
         problem = f"data set {name!r} is not prepared yet in {root}; allowed now: {', '.join(_names(root))}"
         raise UserError(f"{problem}. Run: ctrlib data prepare {name} --raw FILE, with {HOW_TO_GET[name]}")
