@@ -53,8 +53,8 @@ def measured(
             return content["value"]
         raise ValueError("checksum")
     except FileNotFoundError:
-        if store.published and key in store.published.measures:
-            return store.published.measures[key]
+        if store.results and key in store.results.measures:
+            return store.results.measures[key]
     except (ValueError, KeyError, TypeError, OSError):
         print(f"damaged measure, will be computed again: {path}", flush=True)
     value = json.loads(json.dumps(compute(store.whole(records))))  # the same whether it was computed or read

@@ -46,7 +46,7 @@ from ctrlib.executors import POLL_S, Dask, Pool, Task, Team, Tell, dask_threads,
 from ctrlib.files import Irregular, parse_json, read_plain, remove, write_synced
 from ctrlib.locks import RunLock
 from ctrlib.progress import Progress, epoch_line, label, print_line, progress_line
-from ctrlib.published import Published, published
+from ctrlib.results import Results, committed_results
 from ctrlib.stored import check_content, read_logits, read_states
 
 FORMAT = 1
@@ -118,11 +118,11 @@ class Record:
 class RunStore:
     """The records below one folder; :func:`open_store` opens the project's own.
 
-    With ``published`` results, a run that is not in the folder counts as trained when it is among them. Such a record
+    With committed ``results``, a run that is not in the folder counts as trained when it is among them. Such a record
     has everything but its files; it is trained again only when somebody needs these.
     """
 
-    def __init__(self, root: Path, checkpoint_s: float = CHECKPOINT_S, published: Published | None = None) -> None:
+    def __init__(self, root: Path, checkpoint_s: float = CHECKPOINT_S, results: Results | None = None) -> None:
         if re.match("[A-Za-z][A-Za-z0-9+.-]+:/", str(root)):  # C:/ is a drive
             raise UserError(
                 f"{root}: the run store must be a folder, which may be shared over the network; object stores have no "
@@ -130,7 +130,7 @@ class RunStore:
             )
         self.root = Path(root)
         self.checkpoint_s = checkpoint_s
-        self.published = published
+        self.results = results
         self._healthy: set[str] = set()
 
     def fingerprints(self) -> list[str]:
@@ -212,7 +212,7 @@ class RunStore:
 
     def _published(self, run: Run) -> Record | None:
         """The published record of a run: all but its files."""
-        content = self.published.runs.get(run.fingerprint) if self.published else None
+        content = self.results.runs.get(run.fingerprint) if self.results else None
         return Record(self.root / run.fingerprint, run, content) if content else None
 
     def whole(self, records: Iterable[Record]) -> list[Record]:
@@ -391,7 +391,7 @@ class RunStore:
         while left:
             run = left.pop()
             for stored in (*(run.start or ()), *(run.teachers or ())):
-                content = self.published.runs.get(stored.run) if self.published else None
+                content = self.results.runs.get(stored.run) if self.results else None
                 if content and stored.run not in found and not (self.root / stored.run).is_dir():
                     found[stored.run] = needed = Run.model_validate(content["run"])
                     left.append(needed)
@@ -462,7 +462,7 @@ class RunStore:
 
 def open_store() -> RunStore:
     """The project's own store, with the results that are published in it."""
-    return RunStore(store_root(), published=published())
+    return RunStore(store_root(), results=committed_results())
 
 
 def train_task(
@@ -499,7 +499,8 @@ def failure(runs: dict[str, Run], failed: dict[str, Exception]) -> Exception:
     bugs = [error for error in failed.values() if not isinstance(error, UserError)]
     if bugs:
         return bugs[0]
-    lines = [f"{label(runs[name])} ({name}): {error}" for name, error in list(failed.items())[:3]]
+    names = {name: label(runs[name]) if name in runs else "a run that others build on" for name in failed}
+    lines = [f"{names[name]} ({name}): {error}" for name, error in list(failed.items())[:3]]
     if len(failed) == 1:
         error = next(iter(failed.values()))
         error.args = (lines[0],)

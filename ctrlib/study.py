@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ctrlib.config import Run, data_root, digest, read_yaml, store_root
+from ctrlib.config import Run, data_root, digest, read_yaml
 from ctrlib.errors import UserError, shown, unknown
 
 if TYPE_CHECKING:
@@ -288,7 +288,7 @@ def publish(jobs: list[Job], store: "RunStore", path: Path) -> dict[str, int]:
     """
     from ctrlib.experiments.arms import data_draws
     from ctrlib.measures import stored_measures
-    from ctrlib.published import write
+    from ctrlib.results import write
 
     runs = {run.fingerprint: run for job in jobs for run in planned(job)[0]}
     records = {name: record for name, run in runs.items() if (record := store.find(run))}

@@ -1,4 +1,4 @@
-"""``ctrlib data``: what data sets there are, how to prepare one, what is in it."""
+"""``ctrlib data``: what data sets there are, how to fetch or prepare one, what is in it."""
 
 from enum import StrEnum
 from pathlib import Path
@@ -8,7 +8,9 @@ import typer
 
 from ctrlib.commands.output import console, plain, reporting, say, share, table
 
-data_app = typer.Typer(no_args_is_help=True, help="Data sets: what there is, how to prepare one, what is in it.")
+data_app = typer.Typer(
+    no_args_is_help=True, help="Data sets: what there is, how to fetch or prepare one, what is in it."
+)
 
 
 class Layout(StrEnum):
@@ -27,6 +29,13 @@ class SplitBy(StrEnum):
     TIME = "time"
 
 
+class NumericRule(StrEnum):
+    """Ways to make categories of numbers."""
+
+    QUANTILE = "quantile"
+    CRITEO = "criteo"
+
+
 DataDir = Annotated[
     Path | None,
     typer.Option(
@@ -37,7 +46,7 @@ DataDir = Annotated[
 
 @data_app.command("list")
 def data_list(data_dir: DataDir = None) -> None:
-    """List every data set: built in, prepared, or waiting for its raw file.
+    """List every data set: built in, prepared, waiting for its raw file, or to be fetched.
 
     Example: [bold]ctrlib data list[/bold]
     """
@@ -45,6 +54,7 @@ def data_list(data_dir: DataDir = None) -> None:
 
     entries = sources.catalogue(data_dir)
     shown = table("name", "kind", "state", numbers=("rows", "fields", "clicks", "draws"))
+    shown.columns[1].no_wrap = True  # the state may take two lines
     for entry in entries:
         cells = (entry.name, entry.kind, entry.state, entry.rows, entry.fields, share(entry.click_rate), entry.draws)
         shown.add_row(*map(plain, cells))
@@ -79,7 +89,7 @@ def data_prepare(
     numeric: Annotated[
         list[str] | None,
         typer.Option(
-            help="Own data: columns to cut into quantile buckets. Without it: fractions, and whole numbers with more "
+            help="Own data: columns to cut into buckets. Without it: fractions, and whole numbers with more "
             "than 1000 distinct training values. Patterns work: 'I*'."
         ),
     ] = None,
@@ -88,6 +98,12 @@ def data_prepare(
         typer.Option(help="Own data: columns whose every value is a category, such as ids stored as numbers: 'C*'."),
     ] = None,
     buckets: Annotated[int, typer.Option(help="Own data: buckets of a numeric column, equally full in train.")] = 20,
+    numeric_rule: Annotated[
+        NumericRule,
+        typer.Option(
+            help="Own data: quantile: buckets fitted on train. criteo: x above 2 becomes floor(ln(x)^2), for counts."
+        ),
+    ] = NumericRule.QUANTILE,
     split: Annotated[
         SplitBy,
         typer.Option(help="random: by --split-seed. time: train is the earliest part (avazu, or with --time-column)."),
@@ -108,6 +124,13 @@ def data_prepare(
     ] = None,
     time_column: Annotated[
         str | None, typer.Option(help="Own data: the column to sort by for --split time; it is no feature.")
+    ] = None,
+    fold_column: Annotated[
+        str | None,
+        typer.Option(
+            help="Own data: the column that says the fold of a row; it is no feature. As many draws as folds: draw d "
+            "tests on fold d, validates on the next and trains on the rest, so each row is tested once."
+        ),
     ] = None,
     negatives: Annotated[
         int, typer.Option(help="Frappe: items drawn for each use, among those the user never used.")
@@ -130,6 +153,8 @@ def data_prepare(
     [bold]ctrlib data prepare frappe --raw Mobile_Frappe.zip[/bold]
 
     [bold]ctrlib data prepare shop --raw shop.csv --label clicked --drop id --draws 3[/bold]
+
+    [bold]ctrlib data prepare shop --raw shop.csv --label clicked --fold-column fold[/bold]
     """
     from ctrlib.config import checked
     from ctrlib.data import sources
@@ -147,18 +172,66 @@ def data_prepare(
         draws=draws,
         shares=tuple(shares.split(",")),
         min_count=min_count,
+        numeric_rule=numeric_rule.value,
         time_column=time_column,
+        fold_column=fold_column,
         negatives=negatives,
         rows=rows,
     )
     with reporting(f"preparing {name}") as report:
         folder = sources.prepare(name, raw, out, options, report)
-    facts = sources.summary(folder)
-    _show_splits(facts["draws"])
-    fields = facts["draws"][0]["fields"]
-    codes = sum(field["dim"] for field in fields)
-    say(f"{len(fields)} fields, {codes:,} codes; numeric, in buckets: {', '.join(facts['numeric_columns']) or 'none'}")
-    say(f"prepared: {folder}")
+    _show_prepared(folder)
+
+
+@data_app.command("fetch")
+def data_fetch(
+    name: Annotated[
+        str,
+        typer.Argument(help="criteo_x1, criteo_x4, avazu_x1, avazu_x4, frappe_x1 or movielenslatest_x1."),
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder under which NAME is made. (Default: data/ of the project, or $CTRLIB_DATA.)"),
+    ] = None,
+    endpoint: Annotated[
+        str | None,
+        typer.Option(help="Address of a mirror of the hub. (Default: https://huggingface.co, or $HF_ENDPOINT.)"),
+    ] = None,
+    archive: Annotated[
+        Path | None,
+        typer.Option(help="The published zip, downloaded by other means: nothing is asked of the network."),
+    ] = None,
+    min_count: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Values seen less often than this in train share one code. (Default: the benchmark's, 10 for "
+            "criteo_x4, 2 for avazu_x4, else 1.)",
+        ),
+    ] = None,
+    keep: Annotated[bool, typer.Option("--keep", help="Keep the downloaded files, below .fetched/ of --out.")] = False,
+) -> None:
+    """Download a published data set and prepare it, divided into train, valid and test as published.
+
+    The disk is checked first, and every file against its published MD5. Interrupted, it goes on where it was when you
+    give the same command again.
+
+    Examples:
+
+    [bold]ctrlib data fetch frappe_x1[/bold]
+
+    [bold]ctrlib data fetch criteo_x4 --endpoint https://hf-mirror.com[/bold]
+
+    [bold]ctrlib data fetch criteo_x4 --min-count 2[/bold]   (the benchmark's setting criteo_x4_002)
+    """
+    from ctrlib.data.fetch import fetch
+    from ctrlib.data.published import PUBLISHED
+
+    if name in PUBLISHED:
+        say(f"{name}: {PUBLISHED[name].terms}")
+    with reporting(f"fetching {name}") as report:
+        folder = fetch(name, out, endpoint, archive, min_count, keep, report)
+    _show_prepared(folder)
 
 
 @data_app.command("describe")
@@ -212,6 +285,18 @@ def data_verify(
     say(f"{len(names)} data sets checked, {len(problems)} problems")
     if problems:
         raise typer.Exit(1)
+
+
+def _show_prepared(folder: Path) -> None:
+    """What a preparation has made."""
+    from ctrlib.data import sources
+
+    facts = sources.summary(folder)
+    _show_splits(facts["draws"])
+    fields = facts["draws"][0]["fields"]
+    codes = sum(field["dim"] for field in fields)
+    say(f"{len(fields)} fields, {codes:,} codes; numeric, in buckets: {', '.join(facts['numeric_columns']) or 'none'}")
+    say(f"prepared: {folder}")
 
 
 def _show_splits(draws: list[dict[str, Any]]) -> None:

@@ -41,7 +41,7 @@ class Others:
 
 @dataclass
 class Cells:
-    """The cells of n lines. ``keys``: (39, n) uint32; ``labels``: (n,) uint8.
+    """The cells of n lines. ``keys``: (F, n) uint32; ``labels``: (n,) uint8.
 
     ``others``: per field (its place in FIELDS) the cells that have no key yet, as :class:`Others`.
     ``word_lengths``: the lengths that occur among the words of C26, the last line's left out if the text ends there.
@@ -270,10 +270,7 @@ def _slow(block: Block, name: str) -> Cells:
             numbers = values.fill_null(0).to_numpy()
             keys, others = count_keys(numbers)
         else:
-            words = values.fill_null("")
-            keys = words.str.to_integer(base=16, dtype=pl.UInt32, strict=False).fill_null(FIRST_OTHER).to_numpy().copy()
-            plain = words.str.contains(f"^{HEX_WORD.pattern}$").to_numpy() & (keys < FIRST_OTHER)
-            others = np.flatnonzero(~(plain | missing))
+            keys, others = word_keys(values)
         keys[missing] = MISSING
         cells.keys[place] = keys
         if len(others):
@@ -283,6 +280,16 @@ def _slow(block: Block, name: str) -> Cells:
     cells.word_lengths = {length for length in lengths if length}
     cells.last_word = last[-1]
     return cells
+
+
+def word_keys(words: pl.Series) -> tuple[np.ndarray, np.ndarray]:
+    """Keys (n,) uint32 of words (null: MISSING), and the places of those that are neither missing nor hex words."""
+    text = words.fill_null("")
+    keys = text.str.to_integer(base=16, dtype=pl.UInt32, strict=False).fill_null(FIRST_OTHER).to_numpy().copy()
+    plain = text.str.contains(f"^{HEX_WORD.pattern}$").to_numpy() & (keys < FIRST_OTHER)
+    missing = words.is_null().to_numpy()
+    keys[missing] = MISSING
+    return keys, np.flatnonzero(~(plain | missing))
 
 
 def _check(cells: list[str], where: str) -> None:

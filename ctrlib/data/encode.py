@@ -8,14 +8,18 @@ missing value (null here, "" in stored vocabularies) is a value like any other.
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import polars as pl
 
+from ctrlib.data.criteo import bucket_count
 from ctrlib.data.layouts import Rows
 from ctrlib.data.table import OOV
+from ctrlib.errors import UserError
 
 MOST_CATEGORIES = 1000  # a column of whole numbers with more distinct training values is taken as numeric
+MOST_FOLDS = 1000
 _ROW_BLOCK = 1 << 14
 
 
@@ -37,19 +41,47 @@ def time_order(time: pl.Series) -> np.ndarray:
     return time.to_frame("time").with_row_index().sort("time", maintain_order=True)["index"].to_numpy().astype(np.int64)
 
 
+def fold_rows(folds: np.ndarray, draw: int) -> dict[str, np.ndarray]:
+    """Row numbers of train, valid and test, each sorted: ``folds`` (N,) holds 0 ... K - 1 and has K >= 3.
+
+    Draw d tests on fold d, validates on the next (after the last comes the first) and trains on the others, so that
+    over the K draws each row is tested exactly once.
+    """
+    following = (draw + 1) % (int(folds.max()) + 1)
+    test, valid = folds == draw, folds == following
+    parts = {"train": ~(test | valid), "valid": valid, "test": test}
+    return {part: np.flatnonzero(chosen) for part, chosen in parts.items()}
+
+
+def fold_names(folds: pl.Series, path: Path) -> list[int | float | str]:
+    """The folds in order: draw d tests on the d-th. Raises :class:`UserError` when they are too few or too many."""
+    names = folds.unique().sort().to_list()
+    if not 3 <= len(names) <= MOST_FOLDS:
+        problem = f"{len(names):,} distinct values"
+        raise UserError(f"{path}, column {folds.name}: {problem}; allowed: 3 to {MOST_FOLDS:,} folds")
+    return [int(name) if isinstance(name, float) and name.is_integer() else name for name in names]
+
+
 def choose_numeric(rows: Rows, train: np.ndarray) -> tuple[str, ...]:
-    """Columns that become quantile buckets: the sure ones, and whole numbers with many distinct training values."""
+    """Columns that become buckets: the sure ones, and whole numbers with many distinct training values."""
     many = [c for c in rows.undecided if rows.features[c].gather(train).n_unique() > MOST_CATEGORIES]
     return tuple(c for c in rows.features.columns if c in rows.numeric or c in many)
 
 
 def fit_buckets(train: pl.Series, buckets: int) -> np.ndarray:
     """Upper edges (at most ``buckets`` - 1, ascending) that cut the training values into equally full buckets."""
-    values = np.sort(train.cast(pl.Float64).fill_nan(None).drop_nulls().to_numpy())
-    if len(values) == 0:
+    values = train.cast(pl.Float64).fill_nan(None).drop_nulls().to_numpy()
+    return bucket_edges(*np.unique(values, return_counts=True), buckets)
+
+
+def bucket_edges(values: np.ndarray, counts: np.ndarray, buckets: int) -> np.ndarray:
+    """The same from values (n,) and how often each occurs in training, (n,) whole numbers; a value may come twice."""
+    if counts.sum() == 0:
         return np.empty(0)
-    places = [math.ceil(k * len(values) / buckets) - 1 for k in range(1, buckets)]
-    return np.unique(values[np.maximum(places, 0)]) if places else np.empty(0)
+    order = np.argsort(values, kind="stable")
+    upto = np.cumsum(counts[order], dtype=np.int64)
+    places = np.array([math.ceil(k * int(upto[-1]) / buckets) - 1 for k in range(1, buckets)], dtype=np.int64)
+    return np.unique(values[order][np.searchsorted(upto, np.maximum(places, 0), side="right")])
 
 
 def apply_buckets(values: pl.Series, edges: np.ndarray) -> pl.Series:
@@ -57,6 +89,16 @@ def apply_buckets(values: pl.Series, edges: np.ndarray) -> pl.Series:
     values = values.cast(pl.Float64).fill_nan(None)
     number = np.searchsorted(edges, values.fill_null(0.0).to_numpy(), side="left").astype(np.int64)
     return pl.Series(values.name, number).set(values.is_null(), None)
+
+
+def bucket_counts(features: pl.DataFrame, columns: Sequence[str], path: Path) -> pl.DataFrame:
+    """The rows with Criteo's rule (``criteo.bucket_count``) applied to ``columns``; these must hold whole numbers."""
+    for name in columns:
+        whole = features[name].cast(pl.Int64, strict=False)
+        if not (whole == features[name]).all() or whole.null_count() > features[name].null_count():
+            problem = "holds fractions or numbers beyond 64 bits"
+            raise UserError(f"{path}, column {name}: {problem}; allowed with numeric rule 'criteo': whole numbers")
+    return features.with_columns(bucket_count(pl.col(name).cast(pl.Int64)) for name in columns)
 
 
 def fit_vocabulary(train: pl.DataFrame, min_count: int) -> dict[str, pl.DataFrame]:

@@ -46,7 +46,8 @@ class Rows:
 
     ``features``: N rows, one String or Int64 column per field (null = missing); Float64 columns still need buckets.
     ``labels``: (N,) uint8. ``time``: N sortable values, where the layout has a time. ``numeric``: columns to cut into
-    quantile buckets. ``undecided``: columns of whole numbers whose kind depends on how many values training shows.
+    buckets. ``undecided``: columns of whole numbers whose kind depends on how many values training shows. ``folds``: N
+    values that say the fold, where a column does.
     """
 
     features: pl.DataFrame
@@ -54,6 +55,7 @@ class Rows:
     time: pl.Series | None = None
     numeric: tuple[str, ...] = ()
     undecided: tuple[str, ...] = ()
+    folds: pl.Series | None = None
 
 
 def read_avazu(path: Path, rows: int | None = None) -> Rows:
@@ -79,22 +81,34 @@ def read_avazu(path: Path, rows: int | None = None) -> Rows:
     labels = text_labels(frame["click"], explain, text.name)
     if not text.ends_with_newline() and frame[columns[-1]][-1] is None:
         raise UserError(f"{text.name}, line {text.line_count()}: ends after a comma: the file seems cut off there")
-    hours = {value: _moment(value or "") for value in frame["hour"].unique()}
-    if None in hours.values():
+    if any(_moment(value or "") is None for value in frame["hour"].unique()):
         explain()
-    known = [value for value in hours if hours[value]]
-
-    def part(name: str, of: Callable[[datetime], int]) -> pl.Expr:
-        return pl.col("hour").replace_strict(known, [of(hours[v]) for v in known], return_dtype=pl.Int64).alias(name)
-
     features = frame.select(
-        part("hour", lambda moment: moment.hour),
-        part("weekday", lambda moment: moment.weekday()),
-        part("weekend", lambda moment: int(moment.weekday() >= 5)),
-        *(name for name in AVAZU_COLUMNS if name not in ("id", "click", "hour")),
+        *hour_parts(frame["hour"], text.name), *(name for name in AVAZU_COLUMNS if name not in ("id", "click", "hour"))
     )
     need_both(labels, text.name, "click")
     return Rows(features, labels, time=frame["hour"])
+
+
+def hour_parts(hours: pl.Series, where: str) -> list[pl.Series]:
+    """Avazu's YYMMDDHH as hour (0-23), weekday (0 = Monday) and weekend (0/1), N Int64 each.
+
+    Raises :class:`UserError`, its message begun by ``where``, for text that is no such time.
+    """
+    values = hours.unique()
+    moments = [_moment(value or "") for value in values]
+    if None in moments:
+        value = values[moments.index(None)]
+        raise UserError(f"{where}, column hour: {shown(value or '')}; allowed: YYMMDDHH, for example 14102123")
+
+    def part(name: str, of: Callable[[datetime], int]) -> pl.Series:
+        return hours.replace_strict(values, [of(moment) for moment in moments], return_dtype=pl.Int64).alias(name)
+
+    return [
+        part("hour", lambda moment: moment.hour),
+        part("weekday", lambda moment: moment.weekday()),
+        part("weekend", lambda moment: int(moment.weekday() >= 5)),
+    ]
 
 
 def _moment(value: str) -> datetime | None:

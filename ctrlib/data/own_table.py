@@ -32,11 +32,13 @@ def read_table(
     categorical: Sequence[str] = (),
     time_column: str | None = None,
     rows: int | None = None,
+    fold_column: str | None = None,
 ) -> Rows:
     """Any Parquet file, or any CSV/TSV (plain or gzip) with a header, and a column of labels 0/1.
 
     ``drop``, ``numeric`` and ``categorical`` hold column names or patterns such as ``C*``. Fractions are numeric,
-    text is categorical, and whole numbers are ``undecided`` unless named. ``time_column`` is no feature.
+    text is categorical, and whole numbers are ``undecided`` unless named. ``time_column`` and ``fold_column`` are no
+    features.
     """
     path = Path(path)
     with open_file(path) as file:
@@ -48,7 +50,7 @@ def read_table(
         text = open_text(path, None if rows is None else rows + 1)
         separator = separator_of(text)
         columns = header_of(text, separator)
-    roles = _roles(path, columns, label, drop, numeric, categorical, time_column)
+    roles = _roles(path, columns, label, drop, numeric, categorical, {"time": time_column, "fold": fold_column})
     if not parquet:
         places = [(name, columns.index(name)) for name in roles["numeric"]]
         target = columns.index(label)
@@ -57,8 +59,9 @@ def read_table(
         def check(cells: list[str], where: str) -> None:
             if cells[target] not in _LABELS:
                 raise UserError(f"{where}, column {label}: {shown(cells[target])}; allowed: 0 or 1")
-            if time_column is not None and not cells[columns.index(time_column)]:
-                raise UserError(f"{where}, column {time_column}: no value; allowed: a time in every row")
+            for kind, column in (("time", time_column), ("fold", fold_column)):
+                if column is not None and not cells[columns.index(column)]:
+                    raise UserError(f"{where}, column {column}: no value; allowed: a {kind} in every row")
             for name, place in places:
                 if cells[place] and not _is_number(cells[place]):
                     raise UserError(f"{where}, column {name}: {shown(cells[place])}; allowed: a number or nothing")
@@ -86,8 +89,11 @@ def read_table(
             values = values.cast(pl.Float64)
             sure.append(name)
         features[name] = values
-    time = None if time_column is None else _time(frame[time_column], explain, path)
-    return Rows(pl.DataFrame(features), labels, time, tuple(sure), tuple(undecided))
+    time = None if time_column is None else _in_every_row(frame[time_column], "time", explain, path)
+    folds = (
+        None if fold_column is None else _in_every_row(_plain_column(frame[fold_column], path), "fold", explain, path)
+    )
+    return Rows(pl.DataFrame(features), labels, time, tuple(sure), tuple(undecided), folds)
 
 
 _LABELS = {"0": 0, "1": 1, "0.0": 0, "1.0": 1, "false": 0, "true": 1, "False": 0, "True": 1}
@@ -113,7 +119,7 @@ def _roles(
     drop: Sequence[str],
     numeric: Sequence[str],
     categorical: Sequence[str],
-    time_column: str | None,
+    special: dict[str, str | None],
 ) -> dict[str, list[str]]:
     """Which columns are features, which of them numeric or categorical by name; :class:`UserError` for a wrong name."""
 
@@ -125,9 +131,12 @@ def _roles(
 
     if label not in columns:
         raise UserError(f"{path}: {unknown('label column', label, columns)}")
-    if time_column is not None and time_column not in columns:
-        raise UserError(f"{path}: {unknown('time column', time_column, columns)}")
-    out = {label, time_column, *matching("drop", drop)}
+    for kind, name in special.items():
+        if name is not None and name not in columns:
+            raise UserError(f"{path}: {unknown(f'{kind} column', name, columns)}")
+        if name == label:
+            raise UserError(f"{path}, column {label}: is the label; allowed as {kind}: any other column")
+    out = {label, *special.values(), *matching("drop", drop)}
     roles = {"numeric": matching("numeric", numeric), "categorical": matching("categorical", categorical)}
     for role, names in (("drop", drop), ("numeric", numeric), ("categorical", categorical)):
         if label in names:
@@ -196,11 +205,12 @@ def _is_number(value: str) -> bool:
     return pl.Series([value]).cast(pl.Float64, strict=False)[0] is not None
 
 
-def _time(values: pl.Series, explain: Callable[[], None] | None, path: Path) -> pl.Series:
-    """A sortable time column: numbers as numbers, anything else as it is."""
+def _in_every_row(values: pl.Series, kind: str, explain: Callable[[], None] | None, path: Path) -> pl.Series:
+    """A sortable column of times or folds without gaps: numbers as numbers, anything else as it is."""
+    values = values.replace("", None) if values.dtype == pl.String else values
     if (missing := values.is_null()).any():
         if explain:
             explain()
         row = missing.arg_max()
-        raise UserError(f"{path}, row {row + 1}, column {values.name}: no value; allowed: a time in every row")
+        raise UserError(f"{path}, row {row + 1}, column {values.name}: no value; allowed: a {kind} in every row")
     return values.cast(pl.Float64) if _all_cast(values, pl.Float64) else values

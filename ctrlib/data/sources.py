@@ -14,7 +14,6 @@ from ctrlib.data.table import OOV, Dataset, Split, open_draw, save, verify_draw
 from ctrlib.data.writing import file_sha256, new_folder
 from ctrlib.errors import UserError, unknown
 
-MOST_THREADS = 8  # reading and writing in order keep more of them waiting
 _ROWS = 1 << 16  # rows looked at together
 LAYOUTS = ("criteo", "avazu", "frappe", "table")
 # Benchmarks cut Criteo and Avazu at 2; Frappe keeps every value, since half of its items are rare.
@@ -47,7 +46,11 @@ class PrepareOptions(Settings):
     numeric: tuple[str, ...] = ()
     categorical: tuple[str, ...] = ()
     buckets: int = Field(default=20, ge=2, le=1000, description="quantile buckets of a numeric column")
+    numeric_rule: Literal["quantile", "criteo"] = Field(
+        default="quantile", description="buckets fitted on train, or floor(ln(x)^2) for x > 2 as for Criteo's counts"
+    )
     time_column: str | None = None
+    fold_column: str | None = Field(default=None, description="says the fold of a row; draw d tests on fold d")
     negatives: int = Field(default=2, ge=1, le=100, description="Frappe: drawn negatives per positive")
 
     @field_validator("shares")
@@ -63,14 +66,23 @@ class PrepareOptions(Settings):
             raise ValueError(f"draws={self.draws} with split 'time': a split by time has one draw only")
         return self
 
+    @model_validator(mode="after")
+    def _folds_are_the_division(self) -> "PrepareOptions":
+        if self.fold_column is not None:
+            for option in ("split", "split_seed", "draws", "shares"):
+                if getattr(self, option) != type(self).model_fields[option].default:
+                    problem = f"{option}={getattr(self, option)} with fold_column {self.fold_column!r}"
+                    raise ValueError(f"{problem}: the folds divide the rows, one draw for each")
+        return self
+
 
 @dataclass(frozen=True)
 class Entry:
-    """One line of the catalogue. ``rows``, ``fields``, ``click_rate`` are None until the data set is prepared."""
+    """One line of the catalogue. What is not known until the data set is prepared is None."""
 
     name: str
     kind: str
-    state: Literal["built in", "prepared", "needs raw file", "damaged"]
+    state: Literal["built in", "prepared", "needs raw file", "can be fetched", "damaged"]
     rows: int | None = None
     fields: int | None = None
     click_rate: float | None = None
@@ -113,6 +125,9 @@ def prepare(
         raise _no_time(raw, layout)
     report(f"hashing {raw.name}")
     about = {"kind": layout, "source": {"file": raw.name, "sha256": file_sha256(raw)}, "settings": settings}
+    if rows.folds is not None:
+        about["folds"] = encode.fold_names(rows.folds, raw)
+        settings["draws"] = len(about["folds"])
     return save(root, name, _draws(name, raw, rows, options, settings["min_count"], about, report), about)
 
 
@@ -127,7 +142,7 @@ def _prepare_criteo(
     """Criteo text may be larger than memory: it goes from the raw file to the prepared folder in blocks."""
     from ctrlib.data.blocks import RawLines
     from ctrlib.data.streaming import NumberedRows
-    from ctrlib.data.workers import Workers, usable_cores
+    from ctrlib.data.workers import MOST_THREADS, Workers, usable_cores
 
     if options.split == "time":
         raise _no_time(raw, "criteo")
@@ -160,7 +175,14 @@ def _read(layout: str, raw: Path, options: PrepareOptions) -> Any:
     if layout == "frappe":
         return layouts.read_frappe(raw, options.negatives, options.split_seed, options.rows)
     return own_table.read_table(
-        raw, options.label, options.drop, options.numeric, options.categorical, options.time_column, options.rows
+        raw,
+        options.label,
+        options.drop,
+        options.numeric,
+        options.categorical,
+        options.time_column,
+        options.rows,
+        options.fold_column,
     )
 
 
@@ -176,19 +198,26 @@ def _draws(
     """Each draw with its vocabulary, one at a time. Notes in ``about`` which columns became numeric buckets."""
     from ctrlib.data import encode
 
-    total = len(rows.labels)
-    for draw in range(options.draws):
-        report(f"draw {draw + 1} of {options.draws}: fitting vocabulary, encoding {total:,} rows")
-        by_time = options.split == "time"
-        order = encode.time_order(rows.time) if by_time else encode.random_order(total, options.split_seed + draw)
-        parts = encode.split_rows(total, options.shares, order)
+    total, draws = len(rows.labels), about["settings"]["draws"]
+    folds = None if rows.folds is None else rows.folds.rank("dense").to_numpy().astype(np.int64) - 1
+    for draw in range(draws):
+        report(f"draw {draw + 1} of {draws}: fitting vocabulary, encoding {total:,} rows")
+        if folds is not None:
+            parts = encode.fold_rows(folds, draw)
+        else:
+            by_time = options.split == "time"
+            order = encode.time_order(rows.time) if by_time else encode.random_order(total, options.split_seed + draw)
+            parts = encode.split_rows(total, options.shares, order)
         _need_classes(raw, draw, {part: (len(of), int(rows.labels[of].sum())) for part, of in parts.items()})
         if draw == 0:  # the kind of a column is part of its meaning, so all draws share the choice
             numeric = encode.choose_numeric(rows, parts["train"])
             about["numeric_columns"] = list(numeric)
-        ids, vocabulary, dims = encode.encode_draw(rows.features, parts, min_count, numeric, options.buckets)
+            quantiles, features = numeric, rows.features
+            if options.numeric_rule == "criteo":
+                quantiles, features = (), encode.bucket_counts(features, numeric, raw)
+        ids, vocabulary, dims = encode.encode_draw(features, parts, min_count, quantiles, options.buckets)
         splits = {part: Split(ids[part], rows.labels[chosen]) for part, chosen in parts.items()}
-        yield Dataset(name, draw, tuple(rows.features.columns), dims, fingerprint="", **splits), vocabulary
+        yield Dataset(name, draw, tuple(features.columns), dims, fingerprint="", **splits), vocabulary
 
 
 def _need_classes(raw: Path, draw: int, sizes: dict[str, tuple[int, int]]) -> None:
@@ -213,6 +242,7 @@ def _check_name(name: str) -> None:
 def _refuse_unused(layout: str, options: PrepareOptions) -> None:
     """An option that the layout would ignore is a mistake; say so."""
     own = {"label": "label", "drop": (), "numeric": (), "categorical": (), "time_column": None, "buckets": 20}
+    own |= {"numeric_rule": "quantile", "fold_column": None}
     for option, default in own.items():
         if layout != "table" and getattr(options, option) != default:
             flag = "--" + option.replace("_", "-")
@@ -245,9 +275,13 @@ def find(name: str, data_dir: Path | str | None = None) -> Path:
     if name in HOW_TO_GET:
         problem = f"data set {name!r} is not prepared yet in {root}; allowed now: {', '.join(_names(root))}"
         raise UserError(f"{problem}. Run: ctrlib data prepare {name} --raw FILE, with {HOW_TO_GET[name]}")
+    from ctrlib.data.published import PUBLISHED
+
+    if name in PUBLISHED:
+        raise UserError(f"data set {name!r} is not in {root} yet. Run: ctrlib data fetch {name}")
     if not plain:
         raise UserError(f"{name}: no prepared data set there (no dataset.json); make one with: ctrlib data prepare")
-    error = unknown("data set", name, sorted({*_names(root), *HOW_TO_GET}))
+    error = unknown("data set", name, sorted({*_names(root), *HOW_TO_GET, *PUBLISHED}))
     raise UserError(f"{error} Make your own with: ctrlib data prepare NAME --raw FILE --label COLUMN")
 
 
@@ -275,7 +309,9 @@ def verify(name: str, data_dir: Path | str | None = None, report: Callable[[str]
 
 
 def catalogue(data_dir: Path | str | None = None) -> list[Entry]:
-    """Everything that can be loaded or prepared: the embedded data, prepared folders, and layouts without one yet."""
+    """Everything that can be loaded, prepared or fetched; embedded and prepared data first."""
+    from ctrlib.data.published import PUBLISHED
+
     root = Path(data_dir) if data_dir is not None else data_root()
     embedded = SyntheticSettings()
     total = embedded.train_rows + embedded.valid_rows + embedded.test_rows
@@ -286,9 +322,15 @@ def catalogue(data_dir: Path | str | None = None) -> list[Entry]:
             entries.append(_entry(name, read_about(root / name)))
         except UserError as error:
             entries.append(Entry(name, "?", "damaged", how=str(error)))
+    known = {entry.name for entry in entries}
     for name, how in HOW_TO_GET.items():
-        if name not in (entry.name for entry in entries):
+        if name not in known:
             entries.append(Entry(name, name, "needs raw file", how=f"ctrlib data prepare {name} --raw FILE: {how}"))
+    for name, what in PUBLISHED.items():
+        if name not in known:
+            how = f"ctrlib data fetch {name}: {what.repository}; {what.terms}"
+            total = sum(what.rows.values())
+            entries.append(Entry(name, what.kind, "can be fetched", total, len(what.fields), draws=1, how=how))
     return entries
 
 

@@ -1,4 +1,4 @@
-"""A raw Criteo file to a prepared folder, in memory that does not grow with the number of rows.
+"""Raw text to a prepared folder, in memory that does not grow with the number of rows.
 
 The text is read once. Every cell gets the number of its value (values.py), and the numbers wait in a temporary file.
 For each draw one pass over that file counts the values of the training rows, which gives the vocabulary, and a second
@@ -7,7 +7,7 @@ pass writes the codes.
 
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +17,13 @@ import polars as pl
 from ctrlib.data import criteo
 from ctrlib.data.about import SPLITS
 from ctrlib.data.blocks import Block, RawLines
-from ctrlib.data.criteo import FIELDS, Cells
+from ctrlib.data.criteo import FIELDS, NUMBERS, Cells
 from ctrlib.data.values import FieldValues
 from ctrlib.data.workers import Workers
 from ctrlib.data.writing import DrawWriter, need_space
 from ctrlib.errors import UserError
 
 _TOGETHER = 8  # blocks counted at a time
-_CODES = 4 * len(FIELDS) + 1  # bytes that a row takes in each draw
-_NUMBERS = 2 * len(FIELDS)  # bytes that it takes in the temporary file, roughly
 
 Report = Callable[[str], None]
 
@@ -48,18 +46,28 @@ class Pace:
             self._report(f"{self._step}: {self._rows:,}{self._total} rows, {rate:,.0f} rows/s")
 
 
+def bytes_per_row(fields: int, draws: int) -> int:
+    """Roughly the bytes that a row takes on disk: its numbers while it is prepared, and its codes in each draw."""
+    return 2 * fields + draws * (4 * fields + 1)
+
+
 class NumberedRows:
     """Rows whose cells are numbers of values, in a temporary file in ``folder``. Use it in a ``with``.
 
-    ``labels``: (N,) uint8 and ``values``: per field, once :meth:`read` is done.
+    ``fields``: names of the fields; those in ``counts`` hold bucketed counts, the others words or fractions.
+    ``labels``: (N,) uint8 and ``values``: per field, once :meth:`read` or :meth:`close` is done.
     """
 
-    def __init__(self, folder: Path, workers: Workers) -> None:
-        self.values = [FieldValues(name) for name in FIELDS]
+    def __init__(
+        self, folder: Path, workers: Workers, fields: Sequence[str] = FIELDS, counts: Sequence[str] = NUMBERS
+    ) -> None:
+        self.fields = tuple(fields)
+        self.values = [FieldValues(name, name in counts) for name in fields]
         self.labels = np.empty(0, np.uint8)
         self._workers, self._folder = workers, folder
         self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 (closed by __exit__)
         self._blocks: list[tuple[int, list[np.dtype]]] = []  # rows, and the number type of each field
+        self._labels: list[np.ndarray] = []
 
     def __enter__(self) -> "NumberedRows":
         return self
@@ -68,34 +76,44 @@ class NumberedRows:
         self._file.close()
 
     def read(self, lines: RawLines, draws: int, report: Report) -> None:
-        """Read the text; :class:`UserError` names the file, line and value that cannot be used."""
+        """Read raw Criteo text; :class:`UserError` names the file, line and value that cannot be used."""
         name = str(lines.path)
-        pace = Pace(report, f"reading {lines.path.name}")
-        labels, lengths, end = [], set(), None
-
-        def parsed(block: Block) -> tuple[Block, Cells]:
-            return block, criteo.read_cells(block, name)
-
+        lengths, end = set(), None
         try:
-            for block, cells in self._workers.in_order(parsed, lines):
+            for block, cells in self.add(lines, lambda block: criteo.read_cells(block, name), report):
                 if block.first == 1:
-                    need_space(self._folder, _row_estimate(block, lines) * (_NUMBERS + draws * _CODES))
-                self._append(cells)
-                labels.append(cells.labels)
+                    need_space(self._folder, _row_estimate(block, lines) * bytes_per_row(len(FIELDS), draws))
                 lengths |= cells.word_lengths
-                pace.add(len(cells.labels))
                 end = (block, cells.last_word)
         except UserError:
             lines.read_on()
             raise
-        for values in self.values:
-            values.close()
-        self.labels = np.concatenate(labels)
+        self.close()
         _refuse_cut_word(name, len(self.labels), *end, lengths)
         if self.labels.min() == self.labels.max():
             problem = f"all {len(self.labels):,} labels are {self.labels[0]}"
             raise UserError(f"{name}, column label: {problem}; allowed: some rows with 0 and some with 1")
-        need_space(self._folder, draws * len(self.labels) * _CODES)
+        need_space(self._folder, draws * len(self.labels) * (4 * len(FIELDS) + 1))
+
+    def add(self, lines: RawLines, parse: Callable[[Block], Cells], report: Report) -> Iterator[tuple[Block, Cells]]:
+        """Add the rows of a text; every block is given on with its cells once these are stored."""
+        pace = Pace(report, f"reading {lines.path.name}")
+
+        def parsed(block: Block) -> tuple[Block, Cells]:
+            return block, parse(block)
+
+        for block, cells in self._workers.in_order(parsed, lines):
+            self._append(cells)
+            self._labels.append(cells.labels)
+            pace.add(len(cells.labels))
+            yield block, cells
+
+    def close(self) -> None:
+        """All rows are there: free what only reading needs."""
+        for values in self.values:
+            values.close()
+        self.labels = np.concatenate(self._labels)
+        self._labels.clear()
 
     def _append(self, cells: Cells) -> None:
         """Number the cells of a block, and put the numbers into the file in the smallest type that holds them."""
@@ -103,13 +121,13 @@ class NumberedRows:
 
         def number(start: int) -> list[tuple[int, np.ndarray]]:
             made = []
-            for place in range(start, len(FIELDS), step):
+            for place in range(start, len(self.fields), step):
                 numbers = self.values[place].number(cells.keys[place], cells.others.get(place, ()))
                 made.append((place, numbers.astype(np.min_scalar_type(self.values[place].count))))
             return made
 
         done = dict(pair for made in self._workers.all_of(number, range(step)) for pair in made)
-        numbers = [done[place] for place in range(len(FIELDS))]
+        numbers = [done[place] for place in range(len(self.fields))]
         self._file.write(b"".join(numbers))
         self._blocks.append((len(cells.labels), [array.dtype for array in numbers]))
 
@@ -139,23 +157,37 @@ class NumberedRows:
         return sizes
 
     def write_draw(
-        self, folder: Path, draw: int, part: np.ndarray, min_count: int, report: Report, step: str
+        self,
+        folder: Path,
+        draw: int,
+        part: np.ndarray,
+        min_count: int,
+        report: Report,
+        step: str,
+        numeric: Sequence[str] = (),
+        buckets: int = 20,
     ) -> dict[str, Any]:
-        """Fit the vocabulary of a draw, write its files below ``folder``, return its entry for dataset.json."""
+        """Fit the vocabulary of a draw, write its files below ``folder``, return its entry for dataset.json.
+
+        ``numeric``: fields of fractions, which are cut into so many ``buckets``.
+        """
         total = len(self.labels)
         counts = self._counts(part, Pace(report, f"{step}: counting values", total))
         fitted = []
         for values, counted in zip(self.values, counts, strict=True):
             report(f"{step}: fitting vocabulary, field {values.name}")
-            fitted.append(values.vocabulary(counted, min_count))
+            bucketed = values.name in numeric
+            fitted.append(
+                values.buckets(counted, min_count, buckets) if bucketed else values.vocabulary(counted, min_count)
+            )
         tables = [
             table.select(pl.lit(name).alias("field"), "value", "code")
-            for name, (table, _) in zip(FIELDS, fitted, strict=True)
+            for name, (table, _) in zip(self.fields, fitted, strict=True)
         ]
         sizes = {name: rows for name, (rows, _) in self.part_sizes(part).items()}
-        with DrawWriter(folder, draw, sizes, len(FIELDS)) as writer:
+        with DrawWriter(folder, draw, sizes, len(self.fields)) as writer:
             self._write_codes(writer, part, [codes for _, codes in fitted], Pace(report, f"{step}: encoding", total))
-            return writer.finish(FIELDS, [table.height + 1 for table in tables], pl.concat(tables))
+            return writer.finish(self.fields, [table.height + 1 for table in tables], pl.concat(tables))
 
     def _counts(self, part: np.ndarray, pace: Pace) -> list[np.ndarray]:
         """Per field how often each number occurs in the training rows, which have ``part`` (N,) = 0."""
@@ -170,9 +202,9 @@ class NumberedRows:
             together.append(((part[rows] == 0).astype(np.int32), numbers))
             pace.add(rows.stop - rows.start)
             if len(together) == _TOGETHER:
-                self._workers.all_of(count, range(len(FIELDS)))
+                self._workers.all_of(count, range(len(self.fields)))
                 together.clear()
-        self._workers.all_of(count, range(len(FIELDS)))
+        self._workers.all_of(count, range(len(self.fields)))
         return counts
 
     def _write_codes(self, writer: DrawWriter, part: np.ndarray, codes: list[np.ndarray], pace: Pace) -> None:
@@ -180,7 +212,7 @@ class NumberedRows:
 
         def encode(block: tuple[slice, list[np.ndarray]]) -> list[tuple[str, np.ndarray, np.ndarray]]:
             rows, numbers = block
-            by_field = np.empty((len(FIELDS), rows.stop - rows.start), np.int32)
+            by_field = np.empty((len(self.fields), rows.stop - rows.start), np.int32)
             for place, of_field in enumerate(numbers):
                 codes[place].take(of_field, out=by_field[place], mode="clip")  # clip: without a buffer
             ids = np.ascontiguousarray(by_field.T)

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 import numpy as np
 import polars as pl
 
-from ctrlib.data.criteo import FIRST_OTHER, HEX_WORD, MISSING, NUMBERS, ZERO, Others
+from ctrlib.data.criteo import FIRST_OTHER, HEX_WORD, MISSING, ZERO, Others
+from ctrlib.data.encode import bucket_edges
 from ctrlib.errors import UserError
 
 _SPREAD = np.uint32(2_654_435_769)  # 2**32 / golden ratio: consecutive keys land far apart
@@ -18,10 +19,13 @@ _FEW = 1 << 12
 
 
 class FieldValues:
-    """Values of the field ``name``; ``count`` of them so far, with the numbers 1 ... ``count``."""
+    """Values of the field ``name``; ``count`` of them so far, with the numbers 1 ... ``count``.
 
-    def __init__(self, name: str) -> None:
-        self.name, self.count = name, 0
+    ``counts``: its keys are those of Criteo's bucketed counts, not of words.
+    """
+
+    def __init__(self, name: str, counts: bool = False) -> None:
+        self.name, self.count, self._counts = name, 0, counts
         self.others: dict[str | int, int] = {}
         self._keys = np.zeros(_FEW, np.uint32)  # number -> key
         # An entry holds key << 32 | number; 0 is empty. At most half of the entries are taken.
@@ -99,30 +103,61 @@ class FieldValues:
         (value, code), with "" for a missing value, and the code of each number, (``count`` + 1,) int32.
         """
         kept = np.flatnonzero(counts >= min_count)
-        keys = self._keys[kept]
-        values = self._values(keys)
-        frame = pl.DataFrame({"place": np.arange(len(kept)), "count": counts[kept], "value": values})
-        frame = frame.sort("count", "value", descending=[True, False], nulls_last=False)
+        values = self._values(self._keys[kept])
+        table, ranks = _ranked(values, counts[kept])
         codes = np.zeros(self.count + 1, np.int32)
-        codes[kept[frame["place"].to_numpy()]] = np.arange(1, len(kept) + 1, dtype=np.int32)
-        words = self.name not in NUMBERS and values.dtype == pl.Int64
-        shown = _hex_words(frame["value"]) if words else frame["value"].cast(pl.String)
-        ranks = pl.int_range(1, len(kept) + 1, dtype=pl.Int32, eager=True)
-        return pl.DataFrame({"value": shown.fill_null(""), "code": ranks}), codes
+        codes[kept] = ranks
+        if not self._counts and values.dtype == pl.Int64:
+            return table.with_columns(_hex_words(table["value"]).fill_null("")), codes
+        return table.with_columns(pl.col("value").cast(pl.String).fill_null("")), codes
+
+    def buckets(self, counts: np.ndarray, min_count: int, buckets: int) -> tuple[pl.DataFrame, np.ndarray]:
+        """The same for keys that are fractions (:func:`fraction_keys`), in buckets that training fills equally."""
+        keys = self._keys[1 : self.count + 1]
+        missing = keys == MISSING
+        of_values = np.where(missing, 0, keys).astype(np.uint32).view(np.float32).astype(np.float64)
+        seen = counts[1:]
+        edges = bucket_edges(of_values[~missing], seen[~missing], buckets)
+        bucket = np.where(missing, 0, 1 + np.searchsorted(edges, of_values, side="left"))  # 0: missing
+        filled = np.bincount(bucket, seen, minlength=len(edges) + 2).astype(np.int64)
+        kept = np.flatnonzero(filled >= min_count)
+        table, ranks = _ranked(pl.Series("value", kept - 1).set(pl.Series(kept == 0), None), filled[kept])
+        of_bucket = np.zeros(len(filled), np.int32)
+        of_bucket[kept] = ranks
+        return (
+            table.with_columns(pl.col("value").cast(pl.String).fill_null("")),
+            np.concatenate([np.zeros(1, np.int32), of_bucket[bucket]]),
+        )
 
     def _values(self, keys: np.ndarray) -> pl.Series:
         """What ``keys`` stand for; hex words as numbers (they sort as the text does) unless there is other text."""
-        number = self.name in NUMBERS
-        values = keys.astype(np.int64) - (ZERO if number else 0)
+        values = keys.astype(np.int64) - (ZERO if self._counts else 0)
         places = np.flatnonzero((keys >= FIRST_OTHER) & (keys != MISSING))
         known = list(self.others) if len(places) else []
         others = [known[key - FIRST_OTHER] for key in keys[places].tolist()]
-        if number or all(HEX_WORD.fullmatch(word) for word in others):
-            values[places] = [int(other) if number else int(other, 16) for other in others]
+        if self._counts or all(HEX_WORD.fullmatch(word) for word in others):
+            values[places] = [int(other) if self._counts else int(other, 16) for other in others]
             made = pl.Series("value", values)
         else:
             made = _hex_words(pl.Series("value", values)).scatter(places, others)
         return made.set(pl.Series(keys == MISSING), None)
+
+
+def fraction_keys(values: pl.Series) -> np.ndarray:
+    """Keys (n,) uint32 of Float32 numbers: their bits, which no missing value (null or NaN: MISSING) shares."""
+    missing = (values.is_null() | values.is_nan()).fill_null(True).to_numpy()
+    bits = (values.fill_null(0.0).to_numpy() + np.float32(0.0)).view(np.uint32)  # -0.0 + 0.0 is 0.0
+    return np.where(missing, np.uint32(MISSING), bits)
+
+
+def _ranked(values: pl.Series, counts: np.ndarray) -> tuple[pl.DataFrame, np.ndarray]:
+    """The frame (value, code), the most frequent value first, and the code of each of ``values`` (n,), int32."""
+    frame = pl.DataFrame({"place": np.arange(len(values)), "count": counts, "value": values})
+    frame = frame.sort("count", "value", descending=[True, False], nulls_last=False)
+    codes = np.empty(len(values), np.int32)
+    codes[frame["place"].to_numpy()] = np.arange(1, len(values) + 1, dtype=np.int32)
+    ranks = pl.int_range(1, len(values) + 1, dtype=pl.Int32, eager=True)
+    return pl.DataFrame({"value": frame["value"], "code": ranks}), codes
 
 
 def _hex_words(values: pl.Series) -> pl.Series:

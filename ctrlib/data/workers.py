@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
+MOST_THREADS = 8  # reading and writing in order keep more of them waiting
+
 In = TypeVar("In")
 Out = TypeVar("Out")
 

@@ -169,9 +169,9 @@ def file_sha256(path: Path) -> str:
     return total.hexdigest()
 
 
-def need_space(folder: Path, size: int) -> None:
+def need_space(folder: Path, size: int, allowed: str = "another --out, fewer --rows or --draws") -> None:
     """Raise :class:`UserError` if the disk of ``folder`` has fewer than ``size`` bytes free."""
     free = shutil.disk_usage(folder).free
     if free < size:
         problem = f"about {size / 1e9:,.1f} GB are needed on this disk and {free / 1e9:,.1f} GB are free"
-        raise UserError(f"{folder.parent}: {problem}; allowed: another --out, fewer --rows or --draws")
+        raise UserError(f"{folder.parent}: {problem}; allowed: {allowed}")

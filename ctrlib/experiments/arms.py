@@ -32,7 +32,7 @@ from ctrlib.data.sources import find
 from ctrlib.data.synthetic import field_dims
 from ctrlib.data.table import Dataset, read_about
 from ctrlib.errors import UserError
-from ctrlib.published import published
+from ctrlib.results import committed_results
 from ctrlib.runs import Record, RunStore, data_settings, load_data
 
 OWN_END_PATIENCE = 2
@@ -97,8 +97,8 @@ def data_draws(name: str) -> list[dict[str, Any]]:
     try:
         about = read_about(find(name, data_root()))
     except UserError:
-        if name in published().data:
-            return published().data[name]
+        if name in committed_results().data:
+            return committed_results().data[name]
         raise
     return [
         {"fingerprint": one["fingerprint"], "rows": one["rows"], "dims": [field["dim"] for field in one["fields"]]}

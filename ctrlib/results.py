@@ -22,7 +22,7 @@ from ctrlib.files import write_synced
 KINDS = ("run", "measure", "data")
 
 
-class Published:
+class Results:
     """The results below one folder, read once."""
 
     def __init__(self, folder: Path) -> None:
@@ -53,9 +53,9 @@ class Published:
 
 
 @lru_cache(maxsize=1)
-def published() -> Published:
+def committed_results() -> Results:
     """The results that come with this project."""
-    return Published(project_root() / "book" / "results")
+    return Results(project_root() / "book" / "results")
 
 
 def write(path: Path, entries: Iterable[tuple[str, dict[str, Any]]]) -> int:

@@ -1,0 +1,157 @@
+"""One file from a hub of data sets (huggingface.co or a mirror), resumable whatever ends the process.
+
+``huggingface_hub`` finds the file, follows redirects and asks again when a connection breaks. Its own downloads go to a
+file that is thrown away when the process ends, so the part that has arrived is kept here.
+"""
+
+import hashlib
+import re
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ctrlib.data.text import one_line
+from ctrlib.data.writing import file_sha256
+from ctrlib.errors import UserError
+
+CHUNK = 1 << 20  # bytes that arrive before they are written
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+def download(
+    repository: str, name: str, folder: Path, endpoint: str | None, room: Callable[[int], None], report: Callable
+) -> Path:
+    """Fetch the file ``name`` of a data-set repository into ``folder``; go on with what an earlier call left there.
+
+    ``room`` is told how many bytes are still to come, before any does, and may refuse. A file whose entity tag is its
+    SHA-256, as the hub's large files have, is compared with it. Raises :class:`UserError` in one line when the hub
+    cannot be reached, does not have the file or sends something else.
+    """
+    import httpx2
+    from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url
+    from huggingface_hub.file_download import http_get
+    from huggingface_hub.utils import logging
+
+    logging.set_verbosity_error()  # what it has to say about a broken connection comes as one error below
+    constants.HF_HUB_DISABLE_TELEMETRY = True  # it would ask huggingface.co for a list first, whatever the endpoint
+    constants.DOWNLOAD_CHUNK_SIZE = CHUNK  # its own is 10 MB: all of that would be lost when a connection breaks
+    endpoint = (endpoint or constants.ENDPOINT).rstrip("/")
+    if not re.match(r"https?://[^/]", endpoint):
+        raise UserError(f"endpoint {endpoint!r}; allowed: an address such as https://huggingface.co")
+    address = hf_hub_url(repository, name, repo_type="dataset", endpoint=endpoint)
+    try:
+        known = get_hf_file_metadata(address, token=False, endpoint=endpoint)
+        if not known.etag or known.size is None:
+            raise UserError(f"{address}: the server does not say what it has; allowed: a hub of data sets")
+        part = _part(folder, name, known.etag)
+        if _size(part) > known.size:
+            part.unlink()
+        room(known.size - _size(part))
+        while True:
+            there = _size(part)
+            try:
+                with open(part, "ab") as file:
+                    http_get(
+                        address,
+                        _Watched(file, name, there, known.size, report),
+                        resume_size=there,
+                        headers={"Accept-Encoding": "identity"},
+                        expected_size=known.size,
+                        displayed_filename=name,
+                        tqdm_class=_NoBar,
+                    )
+                break
+            except httpx2.TransportError:
+                if _size(part) <= there:
+                    raise
+    except (httpx2.HTTPError, OSError) as error:
+        raise _explained(error, address, endpoint) from None
+    report(f"checking {name}")
+    if _SHA256.fullmatch(known.etag) and file_sha256(part) != known.etag:
+        part.unlink()
+        raise UserError(f"{address}: damaged on the way (its SHA-256 is not the hub's); run the same command again")
+    return part.rename(folder / name)
+
+
+def _part(folder: Path, name: str, etag: str) -> Path:
+    """Where a file with that entity tag waits until it is whole; parts of another one are removed."""
+    part = folder / f"{name}.{hashlib.sha256(etag.encode()).hexdigest()[:16]}.part"
+    for other in folder.glob(f"{name}.*.part"):
+        if other != part:
+            other.unlink()
+    return part
+
+
+def _size(part: Path) -> int:
+    return part.stat().st_size if part.exists() else 0
+
+
+class _Watched:
+    """The file that is written to: reports how far it is, and refuses more than was announced."""
+
+    def __init__(self, file: Any, name: str, there: int, size: int, report: Callable[[str], None]) -> None:
+        self._file, self._name, self._size, self._report = file, name, size, report
+        self._begun, self._first, self._said = time.monotonic(), there, 0.0
+        report(f"downloading {name}: {there / 1e6:,.1f} of {size / 1e6:,.1f} MB")
+
+    def write(self, data: bytes) -> None:
+        """Add bytes at the end."""
+        at = self._file.tell() + len(data)
+        if at > self._size:
+            raise UserError(f"{self._name}: the server sends more than the {self._size:,} bytes it announced")
+        self._file.write(data)
+        self._file.flush()
+        now = time.monotonic()
+        if now - self._said > 0.3:
+            self._said = now
+            rate = max(at - self._first, 0) / 1e6 / max(now - self._begun, 1e-3)
+            done = f"{at / 1e6:,.1f} of {self._size / 1e6:,.1f} MB, {rate:,.1f} MB/s"
+            self._report(f"downloading {self._name}: {done}")
+
+    def tell(self) -> int:
+        """Place in the file."""
+        return self._file.tell()
+
+    def seek(self, place: int) -> None:
+        """Go to a place: a server that cannot resume sends all again."""
+        self._file.seek(place)
+
+    def truncate(self) -> None:
+        """Cut the file off here."""
+        self._file.truncate()
+
+
+class _NoBar:
+    """In place of the hub's progress bar: ``_Watched`` reports."""
+
+    def __init__(self, *_: Any, **__: Any) -> None:
+        pass
+
+    def __enter__(self) -> "_NoBar":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def update(self, _: int) -> None:
+        """Bytes have arrived."""
+
+
+def _explained(error: Exception, address: str, endpoint: str) -> Exception:
+    """The one line for what went wrong; a trouble of this machine's disk stays as it is."""
+    from httpx2 import HTTPError
+    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, OfflineModeIsEnabled, RepositoryNotFoundError
+
+    again = "run the same command again to go on"
+    if isinstance(error, EntryNotFoundError | RepositoryNotFoundError):
+        return UserError(f"{address}: not there, or not public; allowed: another --endpoint, or --archive FILE")
+    if isinstance(error, HfHubHTTPError):
+        return UserError(f"{address}: the server answers {error.response.status_code}; {again} later")
+    if isinstance(error, HTTPError | OfflineModeIsEnabled):
+        problem = one_line(error) or type(error).__name__
+        other = "allowed: a network, --endpoint MIRROR, or --archive FILE that was downloaded elsewhere"
+        return UserError(f"{endpoint}: no connection ({problem}); what has arrived is kept; {other}")
+    if getattr(error, "errno", None) is None:  # the hub's own: fewer bytes than announced, or an odd answer
+        return UserError(f"{address}: cut off or not a hub's answer ({one_line(error)}); {again}")
+    return error

@@ -1,0 +1,399 @@
+"""Fetching published data: the division as published, and a network, an archive or a disk that is against it."""
+
+import hashlib
+import io
+import os
+import re
+import signal
+import socket
+import stat
+import struct
+import subprocess
+import sys
+import time
+import types
+import zipfile
+from datetime import datetime
+
+import numpy as np
+import polars as pl
+import pytest
+from filelock import FileLock
+from hub import hub
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from published_files import csv_files, of_files, zipped
+from typer.testing import CliRunner
+
+from ctrlib import cli
+from ctrlib.data import blocks, download, encode, sources, table, writing
+from ctrlib.data.criteo import CATEGORIES, MISSING, NUMBERS, bucket_count
+from ctrlib.data.fetch import LARGER, fetch
+from ctrlib.data.published import PUBLISHED
+from ctrlib.data.unpack import BadArchive, file_md5, unpack
+from ctrlib.data.values import fraction_keys
+from ctrlib.data.writing import SPLITS
+from ctrlib.errors import UserError
+
+NAME, PATH = "frappe_x1", "datasets/reczoo/Frappe_x1/resolve/main/Frappe_x1.zip"
+FILES = csv_files(NAME)
+ZIP = zipped(FILES, "Frappe_x1/")
+
+
+@pytest.fixture(autouse=True)
+def tiny(monkeypatch):
+    """The invented files take the place of the published ones; waiting between tries takes no time."""
+    monkeypatch.setitem(PUBLISHED, NAME, of_files(NAME, FILES))
+    monkeypatch.setattr(download, "CHUNK", 10)
+    from huggingface_hub import file_download
+
+    monkeypatch.setattr(file_download, "time", types.SimpleNamespace(sleep=lambda _: None, time=time.time))
+    for name in ("HF_HUB_OFFLINE", "HF_ENDPOINT"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def invoke(*arguments):
+    result = CliRunner().invoke(cli.app, [str(a) for a in arguments], env={"COLUMNS": "200"}, prog_name="ctrlib")
+    return result.exit_code, result.stdout, result.stderr
+
+
+def refused(endpoint, root, *options, expected=2):
+    """The one line of a fetch that fails, and nothing prepared."""
+    code, _, error = invoke("data", "fetch", NAME, "--endpoint", endpoint, "--out", root, *options)
+    assert code == expected, error
+    assert error.count("\n") == 1, error
+    assert error.startswith("error: ")
+    assert not (root / NAME).exists()
+    return error.strip()
+
+
+def left(root):
+    """What a fetch has left in its folder."""
+    folder = root / ".fetched" / NAME
+    return sorted(path.name for path in folder.iterdir()) if folder.exists() else []
+
+
+def frame_of(name, content):
+    frame = pl.read_csv(io.BytesIO(content), infer_schema=False)
+    if name == "criteo_x4":
+        counts = [bucket_count(pl.col(column).cast(pl.Int64)) for column in NUMBERS]
+        return frame.select("Label", *counts, *CATEGORIES)
+    if name == "criteo_x1":
+        return frame.with_columns(pl.col(NUMBERS).cast(pl.Float64))
+    if name == "avazu_x4":
+        moments = [datetime.strptime(text, "%y%m%d%H") for text in frame["hour"]]
+        parts = {"hour": [str(moment.hour) for moment in moments]}
+        parts["weekday"] = [str(moment.weekday()) for moment in moments]
+        parts["weekend"] = ["01"[moment.weekday() in (5, 6)] for moment in moments]
+        rest = frame.drop("id", "hour")
+        return pl.concat([rest.select("click"), pl.DataFrame(parts), rest.drop("click")], how="horizontal")
+    return frame
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+@pytest.mark.parametrize("block", [4000, 1 << 22])
+def test_every_set_is_prepared_as_published(name, block, tmp_path, monkeypatch):
+    files = csv_files(name)
+    monkeypatch.setitem(PUBLISHED, name, of_files(name, files))
+    monkeypatch.setattr(blocks, "BLOCK", block)
+    what, stem = PUBLISHED[name], PUBLISHED[name].archive
+    with hub(files={f"datasets/{what.repository}/resolve/main/{stem}": zipped(files)}, redirect=True) as has:
+        made = fetch(name, tmp_path, has.endpoint)
+    frames = [frame_of(name, content) for content in files.values()]
+    ends = np.cumsum([0, *(frame.height for frame in frames)])
+    parts = {part: np.arange(ends[i], ends[i + 1]) for i, part in enumerate(SPLITS)}
+    features = pl.concat(frames).drop(what.label)
+    ids, vocabulary, dims = encode.encode_draw(features, parts, what.min_count, what.numeric, what.buckets)
+    dataset = sources.load(name, data_dir=tmp_path)
+    table.check(dataset)
+    assert (dataset.field_names, dataset.field_dims) == (tuple(features.columns), dims)
+    for (part, split), frame in zip(dataset.splits().items(), frames, strict=True):
+        assert np.array_equal(split.ids, ids[part]), part
+        assert split.labels.tolist() == frame[what.label].cast(pl.Float64).cast(pl.Int64).to_list()
+    assert pl.read_parquet(made / "draw-0" / "vocabulary.parquet").equals(vocabulary)
+    about = table.read_about(made)
+    assert about["source"] == {"file": stem, "repository": what.repository, "md5": what.md5}
+    assert about["settings"]["min_count"] == {"criteo_x4": 10, "avazu_x4": 2}.get(name, 1)
+    assert about["numeric_columns"] == list(what.numeric)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [name]  # nothing else is left
+
+
+def test_the_catalogue_says_what_can_be_fetched(tmp_path):
+    before = {entry.name: entry for entry in sources.catalogue(tmp_path)}
+    assert all(before[name].state == "can be fetched" for name in PUBLISHED)
+    with pytest.raises(UserError, match=r"Run: ctrlib data fetch frappe_x1"):
+        sources.load(NAME, data_dir=tmp_path)
+    with hub(files={PATH: ZIP}) as has:
+        code, out, error = invoke("data", "fetch", NAME, "--endpoint", has.endpoint, "--out", tmp_path, "--keep")
+        assert (code, error) == (0, "")
+        assert "frappe_x1: terms: research use" in out
+        assert "prepared: " in out
+        assert left(tmp_path) == ["Frappe_x1.zip", "test.csv", "train.csv", "valid.csv"]
+        asked = len(has.asked)
+        assert invoke("data", "fetch", NAME, "--endpoint", has.endpoint, "--out", tmp_path)[0] == 0  # it is there
+        nowhere = ("--endpoint", "http://127.0.0.1:9", "--min-count", 3)
+        assert invoke("data", "fetch", NAME, *nowhere, "--out", tmp_path)[0] == 0  # from the files that were kept
+        assert len(has.asked) == asked
+    entry = {entry.name: entry for entry in sources.catalogue(tmp_path)}[NAME]
+    assert (entry.state, entry.rows, entry.how) == ("prepared", 440, "from Frappe_x1.zip")
+    assert table.read_about(tmp_path / NAME)["settings"]["min_count"] == 3
+
+
+def test_a_zip_from_elsewhere_needs_no_network(tmp_path):
+    (tmp_path / "mine.zip").write_bytes(ZIP)
+    code, _, error = invoke("data", "fetch", NAME, "--out", tmp_path / "data", "--archive", tmp_path / "mine.zip")
+    assert (code, error) == (0, "")
+    (tmp_path / "mine.zip").write_bytes(ZIP[:-50])
+    message = refused("http://127.0.0.1:9", tmp_path / "other", "--archive", tmp_path / "mine.zip")
+    assert "mine.zip: damaged zip" in message
+    assert (tmp_path / "mine.zip").exists()  # the user's own file is never removed
+
+
+@pytest.mark.parametrize("redirect", [False, True])
+def test_broken_connections_are_gone_on_with(tmp_path, redirect):
+    with hub(files={PATH: ZIP}, cut=[700, 10, 400], stall=(0.02, 0.02), redirect=redirect) as has:
+        fetch(NAME, tmp_path, has.endpoint)
+        assert has.gets() == [None, "bytes=700-", "bytes=710-", "bytes=1110-"]
+    assert len(sources.load(NAME, data_dir=tmp_path).train) == 300
+
+
+def test_a_killed_download_is_gone_on_with(tmp_path):
+    what = of_files(NAME, FILES)
+    code = f"from ctrlib.data.published import PUBLISHED, Published\nPUBLISHED[{NAME!r}] = {what!r}\n"
+    code += "from ctrlib.data import download\ndownload.CHUNK = 10\n"
+    code += "import sys\nfrom ctrlib.cli import main\nmain(sys.argv[1:])"
+    folder = tmp_path / ".fetched" / NAME
+    half = len(ZIP) // 2 // download.CHUNK * download.CHUNK  # what is written of the first half
+    with hub(files={PATH: ZIP}, stall=(0.0, 1000.0)) as has:  # the second half never comes
+        command = [sys.executable, "-c", code, "data", "fetch", NAME, "--endpoint", has.endpoint, "--out", tmp_path]
+        with subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as process:
+            deadline = time.monotonic() + 60
+            while not any(path.stat().st_size == half for path in folder.glob("*.part")):
+                assert time.monotonic() < deadline
+                assert process.poll() is None
+                time.sleep(0.02)
+            os.kill(process.pid, signal.SIGKILL)
+        assert not (tmp_path / NAME).exists()
+        has.stall = (0.0, 0.0)
+        fetch(NAME, tmp_path, has.endpoint)
+        assert has.gets() == [None, f"bytes={half}-"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [NAME]
+
+
+def test_a_new_version_is_not_added_to_an_old_part(tmp_path):
+    part = download._part(tmp_path, "Frappe_x1.zip", "old")
+    folder = tmp_path / ".fetched" / NAME
+    folder.mkdir(parents=True)
+    (folder / part.name).write_bytes(b"old")
+    with hub(files={PATH: ZIP}) as has:
+        fetch(NAME, tmp_path, has.endpoint)
+        assert has.gets() == [None]
+
+
+@pytest.mark.parametrize("longer", [False, True])
+def test_a_part_is_used_only_as_far_as_it_can_be_right(tmp_path, longer):
+    with hub(files={PATH: ZIP}, ranges=False) as has:
+        folder = tmp_path / ".fetched" / NAME
+        folder.mkdir(parents=True)
+        part = download._part(folder, "Frappe_x1.zip", hashlib.sha256(ZIP).hexdigest())
+        part.write_bytes(ZIP + b"x" if longer else ZIP[:99])  # too long; or the server sends all of it again
+        fetch(NAME, tmp_path, has.endpoint)
+        assert has.gets() == [None if longer else "bytes=99-"]
+
+
+def test_damage_on_the_way_is_seen_and_mended(tmp_path):
+    with hub(files={PATH: ZIP}, flip=500) as has:
+        assert "damaged on the way" in refused(has.endpoint, tmp_path)
+        assert left(tmp_path) == []
+        has.plain_etag = True  # a server that does not say the SHA-256: the archive itself shows it, or the MD5
+        pattern = r"Frappe_x1\.zip: (damaged zip|\w+\.csv is not the published file)"
+        assert re.search(pattern, refused(has.endpoint, tmp_path))
+        assert left(tmp_path) == []
+        has.flip = None
+        fetch(NAME, tmp_path, has.endpoint)
+
+
+def test_another_file_than_the_published_one(tmp_path):
+    other = zipped({**FILES, "valid.csv": FILES["valid.csv"].replace(b"1", b"2", 1)})
+    with hub(files={PATH: other}) as has:
+        message = refused(has.endpoint, tmp_path)
+    assert re.search(r"zip: valid\.csv is not the published file \(its MD5 is \w{32}, published \w{32}\)", message)
+    assert left(tmp_path) == ["train.csv"]  # verified before, and not to be unpacked again
+
+
+def test_a_kept_file_is_verified_again(tmp_path):
+    with hub(files={PATH: ZIP}) as has:
+        fetch(NAME, tmp_path, has.endpoint, keep=True)
+        path = tmp_path / ".fetched" / NAME / "train.csv"
+        path.write_bytes(path.read_bytes().replace(b"1", b"7", 1))
+        fetch(NAME, tmp_path, has.endpoint, min_count=2, keep=True)
+        assert has.gets() == [None]  # unpacked anew from the archive
+        assert path.read_bytes() == FILES["train.csv"]
+
+
+def test_servers_that_do_not_help(tmp_path):
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))  # bound, not listening
+        message = refused(f"http://127.0.0.1:{closed.getsockname()[1]}", tmp_path)
+    assert "no connection" in message
+    assert "--endpoint MIRROR, or --archive FILE" in message
+    with hub(files={}) as has:
+        assert "Frappe_x1.zip: not there, or not public; allowed" in refused(has.endpoint, tmp_path)
+        has.status = 403
+        assert "the server answers 403" in refused(has.endpoint, tmp_path)
+    with hub(files={PATH: ZIP}, more=4000) as has:
+        assert "the server sends more than the" in refused(has.endpoint, tmp_path)
+    assert "endpoint 'nowhere'; allowed: an address" in refused("nowhere", tmp_path / "b")
+    assert left(tmp_path / "b") == []
+    with pytest.raises(UserError, match=r"unknown data set to fetch 'frape_x1'.*mean 'frappe_x1'"):
+        fetch("frape_x1", tmp_path)
+
+
+def test_offline_mode_is_one_line(tmp_path, monkeypatch):
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert "no connection" in refused("http://127.0.0.1:9", tmp_path)
+
+
+def test_too_small_a_disk_is_known_before_anything_is_sent(tmp_path, monkeypatch):
+    usage, free = writing.shutil.disk_usage(tmp_path), [0]
+    monkeypatch.setattr(writing.shutil, "disk_usage", lambda _: usage._replace(free=free[0]))
+    what = PUBLISHED[NAME]
+    need = 440 * (what.row_bytes + 2 * 10 + 4 * 10 + 1)
+    with hub(files={PATH: ZIP}) as has:
+        assert "are needed on this disk" in refused(has.endpoint, tmp_path)
+        assert has.asked == []
+        free[0] = need + len(ZIP) - 1
+        assert "are needed on this disk" in refused(has.endpoint, tmp_path)
+        assert [method for method, *_ in has.asked] == ["HEAD"]
+        free[0] = need + len(ZIP) + 10_000
+        fetch(NAME, tmp_path, has.endpoint)
+
+
+def test_two_at_once(tmp_path):
+    (tmp_path / ".fetched").mkdir()
+    with FileLock(tmp_path / ".fetched" / f"{NAME}.lock"):
+        assert "another process is fetching frappe_x1" in refused("http://127.0.0.1:9", tmp_path)
+
+
+def archive_of(*entries):
+    """A zip of (name or ZipInfo, content) entries."""
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+        for entry, content in entries:
+            archive.writestr(entry, content)
+    return packed.getvalue()
+
+
+def link(name, target):
+    info = zipfile.ZipInfo(name)
+    info.external_attr = (stat.S_IFLNK | 0o777) << 16
+    return info, target
+
+
+GOOD = [(name, content) for name, content in FILES.items()]
+HOSTILE = {
+    "path up": ([*GOOD, ("../../evil.csv", "x")], "a path outside it"),
+    "file up": ([("a/../../train.csv", FILES["train.csv"]), *GOOD[1:]], "a path outside it"),
+    "backslash": ([*GOOD, ("..\\evil.csv", "x")], "a path outside it"),
+    "absolute": ([*GOOD, ("/tmp/evil.csv", "x")], "a path outside it"),
+    "drive": ([*GOOD, ("C:evil.csv", "x")], "a path outside it"),
+    "link": ([link("train.csv", "/etc/passwd"), *GOOD[1:]], "a link"),
+    "other link": ([*GOOD, link("more", "..")], "a link"),
+    "twice": ([*GOOD, ("b/train.csv", "x")], "2 files named train.csv"),
+    "absent": (GOOD[:2], "0 files named test.csv"),
+    "bomb": ([("train.csv", b"0" * 5_000_000), *GOOD[1:]], "larger than any published file could be"),
+}
+
+
+@pytest.mark.parametrize("case", HOSTILE)
+def test_hostile_archives(case, tmp_path):
+    entries, message = HOSTILE[case]
+    root = tmp_path / "a" / "b"
+    with hub(files={PATH: archive_of(*entries)}) as has:
+        assert message in refused(has.endpoint, root)
+    assert [path for path in tmp_path.rglob("*") if path.is_file() or path.is_symlink()] == []
+
+
+def test_a_bomb_that_lies_about_its_size(tmp_path):
+    content = bytearray(archive_of(("train.csv", b"0" * 5_000_000), *GOOD[1:]))
+    for mark, place in ((b"PK\x03\x04", 22), (b"PK\x01\x02", 24)):  # both headers say 50 bytes
+        struct.pack_into("<L", content, content.index(mark) + place, 50)
+    with hub(files={PATH: bytes(content)}) as has:
+        assert "damaged zip" in refused(has.endpoint, tmp_path)
+    assert left(tmp_path) == []
+
+
+changed = st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255))  # where, and to what
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(changed, min_size=1, max_size=4), st.floats(0, 1))
+def test_any_damage_to_a_zip_is_one_line(tmp_path_factory, changes, kept):
+    folder = tmp_path_factory.mktemp("zip")
+    content = bytearray(archive_of(*((name, text[:400]) for name, text in GOOD)))
+    for place, value in changes:
+        content[int(place * len(content))] = value
+    if kept < 0.3:
+        del content[int(kept * len(content)) :]
+    (folder / "a.zip").write_bytes(content)
+    target = folder / "made"
+    target.mkdir()
+    md5 = {name: hashlib.md5(text[:400]).hexdigest() for name, text in GOOD}
+    said = None
+    try:
+        unpack(folder / "a.zip", md5, dict.fromkeys(md5, 1000), target, lambda _: None)
+    except BadArchive as error:
+        said = str(error)
+    assert "\n" not in said if said else sorted(path.name for path in target.iterdir()) == sorted(md5)
+    assert all(file_md5(path) == md5[path.name] for path in target.iterdir())
+    assert sorted(path.name for path in folder.iterdir()) == ["a.zip", "made"]
+
+
+BAD_CSV = {
+    "header": (b"label,user", b"label,usr", "train.csv, line 1: "),
+    "columns": (b"\n", b",9\n", "a line of other than 11 columns"),
+    "label": (b"\n0.0,", b"\n3,", "column label: '3'; allowed: 0 or 1"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_CSV)
+def test_a_published_file_that_is_not_as_described(case, tmp_path, monkeypatch):
+    """As a new edition of the files could be: their MD5 is right, and still the reader is not misled."""
+    old, new, message = BAD_CSV[case]
+    content = FILES["train.csv"]
+    cut = content.index(b"\n") + 1 if case == "columns" else 0
+    files = {**FILES, "train.csv": content[:cut] + content[cut:].replace(old, new, 1)}
+    monkeypatch.setitem(PUBLISHED, NAME, of_files(NAME, files))
+    with hub(files={PATH: zipped(files)}) as has:
+        assert message in refused(has.endpoint, tmp_path)
+
+
+@given(st.lists(st.one_of(st.none(), st.floats(width=32), st.sampled_from([0.0, -0.0])), min_size=1))
+def test_keys_of_fractions(values):
+    """Equal numbers have equal keys, others have others, and what is missing has its own."""
+    keys = fraction_keys(pl.Series(values, dtype=pl.Float32)).tolist()
+    numbers = ["missing" if value is None or value != value else value for value in values]
+    assert [key == MISSING for key in keys] == [number == "missing" for number in numbers]
+    assert len(set(keys)) == len(set(numbers)) == len(set(zip(keys, numbers, strict=True)))
+
+
+def test_a_fraction_that_is_none(tmp_path, monkeypatch):
+    files = csv_files("criteo_x1")
+    lines = files["valid.csv"].split(b"\n")
+    lines[7] = lines[7].replace(b",", b",many,", 1).rsplit(b",", 1)[0]
+    files["valid.csv"] = b"\n".join(lines)
+    monkeypatch.setitem(PUBLISHED, "criteo_x1", of_files("criteo_x1", files))
+    (tmp_path / "a.zip").write_bytes(zipped(files))
+    with pytest.raises(UserError, match=r"valid\.csv, line 8, column I1: 'many'; allowed: a number or nothing"):
+        fetch("criteo_x1", tmp_path, archive=tmp_path / "a.zip")
+
+
+def test_sizes_of_the_published_sets():
+    for name, what in PUBLISHED.items():
+        assert set(what.md5) == set(what.rows) == set(SPLITS), name
+        assert all(len(md5) == 32 for md5 in what.md5.values())
+        assert what.label in what.columns
+        line = csv_files(name, rows=(50, 1, 1))["train.csv"].split(b"\n", 1)[1]
+        assert len(line) < LARGER * 50 * what.row_bytes
