@@ -8,9 +8,9 @@ from dataclasses import replace
 
 import numpy as np
 
+from ctrlib.data.about import SPLITS
 from ctrlib.data.criteo import NUMBERS
 from ctrlib.data.published import PUBLISHED
-from ctrlib.data.writing import SPLITS
 
 
 def csv_files(name, rows=(300, 60, 80), seed=0):

@@ -27,12 +27,12 @@ from typer.testing import CliRunner
 
 from ctrlib import cli
 from ctrlib.data import blocks, download, encode, sources, table, writing
+from ctrlib.data.about import SPLITS
 from ctrlib.data.criteo import CATEGORIES, MISSING, NUMBERS, bucket_count
 from ctrlib.data.fetch import LARGER, fetch
 from ctrlib.data.published import PUBLISHED
 from ctrlib.data.unpack import BadArchive, file_md5, unpack
 from ctrlib.data.values import fraction_keys
-from ctrlib.data.writing import SPLITS
 from ctrlib.errors import UserError
 
 NAME, PATH = "frappe_x1", "datasets/reczoo/Frappe_x1/resolve/main/Frappe_x1.zip"

@@ -14,6 +14,7 @@ import numpy as np
 import polars as pl
 
 from ctrlib.data import criteo
+from ctrlib.data.about import SPLITS, write_about
 from ctrlib.data.blocks import Block, RawLines
 from ctrlib.data.criteo import Cells, Others, word_keys
 from ctrlib.data.layouts import AVAZU_COLUMNS, hour_parts
@@ -21,7 +22,7 @@ from ctrlib.data.streaming import NumberedRows
 from ctrlib.data.text import one_line, shown
 from ctrlib.data.values import fraction_keys
 from ctrlib.data.workers import MOST_THREADS, Workers, usable_cores
-from ctrlib.data.writing import SPLITS, new_folder, write_about
+from ctrlib.data.writing import new_folder
 from ctrlib.errors import UserError
 
 _LABELS = {"0": 0, "1": 1, "0.0": 0, "1.0": 1}
