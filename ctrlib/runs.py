@@ -390,7 +390,7 @@ class RunStore:
         left = list(missing)
         while left:
             run = left.pop()
-            for stored in (*(run.start or ()), *(run.teachers or ())):
+            for stored in builds_on(run):
                 content = self.results.runs.get(stored.run) if self.results else None
                 if content and stored.run not in found and not (self.root / stored.run).is_dir():
                     found[stored.run] = needed = Run.model_validate(content["run"])
@@ -420,7 +420,7 @@ class RunStore:
                 name,
                 train_task,
                 (*place, name, run.model_dump_json(), device, threads),
-                frozenset(stored.run for stored in (*(run.start or ()), *(run.teachers or ()))) & by_name.keys(),
+                frozenset(stored.run for stored in builds_on(run)) & by_name.keys(),
             )
             for name, run in by_name.items()
         ]
@@ -463,6 +463,11 @@ class RunStore:
 def open_store() -> RunStore:
     """The project's own store, with the results that are published in it."""
     return RunStore(store_root(), results=committed_results())
+
+
+def builds_on(run: Run) -> list[StoredMember]:
+    """The members of earlier runs that a run starts from or learns from."""
+    return [*(run.start or ()), *(run.teachers or ())]
 
 
 def train_task(
