@@ -53,7 +53,7 @@ $(BENCH_READY): benchmarks/requirements.txt benchmarks/peers.txt requirements.lo
 	@echo "Installing the peers into benchmarks/.venv (about three minutes)"
 	$(PYTHON) -m venv benchmarks/.venv
 	benchmarks/.venv/bin/python -m pip install --quiet --disable-pip-version-check -c requirements.lock -r benchmarks/requirements.txt
-	benchmarks/.venv/bin/python -m pip install --quiet --disable-pip-version-check -c requirements.lock -e .
+	benchmarks/.venv/bin/python -m pip install --quiet --disable-pip-version-check -c requirements.lock -e ".[dask]"
 	@for peer in $$(grep -v '^#' benchmarks/peers.txt); do \
 	  benchmarks/.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps $$peer || \
 	    echo "$$peer cannot be installed: the table will say so"; \

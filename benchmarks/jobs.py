@@ -214,6 +214,48 @@ def store(cores: int, runs: int, rows: int, epochs: int) -> dict:
     return {"value": speed, "unit": "samples x models/s", "peak_mb": None, "detail": {"seconds": seconds}}
 
 
+def workers(cores: int, team: str, workers: int, runs: int, rows: int, epochs: int = 1) -> dict:
+    """Milliseconds a run takes of a worker beyond its own training: everything between one training and the next.
+
+    ``team``: ``pool`` is ``RunStore.ensure`` on this machine, ``Dask`` the same by the workers of a local scheduler.
+    The workers are started, and have loaded the data, before the clock starts.
+    """
+    from contextlib import nullcontext
+
+    from benchmarks import cohort
+    from ctrlib.config import SyntheticSettings
+    from ctrlib.executors import SLOT, stop_pools
+    from ctrlib.runs import RunStore, data_settings
+
+    settings = SyntheticSettings(train_rows=rows, valid_rows=1000, test_rows=1000, fields=10, largest_field=1000)
+    data = data_settings("synthetic", 0, settings)
+
+    def make(seed: int):
+        run = cohort.run("DeepFM", 1, epochs, batch=500, embedding_dim=8, hidden_units=(64, 64))
+        member = run.members[0].model_copy(update={"init_seed": seed})
+        return run.model_copy(update={"data": data, "members": (member,)})
+
+    cluster = nullcontext(None)
+    if team == "Dask":
+        from distributed import LocalCluster
+
+        cluster = LocalCluster(
+            n_workers=workers, threads_per_worker=1, processes=True, dashboard_address=None, resources={SLOT: 1}
+        )
+    with tempfile.TemporaryDirectory() as folder, cluster as started:
+        store = RunStore(Path(folder))
+        where = {"workers": workers, "dask": started and started.scheduler_address}
+        store.ensure_all([make(1000 + n) for n in range(3 * workers)], "cpu", **where)
+        began = time.perf_counter()
+        records, _ = store.ensure_all([make(n) for n in range(runs)], "cpu", **where)
+        seconds = time.perf_counter() - began
+        stop_pools()
+    training = sum(record.seconds for record in records.values())
+    overhead = 1000 * (seconds * workers - training) / runs
+    detail = {"seconds": seconds, "training_s": training, "runs_per_s": runs / seconds}
+    return {"value": overhead, "unit": "ms/run", "peak_mb": None, "detail": detail}
+
+
 def precision_auc(cores: int, seed: int, train_rows: int) -> dict:
     """Test AUC of a DeepFM with bf16 operands minus that of the same training in fp32."""
     import torch

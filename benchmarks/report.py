@@ -194,6 +194,24 @@ def cohort_rows(book: Book) -> list[list]:
     return rows
 
 
+def workers_rows(book: Book) -> list[list]:
+    """What a run costs beside its training, and how many more runs a second several workers make than one."""
+    rows = []
+    for team in book.whats("workers"):
+        rate = {
+            who: book.rows("workers", team, who).set_index("repeat")["detail"].map(lambda detail: detail["runs_per_s"])
+            for who in book.who("workers", team)
+        }
+        for who in rate:
+            note = f"{rate[who].median():.1f} runs a second"
+            rows.append(
+                row_of("workers", f"{team}, {who}: overhead (ms)", book.values("workers", team, who), note=note)
+            )
+        first, *others = rate
+        rows += [row_of("workers", f"{team}: runs a second, {n} / {first}", rate[n] / rate[first]) for n in others]
+    return rows
+
+
 def precision_rows(book: Book) -> list[list]:
     """What bf16 gains in time and changes in AUC."""
     full, half = (book.values("precision", "DeepFM", kind) for kind in ("fp32", "bf16"))
@@ -331,6 +349,7 @@ ROWS = {
     "train": train_rows,
     "floor": floor_rows,
     "cohort": cohort_rows,
+    "workers": workers_rows,
     "precision": precision_rows,
     "auc": auc_rows,
     "start": start_rows,

@@ -27,8 +27,9 @@ Contenders take turns: repeat 1 of each, repeat 2 of each, and so on; every meas
 pinned to one core. What else the machine did meanwhile is noted, so run it when nothing else does.
 One JSON file with every measurement goes to benchmarks/results/; the table shows ratios within that file only.
 
-Suites: train (each peer, one model), floor (products, bandwidth), cohort (K=4, two cores), precision (bf16), auc,
-start, synthetic, encode (raw text), scale (rows, codes, members), gpu (skipped without one).
+Suites: train (each peer, one model), floor (products, bandwidth), cohort (K=4, two cores), workers (overhead of a
+run), precision (bf16), auc, start, synthetic, encode (raw text), scale (rows, codes, members), stream, gpu (skipped
+without one).
 
 Examples:
 

@@ -100,6 +100,17 @@ def cohort(quick: bool, folder: Path) -> list[Group]:
     return groups
 
 
+def workers(quick: bool, folder: Path) -> list[Group]:
+    """What a run costs beside its training with 1, 2 and 4 workers on two cores, by processes and by Dask."""
+    sized = {"runs": 4, "rows": 2000} if quick else {"runs": 48, "rows": 50_000}
+    contenders = [
+        Contender(team, f"{n} worker{'s' * (n > 1)}", "workers", {**sized, "team": team, "workers": n}, cores=2)
+        for team in ("pool", "Dask")
+        for n in ((2,) if quick else (1, 2, 4))
+    ]
+    return [Group(contenders, 1 if quick else REPEATS)]
+
+
 def precision(quick: bool, folder: Path) -> list[Group]:
     """bf16 operands against fp32: time of a step, and AUC on the synthetic data over five seeds."""
     place = stored_table(folder, (max(STEPS.values()) + 2) * sizes.BATCH)
@@ -206,6 +217,7 @@ SUITES: dict[str, Callable[[bool, Path], list[Group]]] = {
     "train": train,
     "floor": floor,
     "cohort": cohort,
+    "workers": workers,
     "precision": precision,
     "auc": auc,
     "start": start,

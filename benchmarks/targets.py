@@ -47,6 +47,11 @@ TARGETS: dict[tuple[str, str], Target] = {
     ("cohort", "FiBiNET: K=4 peak memory (GB)"): at_most(3.0),
     ("cohort", "four runs: speed on 2 cores / 1 core"): at_least(1.7),
     ("cohort", "DeepFM: K=4 on 1 core / on 2 cores"): at_least(1.7),
+    **{
+        ("workers", f"{team}, {n} worker{'s' * (n > 1)}: overhead (ms)"): at_most(50.0)
+        for team in ("pool", "Dask")
+        for n in (1, 2, 4)
+    },
     ("precision", "DeepFM: fp32 / bf16 time"): at_least(1.5),
     ("precision", "DeepFM: largest AUC difference bf16 - fp32 over seeds"): at_most(1e-4),
     ("auc", "scikit-learn / ctrlib time"): at_least(5.0),

@@ -4,7 +4,9 @@ Steps are timed on made-up rows of the right shape, so nothing has to be loaded.
 end) takes fewer epochs than it may; how many is taken from the records of such trainings in the store.
 """
 
+import heapq
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from statistics import median
@@ -18,13 +20,14 @@ from ctrlib.data.table import Dataset, Split
 from ctrlib.errors import UserError
 from ctrlib.experiments.arms import data_shape
 from ctrlib.machine import arithmetic, keep_freed_memory
-from ctrlib.runs import RunStore
+from ctrlib.runs import RunStore, builds_on
 from ctrlib.trainer import make_group, resolve_device, train_step
 
 WARM_UP, TIMED = 2, 5
 FORWARD_SHARE = 0.35  # of a training step that an evaluation of as many rows takes: no way back, no update
 RUN_S = 0.1  # looking up, writing and fingerprinting a run
 NOTEBOOK_S = 8.0  # kernel start, imports, tables and figures of a notebook
+CHAINED = 1.1  # a plan that takes less than this times its longest chain gains next to nothing from more devices
 OWN_END_SHARE = 0.6  # of its longest length, for own-end trainings while the store holds none
 
 
@@ -134,16 +137,15 @@ class Part:
     time: Estimate
 
 
-def plan_parts(wanted: dict[str, list[Run]], store: RunStore, device: str, cores: int) -> list[Part]:
+def plan_parts(wanted: dict[str, list[Run]], store: RunStore, clock: Clock, cores: int) -> list[Part]:
     """The parts of a plan in order, and a last one, ``all``, that counts every distinct run once.
 
     Args:
         wanted: the runs of each notebook, in order.
         store: what is there already.
-        device: where the rest is trained.
+        clock: times the rest on the device that trains it.
         cores: how many runs are trained side by side; 1 on a GPU.
     """
-    clock = Clock(store, device)
     seen: set[str] = set()
     there: set[str] = set()
     parts = []
@@ -162,6 +164,38 @@ def plan_parts(wanted: dict[str, list[Run]], store: RunStore, device: str, cores
     for part in parts:
         together = together + part.time
     return [*parts, Part("all", len(seen), len(there), 0, together)]
+
+
+def side_by_side(runs: list[Run], seconds: dict[str, float], devices: int) -> float:
+    """Seconds until ``devices`` equal devices have trained all runs, one on each at a time.
+
+    As :func:`ctrlib.executors.work_off` does it: the first run that waits for no other goes to the first free device.
+    ``seconds`` has the time of each run by fingerprint.
+    """
+    after = {run.fingerprint: {one.run for one in builds_on(run)} & seconds.keys() for run in runs}
+    waiting, undone = list(after), set(after)
+    running: list[tuple[float, str]] = []
+    now = 0.0
+    while waiting or running:
+        for name in [name for name in waiting if not after[name] & undone][: devices - len(running)]:
+            waiting.remove(name)
+            heapq.heappush(running, (now + seconds[name], name))
+        now, name = heapq.heappop(running)
+        undone.discard(name)
+    return now
+
+
+def fleet_lines(runs: list[Run], seconds: dict[str, float], fleets: Sequence[int] = (8, 64)) -> list[str]:
+    """For each number of devices a line: how long the runs take, how busy the devices are, and what holds them up."""
+    chain = side_by_side(runs, seconds, len(runs))
+    lines = []
+    for devices in fleets:
+        takes = side_by_side(runs, seconds, devices)
+        busy = sum(seconds.values()) / (devices * takes)
+        chained = takes < CHAINED * chain
+        limit = "the longest chain of runs that build on each other" if chained else "the number of devices"
+        lines.append(f"{devices} such devices: about {spoken_time(takes)}, {busy:.0%} busy; the limit is {limit}")
+    return lines
 
 
 def spoken_time(seconds: float) -> str:

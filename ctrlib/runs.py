@@ -393,7 +393,7 @@ class RunStore:
         left = list(missing)
         while left:
             run = left.pop()
-            for stored in (*(run.start or ()), *(run.teachers or ())):
+            for stored in builds_on(run):
                 content = self.results.runs.get(stored.run) if self.results else None
                 if content and stored.run not in found and not (self.root / stored.run).is_dir():
                     found[stored.run] = needed = Run.model_validate(content["run"])
@@ -423,7 +423,7 @@ class RunStore:
                 name,
                 train_task,
                 (*place, name, run.model_dump_json(), device, threads),
-                frozenset(stored.run for stored in (*(run.start or ()), *(run.teachers or ()))) & by_name.keys(),
+                frozenset(stored.run for stored in builds_on(run)) & by_name.keys(),
             )
             for name, run in by_name.items()
         ]
@@ -468,6 +468,11 @@ def open_store() -> RunStore:
     return RunStore(store_root(), results=committed_results())
 
 
+def builds_on(run: Run) -> list[StoredMember]:
+    """The members of earlier runs that a run starts from or learns from."""
+    return [*(run.start or ()), *(run.teachers or ())]
+
+
 def train_task(
     root: str,
     checkpoint_s: float,
@@ -502,7 +507,8 @@ def failure(runs: dict[str, Run], failed: dict[str, Exception]) -> Exception:
     bugs = [error for error in failed.values() if not isinstance(error, UserError)]
     if bugs:
         return bugs[0]
-    lines = [f"{label(runs[name])} ({name}): {error}" for name, error in list(failed.items())[:3]]
+    names = {name: label(runs[name]) if name in runs else "a run that others build on" for name in failed}
+    lines = [f"{names[name]} ({name}): {error}" for name, error in list(failed.items())[:3]]
     if len(failed) == 1:
         error = next(iter(failed.values()))
         error.args = (lines[0],)

@@ -146,6 +146,8 @@ def test_other_suites_ratios():
         *measurements("cohort", "four runs", "2 cores", [180.0, 200.0]),
         *measurements("cohort", "FiBiNET", "K=1", [1.0], peak=500.0),
         *measurements("cohort", "FiBiNET", "K=4", [4.4], peak=2500.0),
+        *measurements("workers", "pool", "1 worker", [20.0, 40.0], detail={"runs_per_s": 2.0}),
+        *measurements("workers", "pool", "2 workers", [30.0, 30.0], detail={"runs_per_s": 3.0}),
         *measurements("precision", "AUC", "bf16 - fp32", [1e-4, -3e-4]),
         *measurements("auc", "cohort AUC", "scikit-learn", [6.0], detail=peer),
         *measurements("auc", "cohort AUC", "ctrlib", [1.5], detail=own),
@@ -157,6 +159,8 @@ def test_other_suites_ratios():
     made = tables(rows)
     values = {what: row(made, what)["value"] for what in made.ratios["what"]}
     assert values["four runs: speed on 2 cores / 1 core"] == pytest.approx(1.9)
+    assert values["pool, 1 worker: overhead (ms)"] == pytest.approx(30.0)
+    assert values["pool: runs a second, 2 workers / 1 worker"] == pytest.approx(1.5)
     assert values["FiBiNET: K=4 / 4 x K=1"] == pytest.approx(1.1)
     assert values["FiBiNET: K=4 peak memory (GB)"] == pytest.approx(2.5)
     assert values["DeepFM: largest AUC difference bf16 - fp32 over seeds"] == pytest.approx(3e-4)

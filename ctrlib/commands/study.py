@@ -89,7 +89,7 @@ def show_plan(jobs: list[Any], workers: int | None) -> None:
     """What each notebook asks for, what the store has of it, and how long the rest takes here."""
     from ctrlib.commands.output import reporting
     from ctrlib.data.workers import usable_cores
-    from ctrlib.estimate import plan_parts, spoken_time
+    from ctrlib.estimate import Clock, fleet_lines, plan_parts, spoken_time
     from ctrlib.runs import open_store
     from ctrlib.study import planned
     from ctrlib.trainer import resolve_device
@@ -99,7 +99,12 @@ def show_plan(jobs: list[Any], workers: int | None) -> None:
         for job in jobs:
             wanted[job.name], device = planned(job)
         cores = (workers or usable_cores()) if resolve_device(device).type == "cpu" else 1
-        parts = plan_parts(wanted, open_store(), device, cores)
+        store = open_store()
+        clock = Clock(store, device)
+        parts = plan_parts(wanted, store, clock, cores)
+        distinct = {run.fingerprint: run for runs in wanted.values() for run in runs}
+        missing = [run for run in distinct.values() if store.find(run) is None]
+        seconds = {run.fingerprint: clock.estimate(run).likely for run in missing}
     shown = table("notebook", numbers=("runs", "in the store", "shared", "to train", "time"))
     for part in parts:
         left = part.runs - part.trained - part.shared
@@ -112,6 +117,8 @@ def show_plan(jobs: list[Any], workers: int | None) -> None:
         f"{spoken_time(everything.time.likely)} on {cores} core(s), {spoken_time(everything.time.most)} at most. "
         "Shared: trained for an earlier notebook of the list."
     )
+    for line in fleet_lines(missing, seconds) if missing else []:
+        say(line)
 
 
 def book(

@@ -1,0 +1,36 @@
+"""The plan for many devices, against what it is by hand."""
+
+from small import make_run, member
+
+from ctrlib.config import Checkpoint, Run
+from ctrlib.coupling import complete
+from ctrlib.estimate import fleet_lines, side_by_side
+
+
+def a_plan() -> tuple[list[Run], dict[str, float]]:
+    """A cohort of 5 s, named first, that builds on two runs of 4 s and 6 s; four more of 3 s each."""
+    before = [make_run([member(n)]) for n in range(6)]
+    starts = [Checkpoint(run=run.fingerprint) for run in before[:2]]
+    cohort = make_run([member(0), member(1)], complete(2), start=starts)
+    seconds = dict(zip([run.fingerprint for run in before], [4.0, 6.0, 3.0, 3.0, 3.0, 3.0], strict=True))
+    return [cohort, *before], {**seconds, cohort.fingerprint: 5.0}
+
+
+def test_devices_side_by_side() -> None:
+    runs, seconds = a_plan()
+    assert side_by_side(runs, seconds, 1) == 27.0
+    assert side_by_side(runs, seconds, 2) == 14.0  # 6 5 3 beside 4 3 3 3
+    assert side_by_side(runs, seconds, 3) == 11.0  # 4 3 3, 6 5, 3 3
+    assert side_by_side(runs, seconds, 100) == 11.0, "the cohort waits for the slower of its two"
+
+
+def test_what_is_in_the_store_already_is_not_waited_for() -> None:
+    runs, seconds = a_plan()
+    cohort = runs[0]
+    assert side_by_side([cohort], {cohort.fingerprint: seconds[cohort.fingerprint]}, 8) == 5.0
+
+
+def test_the_limit_is_named() -> None:
+    few, many = fleet_lines(*a_plan(), fleets=(2, 64))
+    assert few == "2 such devices: about 14 s, 96% busy; the limit is the number of devices"
+    assert "about 11 s, 4% busy; the limit is the longest chain" in many
