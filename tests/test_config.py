@@ -364,6 +364,7 @@ BAD = [
     ("rows", 1000.5, "integer"),
     ("architecture", 3, "string"),
     ("test_rows", 99, "greater than or equal to 100"),
+    ("largest_field", 3, "greater than or equal to 4"),
     ("logit_sd", 0, "greater than 0"),
     ("architectures", [], "at least 1 item"),
     ("companions", [3], "string"),

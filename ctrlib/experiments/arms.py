@@ -79,7 +79,9 @@ def synthetic_settings(p: StudyParameters) -> SyntheticSettings | None:
     """The embedded data at the size and noise asked for; None for a prepared data set."""
     if p.dataset != "synthetic":
         return None
-    return SyntheticSettings(train_rows=p.rows, test_rows=p.test_rows, logit_sd=p.logit_sd)
+    return SyntheticSettings(
+        train_rows=p.rows, test_rows=p.test_rows, largest_field=p.largest_field, logit_sd=p.logit_sd
+    )
 
 
 def group_settings(p: StudyParameters, seed: int) -> Data:
