@@ -363,6 +363,7 @@ BAD = [
     ("rows", 99, "greater than or equal to 100"),
     ("rows", 1000.5, "integer"),
     ("architecture", 3, "string"),
+    ("valid_rows", 99, "greater than or equal to 100"),
     ("test_rows", 99, "greater than or equal to 100"),
     ("largest_field", 3, "greater than or equal to 4"),
     ("logit_sd", 0, "greater than 0"),

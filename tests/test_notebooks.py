@@ -131,7 +131,15 @@ def test_plain_papermill_takes_new_parameters(
 ) -> None:
     """``papermill notebooks/05_*.ipynb out.ipynb -p ...`` as on the page on re-running, in a folder of its own."""
     monkeypatch.setenv("CTRLIB_RUNS", str(tiny_study["root"] / "runs"))
-    options = {"rows": 2000, "test_rows": 2000, "instances": 3, "epochs": 1, "embedding_dim": 4, "batch_size": 500}
+    options = {
+        "rows": 2000,
+        "valid_rows": 1000,
+        "test_rows": 2000,
+        "instances": 3,
+        "epochs": 1,
+        "embedding_dim": 4,
+        "batch_size": 500,
+    }
     command = [sys.executable, "-m", "papermill", str(ROOT / "notebooks" / "05_is_it_noise.ipynb"), "out.ipynb"]
     command += [part for name, value in options.items() for part in ("-p", name, str(value))]
     command += ["-p", "seeds", "[1, 2]", "-p", "hidden_units", "[8]", "-p", "protocols", "[equal_epochs]"]

@@ -50,9 +50,9 @@ def write_notebook(path: Path, *cells: str) -> None:
         ("quick", [], ["dataset=synthetik"], ["'synthetik'", "Did you mean 'synthetic'"]),
         ("quick", [], ["device=cuda:7"], ["device='cuda:7'", "use cpu"]),
         ("quick", [], ["device=tpu"], ["device='tpu'", "auto, cpu, cuda"]),
-        ("quick", [], ["batch_size=60000"], ["batch_size=60000", "at most 50000"]),
+        ("quick", [], ["batch_size=60000"], ["batch_size=60000", "at most 12000"]),
         ("quick", [], ["seeds=[1,1]"], ["[1, 1] repeat"]),
-        ("quick", [], ["protocol=both"], ["protocol='both'", "own_end"]),
+        ("quick", [], ["protocols=[both]"], ["'both'", "own_end"]),
         ("quick", ["01"], ["mutual_weight=2"], ["'mutual_weight'", "allowed"]),
     ],
 )

@@ -79,9 +79,8 @@ def synthetic_settings(p: StudyParameters) -> SyntheticSettings | None:
     """The embedded data at the size and noise asked for; None for a prepared data set."""
     if p.dataset != "synthetic":
         return None
-    return SyntheticSettings(
-        train_rows=p.rows, test_rows=p.test_rows, largest_field=p.largest_field, logit_sd=p.logit_sd
-    )
+    names = ("valid_rows", "test_rows", "largest_field", "logit_sd")
+    return SyntheticSettings(train_rows=p.rows, **{name: getattr(p, name) for name in names})
 
 
 def group_settings(p: StudyParameters, seed: int) -> Data:
