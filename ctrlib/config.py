@@ -248,7 +248,9 @@ class StudyParameters(Settings):
     test_rows: int = Field(default=50_000, ge=100, description="test rows of the synthetic data")
     largest_field: int = Field(default=300, ge=4, le=1_000_000, description="ids of the synthetic data's largest field")
     logit_sd: float = Field(default=1.5, gt=0, le=10, description="spread of the synthetic data's true logit")
-    architecture: str = Field(default="FiBiNET", description="any of ctrlib.models.MODELS")
+    architecture: str = Field(
+        default="FiBiNET", description="FiBiNET, DCN, PNN, DeepFM, DCNv2, AutoInt, FinalMLP, FM, LR, or your own"
+    )
     architectures: tuple[str, ...] = Field(default=("FiBiNET", "DCN", "PNN", "DeepFM"), min_length=1)
     companions: tuple[str, ...] = Field(default=(), description="further architectures to pair with")
     instances: int = Field(default=4, ge=2, le=100, description="models in a group (N)")

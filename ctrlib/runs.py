@@ -55,6 +55,9 @@ NAME = re.compile("[0-9a-f]{16}")  # of a record's folder; whatever else lies in
 CHECKPOINT_S = 60.0  # seconds of training that an interruption may cost
 
 
+_said: set[str] = set()  # damage that this process has named
+
+
 class StoreError(UserError):
     """The store cannot be used: no run can be kept, so there is no point in training others."""
 
@@ -132,7 +135,6 @@ class RunStore:
         self.checkpoint_s = checkpoint_s
         self.results = results
         self._healthy: set[str] = set()
-        self._said: set[str] = set()  # about damage
 
     def fingerprints(self) -> list[str]:
         """Names of all records, healthy or not."""
@@ -206,9 +208,9 @@ class RunStore:
         try:
             record = self.open(name) if name in self._healthy else self.verify(name)
         except Damaged as damage:
-            if str(damage) not in self._said:
+            if str(damage) not in _said:
                 print(f"damaged record, will be trained again: {damage}", flush=True)
-            self._said.add(str(damage))
+            _said.add(str(damage))
             return None
         self._healthy.add(name)
         return record

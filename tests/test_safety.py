@@ -137,8 +137,8 @@ def test_figures_show_text() -> None:
     with plt.rc_context():
         figures.use_style()
         groups = pd.DataFrame({"arm": ["$x", "$x^2$", "$\\frac{$"] * 2, "group": [1, 1, 1, 2, 2, 2], "auc": 0.6})
-        groups["ensemble_auc"] = 0.7
-        ax = figures.arms(groups, ["$x", "$x^2$", "$\\frac{$"])
+        groups["ensemble_auc"], groups["protocol"] = 0.7, "$p"
+        ax = figures.arms(groups, ["$x", "$x^2$", "$\\frac{$"]).axes[0]
         ax.figure.canvas.draw()
         labels = ax.get_yticklabels()
         assert [label.get_text() for label in labels] == ["$x", "$x^2$", "$\\frac{$"]

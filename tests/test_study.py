@@ -39,7 +39,7 @@ def write_notebook(path: Path, *cells: str) -> None:
     ("profile", "only", "settings", "words"),
     [
         ("quik", [], [], ["quik", "quick", "Did you mean 'quick'"]),
-        ("quick", ["9"], [], ["09", "01, 02, 03, 04"]),
+        ("quick", ["99"], [], ["99", "01, 02, 03, 04"]),
         ("quick", [], ["instancs=3"], ["'instancs'", "Did you mean 'instances'"]),
         ("quick", [], ["instances"], ["--set 'instances'", "name=value"]),
         ("quick", [], ["instances=0"], ["instances=0", "greater than or equal to 2"]),
@@ -75,7 +75,7 @@ def test_overrides_reach_the_notebooks_that_declare_them(project: Path) -> None:
 
 
 def test_a_profile_with_an_unknown_name_is_refused(project: Path, tmp_path: Path) -> None:
-    for text, word in (("all: {rowz: 3}", "rowz"), ('"07": {rows: 300}', "07"), ("- 1", "sections"), ("a: [", "YAML")):
+    for text, word in (("all: {rowz: 3}", "rowz"), ('"77": {rows: 3000}', "77"), ("- 1", "sections"), ("a: [", "YAML")):
         (tmp_path / "mine.yaml").write_text(text)
         with pytest.raises(UserError, match=word):
             plan(project, str(tmp_path / "mine.yaml"), [], {})

@@ -16,6 +16,7 @@ from ctrlib.runs import RunStore, open_store
 
 __all__ = [
     "EXPERIMENTS",
+    "OF_OTHERS",
     "Arm",
     "begin",
     "checked_parameters",
@@ -28,24 +29,27 @@ __all__ = [
 Experiment = Callable[[StudyParameters, int, Protocol], list[Arm]]
 
 EXPERIMENTS: dict[str, Experiment] = {
-    one.__name__: one
-    for one in (
-        finetuning.train_independent,
-        finetuning.finetune_mutually,
-        cohorts.how_many_instances,
-        cohorts.mix_architectures,
-        finetuning.is_it_noise,
-        finetuning.how_many_epochs,
-        finetuning.how_strong_and_in_which_form,
-        finetuning.when_to_couple,
-        cohorts.what_is_exchanged,
-        cohorts.own_or_shared_embeddings,
-        cohorts.who_listens_to_whom,
-        controls.alternatives_at_equal_cost,
-        controls.where_it_ends,
-        controls.real_clicks,
-    )
+    "train_independent": finetuning.train_independent,
+    "finetune_mutually": finetuning.finetune_mutually,
+    "how_many_instances": cohorts.how_many_instances,
+    "mix_architectures": cohorts.mix_architectures,
+    "is_it_noise": finetuning.is_it_noise,
+    "how_many_epochs": finetuning.how_many_epochs,
+    "how_strong_and_in_which_form": finetuning.how_strong_and_in_which_form,
+    "when_to_couple": finetuning.when_to_couple,
+    "what_is_exchanged": cohorts.what_is_exchanged,
+    "own_or_shared_embeddings": cohorts.own_or_shared_embeddings,
+    "who_listens_to_whom": cohorts.who_listens_to_whom,
+    "alternatives_at_equal_cost": controls.alternatives_at_equal_cost,
+    "where_it_ends": controls.where_it_ends,
+    "real_criteo": controls.real_clicks,
+    "real_frappe": controls.real_clicks,
 }
+
+OF_OTHERS = {
+    "paper_beside_ours": ("finetune_mutually", "how_many_instances", "mix_architectures", "how_many_epochs"),
+}
+"""Notebooks that show the runs of several experiments."""
 
 
 def planned_arms(experiment: str, p: StudyParameters) -> list[Arm]:
@@ -60,11 +64,11 @@ def planned_arms(experiment: str, p: StudyParameters) -> list[Arm]:
     return [arm for protocol in p.protocols for seed in p.seeds for arm in make(p, seed, protocol)]
 
 
-def planned_runs(experiment: str, p: StudyParameters) -> list[Run]:
-    """The distinct runs of an experiment, those that others start from first; none for a notebook without one."""
-    if experiment not in EXPERIMENTS:
-        return []
-    runs = {run.fingerprint: run for arm in planned_arms(experiment, p) for run in arm.runs}
+def planned_runs(notebook: str, p: StudyParameters) -> list[Run]:
+    """The distinct runs that a notebook asks for, those that others start from first; none where it trains nothing."""
+    experiments = OF_OTHERS.get(notebook, (notebook,) if notebook in EXPERIMENTS else ())
+    arms = [arm for experiment in experiments for arm in planned_arms(experiment, p)]
+    runs = {run.fingerprint: run for arm in arms for run in arm.runs}
     return sorted(runs.values(), key=lambda run: run.start is not None or run.teachers is not None)
 
 
