@@ -138,7 +138,7 @@ def test_plain_papermill_takes_new_parameters(
         "rows": 2000,
         "valid_rows": 1000,
         "test_rows": 2000,
-        "instances": 3,
+        "instances": 4,
         "epochs": 1,
         "embedding_dim": 4,
         "batch_size": 500,
