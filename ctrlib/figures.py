@@ -3,14 +3,16 @@
 Colour is the architecture, line style the regime; every group is drawn, never a mean alone.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter, StrMethodFormatter
 
 from ctrlib.experiments.tables import differences
 from ctrlib.statistics import paired_difference
@@ -159,7 +161,7 @@ def effect_curves(table: pd.DataFrame, x: str, by: str, xlabel: str = "", log: b
                     linestyle=style, color=colour, capsize=3, label=spoken(line))  # fmt: skip
     ax.axhline(0, color=INK, linewidth=1)
     if log:
-        ax.set_xscale("log")
+        log_axis(ax.xaxis, table[x])
     ax.set(xlabel=xlabel or spoken(x), ylabel="effect on test AUC, thousandths")
     ax.legend(fontsize="small", frameon=False)
     return ax
@@ -174,6 +176,15 @@ def effect_matrix(table: pd.DataFrame, label: str) -> Axes:
     )
     ax.set(xlabel="with", ylabel="effect on")
     return ax
+
+
+def log_axis(axis: Axis, values: Iterable[float] | None = None) -> None:
+    """A logarithmic axis with plain numbers at its ticks, which stand at ``values`` where these are given."""
+    axis.axes.set(**{f"{axis.axis_name}scale": "log"})
+    if values is not None:
+        axis.set_ticks(sorted(set(values)))
+    axis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def spoken(name: object) -> str:
@@ -299,7 +310,8 @@ def gap_shares(shares: pd.DataFrame, x: str, lines: Sequence[str]) -> Figure:
                         fmt=MARKERS[n % len(MARKERS)], linestyle=LINES[n % len(LINES)],
                         color=PALETTE[n % len(PALETTE)], label=label)  # fmt: skip
         ax.axhline(0, color=INK, linewidth=1)
-        ax.set(xlabel=spoken(x), ylabel="share of the gap closed, %", xscale="log")
+        ax.set(xlabel=spoken(x), ylabel="share of the gap closed, %")
+        log_axis(ax.xaxis, part[x])
         ax.label_outer()
     ax.legend(fontsize="x-small", frameon=False)
     return ax.figure

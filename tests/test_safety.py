@@ -170,3 +170,21 @@ def test_an_executed_notebook_shows_text(tmp_path: Path) -> None:
             if kind in ("text/html", "text/markdown"):
                 assert "<script" not in json.dumps(content)
                 assert "<img" not in json.dumps(content)
+
+
+def test_logarithmic_axes_show_plain_numbers() -> None:
+    """Names are drawn letter by letter, so matplotlib's own labels of powers would show their code."""
+    with plt.rc_context():
+        figures.use_style()
+        row = {"protocol": "own_end", "width": 16, "share": 0.1, "low": 0.0, "high": 0.2}
+        shares = pd.DataFrame([{**row, "rows": rows} for rows in (3000, 9000)])
+        figure = figures.gap_shares(shares, "rows", ["width"])
+        effects = pd.DataFrame(
+            [{"form": "mse", "weight": w, "difference": 0.1, "low": 0, "high": 1} for w in (0.1, 20.0)]
+        )
+        ax = figures.effect_curves(effects, "weight", "form", log=True)
+        for one, expected in ((figure.axes[0], ["3000", "9000"]), (ax, ["0.1", "20"])):
+            one.figure.canvas.draw()
+            assert [label.get_text() for label in one.get_xticklabels()] == expected
+            assert not any(label.get_text() for label in one.get_xticklabels(minor=True))
+        plt.close("all")
