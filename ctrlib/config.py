@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, TypeVar, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import PydanticSerializationError
 
 from ctrlib.errors import UserError, shown, unknown
 
@@ -351,7 +352,11 @@ def checked(model: type[S], **values: Any) -> S:
         if name not in model.model_fields:
             raise unknown("parameter", name, model.model_fields)
     try:
-        return model(**values)
+        made = model(**values)
+        made.model_dump_json()
+        return made
+    except PydanticSerializationError as error:  # half a character, which no file can hold
+        raise UserError(f"settings are not Unicode text: {shown(str(error))}") from None
     except ValidationError as error:
         first = error.errors()[0]
         place = " ".join(".".join(str(part) for part in first["loc"])[:100].split())

@@ -17,6 +17,9 @@ class UserError(Exception):
         return [f"{type(self).__name__}: {self}"]
 
 
+MOST_NAMES = 100  # that a message lists
+
+
 def shown(value: object, most: int = 200) -> str:
     """A value as it appears in a message: in one line, quoted, and cut when it is long."""
     text = repr(value)
@@ -35,5 +38,7 @@ def unknown(kind: str, name: object, allowed: Iterable[str]) -> UserError:
     allowed = list(allowed)
     by_lower = {candidate.lower(): candidate for candidate in allowed}
     close = get_close_matches(str(name)[:100].lower(), by_lower, n=1, cutoff=0.5)
-    hint = f" Did you mean {by_lower[close[0]]!r}?" if close else ""
-    return UserError(f"unknown {kind} {shown(name)}; allowed: {', '.join(allowed)}.{hint}")
+    hint = f" Did you mean {shown(by_lower[close[0]])}?" if close else ""
+    names = [str(one) if len(str(one)) <= 100 else f"{str(one)[:97]}..." for one in allowed]
+    listed = ", ".join(names[:MOST_NAMES]) + (f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else "")
+    return UserError(f"unknown {kind} {shown(name)}; allowed: {' '.join(listed.split())[:2000]}.{hint}")

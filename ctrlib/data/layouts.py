@@ -142,6 +142,9 @@ def read_frappe(path: Path, negatives: int = 2, seed: int = 0, rows: int | None 
         scan(text, columns, "\t", header=True, quoted=False, check=check)
 
     frame = read_delimited(text, columns, "\t", explain, numbers=("cnt",))
+    for name in ("user", "item"):
+        if (missing := frame[name].is_null()).any():
+            raise UserError(f"{text.name}, row {missing.arg_max() + 1}, column {name}: no value; allowed: an id")
     positives = frame.select(name for name in FRAPPE_COLUMNS if name != "cnt")
     users, items = (positives[name].rank("dense").to_numpy().astype(np.int64) - 1 for name in ("user", "item"))
     try:

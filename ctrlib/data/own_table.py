@@ -189,7 +189,11 @@ def _plain_column(values: pl.Series, path: Path) -> pl.Series:
         return values.cast(pl.Float64).fill_nan(None)
     if kind.is_integer() and kind != pl.UInt64:
         return values.cast(pl.Int64)
-    text = values.cast(pl.String)
+    try:
+        text = values.cast(pl.String)
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
+        problem = shown(str(error))
+        raise UserError(f"{path}, column {shown(values.name)}: {kind} values that cannot be read ({problem})") from None
     return text.replace("", None) if (text == "").any() else text
 
 

@@ -10,7 +10,7 @@ from pydantic import Field, field_validator, model_validator
 
 from ctrlib.config import Settings, SyntheticSettings, data_root
 from ctrlib.data.about import FILE, read_about, write_about
-from ctrlib.data.table import OOV, Dataset, Split, open_draw, save, verify_draw
+from ctrlib.data.table import OOV, Dataset, Split, check, open_draw, save, verify_draw
 from ctrlib.data.writing import file_sha256, new_folder
 from ctrlib.errors import UserError, shown, unknown
 
@@ -355,6 +355,7 @@ def describe(
     oov_valid, oov_test and top_share, all shares of rows; top_share is that of the most frequent code in train).
     """
     dataset = load(name, draw, data_dir, synthetic)
+    check(dataset)  # a code beyond its field would be counted nowhere
     about = {} if name == "synthetic" else read_about(find(name, data_dir))
     about = {key: value for key, value in about.items() if key != "draws"}
     splits = [
