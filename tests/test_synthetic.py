@@ -16,7 +16,7 @@ from scipy.special import expit, logit
 from scipy.stats import chisquare
 from sklearn.metrics import mutual_info_score
 
-from ctrlib import metrics, trainer
+from ctrlib import cohort, evaluation, metrics, trainer
 from ctrlib.config import Coupling, Data, Member, Recipe, Run, SyntheticSettings
 from ctrlib.coupling import solo
 from ctrlib.data import synthetic, table
@@ -477,9 +477,9 @@ def trained_cohort():
     fresh = make_rows(make_world(DEFAULT, 1), last_row, last_row + 100_000)
     logits = []
     for member, state in zip(members, trained.states, strict=True):
-        model = trainer.build(member, dataset, torch.device("cpu"))
-        trainer.load_state(state, model)
-        logits.append(trainer.predict(model, fresh).numpy())
+        model = cohort.build(member, dataset, torch.device("cpu"))
+        cohort.load_state(state, model)
+        logits.append(evaluation.predict(model, fresh).numpy())
     return trained, fresh, expit(np.array(logits, dtype=np.float64))
 
 
