@@ -97,7 +97,7 @@ def test_the_check_lets_others_pass(block):
 def test_glue_roles_are_complete(page):
     """A role needs page, key and format: without a format MyST-NB takes the key for one and finds nothing."""
     for target in GLUE_TEXT.findall(page.read_text(encoding="utf-8")):
-        match = re.fullmatch(r"/(notebooks/[^:]+)\.ipynb::(\w+):([^:`]*[sdf])", target)
+        match = re.fullmatch(r"/(notebooks/[^:]+)\.ipynb::(\w+):([^:`]*[sdf%])", target)
         assert match, f"{page.name}: {target} is not /notebooks/NAME.ipynb::key:format"
         assert match[1] in _toc_files(), f"{page.name}: {target} names a notebook that is not in the book"
 
