@@ -59,12 +59,17 @@ def provenance(p: StudyParameters, arms: Iterable[Arm]) -> None:
     commit = source_commit()
     spent = spoken_time(sum(content["seconds"] for content in records))
     facts = [
-        f"profile *{as_text(p.profile)}*, data *{as_text(p.dataset)}*, {len(p.seeds)} groups",
-        f"{len(records)} runs with {spent} of training, {trained}",
+        f"profile *{as_text(p.profile)}*, data *{as_text(p.dataset)}*, {counted(len(p.seeds), 'group')}",
+        f"{counted(len(records), 'run')} with {spent} of training, {trained}",
         f"on {as_text('; '.join(places))}",
         f"page made {date.today().isoformat()}" + (f" from version `{commit}`" if commit else ""),
     ]
     say(f"*This page shows:* {'; '.join(facts)}.")
+
+
+def counted(number: int, what: str) -> str:
+    """A number of things, in words."""
+    return f"{number} {what}" + ("" if number == 1 else "s")
 
 
 def hardware(environment: dict[str, Any]) -> str:
