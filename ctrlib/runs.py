@@ -55,9 +55,6 @@ NAME = re.compile("[0-9a-f]{16}")  # of a record's folder; whatever else lies in
 CHECKPOINT_S = 60.0  # seconds of training that an interruption may cost
 
 
-_said: set[str] = set()  # damage that this process has named
-
-
 class StoreError(UserError):
     """The store cannot be used: no run can be kept, so there is no point in training others."""
 
@@ -125,7 +122,9 @@ class RunStore:
     has everything but its files; it is trained again only when somebody needs these.
     """
 
-    def __init__(self, root: Path, checkpoint_s: float = CHECKPOINT_S, results: Results | None = None) -> None:
+    def __init__(
+        self, root: Path, checkpoint_s: float = CHECKPOINT_S, results: Results | None = None, says_damage: bool = True
+    ) -> None:
         if re.match("[A-Za-z][A-Za-z0-9+.-]+:/", str(root)):  # C:/ is a drive
             raise UserError(
                 f"{root}: the run store must be a folder, which may be shared over the network; object stores have no "
@@ -135,6 +134,7 @@ class RunStore:
         self.checkpoint_s = checkpoint_s
         self.results = results
         self._healthy: set[str] = set()
+        self._says_damage, self._said = says_damage, set[str]()
 
     def fingerprints(self) -> list[str]:
         """Names of all records, healthy or not."""
@@ -208,9 +208,9 @@ class RunStore:
         try:
             record = self.open(name) if name in self._healthy else self.verify(name)
         except Damaged as damage:
-            if str(damage) not in _said:
+            if self._says_damage and str(damage) not in self._said:
                 print(f"damaged record, will be trained again: {damage}", flush=True)
-            _said.add(str(damage))
+            self._said.add(str(damage))
             return None
         self._healthy.add(name)
         return record
@@ -500,7 +500,7 @@ def train_task(
             )
     if data:
         os.environ["CTRLIB_DATA"] = data  # a kept worker would still have that of its start
-    store = RunStore(Path(root), checkpoint_s)
+    store = RunStore(Path(root), checkpoint_s, says_damage=False)  # whoever asked for the run has said it
     return store.train_unless_busy(run, device, threads, teller()) is not None
 
 
