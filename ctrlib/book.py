@@ -25,7 +25,8 @@ def assemble(root: Path, executed: Path) -> Path:
     (source / "notebooks").mkdir(parents=True)
     for name in ("_config.yml", "_toc.yml"):
         shutil.copy2(root / name, source / name)
-    shutil.copytree(root / "book", source / "book", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("book", "ctrlib"):  # pages show lines of the code
+        shutil.copytree(root / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
     for notebook in find_notebooks(root).values():
         shutil.copy2(executed / notebook.name, source / "notebooks" / notebook.name)
     return source

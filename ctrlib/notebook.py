@@ -2,7 +2,10 @@
 
 import io
 import re
+import subprocess
 import sys
+from collections.abc import Iterable
+from datetime import date
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -10,9 +13,11 @@ import numpy as np
 import pandas as pd
 from IPython.display import Image, Markdown, display
 from matplotlib.figure import Figure
+from pandas.io.formats.style import Styler
 
-from ctrlib.config import project_root
+from ctrlib.config import StudyParameters, project_root
 from ctrlib.errors import UserError, unknown
+from ctrlib.experiments.arms import Arm
 from ctrlib.statistics import PairedDifference
 
 
@@ -40,11 +45,72 @@ def sentence(difference: PairedDifference, treatment: str, control: str) -> str:
     return f"{treatment} minus {control}: {words}, {mean} ({interval}, {difference.groups} groups)."
 
 
+def provenance(p: StudyParameters, arms: Iterable[Arm]) -> None:
+    """Show in one line what a page was made from: settings, runs, hardware, training time, date, version.
+
+    Hardware and time come from the run records, so they are those of the training, wherever the page was executed.
+
+    Args:
+        p: the parameters of the page.
+        arms: trained arms, from :func:`ctrlib.experiments.train_arms`.
+    """
+    records = {record.fingerprint: record.content for arm in arms for record in arm.records}.values()
+    places = dict.fromkeys(hardware(content["environment"]) for content in records)
+    days = sorted(content["finished"][:10] for content in records)
+    trained = f"trained {days[0]}" if days[0] == days[-1] else f"trained {days[0]} to {days[-1]}"
+    commit = source_commit()
+    spent = spoken_time(sum(content["seconds"] for content in records))
+    facts = [
+        f"profile *{as_text(p.profile)}*, data *{as_text(p.dataset)}*, {counted(len(p.seeds), 'group')}",
+        f"{counted(len(records), 'run')} with {spent} of training, {trained}",
+        f"on {as_text('; '.join(places))}",
+        f"page made {date.today().isoformat()}" + (f" from version `{commit}`" if commit else ""),
+    ]
+    say(f"*This page shows:* {'; '.join(facts)}.")
+
+
+def counted(number: int, what: str) -> str:
+    """A number of things, in words."""
+    return f"{number} {what}" + ("" if number == 1 else "s")
+
+
+def hardware(environment: dict[str, Any]) -> str:
+    """Device and torch of a run, from the ``environment`` of its record."""
+    device = environment.get("device", "cpu")
+    name = environment.get("processor", device) if device == "cpu" else device
+    return f"{name}, torch {environment.get('torch', 'unknown')}"
+
+
+def spoken_time(seconds: float) -> str:
+    """A duration in the largest unit of which there are two or more."""
+    for unit, length in (("days", 86400), ("hours", 3600), ("minutes", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{seconds:.0f} seconds"
+
+
+def source_commit() -> str:
+    """Short hash of the project's commit, ``+`` behind it where files differ from it; empty where there is no git."""
+    root = project_root()
+    if not (root / ".git").exists():  # a copy inside somebody else's repository is not at their commit
+        return ""
+    command = ["git", "-C", str(root), "describe", "--always", "--dirty=+", "--exclude=*"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return ""
+
+
 def show_table(table: pd.DataFrame, formats: dict[str, str] | str = "{:.4f}") -> None:
     """Show a table without its index; ``formats`` by column, or one for all columns of fractions.
 
     Names and values are text: neither HTML nor formulas in them are carried out.
     """
+    display(styled(table, formats))
+
+
+def styled(table: pd.DataFrame, formats: dict[str, str] | str = "{:.4f}") -> Styler:
+    """The table that :func:`show_table` shows, for :func:`publish`."""
     if isinstance(formats, str):
         formats = {name: formats for name in table.select_dtypes("floating").columns}
     spoken = {name: str(name).replace("_", " ") for name in table.columns}
@@ -52,7 +118,7 @@ def show_table(table: pd.DataFrame, formats: dict[str, str] | str = "{:.4f}") ->
     styler = table.rename(columns=spoken).style.hide().format(by_column, escape="html")
     styler = styler.format_index(escape="html", axis="columns")
     # the class that the book's themes know, and those that MathJax passes by
-    display(styler.set_table_attributes('class="dataframe tex2jax_ignore mathjax_ignore"'))
+    return styler.set_table_attributes('class="dataframe tex2jax_ignore mathjax_ignore"')
 
 
 def show_effects(table: pd.DataFrame, names: dict[str, str] | None = None) -> None:

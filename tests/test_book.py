@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -78,7 +80,76 @@ def test_landing_page_glues_the_answer():
     text = (ROOT / "book" / "intro.md").read_text(encoding="utf-8")
     glued = {target.split("::")[1].split(":")[0] for target in GLUE_TEXT.findall(text)}
     assert {"verdict_finetune", "verdict_scratch", "effect", "effect_low", "effect_high", "groups"} <= glued
-    assert re.search(r"\{glue:\} fig_arms", text)
+    assert {"profile", "dataset", "supported", "contradicted", "not_shown"} <= glued
+    assert re.findall(r"\{glue:\} (\w+)", text) == ["fig_verdicts", "verdict_table"]
+
+
+def test_what_pages_glue_is_published():
+    """A name that no notebook publishes would be found only by the whole build."""
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        asked = [tuple(target.split("::")) for target in GLUE_TEXT.findall(text)]
+        asked += [(path, name) for name, path in re.findall(r"\{glue:\} (\w+)\n:doc: (\S+)", text)]
+        for path, name in asked:
+            cells = json.loads((ROOT / path.lstrip("/")).read_text(encoding="utf-8"))["cells"]
+            code = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+            name = name.split(":")[0]
+            assert re.search(rf"\b{name}=|publish_figure\(\"{name}\"", code), f"{page.name}: {path} has no {name}"
+
+
+PARTS = {
+    "a question at the top": r"^# .+\n\n(?:.|\n)*?At\s+the\s+end\s+of\s+this\s+page\s+you",
+    "a prediction to make": r"Before you look",
+    "parameters": r"^## Parameters",
+    "what to notice": r"^## What to notice",
+    "the command to run it again": r"\*\*(?:Run it again|Measure it yourself)[^`]*`(?:ctrlib study|make bench)",
+}
+
+
+@pytest.mark.parametrize("part", PARTS)
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda notebook: notebook.name[:2])
+def test_experiment_pages_have_all_parts(notebook, part):
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    prose = "\n\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
+    assert re.search(PARTS[part], prose, flags=re.MULTILINE), f"{notebook.name} lacks {part}"
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda notebook: notebook.name[:2])
+def test_pages_that_train_say_what_they_were_made_from(notebook):
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    code = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+    trains, says = code.find("train_arms(p"), code.find("provenance(p")
+    assert (trains < 0) == (says < 0), f"{notebook.name}: provenance(p, arms) belongs after its training"
+    assert trains <= says
+
+
+def test_terms_are_in_the_glossary_in_order():
+    text = (ROOT / "book" / "glossary.md").read_text(encoding="utf-8")
+    terms = re.findall(r"^([^\s`#].*)\n  ", text.split("```{glossary}")[1], flags=re.MULTILINE)
+    assert terms == sorted(terms, key=str.lower)
+    sources = [path.read_text(encoding="utf-8") for path in (*PAGES, *NOTEBOOKS)]
+    used = {term for source in sources for term in re.findall(r"\{term\}`(?:[^`<]*<)?([^`<>]+)>?`", source)}
+    assert used <= set(terms), f"not in the glossary: {sorted(used - set(terms))}"
+
+
+def test_the_code_on_the_page_about_the_loss_holds():
+    text = (ROOT / "book" / "loss.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+    exec(compile(example, "loss.md", "exec"), {})
+    joint = example.replace("complete(2))", "complete(2)), target='joint'")
+    with pytest.raises(AssertionError):  # as the page says
+        exec(compile(joint, "loss.md", "exec"), {})
+
+
+def test_spelling(tmp_path):
+    """Pages, notebooks, README and the code's comments; a known slip shows that the check looks."""
+    slip = tmp_path / "slip.md"
+    slip.write_text("This sentance is wrong.")
+    command = [sys.executable, "-m", "codespell_lib", "--toml", str(ROOT / "pyproject.toml")]
+    read = [ROOT / name for name in ("book", "notebooks", "ctrlib", "README.md")]
+    assert subprocess.run([*command, slip], capture_output=True, text=True).returncode
+    found = subprocess.run([*command, *read], capture_output=True, text=True, cwd=ROOT)
+    assert not found.returncode, found.stdout + found.stderr
 
 
 @pytest.mark.parametrize("block", ["AUC rose to 0.8123.", "a gain of 3 per cent", "it lost 0.4 % here"])
@@ -97,7 +168,7 @@ def test_the_check_lets_others_pass(block):
 def test_glue_roles_are_complete(page):
     """A role needs page, key and format: without a format MyST-NB takes the key for one and finds nothing."""
     for target in GLUE_TEXT.findall(page.read_text(encoding="utf-8")):
-        match = re.fullmatch(r"/(notebooks/[^:]+)\.ipynb::(\w+):([^:`]*[sdf])", target)
+        match = re.fullmatch(r"/(notebooks/[^:]+)\.ipynb::(\w+):([^:`]*[sdf%])", target)
         assert match, f"{page.name}: {target} is not /notebooks/NAME.ipynb::key:format"
         assert match[1] in _toc_files(), f"{page.name}: {target} names a notebook that is not in the book"
 

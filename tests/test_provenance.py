@@ -1,0 +1,88 @@
+"""The line that says what a page was made from: facts of the run records, in words, as text."""
+
+import subprocess
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from ctrlib import notebook
+from ctrlib.config import StudyParameters
+from ctrlib.notebook import hardware, provenance, source_commit, spoken_time
+
+CPU = {"processor": "Fast *CPU* <b>9</b>", "device": "cpu", "torch": "2.13.0"}
+GPU = {"processor": "Fast CPU", "device": "NVIDIA H100", "torch": "2.13.0+cu130"}
+
+
+def arm(*records: tuple[str, float, str, dict]) -> SimpleNamespace:
+    contents = [{"seconds": s, "finished": day + "T10:00:00Z", "environment": where} for _, s, day, where in records]
+    pairs = zip(records, contents, strict=True)
+    return SimpleNamespace(records=[SimpleNamespace(fingerprint=r[0], content=content) for r, content in pairs])
+
+
+@pytest.fixture
+def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    lines: list[str] = []
+    monkeypatch.setattr(notebook, "say", lines.append)
+    return lines
+
+
+def test_a_run_of_several_arms_counts_once(said: list[str]) -> None:
+    p = StudyParameters(profile="quick", seeds=(1, 2, 3))
+    one, two, three = ("a", 100.0, "2026-11-02", CPU), ("b", 200.0, "2026-11-05", CPU), ("c", 1200.0, "2026-11-03", GPU)
+    provenance(p, [arm(one, two), arm(one, three)])
+    (line,) = said
+    assert "profile *quick*, data *synthetic*, 3 groups" in line
+    assert "3 runs with 25 minutes of training, trained 2026-11-02 to 2026-11-05" in line
+    assert line.count("Fast") == 1
+    assert "NVIDIA H100, torch 2.13.0&#43;cu130" in line
+
+
+def test_one_day_is_one_date_and_names_are_text(said: list[str]) -> None:
+    provenance(StudyParameters(profile="my *own*", seeds=(1,)), [arm(("a", 3.0, "2026-11-02", CPU))])
+    assert "1 group; 1 run with 3 seconds of training, trained 2026-11-02;" in said[0]
+    assert "<b>" not in said[0]
+    assert "*CPU*" not in said[0]
+    assert "my &#42;own&#42;" in said[0]
+
+
+def test_hardware_is_the_device_or_the_processor() -> None:
+    assert hardware(GPU) == "NVIDIA H100, torch 2.13.0+cu130"
+    assert hardware({}) == "cpu, torch unknown"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (0.4, "0 seconds"),
+        (119, "119 seconds"),
+        (120, "2 minutes"),
+        (7199, "120 minutes"),
+        (7200, "2 hours"),
+        (2e5, "2 days"),
+    ],
+)
+def test_time_is_in_the_largest_unit_of_which_there_are_two(seconds: float, words: str) -> None:
+    assert spoken_time(seconds) == words
+
+
+def test_version_is_the_commit_of_the_project_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def git(*words: str) -> str:
+        command = ["git", "-C", str(tmp_path), "-c", "user.name=t", "-c", "user.email=t@example.org", *words]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+    inside = tmp_path / "inside"
+    inside.mkdir()
+    (tmp_path / "file").write_text("1")
+    monkeypatch.setattr(notebook, "project_root", lambda: tmp_path)
+    assert source_commit() == ""
+    git("init", "-q")
+    git("add", ".")
+    git("commit", "-qm", "one")
+    git("tag", "v1")
+    commit = git("rev-parse", "--short", "HEAD")
+    assert source_commit() == commit
+    (tmp_path / "file").write_text("2")
+    assert source_commit() == commit + "+"
+    monkeypatch.setattr(notebook, "project_root", lambda: inside)  # within somebody else's repository
+    assert source_commit() == ""

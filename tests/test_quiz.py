@@ -1,0 +1,187 @@
+"""Quick checks: what a quiz may hold, what the page becomes, and what happens when somebody clicks."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from test_browser import BROWSER, browse  # noqa: F401 (a fixture)
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "book" / "_ext"))
+
+from quiz import parse_quiz  # noqa: E402
+
+PAGES = sorted((ROOT / "book").glob("*.md"))
+QUIZ = """
+- question: What is $1 + 1$, *exactly*?
+  options:
+    - {text: "Three", why: "Too much by one."}
+    - {text: "It is `two`", right: true, why: "As $1 + 1 = 2$."}
+- question: And what is half of it?
+  options:
+    - {text: "One", right: true, why: "Halved it is one."}
+    - {text: "None", why: "Half of something is something."}
+"""
+CONF = """
+import sys
+sys.path.insert(0, {ext!r})
+extensions = ["myst_parser", "quiz"]
+myst_enable_extensions = ["dollarmath"]
+html_static_path = [{static!r}]
+mathjax_path = "vendor/mathjax/tex-chtml.js"
+def setup(app):
+    app.add_config_value("student", {student}, "env")
+"""
+CONCEPTS = ("question", "clicks", "interactions", "distillation", "loss", "method", "data", "decide")
+
+
+def build(folder: Path, student: bool, quiz: str = QUIZ) -> tuple[Path, subprocess.CompletedProcess]:
+    """A page with ``quiz`` built by Sphinx, warnings being errors."""
+    source = folder / "source"
+    source.mkdir(parents=True)
+    static = folder / "static"
+    (static / "vendor").mkdir(parents=True)
+    for name in ("quiz.js", "quiz.css", "vendor/mathjax"):
+        (static / name).symlink_to(ROOT / "book" / "_static" / name)
+    conf = CONF.format(ext=str(ROOT / "book" / "_ext"), static=str(static), student=student)
+    (source / "conf.py").write_text(conf)
+    (source / "index.md").write_text(f"# Quick check\n\n```{{quiz}}\n{quiz}\n```\n")
+    command = [sys.executable, "-m", "sphinx", "-W", "-q", str(source), str(folder / "html")]
+    return folder / "html" / "index.html", subprocess.run(command, capture_output=True, text=True)
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
+    path, result = build(tmp_path_factory.mktemp("quiz"), student=False)
+    assert result.returncode == 0, result.stderr
+    return path
+
+
+def test_a_quiz_is_read():
+    first, second = parse_quiz(QUIZ)
+    assert first.question == "What is $1 + 1$, *exactly*?"
+    assert [option.right for option in first.options] == [False, True]
+    assert [option.right for option in second.options] == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("- question: [", "no YAML"),
+        ("just words", "quiz: Input should be a valid list"),
+        ("- {question: Which, options: [{text: a, why: b, right: true}]}", "0 options: List should have at least 2"),
+        ("- {question: Which, options: [{text: a, why: b}, {text: c, why: d}]}", "exactly one option must be right"),
+        (QUIZ.replace('"Too much by one."', '"Too much.", right: true'), "exactly one option must be right"),
+        (QUIZ.replace(', why: "Too much by one."', ""), "0 options 0 why: Field required"),
+        (QUIZ.replace("right: true", "rigth: true", 1), "0 options 1 rigth: Extra inputs are not permitted"),
+    ],
+)
+def test_a_quiz_that_is_none_is_refused_in_one_line(text, reason):
+    with pytest.raises(ValueError, match=re.escape(reason)) as caught:
+        parse_quiz(text)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_build_says_what_is_wrong_with_a_quiz(tmp_path):
+    _, result = build(tmp_path, student=False, quiz=QUIZ.replace("right: true, ", "", 1))
+    assert result.returncode
+    assert "quiz: 0: Value error, exactly one option must be right" in result.stderr
+
+
+def test_without_scripts_it_is_a_list_with_folded_answers(page):
+    html = page.read_text(encoding="utf-8")
+    assert html.count('<fieldset class="quiz"><legend>') == html.count("</legend>") == 2
+    assert html.count('<input type="radio" name="quiz-0"') == html.count('<input type="radio" name="quiz-1"') == 2
+    assert html.count('<details class="quiz-answers"><summary>Answers</summary>') == 2
+    kinds = re.findall(r'<li class="quiz-(right|wrong)"><strong>(Right|Wrong)\.</strong>', html)
+    assert kinds == [("wrong", "Wrong"), ("right", "Right"), ("right", "Right"), ("wrong", "Wrong")]
+    assert "<em>exactly</em>" in html
+    assert 'class="math' in html
+    assert not re.search(r'<script[^>]+src="(?:https?:)?//', html)
+
+
+def test_a_student_edition_holds_no_answer_in_any_file(tmp_path):
+    path, result = build(tmp_path, student=True)
+    assert result.returncode == 0, result.stderr
+    html = path.read_text(encoding="utf-8")
+    assert "It is " in html
+    assert html.count('type="radio"') == 4
+    assert not re.search(
+        r"quiz-answers|quiz-right|quiz-wrong|checked|data-", html.split("<fieldset", 1)[1].split("</div>")[0]
+    )
+    left_out = ("_static", "_sources")  # the book's settings copy no sources
+    files = [p for p in path.parent.rglob("*") if p.is_file() and not set(left_out) & set(p.parts)]
+    leaks = [p.name for p in files if b"Too much by one" in p.read_bytes() or b"Halved it is" in p.read_bytes()]
+    assert not leaks
+
+
+def test_concept_pages_have_two_to_four_questions_and_no_telling_order():
+    places = []
+    for name in CONCEPTS:
+        text = (ROOT / "book" / f"{name}.md").read_text(encoding="utf-8")
+        (quiz,) = re.findall(r"^```\{quiz\}\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
+        questions = parse_quiz(quiz)
+        assert 2 <= len(questions) <= 4, name
+        places += [[option.right for option in question.options].index(True) for question in questions]
+    assert max(places.count(place) for place in set(places)) <= 0.6 * len(places)
+
+
+needs_browser = pytest.mark.skipif(BROWSER is None, reason="no Chromium or Chrome on this machine: nothing was clicked")
+
+
+@needs_browser
+def test_a_click_says_right_or_wrong_and_why(page, browse):  # noqa: F811
+    async def task(tab):
+        await tab.open(page)
+        seen = [await tab.evaluate("[...document.querySelectorAll('.quiz-answers')].every(e => e.hidden)")]
+        question = "document.querySelector('fieldset.quiz')"
+        verdict = f"{question}.querySelector('[role=status]')"
+        for choice in (None, 0, 1):
+            if choice is not None:
+                await tab.evaluate(f"{question}.querySelectorAll('input')[{choice}].click()")
+                seen.append(await tab.evaluate(f"{verdict}.textContent"))
+            await tab.evaluate(f"{question}.querySelector('button').click()")
+            seen.append(await tab.evaluate(f"{verdict}.className + ': ' + {verdict}.textContent"))
+            seen.append(await tab.evaluate(f"getComputedStyle({verdict}, '::before').content"))
+        return seen, tab.problems
+
+    seen, problems = browse(task)
+    assert problems == []
+    hidden, nothing, no_sign, emptied, wrong, cross, emptied_again, right, tick = seen
+    assert hidden is True
+    assert nothing == "quiz-verdict: Choose an option first."
+    assert no_sign == "none"
+    assert emptied == emptied_again == ""
+    assert wrong == "quiz-verdict quiz-wrong: Wrong. Too much by one."
+    assert right.startswith("quiz-verdict quiz-right: Right. As ")
+    assert (cross, tick) == ('"✗ "', '"✓ "')
+
+
+@needs_browser
+def test_the_keyboard_is_enough(page, browse):  # noqa: F811
+    """Tab to the options, arrow to the second, Tab to the button, Space."""
+
+    async def press(tab, key, code, text=""):
+        about = {"key": key, "code": key if key != " " else "Space", "windowsVirtualKeyCode": code}
+        await tab.send("Input.dispatchKeyEvent", type="keyDown", text=text, **about)
+        await tab.send("Input.dispatchKeyEvent", type="keyUp", **about)
+
+    async def task(tab):
+        await tab.open(page)
+        for _ in range(30):
+            await press(tab, "Tab", 9)
+            if await tab.evaluate("document.activeElement.type === 'radio'"):
+                break
+        await press(tab, "ArrowDown", 40)
+        await press(tab, "Tab", 9)
+        focused = await tab.evaluate("document.activeElement.textContent")
+        outline = await tab.evaluate("getComputedStyle(document.activeElement).outlineStyle")
+        await press(tab, " ", 32, " ")
+        return focused, outline, await tab.evaluate("document.querySelector('.quiz-verdict').textContent")
+
+    focused, outline, verdict = browse(task)
+    assert focused == "Check"
+    assert outline != "none"
+    assert verdict.startswith("Right. As ")
