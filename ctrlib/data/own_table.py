@@ -166,7 +166,7 @@ def _read_parquet(path: Path, rows: int | None) -> pl.DataFrame:
 
 @contextmanager
 def _no_panic_messages() -> Iterator[None]:
-    """polars raises for a damaged file, but also writes pages about it to the file of standard error; not here."""
+    """polars raises for what is damaged, but also writes pages about it to the file of standard error; not here."""
     sys.stderr.flush()
     kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 2)
@@ -190,7 +190,8 @@ def _plain_column(values: pl.Series, path: Path) -> pl.Series:
     if kind.is_integer() and kind != pl.UInt64:
         return values.cast(pl.Int64)
     try:
-        text = values.cast(pl.String)
+        with _no_panic_messages():
+            text = values.cast(pl.String)
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
         problem = shown(str(error))
         raise UserError(f"{path}, column {shown(values.name)}: {kind} values that cannot be read ({problem})") from None
