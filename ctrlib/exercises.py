@@ -49,7 +49,7 @@ def find_exercises(text: str, place: str = "page") -> list[Exercise]:
     heads = list(HEAD.finditer(text))
     ends = [head.start() for head in heads[1:]] + [len(text)]
     found = []
-    for count, (head, end) in enumerate(zip(heads, ends, strict=True), start=1):
+    for count, (head, end) in enumerate(zip(heads, ends, strict=False), start=1):
         number, kind, minutes = int(head[1]), head[2], int(head[3])
         solution = SOLUTION.search(text, head.end(), end)
         if number != count or kind not in KINDS or not minutes or not solution:

@@ -1,7 +1,7 @@
 """Exercises on the page: a box and an anchor for each, and a directive that lists them all.
 
-How an exercise is written, and how its solution is taken out for students, is in ``ctrlib/exercises.py``. Here its
-first paragraph gets the class of its kind and the anchor ``exercise-N``. ``exercise-list`` makes a table of all
+How an exercise is written, and how its solution is taken out for students, is in ``ctrlib/exercises.py``. Here it is
+put into a box with the class of its kind and the anchor ``exercise-N``. ``exercise-list`` makes a table of all
 exercises from the pages themselves: a line for each page of the table of contents that has any.
 """
 
@@ -17,13 +17,21 @@ from ctrlib.exercises import KINDS, find_exercises, page_text
 HEAD = re.compile(r"Exercise (\d+), ([\w-]+), \d+ minutes\.")
 
 
-def _mark(app, doctree):
-    for paragraph in list(doctree.findall(nodes.paragraph)):
-        first = paragraph.children[0] if paragraph.children else None
-        match = HEAD.fullmatch(first.astext()) if isinstance(first, nodes.strong) else None
-        if match:
-            paragraph["classes"] += ["exercise", f"exercise-{match[2]}"]
-            paragraph["ids"].append(f"exercise-{match[1]}")
+def _head(node: nodes.Node) -> re.Match | None:
+    """What a paragraph that begins an exercise says in bold."""
+    strong = next(iter(node.findall(nodes.strong)), None) if isinstance(node, nodes.paragraph) else None
+    return HEAD.fullmatch(strong.astext()) if strong and node.astext().startswith(strong.astext()) else None
+
+
+def _box(app, doctree):
+    for first in [node for node in doctree.findall(nodes.paragraph) if _head(node)]:
+        head, parent = _head(first), first.parent
+        start = stop = parent.index(first)
+        while stop + 1 < len(parent) and not _head(parent[stop + 1]):
+            stop += 1
+        box = nodes.container(classes=["exercise", f"exercise-{head[2]}"], ids=[f"exercise-{head[1]}"])
+        box += parent[start : stop + 1]
+        parent[start : stop + 1] = [box]
 
 
 def pages_in_order(root: Path) -> list[Path]:
@@ -59,7 +67,7 @@ class ExerciseList(SphinxDirective):
 
 def setup(app):
     app.add_config_value("student", False, "env")
-    app.connect("doctree-read", _mark)
+    app.connect("doctree-read", _box)
     app.add_directive("exercise-list", ExerciseList)
     app.add_css_file("exercises.css")
     return {"parallel_read_safe": True, "parallel_write_safe": True}
