@@ -1,4 +1,5 @@
 # make book   environment, quick study, rendered book in _build/html/index.html     (PROFILE=quick)
+# make student   after make book: the edition without answers in _build/student/_build/html, notebooks without solutions
 # make test   all tests, among them a strict book build from notebooks executed with tiny parameters
 # make env    only the environment in .venv                                          (TORCH=2.11.0 for another torch)
 # make soak   a training is killed at a hundred random moments, and at every change of a file, and must end bit for bit
@@ -10,11 +11,14 @@ PROFILE ?= quick
 TORCH   ?= 2.13.0
 READY   := .venv/.ready-torch-$(TORCH)
 
-.PHONY: book test soak fuzz env study bench clean
+.PHONY: book student test soak fuzz env study bench clean
 
 book: env
 	.venv/bin/ctrlib study --profile $(PROFILE)
 	.venv/bin/ctrlib book --profile $(PROFILE)
+
+student: env
+	.venv/bin/ctrlib book --profile $(PROFILE) --student
 
 study: env
 	.venv/bin/ctrlib study --profile $(PROFILE)

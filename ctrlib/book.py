@@ -1,21 +1,33 @@
 """Put the book together: prose pages and executed notebooks side by side, then let Jupyter Book render them."""
 
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import yaml
+
 from ctrlib.errors import UserError
+from ctrlib.exercises import strip
 from ctrlib.study import find_notebooks
 
+FOR_TEACHERS = ("book/teach.md",)
+FOR_TEACHERS_ONLY = "This page is for teachers and is left out of the students' edition."
 
-def assemble(root: Path, executed: Path) -> Path:
+
+def assemble(root: Path, executed: Path, student: bool = False) -> Path:
     """A folder that Jupyter Book can render: ``_build/book_src`` with the pages and the executed notebooks.
+
+    Args:
+        root: the project.
+        executed: the folder of the executed notebooks.
+        student: leave out every answer; the folder is then ``_build/student_src``.
 
     Raises:
         UserError: a notebook was not executed; the line names the command that does it.
     """
-    source = root / "_build" / "book_src"
+    source = root / "_build" / ("student_src" if student else "book_src")
     for notebook in find_notebooks(root).values():
         if not (executed / notebook.name).exists():
             raise UserError(
@@ -29,17 +41,44 @@ def assemble(root: Path, executed: Path) -> Path:
         shutil.copytree(root / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
     for notebook in find_notebooks(root).values():
         shutil.copy2(executed / notebook.name, source / "notebooks" / notebook.name)
+    if student:
+        leave_out_answers(source)
     return source
 
 
-def render(root: Path, executed: Path, out: Path | None = None) -> Path:
+def leave_out_answers(source: Path) -> None:
+    """Cut every answer out of an assembled folder, so that nothing made of it can hold one.
+
+    Solutions of exercises go, with the programs among them; quizzes are told by the setting ``student`` to keep their
+    answers; pages for teachers keep their title.
+    """
+    for path in (*(source / "book").rglob("*.md"), *(source / "notebooks").glob("*.ipynb")):
+        strip(path)
+    shutil.rmtree(source / "book" / "solutions", ignore_errors=True)
+    for name in FOR_TEACHERS:
+        page = source / name
+        title = re.search(r"^# .+$", page.read_text(encoding="utf-8"), flags=re.MULTILINE)[0]
+        page.write_text(f"{title}\n\n{FOR_TEACHERS_ONLY}\n", encoding="utf-8")
+    config = yaml.safe_load((source / "_config.yml").read_text(encoding="utf-8"))
+    config["title"] += " (students' edition)"
+    config["sphinx"]["config"]["student"] = True
+    (source / "_config.yml").write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
+
+
+def render(root: Path, executed: Path, out: Path | None = None, student: bool = False) -> Path:
     """Build the book strictly (every warning is an error) and return its first page.
+
+    Args:
+        root: the project.
+        executed: the folder of the executed notebooks.
+        out: the folder that gets ``_build/html``: the project unless told, ``_build/student`` of it for students.
+        student: the edition without answers.
 
     Raises:
         UserError: Jupyter Book is not installed, or found something wrong (its own words are printed above).
     """
-    source = assemble(root, executed)
-    out = out or root
+    source = assemble(root, executed, student)
+    out = out or (root / "_build" / "student" if student else root)
     jupyter_book = [sys.executable, "-c", "from jupyter_book.cli.main import main; main()"]
     command = [
         *jupyter_book,
@@ -57,4 +96,14 @@ def render(root: Path, executed: Path, out: Path | None = None) -> Path:
     page = out / "_build" / "html" / "index.html"
     if result.returncode or not page.exists():
         raise UserError("the book was not built; the lines above say what is wrong")
+    if student:
+        student_notebooks(root, out / "notebooks")
     return page
+
+
+def student_notebooks(root: Path, folder: Path) -> None:
+    """The source notebooks without solutions, to hand out beside the students' edition."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    for notebook in find_notebooks(root).values():
+        strip(Path(shutil.copy2(notebook, folder / notebook.name)))
