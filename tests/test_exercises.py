@@ -133,7 +133,7 @@ def check_command(command: str) -> None:
     overrides = read_overrides(list(asked["set_"] or []))
     for name in ("device", "precision"):  # not every machine has it
         overrides.pop(name, None)
-    if "dataset" in overrides or asked["profile"] in ("criteo_100k", "frappe", "paper"):
+    if "dataset" in overrides or asked["profile"] in ("published", "paper"):
         overrides["dataset"] = "synthetic"
     plan(ROOT, asked["profile"], list(asked["only"] or []), overrides)
 
