@@ -10,6 +10,7 @@ import yaml
 
 from ctrlib.errors import UserError
 from ctrlib.exercises import strip
+from ctrlib.slides import write_slides
 from ctrlib.study import find_notebooks
 
 FOR_TEACHERS = ("book/teach.md",)
@@ -43,6 +44,8 @@ def assemble(root: Path, executed: Path, student: bool = False) -> Path:
         shutil.copy2(executed / notebook.name, source / "notebooks" / notebook.name)
     if student:
         leave_out_answers(source)
+    else:
+        write_slides(root, executed, source / "book" / "_static" / "slides", "../vendor")
     return source
 
 
