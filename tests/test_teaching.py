@@ -155,9 +155,8 @@ def test_a_wheelhouse_is_asked_alone_when_one_is_named(tmp_path):
     probe.write_text(f"include {ROOT / 'Makefile'}\nprobe:\n\t@env | grep ^PIP_ | sort\n")
     clean = {name: value for name, value in os.environ.items() if not name.startswith("PIP_")}
     command = ["make", "-s", "-f", str(probe), "probe"]
-    asked = subprocess.run(
-        [*command, "WHEELHOUSE=some/wheels"], cwd=tmp_path, capture_output=True, text=True, env=clean
-    )
+    how = {"cwd": tmp_path, "capture_output": True, "text": True, "env": clean}
+    asked = subprocess.run([*command, "WHEELHOUSE=some/wheels"], **how)
     assert asked.stdout == f"PIP_FIND_LINKS={tmp_path}/some/wheels\nPIP_NO_INDEX=1\n"
     assert not subprocess.run(command, **how).stdout
     plan = subprocess.run(["make", "-n", "wheelhouse"], cwd=ROOT, capture_output=True, text=True).stdout
