@@ -1,5 +1,10 @@
 # make book   environment, quick study, rendered book in _build/html/index.html     (PROFILE=quick)
-# make student   after make book: the edition without answers in _build/student/_build/html, notebooks without solutions
+# make student after make book: the edition without answers in _build/student/_build/html, notebooks without solutions
+# make slides after make book: the slides of the 90-minute lesson in _build/slides/lesson.html
+# make wheelhouse all packages as files in wheelhouse/, for machines without a network: make book WHEELHOUSE=wheelhouse
+#             (WHEELS_FOR="--platform win_amd64 --python-version 3.12 --only-binary=:all:" for machines of another kind)
+# make links  after make book: every link to another site is tried
+# make pins   requirements.lock anew, with the newest versions that pyproject.toml allows
 # make test   all tests, among them a strict book build from notebooks executed with tiny parameters
 # make env    only the environment in .venv                                          (TORCH=2.11.0 for another torch)
 # make soak   a training is killed at a hundred random moments, and at every change of a file, and must end bit for bit
@@ -11,7 +16,7 @@ PROFILE ?= quick
 TORCH   ?= 2.13.0
 READY   := .venv/.ready-torch-$(TORCH)
 
-.PHONY: book student test soak fuzz env study bench clean
+.PHONY: book student slides wheelhouse links pins test soak fuzz env study bench clean
 
 book: env
 	.venv/bin/ctrlib study --profile $(PROFILE)
@@ -19,6 +24,12 @@ book: env
 
 student: env
 	.venv/bin/ctrlib book --profile $(PROFILE) --student
+
+slides: env
+	.venv/bin/ctrlib slides --profile $(PROFILE)
+
+links: env
+	.venv/bin/jupyter-book build _build/book_src --path-output _build/links --builder linkcheck
 
 study: env
 	.venv/bin/ctrlib study --profile $(PROFILE)
@@ -36,6 +47,20 @@ fuzz: env
 
 env: $(READY)
 
+# Where a wheelhouse is named, pip asks nobody else, not even for what it builds packages with.
+ifdef WHEELHOUSE
+export PIP_NO_INDEX := 1
+export PIP_FIND_LINKS := $(abspath $(WHEELHOUSE))
+endif
+
+WHEELS_FOR ?=
+wheelhouse:
+	mkdir -p wheelhouse
+	sed 's/^torch==.*/torch==$(TORCH)/' requirements.lock > wheelhouse/requirements.txt
+	$(PYTHON) -m pip download --disable-pip-version-check $(WHEELS_FOR) -d wheelhouse -r wheelhouse/requirements.txt
+	$(PYTHON) -m pip download --disable-pip-version-check $(WHEELS_FOR) -d wheelhouse "setuptools>=77"
+	@echo "wheelhouse/ holds the packages; copy it beside the project and say: make book WHEELHOUSE=wheelhouse"
+
 $(READY): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \
 	  { echo "error: Python 3.11, 3.12 or 3.13 is needed, $$($(PYTHON) --version) found; try: make PYTHON=python3.11 ..." >&2; exit 1; }
@@ -46,6 +71,13 @@ $(READY): requirements.lock pyproject.toml
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
 	@rm -f .venv/.ready-torch-*
 	@touch $@
+
+pins:
+	$(PYTHON) -m venv --clear _build/pins
+	_build/pins/bin/python -m pip install --quiet --disable-pip-version-check torch==$(TORCH) -e ".[book,dask,test]"
+	{ grep '^#' requirements.lock; _build/pins/bin/python -m pip freeze --exclude-editable | sed 's/+c[pu][u0-9]*$$//'; } > _build/requirements.lock
+	mv _build/requirements.lock requirements.lock
+	git --no-pager diff --stat requirements.lock
 
 BENCH       ?=
 BENCH_READY := benchmarks/.venv/.ready

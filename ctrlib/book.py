@@ -10,6 +10,7 @@ import yaml
 
 from ctrlib.errors import UserError
 from ctrlib.exercises import strip
+from ctrlib.slides import write_slides
 from ctrlib.study import find_notebooks
 
 FOR_TEACHERS = ("book/teach.md",)
@@ -35,7 +36,7 @@ def assemble(root: Path, executed: Path, student: bool = False) -> Path:
             )
     shutil.rmtree(source, ignore_errors=True)
     source.mkdir(parents=True)
-    for name in ("_config.yml", "_toc.yml"):
+    for name in ("_config.yml", "_toc.yml", "requirements.lock", "pyproject.toml"):  # a page lists the versions
         shutil.copy2(root / name, source / name)
     for name in ("book", "ctrlib", "notebooks/profiles"):  # pages show lines of the code and of the profiles
         shutil.copytree(root / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
@@ -43,6 +44,8 @@ def assemble(root: Path, executed: Path, student: bool = False) -> Path:
         shutil.copy2(executed / notebook.name, source / "notebooks" / notebook.name)
     if student:
         leave_out_answers(source)
+    else:
+        write_slides(root, executed, source / "book" / "_static" / "slides", "../vendor")
     return source
 
 

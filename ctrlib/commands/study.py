@@ -1,4 +1,4 @@
-"""``ctrlib study`` and ``ctrlib book``: execute notebooks, render the book."""
+"""``ctrlib study``, ``ctrlib book`` and ``ctrlib slides``: execute notebooks, render the book and the slides."""
 
 import re
 import time
@@ -138,6 +138,23 @@ def book(
     root = project_root()
     page = render(root, root / "_build" / "study" / Path(profile).stem, out.absolute() if out else None, student)
     typer.echo(f"The book: {shown(page, root)}")
+
+
+def slides(
+    profile: Annotated[str, typer.Option(help="Whose executed notebooks give numbers and figures.")] = "quick",
+    out: Annotated[Path | None, typer.Option(help="Folder for them (default: _build/slides).")] = None,
+) -> None:
+    """Write the slides of the 90-minute lesson to [bold]_build/slides/lesson.html[/bold]; nothing is trained.
+
+    [dim]ctrlib slides[/dim]     after [dim]ctrlib study[/dim]; the book holds them as well
+    """
+    from ctrlib.config import project_root
+    from ctrlib.slides import write_slides
+
+    root = project_root()
+    folder = out.absolute() if out else root / "_build" / "slides"
+    page = write_slides(root, root / "_build" / "study" / Path(profile).stem, folder)
+    typer.echo(f"The slides: {shown(page, root)}")
 
 
 def shown(path: Path, root: Path) -> str:
