@@ -4,6 +4,9 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
+
+import nbformat
 
 from ctrlib.errors import UserError
 from ctrlib.study import find_notebooks
@@ -27,9 +30,46 @@ def assemble(root: Path, executed: Path) -> Path:
         shutil.copy2(root / name, source / name)
     for name in ("book", "ctrlib"):  # pages show lines of the code
         shutil.copytree(root / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for notebook in find_notebooks(root).values():
-        shutil.copy2(executed / notebook.name, source / "notebooks" / notebook.name)
+    data = source / "book" / "_static" / "data"
+    data.mkdir()
+    for number, notebook in find_notebooks(root).items():
+        shown = nbformat.read(executed / notebook.name, as_version=4)
+        offer_data(shown, number, data)
+        nbformat.write(shown, source / "notebooks" / notebook.name)
     return source
+
+
+def offer_data(notebook: Any, number: str, folder: Path) -> None:
+    """Take the data of each figure and table out of an executed notebook into CSV files, and leave their names there.
+
+    A figure is stored beside its data, and its drawing is marked with the name, for the page to link to; a table gets
+    its link here. What is published for other pages is the same drawing or table, and so has the same files.
+    """
+    names: dict[str, str] = {}  # drawing or table -> name
+    for cell in notebook.cells:
+        caption = cell.metadata.get("mystnb", {}).get("figure", {}).get("name")
+        for output in cell.get("outputs", []):
+            glued = output.get("metadata", {}).get("scrapbook", {})
+            prefix, bundle = glued.get("mime_prefix", ""), output.get("data", {})
+            numbers = bundle.pop(f"{prefix}text/csv", None)
+            if numbers is None:
+                continue
+            svg, html = f"{prefix}image/svg+xml", f"{prefix}text/html"
+            kind = "figure" if svg in bundle else "table"
+            shown = bundle[svg if kind == "figure" else html]
+            if shown not in names:
+                count = 1 + sum(name.startswith(kind) for name in names.values())
+                free = kind == "figure" and caption and caption not in names.values()
+                names[shown] = caption if free else f"{kind}-{number}-{count}"
+            name = names[shown]
+            (folder / f"{name}.csv").write_text(numbers, encoding="utf-8")
+            if kind == "table":
+                bundle[html] += f'<p class="downloads"><a href="../_static/data/{name}.csv" download>Data (CSV)</a></p>'
+                continue
+            drawn = bundle.pop(svg).replace("<svg ", f'<svg data-name="{name}" ', 1)
+            (folder / f"{name}.svg").write_text(drawn.replace("<svg ", '<svg style="background: #fff" ', 1), "utf-8")
+            # MyST-NB shows another page's HTML, but not its SVG
+            bundle[html if glued else svg] = drawn[drawn.index("<svg") :] if glued else drawn
 
 
 def render(root: Path, executed: Path, out: Path | None = None) -> Path:

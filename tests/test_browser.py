@@ -179,7 +179,7 @@ def test_a_barrier_would_be_found(built_book, browse):  # noqa: F811
         await tab.open(Path(built_book) / "search.html")
         await tab.evaluate(
             "document.querySelector('main').insertAdjacentHTML('beforeend',"
-            " '<img src=\"data:,\"><p style=\"color: #888; background: #777\">faint</p>')"
+            ' \'<img src="data:,"><p style="color: #888; background: #777">faint</p>\')'
         )
         return await _barriers(tab)
 
