@@ -196,7 +196,7 @@ def effects(
         finish_effects(ax, "thousandths of AUC" if value.endswith("auc") else f"difference in {spoken(value)} x 1000")
         ax.set_title(spoken(panel), fontsize="medium")
     axes[0][0].invert_yaxis()
-    first = [by, "comparison", "value"]
+    first = [by, "comparison", "value"]  # chart.js of the book reads the first two
     return keep(figure, pd.concat(shown)[[*first, "group", "difference", "mean", "low", "high"]])
 
 

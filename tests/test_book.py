@@ -81,7 +81,7 @@ def test_landing_page_glues_the_answer():
     glued = {target.split("::")[1].split(":")[0] for target in GLUE_TEXT.findall(text)}
     assert {"verdict_finetune", "verdict_scratch", "effect", "effect_low", "effect_high", "groups"} <= glued
     assert {"profile", "dataset", "supported", "contradicted", "not_shown"} <= glued
-    assert re.findall(r"\{glue:\} (\w+)", text) == ["fig_verdicts", "verdict_table"]
+    assert re.findall(r"\{glue:\} (\w+)", text) == ["fig_effects", "verdict_table"]
 
 
 def test_what_pages_glue_is_published():
