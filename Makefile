@@ -1,4 +1,5 @@
 # make book   environment, quick study, rendered book in _build/html/index.html     (PROFILE=quick)
+# make pdf    the same book as one file to print, _build/book.pdf                    (needs Chromium or Chrome)
 # make test   all tests, among them a strict book build from notebooks executed with tiny parameters
 # make env    only the environment in .venv                                          (TORCH=2.11.0 for another torch)
 # make soak   a training is killed at a hundred random moments, and at every change of a file, and must end bit for bit
@@ -10,11 +11,14 @@ PROFILE ?= quick
 TORCH   ?= 2.13.0
 READY   := .venv/.ready-torch-$(TORCH)
 
-.PHONY: book test soak fuzz env study bench clean
+.PHONY: book pdf test soak fuzz env study bench clean
 
 book: env
 	.venv/bin/ctrlib study --profile $(PROFILE)
 	.venv/bin/ctrlib book --profile $(PROFILE)
+
+pdf: book
+	.venv/bin/ctrlib pdf
 
 study: env
 	.venv/bin/ctrlib study --profile $(PROFILE)

@@ -8,7 +8,6 @@ import asyncio
 import contextlib
 import json
 import os
-import shutil
 import signal
 import subprocess
 import time
@@ -16,10 +15,11 @@ from pathlib import Path
 
 import pytest
 
+from ctrlib.printing import find_browser
+
 websocket = pytest.importorskip("tornado.websocket", reason="tornado (part of Jupyter) is needed to talk to a browser")
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
-BROWSER = os.environ.get("CTR_BROWSER") or next((found for name in BROWSERS if (found := shutil.which(name))), None)
+BROWSER = find_browser()
 NO_BROWSER = "no Chromium or Chrome on this machine: the book was not opened"
 
 FLAGS = (

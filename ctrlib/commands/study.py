@@ -1,4 +1,4 @@
-"""``ctrlib study`` and ``ctrlib book``: execute notebooks, render the book."""
+"""``ctrlib study``, ``ctrlib book`` and ``ctrlib pdf``: execute notebooks, render the book, print it."""
 
 import re
 import time
@@ -135,6 +135,21 @@ def book(
     root = project_root()
     page = render(root, root / "_build" / "study" / Path(profile).stem, out.absolute() if out else None)
     typer.echo(f"The book: {shown(page, root)}")
+
+
+def pdf(
+    out: Annotated[Path | None, typer.Option(help="The file (default: _build/book.pdf in the project).")] = None,
+) -> None:
+    """Print the rendered book to one PDF, by Chromium or Chrome.
+
+    [dim]ctrlib pdf[/dim]     after [dim]ctrlib book[/dim]; [dim]make pdf[/dim] does all
+    """
+    from ctrlib.config import project_root
+    from ctrlib.printing import print_book
+
+    root = project_root()
+    printed = print_book(root / "_build" / "html", out.absolute() if out else root / "_build" / "book.pdf")
+    typer.echo(f"The book on paper: {shown(printed, root)}")
 
 
 def shown(path: Path, root: Path) -> str:
