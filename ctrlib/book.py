@@ -25,10 +25,10 @@ def assemble(root: Path, executed: Path) -> Path:
                 f"{executed / notebook.name} is missing; run `ctrlib study --profile {executed.name}` first"
             )
     shutil.rmtree(source, ignore_errors=True)
-    (source / "notebooks").mkdir(parents=True)
+    source.mkdir(parents=True)
     for name in ("_config.yml", "_toc.yml"):
         shutil.copy2(root / name, source / name)
-    for name in ("book", "ctrlib"):  # pages show lines of the code
+    for name in ("book", "ctrlib", "notebooks/profiles"):  # pages show lines of the code and of the profiles
         shutil.copytree(root / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
     data = source / "book" / "_static" / "data"
     data.mkdir()
