@@ -1,5 +1,9 @@
 # make book   environment, quick study, rendered book in _build/html/index.html     (PROFILE=quick)
 # make pdf    the same book as one file to print, _build/book.pdf                    (needs Chromium or Chrome)
+# make student after make book: the edition without answers in _build/student/_build/html, notebooks without solutions
+# make slides after make book: the slides of the 90-minute lesson in _build/slides/lesson.html
+# make wheelhouse all packages as files in wheelhouse/, for machines without a network: make book WHEELHOUSE=wheelhouse
+#             (WHEELS_FOR="--platform win_amd64 --python-version 3.12 --only-binary=:all:" for machines of another kind)
 # make test   all tests, among them a strict book build from notebooks executed with tiny parameters
 # make env    only the environment in .venv                                          (TORCH=2.11.0 for another torch)
 # make soak   a training is killed at a hundred random moments, and at every change of a file, and must end bit for bit
@@ -11,7 +15,7 @@ PROFILE ?= quick
 TORCH   ?= 2.13.0
 READY   := .venv/.ready-torch-$(TORCH)
 
-.PHONY: book pdf test soak fuzz env study bench clean
+.PHONY: book pdf student slides wheelhouse test soak fuzz env study bench clean
 
 book: env
 	.venv/bin/ctrlib study --profile $(PROFILE)
@@ -19,6 +23,12 @@ book: env
 
 pdf: book
 	.venv/bin/ctrlib pdf
+
+student: env
+	.venv/bin/ctrlib book --profile $(PROFILE) --student
+
+slides: env
+	.venv/bin/ctrlib slides --profile $(PROFILE)
 
 study: env
 	.venv/bin/ctrlib study --profile $(PROFILE)
@@ -35,6 +45,20 @@ fuzz: env
 	CTRLIB_FUZZ=$(INPUTS) .venv/bin/python -m pytest -s tests/test_fuzz.py
 
 env: $(READY)
+
+# Where a wheelhouse is named, pip asks nobody else, not even for what it builds packages with.
+ifdef WHEELHOUSE
+export PIP_NO_INDEX := 1
+export PIP_FIND_LINKS := $(abspath $(WHEELHOUSE))
+endif
+
+WHEELS_FOR ?=
+wheelhouse:
+	mkdir -p wheelhouse
+	sed 's/^torch==.*/torch==$(TORCH)/' requirements.lock > wheelhouse/requirements.txt
+	$(PYTHON) -m pip download --disable-pip-version-check $(WHEELS_FOR) -d wheelhouse -r wheelhouse/requirements.txt
+	$(PYTHON) -m pip download --disable-pip-version-check $(WHEELS_FOR) -d wheelhouse "setuptools>=77"
+	@echo "wheelhouse/ holds the packages; copy it beside the project and say: make book WHEELHOUSE=wheelhouse"
 
 $(READY): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \

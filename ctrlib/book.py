@@ -1,24 +1,36 @@
 """Put the book together: prose pages and executed notebooks side by side, then let Jupyter Book render them."""
 
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import nbformat
+import yaml
 
+from ctrlib.downloads import offer_data, offer_source
 from ctrlib.errors import UserError
+from ctrlib.exercises import strip
+from ctrlib.slides import write_slides
 from ctrlib.study import find_notebooks
 
+FOR_TEACHERS = ("book/teach.md",)
+FOR_TEACHERS_ONLY = "This page is for teachers and is left out of the students' edition."
 
-def assemble(root: Path, executed: Path) -> Path:
+
+def assemble(root: Path, executed: Path, student: bool = False) -> Path:
     """A folder that Jupyter Book can render: ``_build/book_src`` with the pages and the executed notebooks.
+
+    Args:
+        root: the project.
+        executed: the folder of the executed notebooks.
+        student: leave out every answer; the folder is then ``_build/student_src``.
 
     Raises:
         UserError: a notebook was not executed; the line names the command that does it.
     """
-    source = root / "_build" / "book_src"
+    source = root / "_build" / ("student_src" if student else "book_src")
     for notebook in find_notebooks(root).values():
         if not (executed / notebook.name).exists():
             raise UserError(
@@ -30,56 +42,53 @@ def assemble(root: Path, executed: Path) -> Path:
         shutil.copy2(root / name, source / name)
     for name in ("book", "ctrlib", "notebooks/profiles"):  # pages show lines of the code and of the profiles
         shutil.copytree(root / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
-    data = source / "book" / "_static" / "data"
-    data.mkdir()
+    static = source / "book" / "_static"
+    (static / "data").mkdir()
     for number, notebook in find_notebooks(root).items():
         shown = nbformat.read(executed / notebook.name, as_version=4)
-        offer_data(shown, number, data)
+        offer_data(shown, number, static / "data")
         nbformat.write(shown, source / "notebooks" / notebook.name)
+        offer_source(notebook, static / "notebooks")
+    if student:
+        leave_out_answers(source)
+    else:
+        write_slides(root, executed, source / "book" / "_static" / "slides", "../vendor")
     return source
 
 
-def offer_data(notebook: Any, number: str, folder: Path) -> None:
-    """Take the data of each figure and table out of an executed notebook into CSV files, and leave their names there.
+def leave_out_answers(source: Path) -> None:
+    """Cut every answer out of an assembled folder, so that nothing made of it can hold one.
 
-    A figure is stored beside its data, and its drawing is marked with the name, for the page to link to; a table gets
-    its link here. What is published for other pages is the same drawing or table, and so has the same files.
+    Solutions of exercises go, with the programs among them; quizzes are told by the setting ``student`` to keep their
+    answers; pages for teachers keep their title.
     """
-    names: dict[str, str] = {}  # drawing or table -> name
-    for cell in notebook.cells:
-        caption = cell.metadata.get("mystnb", {}).get("figure", {}).get("name")
-        for output in cell.get("outputs", []):
-            glued = output.get("metadata", {}).get("scrapbook", {})
-            prefix, bundle = glued.get("mime_prefix", ""), output.get("data", {})
-            numbers = bundle.pop(f"{prefix}text/csv", None)
-            if numbers is None:
-                continue
-            svg, html = f"{prefix}image/svg+xml", f"{prefix}text/html"
-            kind = "figure" if svg in bundle else "table"
-            shown = bundle[svg if kind == "figure" else html]
-            if shown not in names:
-                count = 1 + sum(name.startswith(kind) for name in names.values())
-                free = kind == "figure" and caption and caption not in names.values()
-                names[shown] = caption if free else f"{kind}-{number}-{count}"
-            name = names[shown]
-            (folder / f"{name}.csv").write_text(numbers, encoding="utf-8")
-            if kind == "table":
-                bundle[html] += f'<p class="downloads"><a href="../_static/data/{name}.csv" download>Data (CSV)</a></p>'
-                continue
-            drawn = bundle.pop(svg).replace("<svg ", f'<svg data-name="{name}" ', 1)
-            (folder / f"{name}.svg").write_text(drawn.replace("<svg ", '<svg style="background: #fff" ', 1), "utf-8")
-            # MyST-NB shows another page's HTML, but not its SVG
-            bundle[html if glued else svg] = drawn[drawn.index("<svg") :] if glued else drawn
+    for path in (*(source / "book").rglob("*.md"), *(source / "notebooks").glob("*.ipynb")):
+        strip(path)
+    shutil.rmtree(source / "book" / "solutions", ignore_errors=True)
+    for name in FOR_TEACHERS:
+        page = source / name
+        title = re.search(r"^# .+$", page.read_text(encoding="utf-8"), flags=re.MULTILINE)[0]
+        page.write_text(f"{title}\n\n{FOR_TEACHERS_ONLY}\n", encoding="utf-8")
+    config = yaml.safe_load((source / "_config.yml").read_text(encoding="utf-8"))
+    config["title"] += " (students' edition)"
+    config["sphinx"]["config"]["student"] = True
+    (source / "_config.yml").write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
 
 
-def render(root: Path, executed: Path, out: Path | None = None) -> Path:
+def render(root: Path, executed: Path, out: Path | None = None, student: bool = False) -> Path:
     """Build the book strictly (every warning is an error) and return its first page.
+
+    Args:
+        root: the project.
+        executed: the folder of the executed notebooks.
+        out: the folder that gets ``_build/html``: the project unless told, ``_build/student`` of it for students.
+        student: the edition without answers.
 
     Raises:
         UserError: Jupyter Book is not installed, or found something wrong (its own words are printed above).
     """
-    source = assemble(root, executed)
-    out = out or root
+    source = assemble(root, executed, student)
+    out = out or (root / "_build" / "student" if student else root)
     jupyter_book = [sys.executable, "-c", "from jupyter_book.cli.main import main; main()"]
     command = [
         *jupyter_book,
@@ -97,4 +106,14 @@ def render(root: Path, executed: Path, out: Path | None = None) -> Path:
     page = out / "_build" / "html" / "index.html"
     if result.returncode or not page.exists():
         raise UserError("the book was not built; the lines above say what is wrong")
+    if student:
+        student_notebooks(root, out / "notebooks")
     return page
+
+
+def student_notebooks(root: Path, folder: Path) -> None:
+    """The source notebooks without solutions, to hand out beside the students' edition."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    for notebook in find_notebooks(root).values():
+        strip(Path(shutil.copy2(notebook, folder / notebook.name)))

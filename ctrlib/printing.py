@@ -29,7 +29,7 @@ FLAGS = (
 SHEETS = ("pygments.css", "vendor/katex/katex.min.css", "figures.css", "quiz.css", "print.css")
 SCRIPTS = ("vendor/katex/katex.min.js", "katex.js")
 # what a reader of paper cannot use: buttons, links to files, folded code, and the scripts of the page
-SCREEN_ONLY = "a.headerlink, script, button, .downloads, details.hide, .onlyprint"
+SCREEN_ONLY = "a.headerlink, script, button, .downloads, .open-notebook, details.hide, .onlyprint"
 PATIENCE_S = 300
 
 

@@ -1,4 +1,4 @@
-"""``ctrlib study``, ``ctrlib book`` and ``ctrlib pdf``: execute notebooks, render the book, print it."""
+"""``ctrlib study``, ``book``, ``slides`` and ``pdf``: execute notebooks, render the book and the slides, print it."""
 
 import re
 import time
@@ -124,17 +124,37 @@ def show_plan(jobs: list[Any], workers: int | None) -> None:
 def book(
     profile: Annotated[str, typer.Option(help="Whose executed notebooks to show.")] = "quick",
     out: Annotated[Path | None, typer.Option(help="Folder that gets _build/html (default: the project).")] = None,
+    student: Annotated[bool, typer.Option("--student", help="The edition without answers, in _build/student.")] = False,
 ) -> None:
     """Render the book from executed notebooks to [bold]_build/html/index.html[/bold]; nothing is trained.
 
     [dim]ctrlib book[/dim]     after [dim]ctrlib study[/dim]; [dim]make book[/dim] does both
+
+    [dim]ctrlib book --student[/dim]     no solution and no answer of a quiz in any file; [dim]make student[/dim]
     """
     from ctrlib.book import render
     from ctrlib.config import project_root
 
     root = project_root()
-    page = render(root, root / "_build" / "study" / Path(profile).stem, out.absolute() if out else None)
+    page = render(root, root / "_build" / "study" / Path(profile).stem, out.absolute() if out else None, student)
     typer.echo(f"The book: {shown(page, root)}")
+
+
+def slides(
+    profile: Annotated[str, typer.Option(help="Whose executed notebooks give numbers and figures.")] = "quick",
+    out: Annotated[Path | None, typer.Option(help="Folder for them (default: _build/slides).")] = None,
+) -> None:
+    """Write the slides of the 90-minute lesson to [bold]_build/slides/lesson.html[/bold]; nothing is trained.
+
+    [dim]ctrlib slides[/dim]     after [dim]ctrlib study[/dim]; the book holds them as well
+    """
+    from ctrlib.config import project_root
+    from ctrlib.slides import write_slides
+
+    root = project_root()
+    folder = out.absolute() if out else root / "_build" / "slides"
+    page = write_slides(root, root / "_build" / "study" / Path(profile).stem, folder)
+    typer.echo(f"The slides: {shown(page, root)}")
 
 
 def pdf(

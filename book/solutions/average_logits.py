@@ -1,0 +1,23 @@
+"""Two ways to average models: their probabilities, or their logits."""
+
+import numpy as np
+from scipy.special import expit
+
+from ctrlib.metrics import auc, logloss
+
+random = np.random.default_rng(0)
+truth = 1.5 * random.standard_normal(50_000) - 1  # the true logit
+labels = (random.random(50_000) < expit(truth)).astype(int)
+logits = truth + random.standard_normal((4, 50_000))  # four models, each wrong in its own way
+
+of_probabilities = expit(logits).mean(axis=0)
+of_logits = expit(logits.mean(axis=0))
+
+members = np.mean([logloss(labels, expit(z)) for z in logits])
+assert logloss(labels, of_probabilities) < members  # promised by Jensen's inequality
+assert logloss(labels, of_logits) < members  # promised as well: the loss is convex in the logit, too
+
+# The mean of probabilities lies nearer to one half than the probability of the mean logit ...
+assert abs(of_probabilities - 0.5).mean() < abs(of_logits - 0.5).mean()
+# ... and the order, which is all that AUC sees, is nearly the same.
+assert abs(auc(labels, of_probabilities) - auc(labels, of_logits)) < 2e-3

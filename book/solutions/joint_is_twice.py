@@ -1,0 +1,20 @@
+"""Not detaching the peers doubles the pull in a complete graph, and reaches the speaker in a one-way one."""
+
+import torch
+
+from ctrlib.coupling import complete, one_way, peer_loss
+
+
+def pull(weights, target):
+    """Gradient of the summed peer losses in all logits."""
+    torch.manual_seed(0)
+    z = torch.randn(4, 6, dtype=torch.float64, requires_grad=True)
+    peer_loss(z, torch.tensor(weights, dtype=torch.float64), target=target).sum().backward()
+    return z.grad
+
+
+torch.testing.assert_close(pull(complete(4), "joint"), 2 * pull(complete(4), "live"))
+torch.testing.assert_close(pull(complete(4), "joint"), pull(complete(4, 2.0), "live"))
+
+assert pull(one_way(4), "live")[1:].abs().max() == 0  # detached: who only speaks is left alone
+assert pull(one_way(4), "joint")[1:].abs().min() > 0  # not detached: the speakers are pulled as well

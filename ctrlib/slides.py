@@ -1,0 +1,174 @@
+"""Slides from a notebook: its slide metadata say what is a slide, executed pages of the book give figures and numbers.
+
+``book/slides/lesson.ipynb`` holds Markdown cells whose slide types are those of Jupyter (``slide``, ``subslide``,
+``fragment``, ``notes``, ``skip``, ``-``). In them a number is written as on the pages of the book, and a figure is an
+image whose address is a notebook and a figure of it:
+
+    {glue:text}`/notebooks/02_finetune_mutually.ipynb::effect:+.4f`
+    ![What is to be seen](/notebooks/02_finetune_mutually.ipynb#fig-02-effects)
+
+The result is one HTML file for reveal.js, which lies beside it; nothing is fetched.
+"""
+
+import ast
+import base64
+import html
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+from ctrlib.errors import UserError, unknown
+
+SOURCE = Path("book") / "slides" / "lesson.ipynb"
+VENDOR = Path("book") / "_static" / "vendor"
+NUMBER = re.compile(r"\{glue:text\}`/notebooks/([^:`]+)\.ipynb::(\w+):([^`]*)`")
+FIGURE = re.compile(r"!\[([^\]]+)\]\(/notebooks/([^)#]+)\.ipynb#([\w-]+)\)")
+PAGE = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}</title>
+<link rel="stylesheet" href="{vendor}/reveal/reveal.css">
+<style>{style}</style>
+<link rel="stylesheet" href="{vendor}/katex/katex.min.css">
+<script defer src="{vendor}/katex/katex.min.js"></script>
+<script defer src="{vendor}/reveal/reveal.js"></script>
+<script defer src="{vendor}/reveal/notes.js"></script>
+<script>
+addEventListener("DOMContentLoaded", () => {{
+  for (const element of document.querySelectorAll(".math"))
+    katex.render(element.textContent, element, {{displayMode: element.tagName === "DIV", strict: "error"}});
+  Reveal.initialize({{hash: true, slideNumber: "c/t", transition: "none", center: false, plugins: [RevealNotes]}});
+}});
+</script>
+</head>
+<body>
+<main class="reveal"><div class="slides">
+{slides}
+</div></main>
+</body>
+</html>
+"""
+
+
+def write_slides(root: Path, executed: Path, folder: Path, vendor: str = "vendor") -> Path:
+    """Write ``lesson.html`` into ``folder``.
+
+    Args:
+        root: the project.
+        executed: the folder of the executed notebooks.
+        folder: gets the file; made where it is not there.
+        vendor: where reveal.js and KaTeX lie, as seen from ``folder``. Copied there unless they are.
+
+    Returns:
+        The file.
+
+    Raises:
+        UserError: a slide asks for a notebook, a number or a figure that is not there.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("reveal", "katex"):
+        if not (folder / vendor / name).exists():
+            shutil.copytree(root / VENDOR / name, folder / vendor / name)
+    cells = json.loads((root / SOURCE).read_text(encoding="utf-8"))["cells"]
+    pages = ExecutedPages(executed)
+    style = (root / "book" / "_static" / "slides.css").read_text(encoding="utf-8")
+    title = re.search(r"^# (.+)$", "".join(cells[0]["source"]), flags=re.MULTILINE)[1]
+    slides = arrange([(slide_type(cell), to_html(pages.fill("".join(cell["source"])))) for cell in cells])
+    path = folder / "lesson.html"
+    page = PAGE.format(title=html.escape(title), vendor=vendor, style=style, slides=slides)
+    path.write_text(page, encoding="utf-8")
+    return path
+
+
+def slide_type(cell: dict[str, Any]) -> str:
+    """What Jupyter calls the slide type of a cell; a cell without one goes on with the slide before."""
+    return cell["metadata"].get("slideshow", {}).get("slide_type", "-") or "-"
+
+
+def arrange(parts: list[tuple[str, str]]) -> str:
+    """Sections of reveal.js: slides side by side, each with its subslides below it."""
+    columns: list[list[list[str]]] = []
+    for kind, content in parts:
+        if kind == "slide" or not columns:
+            columns.append([[content]])
+        elif kind == "subslide":
+            columns[-1].append([content])
+        elif kind == "fragment":
+            columns[-1][-1].append(f'<div class="fragment">{content}</div>')
+        elif kind == "notes":
+            columns[-1][-1].append(f'<aside class="notes">{content}</aside>')
+        elif kind == "-":
+            columns[-1][-1].append(content)
+    nested = [["<section>" + "\n".join(slide) + "</section>" for slide in column] for column in columns]
+    return "\n".join(one[0] if len(one) == 1 else f"<section>{''.join(one)}</section>" for one in nested)
+
+
+def to_html(text: str) -> str:
+    """Markdown with tables, formulas and raw HTML."""
+    from markdown_it import MarkdownIt
+    from mdit_py_plugins.dollarmath import dollarmath_plugin
+
+    def formula(tex: str, options: dict[str, Any]) -> str:
+        element = "div" if options.get("display_mode") else "span"
+        return f'<{element} class="math">{html.escape(tex)}</{element}>'
+
+    reader = MarkdownIt("commonmark", {"html": True}).enable("table").use(dollarmath_plugin, renderer=formula)
+    return reader.render(text)
+
+
+class ExecutedPages:
+    """Numbers and figures of executed notebooks."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self._read = folder, {}
+
+    def fill(self, text: str) -> str:
+        """Markdown in which numbers and pictures stand in place of what asks for them."""
+        text = NUMBER.sub(lambda asked: html.escape(format(self.value(asked[1], asked[2]), asked[3])), text)
+        return FIGURE.sub(lambda asked: self.picture(asked[2], asked[3], asked[1]), text)
+
+    def cells(self, name: str) -> list[dict[str, Any]]:
+        """The cells of an executed notebook."""
+        if name not in self._read:
+            path = self.folder / f"{name}.ipynb"
+            if not path.exists():
+                raise UserError(f"{path} is missing; run `ctrlib study --profile {self.folder.name}` first")
+            self._read[name] = json.loads(path.read_text(encoding="utf-8"))["cells"]
+        return self._read[name]
+
+    def value(self, name: str, key: str) -> Any:
+        """A number or a text that a notebook published."""
+        found = {}
+        for output in (output for cell in self.cells(name) for output in cell.get("outputs", [])):
+            record = output.get("metadata", {}).get("scrapbook", {})
+            shown = output.get("data", {}).get(record.get("mime_prefix", "") + "text/plain")
+            if record and shown is not None:
+                found[record["name"]] = "".join(shown)
+        if key not in found:
+            raise unknown(f"value of {name}", key, sorted(found))
+        return float("nan") if found[key] == "nan" else ast.literal_eval(found[key])
+
+    def picture(self, name: str, figure: str, alt: str) -> str:
+        """A figure of a notebook as an image that is part of the file."""
+        figures = {}
+        for cell in self.cells(name):
+            label = cell["metadata"].get("mystnb", {}).get("figure", {}).get("name")
+            pictures = [p for output in cell.get("outputs", []) if (p := as_address(output.get("data", {})))]
+            if label and pictures:
+                figures[label] = pictures[0]
+        if figure not in figures:
+            raise unknown(f"figure of {name}", figure, sorted(figures))
+        return f'<img src="{figures[figure]}" alt="{html.escape(alt)}">'
+
+
+def as_address(data: dict[str, Any]) -> str:
+    """An output as an address that holds the picture itself; empty where it shows none."""
+    if "image/png" in data:
+        return "data:image/png;base64," + "".join("".join(data["image/png"]).split())
+    if "image/svg+xml" in data:
+        return "data:image/svg+xml;base64," + base64.b64encode("".join(data["image/svg+xml"]).encode()).decode()
+    return ""

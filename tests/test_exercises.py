@@ -1,0 +1,261 @@
+"""Exercises: written as they should be, their commands and programs right, their solutions nowhere for students."""
+
+import html
+import json
+import re
+import runpy
+import shlex
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+import yaml
+from sphinx.search.en import SearchEnglish
+
+from ctrlib.book import FOR_TEACHERS, assemble, render
+from ctrlib.cli import app
+from ctrlib.config import project_root
+from ctrlib.errors import UserError
+from ctrlib.exercises import KINDS, find_exercises, page_text, strip, without_solutions
+from ctrlib.study import find_notebooks, plan, read_overrides
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "book" / "_ext"))
+
+from quiz import parse_quiz  # noqa: E402
+
+NOTEBOOKS = list(find_notebooks(ROOT).values())
+PAGES = [*sorted((ROOT / "book").glob("*.md")), *NOTEBOOKS]
+PROGRAMS = sorted((ROOT / "book" / "solutions").glob("*.py"))
+EXERCISES = {path: find_exercises(page_text(path), path.name) for path in PAGES}
+ONE = """# Title
+
+**Exercise 1, predict, 3 minutes.** What comes?
+
+<details class="solution"><summary>Solution</summary>
+
+This, since $1 + 1 = 2$.
+
+</details>
+"""
+
+
+def test_an_exercise_is_read_and_freed_of_its_solution():
+    (found,) = find_exercises(ONE)
+    assert (found.number, found.kind, found.minutes) == (1, "predict", 3)
+    assert (found.task, found.solution) == ("What comes?", "This, since $1 + 1 = 2$.")
+    assert without_solutions(ONE + "\nMore.\n") == (
+        "# Title\n\n**Exercise 1, predict, 3 minutes.** What comes?\n\nMore.\n"
+    )
+
+
+@pytest.mark.parametrize(
+    "slip",
+    [
+        ONE.replace("Exercise 1", "Exercise 2"),
+        ONE.replace("predict", "guess"),
+        ONE.replace("3 minutes", "0 minutes"),
+        ONE.replace(", 3 minutes", ""),
+        ONE.replace("</details>", ""),
+        ONE.replace("<summary>Solution</summary>", "<summary>Answer</summary>"),
+        ONE + ONE.split("\n\n", 2)[2],
+    ],
+)
+def test_an_exercise_that_is_none_is_refused_in_one_line(slip):
+    with pytest.raises(UserError) as caught:
+        find_exercises(slip, "a page")
+    assert str(caught.value).startswith("a page: ")
+    assert "\n" not in str(caught.value)
+
+
+def test_there_are_thirty_of_three_kinds_spread_over_the_pages():
+    everything = [one for found in EXERCISES.values() for one in found]
+    counts = {kind: sum(one.kind == kind for one in everything) for kind in KINDS}
+    assert len(everything) >= 30
+    assert counts["predict"] >= 10
+    assert counts["re-run"] >= 10
+    assert counts["build"] >= 8
+    for path in NOTEBOOKS:
+        assert len({one.kind for one in EXERCISES[path]}) >= 2, f"{path.name}: exercises of two kinds at least"
+
+
+def test_every_program_belongs_to_one_build_exercise():
+    shown = []
+    for path, found in EXERCISES.items():
+        for one in found:
+            programs = re.findall(r"literalinclude\} (\S+)", one.solution)
+            assert bool(programs) == (one.kind == "build"), f"{path.name}, exercise {one.number}"
+            shown += [(path.parent / program).resolve() for program in programs]
+    assert sorted(shown) == PROGRAMS
+
+
+@pytest.mark.parametrize("path", PROGRAMS, ids=lambda path: path.stem)
+def test_solutions_of_build_exercises_hold(path):
+    assert (
+        len(re.findall(r"^\s*assert |assert_(?:close|allclose)\(", path.read_text(encoding="utf-8"), re.MULTILINE)) >= 2
+    )
+    runpy.run_path(str(path))
+
+
+def commands(text: str) -> list[str]:
+    """The ``ctrlib study`` commands of a page; a lone ``--set ...`` goes with the command before it."""
+    fenced = [line for block in re.findall(r"```bash\n(.*?)```", text, flags=re.DOTALL) for line in block.splitlines()]
+    inline = re.findall(r"(?<!`)`([^`]+)`(?!`)", re.sub(r"```.*?```", "", text, flags=re.DOTALL))
+    found: list[str] = []
+    for piece in [*fenced, *inline]:
+        piece = " ".join(piece.split())
+        if piece.startswith("ctrlib study "):
+            found.append(piece)
+        elif piece.startswith("--set ") and found:
+            found.append(f"{found[-1].split(' --set')[0]} {piece}")
+    return found
+
+
+COMMANDS = [(path, command) for path in [*PAGES, ROOT / "README.md"] for command in commands(page_text(path))]
+PLACEHOLDER = re.compile(r"NAME|TwoTower|=chain")
+
+
+@pytest.mark.parametrize(("path", "command"), COMMANDS, ids=[f"{path.stem}: {command}" for path, command in COMMANDS])
+def test_commands_on_pages_are_taken(path, command):
+    """Names and values are checked as the command itself would; data sets that not everybody has are replaced."""
+    check_command(PLACEHOLDER.sub("DeepFM", command) if "TwoTower" in command else command)
+    exercises = " ".join(" ".join(one.task.split()) for one in EXERCISES.get(path, []))
+    number = path.name[:2]
+    if command in exercises and number.isdigit():
+        assert f"--only {number}" in command, "an exercise re-runs its own page"
+
+
+def check_command(command: str) -> None:
+    arguments = shlex.split(command, comments=True)[2:]
+    asked = typer.main.get_command(app).commands["study"].make_context("ctrlib study", arguments).params
+    if "NAME" in command:
+        return
+    overrides = read_overrides(list(asked["set_"] or []))
+    for name in ("device", "precision"):  # not every machine has it
+        overrides.pop(name, None)
+    if "dataset" in overrides or asked["profile"] in ("criteo_100k", "frappe", "paper"):
+        overrides["dataset"] = "synthetic"
+    plan(ROOT, asked["profile"], list(asked["only"] or []), overrides)
+
+
+@pytest.mark.parametrize(
+    "slip", ["--only 99", "--set instances=1", "--set instance=5", "--profile quik", "--set 'sizes=[2, x]'"]
+)
+def test_the_check_of_commands_sees_slips(slip):
+    with pytest.raises(UserError):
+        check_command(f"ctrlib study {slip}")
+
+
+def test_there_are_commands_to_check():
+    assert len(COMMANDS) > 40
+    assert project_root() == ROOT
+
+
+def plain(text: str) -> str:
+    """Text without tags and entities, blanks made alike."""
+    return " ".join(html.unescape(re.sub(r"<[^>]+>", "", text)).split())
+
+
+def telling(text: str) -> str:
+    """The longest stretch of a text that no markup or typography changes on its way to a page."""
+    runs = [" ".join(run.split()) for run in re.findall(r"[A-Za-z ,;.\n]{25,}", text)]
+    return max(runs, key=len, default="")
+
+
+def answers() -> list[str]:
+    """For each solution, each of its programs and each reason of a quiz, words that stand nowhere else."""
+    found = []
+    for path, exercises in EXERCISES.items():
+        found += [telling(one.solution) for one in exercises if one.kind != "build"]
+        for quiz in re.findall(r"```\{quiz\}\n(.*?)```", page_text(path), flags=re.DOTALL):
+            found += [telling(option.why) for question in parse_quiz(quiz) for option in question.options]
+    found += [telling(path.read_text(encoding="utf-8").split('"""')[1]) for path in PROGRAMS]
+    assert found.count("") < len(found) / 10
+    return [answer for answer in found if answer]
+
+
+def texts(folder: Path) -> str:
+    """All that can be read in a folder of pages."""
+    kinds = (".html", ".js", ".txt", ".json", ".md", ".py", ".ipynb", ".inv")
+    files = [path for path in folder.rglob("*") if path.suffix in kinds and "vendor" not in path.parts]
+    return "\n".join(plain(path.read_text(encoding="utf-8", errors="replace")) for path in sorted(files))
+
+
+def search_terms(folder: Path) -> set[str]:
+    index = (folder / "searchindex.js").read_text(encoding="utf-8")
+    return set(json.loads(index[len("Search.setIndex(") : -1])["terms"])
+
+
+@pytest.fixture(scope="module")
+def student_book(tiny_study) -> Path:
+    root = tiny_study["root"]
+    return render(root, root / "_build" / "study" / "tiny", student=True).parents[2]
+
+
+def test_the_full_edition_shows_every_answer(built_book):
+    shown = texts(built_book)
+    hidden = [answer for answer in answers() if answer not in shown]
+    assert not hidden
+
+
+def test_the_students_edition_holds_no_answer_in_any_file(student_book, built_book):
+    shown = texts(student_book)
+    assert "Exercise 1, predict" in shown
+    assert not [answer for answer in answers() if answer in shown]
+    assert "Solution" not in plain((student_book / "_build" / "html" / "book" / "clicks.html").read_text())
+    assert not list(student_book.rglob("solutions"))
+
+
+def test_the_students_search_knows_no_word_of_an_answer(student_book, built_book):
+    solutions = " ".join(one.solution for found in EXERCISES.values() for one in found if one.kind != "build")
+    others = [*PAGES, *NOTEBOOKS, *(ROOT / "ctrlib").rglob("*.py")]
+    elsewhere = " ".join(without_solutions(page_text(path)) for path in others)
+    code = " ".join("".join(c["source"]) for path in NOTEBOOKS for c in read_cells(path) if c["cell_type"] == "code")
+    told = stems(solutions) - stems(elsewhere + code)
+    assert len(told & search_terms(built_book)) > 20, "the full edition's search knows such words"
+    pages = student_book / "_build" / "html"
+    seen = stems(" ".join(plain(path.read_text(encoding="utf-8")) for path in pages.rglob("*.html")))
+    assert not told & search_terms(pages) - seen, "their search knows what no page of theirs says"
+    assert len(told - search_terms(pages)) > len(told) / 2
+
+
+def stems(text: str) -> set[str]:
+    """Words as Sphinx's search keeps them."""
+    search = SearchEnglish({})
+    return {search.stem(word) for word in re.findall(r"[a-z]+", text.lower())}
+
+
+def read_cells(path: Path) -> list[dict]:
+    return json.loads(path.read_text(encoding="utf-8"))["cells"]
+
+
+def test_students_get_notebooks_without_solutions_and_otherwise_the_same(student_book):
+    for path in NOTEBOOKS:
+        given = student_book / "notebooks" / path.name
+        before, after = (read_cells(one) for one in (path, given))
+        assert [cell["id"] for cell in before] == [cell["id"] for cell in after]
+        assert [c["source"] for c in before if c["cell_type"] == "code"] == [
+            c["source"] for c in after if c["cell_type"] == "code"
+        ]
+        assert "**Exercise 1" in page_text(given)
+        assert "solution" not in page_text(given)
+
+
+def test_pages_for_teachers_keep_their_title_only(tiny_study):
+    root = tiny_study["root"]
+    source = assemble(root, root / "_build" / "study" / "tiny", student=True)
+    for name in FOR_TEACHERS:
+        assert len((source / name).read_text(encoding="utf-8").splitlines()) == 3
+    config = yaml.safe_load((source / "_config.yml").read_text(encoding="utf-8"))
+    assert config["sphinx"]["config"]["student"] is True
+
+
+def test_what_has_no_solution_is_left_as_it_is(tmp_path):
+    page, notebook = tmp_path / "page.md", tmp_path / "notebook.ipynb"
+    page.write_text("# Title\n\n\n\nText.\n")
+    notebook.write_text('{"cells": [], "nbformat": 4}')
+    strip(page)
+    strip(notebook)
+    assert page.read_text() == "# Title\n\n\n\nText.\n"
+    assert notebook.read_text() == '{"cells": [], "nbformat": 4}'

@@ -1,0 +1,162 @@
+"""For teachers: slides made from executed pages, the table of what pages take, a wheelhouse."""
+
+import base64
+import json
+import os
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from ctrlib.errors import UserError
+from ctrlib.slides import SOURCE, VENDOR, ExecutedPages, arrange, slide_type, to_html, write_slides
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "book" / "_ext"))
+
+from exercises import pages_in_order, reading_minutes, what_it_took  # noqa: E402
+
+PICTURE = base64.b64encode(b"picture").decode()
+CELLS = json.loads((ROOT / SOURCE).read_text(encoding="utf-8"))["cells"]
+
+
+def page(folder: Path, name: str, outputs: list[dict], metadata: dict | None = None) -> None:
+    cell = {"cell_type": "code", "metadata": metadata or {}, "outputs": outputs, "source": []}
+    (folder / f"{name}.ipynb").write_text(json.dumps({"cells": [cell]}))
+
+
+def glued(name: str, text: str) -> dict:
+    prefix = "application/papermill.record/"
+    return {"data": {prefix + "text/plain": text}, "metadata": {"scrapbook": {"name": name, "mime_prefix": prefix}}}
+
+
+def test_numbers_and_figures_come_from_executed_pages(tmp_path):
+    shown = {"data": {"image/png": PICTURE}, "metadata": {}}
+    page(
+        tmp_path,
+        "02_x",
+        [shown, glued("effect", "0.00123"), glued("name", "'a <b>'"), glued("far", "nan")],
+        {"mystnb": {"figure": {"name": "fig-x"}}},
+    )
+    pages = ExecutedPages(tmp_path)
+    assert pages.fill("It is {glue:text}`/notebooks/02_x.ipynb::effect:+.4f`.") == "It is +0.0012."
+    assert pages.fill("{glue:text}`/notebooks/02_x.ipynb::name:s`") == "a &lt;b&gt;"
+    assert pages.fill("{glue:text}`/notebooks/02_x.ipynb::far:.2f`") == "nan"
+    assert pages.fill('![A "dot"](/notebooks/02_x.ipynb#fig-x)') == (
+        f'<img src="data:image/png;base64,{PICTURE}" alt="A &quot;dot&quot;">'
+    )
+
+
+@pytest.mark.parametrize(
+    ("asked", "reason"),
+    [
+        ("{glue:text}`/notebooks/03_y.ipynb::effect:.4f`", "03_y.ipynb is missing; run `ctrlib study --profile"),
+        ("{glue:text}`/notebooks/02_x.ipynb::efect:.4f`", "unknown value of 02_x 'efect'; allowed: effect"),
+        ("![A](/notebooks/02_x.ipynb#fig-y)", "unknown figure of 02_x 'fig-y'"),
+    ],
+)
+def test_what_is_not_there_is_said_in_one_line(tmp_path, asked, reason):
+    page(tmp_path, "02_x", [glued("effect", "0.1")])
+    with pytest.raises(UserError, match=re.escape(reason)):
+        ExecutedPages(tmp_path).fill(asked)
+
+
+def test_slide_types_become_sections():
+    made = arrange([("slide", "a"), ("fragment", "b"), ("notes", "c"), ("slide", "d"), ("subslide", "e"), ("-", "f")])
+    assert made.replace("\n", "") == (
+        '<section>a<div class="fragment">b</div><aside class="notes">c</aside></section>'
+        "<section><section>d</section><section>ef</section></section>"
+    )
+    assert arrange([("slide", "a"), ("skip", "b")]) == "<section>a</section>"
+
+
+def test_markdown_of_slides_keeps_formulas_for_the_browser():
+    made = to_html("Where $p < q$:\n\n$$ a_1 * b * c $$\n\n| a |\n| :-- |\n| 1 |\n")
+    assert r"\(p &lt; q\)" in made
+    assert r"\[a_1 * b * c\]" in made
+    assert "<td" in made
+
+
+def test_the_lesson_is_a_notebook_of_slides_with_notes():
+    kinds = [slide_type(cell) for cell in CELLS]
+    assert kinds[0] == "slide"
+    assert kinds.count("slide") >= 12
+    assert kinds.count("notes") >= 12
+    assert not [cell for cell in CELLS if cell["cell_type"] != "markdown" or cell.get("outputs")]
+    minutes = [int(number) for cell in CELLS for number in re.findall(r"inute \d+ to (\d+)", "".join(cell["source"]))]
+    assert minutes == sorted(minutes)
+    assert minutes[-1] == 90
+
+
+class Addresses(HTMLParser):
+    def __init__(self):
+        super().__init__()
+        self.found, self.without_alt = [], 0
+
+    def handle_starttag(self, tag, attributes):
+        given = dict(attributes)
+        self.found += [given[name] for name in ("src", "href") if name in given]
+        self.without_alt += tag == "img" and not given.get("alt")
+
+
+def test_slides_of_the_book_need_no_network_and_lie_where_the_guide_says(tiny_study, built_book):
+    slides = built_book / "_static" / "slides" / "lesson.html"
+    parsed = Addresses()
+    parsed.feed(slides.read_text(encoding="utf-8"))
+    files = [address for address in parsed.found if not address.startswith("data:")]
+    assert len(files) == 4
+    assert all((slides.parent / address).resolve().is_file() for address in files)
+    assert not parsed.without_alt
+    assert "{glue" not in slides.read_text(encoding="utf-8")
+    guide = (built_book / "book" / "teach.html").read_text(encoding="utf-8")
+    assert 'href="../_static/slides/lesson.html"' in guide
+
+
+def test_slides_alone_bring_what_they_need(tiny_study, tmp_path):
+    root = tiny_study["root"]
+    path = write_slides(root, root / "_build" / "study" / "tiny", tmp_path / "slides")
+    parsed = Addresses()
+    parsed.feed(path.read_text(encoding="utf-8"))
+    assert all((path.parent / a).is_file() for a in parsed.found if not a.startswith("data:"))
+
+
+def test_vendored_reveal_is_the_package_and_small():
+    folder = ROOT / VENDOR / "reveal"
+    assert {path.name for path in folder.iterdir()} == {"LICENSE", "ORIGIN.md", "notes.js", "reveal.css", "reveal.js"}
+    assert sum(path.stat().st_size for path in folder.iterdir()) < 300_000
+    assert not re.search(r"@import|url\(\s*[\"']?(?:https?:)?//", (folder / "reveal.css").read_text(encoding="utf-8"))
+
+
+def test_the_guide_says_what_every_page_takes(built_book):
+    guide = (built_book / "book" / "teach.html").read_text(encoding="utf-8")
+    table = guide.split('id="what-each-page-takes"')[1].split("</table>")[0]
+    assert table.count("<tr") >= 25
+    assert re.search(r"\d+ runs, \d+ (?:seconds|minutes)", table)
+    assert "Trained on: " in guide
+
+
+def test_what_pages_take_is_read_from_them(tmp_path):
+    said = "*This page shows:* data; 8 runs with 3 minutes of training, trained 2026-01-01; on AMD, torch 2; page made"
+    page(tmp_path, "01_x", [{"data": {"text/markdown": said}, "metadata": {}}])
+    assert what_it_took(tmp_path / "01_x.ipynb") == ("8 runs, 3 minutes", "AMD, torch 2")
+    (tmp_path / "page.md").write_text("word " * 360)
+    assert what_it_took(tmp_path / "page.md") == ("", "")
+    assert reading_minutes(tmp_path / "page.md") == 2
+    assert len(pages_in_order(ROOT)) > 30
+
+
+def test_a_wheelhouse_is_asked_alone_when_one_is_named(tmp_path):
+    probe = tmp_path / "probe.mk"
+    probe.write_text(f"include {ROOT / 'Makefile'}\nprobe:\n\t@env | grep ^PIP_ | sort\n")
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("PIP_")}
+    command = ["make", "-s", "-f", str(probe), "probe"]
+    how = {"cwd": tmp_path, "capture_output": True, "text": True, "env": clean}
+    asked = subprocess.run([*command, "WHEELHOUSE=some/wheels"], **how)
+    assert asked.stdout == f"PIP_FIND_LINKS={tmp_path}/some/wheels\nPIP_NO_INDEX=1\n"
+    assert not subprocess.run(command, **how).stdout
+    plan = subprocess.run(["make", "-n", "wheelhouse"], cwd=ROOT, capture_output=True, text=True).stdout
+    assert "pip download" in plan
+    assert "requirements.lock" in plan
