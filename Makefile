@@ -1,4 +1,5 @@
 # make book   environment, quick study, rendered book in _build/html/index.html     (PROFILE=quick)
+# make pdf    the same book as one file to print, _build/book.pdf                    (needs Chromium or Chrome)
 # make student after make book: the edition without answers in _build/student/_build/html, notebooks without solutions
 # make slides after make book: the slides of the 90-minute lesson in _build/slides/lesson.html
 # make wheelhouse all packages as files in wheelhouse/, for machines without a network: make book WHEELHOUSE=wheelhouse
@@ -16,11 +17,14 @@ PROFILE ?= quick
 TORCH   ?= 2.13.0
 READY   := .venv/.ready-torch-$(TORCH)
 
-.PHONY: book student slides wheelhouse links pins test soak fuzz env study bench clean
+.PHONY: book pdf student slides wheelhouse links pins test soak fuzz env study bench clean
 
 book: env
 	.venv/bin/ctrlib study --profile $(PROFILE)
 	.venv/bin/ctrlib book --profile $(PROFILE)
+
+pdf: book
+	.venv/bin/ctrlib pdf
 
 student: env
 	.venv/bin/ctrlib book --profile $(PROFILE) --student

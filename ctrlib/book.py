@@ -6,8 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import nbformat
 import yaml
 
+from ctrlib.downloads import offer_data, offer_source
 from ctrlib.errors import UserError
 from ctrlib.exercises import strip
 from ctrlib.slides import write_slides
@@ -40,8 +42,13 @@ def assemble(root: Path, executed: Path, student: bool = False) -> Path:
         shutil.copy2(root / name, source / name)
     for name in ("book", "ctrlib", "notebooks/profiles"):  # pages show lines of the code and of the profiles
         shutil.copytree(root / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for notebook in find_notebooks(root).values():
-        shutil.copy2(executed / notebook.name, source / "notebooks" / notebook.name)
+    static = source / "book" / "_static"
+    (static / "data").mkdir()
+    for number, notebook in find_notebooks(root).items():
+        shown = nbformat.read(executed / notebook.name, as_version=4)
+        offer_data(shown, number, static / "data")
+        nbformat.write(shown, source / "notebooks" / notebook.name)
+        offer_source(notebook, static / "notebooks")
     if student:
         leave_out_answers(source)
     else:

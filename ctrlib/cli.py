@@ -10,7 +10,7 @@ from typer.core import TyperGroup
 from ctrlib.commands.data import data_app
 from ctrlib.commands.output import console
 from ctrlib.commands.runs import runs_app
-from ctrlib.commands.study import book, slides, study
+from ctrlib.commands.study import book, pdf, slides, study
 from ctrlib.errors import UserError
 
 EXIT_FAILED, EXIT_USER, EXIT_STOPPED = 1, 2, 130
@@ -59,6 +59,7 @@ app = typer.Typer(
 )
 app.command("study")(study)
 app.command("book")(book)
+app.command("pdf")(pdf)
 app.command("slides")(slides)
 app.add_typer(data_app, name="data")
 app.add_typer(runs_app, name="runs")

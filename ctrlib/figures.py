@@ -1,18 +1,24 @@
 """The recurring figures of the study. Functions take tables, draw on ``ax`` and return it; they set no global state.
 
-Colour is the architecture, line style the regime; every group is drawn, never a mean alone.
+Colour is the architecture, line style the regime; every group is drawn, never a mean alone. A figure keeps the table it
+was drawn from (:func:`keep`), and takes it along into the notebook: the picture is an SVG, its data are CSV beside it.
 """
 
+import io
 from collections.abc import Iterable, Iterator, Sequence
+from typing import TypeVar
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from IPython import get_ipython
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter, StrMethodFormatter
+from matplotlib_inline.config import InlineBackend
+from pandas.io.formats.style import Styler
 
 from ctrlib.experiments.tables import differences
 from ctrlib.statistics import paired_difference
@@ -30,6 +36,8 @@ COLOURS = {
     "LR": "#2F4F4F",
 }  # an architecture that is not here is drawn in INK
 GREY, INK, REFERENCE = "#8a8a8a", "#222222", "#E69F00"
+# Behind the words of a verdict: white ones on the first two.
+VERDICTS = {"supported": "#00609a", "contradicted": "#b04400", "not shown": "#d9d9d9"}
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#222222")
 LINES, MARKERS = (
     ("-", "--", ":", "-.", (0, (5, 1)), (0, (1, 2)), (0, (3, 1, 1, 1))),
@@ -37,10 +45,16 @@ LINES, MARKERS = (
 )
 SINGLE, WIDE = (6.0, 3.8), (8.6, 3.8)
 MILLI = 1e3  # AUC differences are shown in thousandths
+Drawn = TypeVar("Drawn", Axes, Figure)
 
 
 def use_style() -> None:
-    """Set the look of all figures; call once a notebook."""
+    """Set the look of all figures, and that notebooks show them with their data; call once a notebook."""
+    if shell := get_ipython():
+        InlineBackend.instance(parent=shell).figure_formats = set()  # its own would come before these
+        bundles = shell.display_formatter.mimebundle_formatter
+        bundles.for_type(Figure, lambda figure, **_: picture(figure))
+        bundles.for_type(Styler, lambda table, **_: table_bundle(table))
     sns.set_theme(context="notebook", style="whitegrid", font_scale=0.9)
     plt.rcParams.update(
         {
@@ -51,10 +65,51 @@ def use_style() -> None:
             "axes.spines.right": False,
             "grid.color": "#e3e3e3",
             "axes.edgecolor": "#555555",
-            "svg.fonttype": "none",
+            **dict.fromkeys(("text.color", "axes.labelcolor", "xtick.color", "ytick.color"), INK),
+            "svg.fonttype": "none",  # words stay words, in the page's own colour
+            "svg.hashsalt": "ctrlib",  # the same figure is the same file
             "text.parse_math": False,  # a name with dollar signs is a name
         }
     )
+
+
+def keep(drawn: Drawn, table: pd.DataFrame) -> Drawn:
+    """Remember with a figure (or the figure of some axes) the table it shows, and return it."""
+    (drawn.figure if isinstance(drawn, Axes) else drawn).table = table
+    return drawn
+
+
+def kept(figure: Figure) -> pd.DataFrame:
+    """The table a figure shows: the one that was kept, else the points of its named lines."""
+    table = getattr(figure, "table", None)
+    if table is not None:
+        return table
+    rows = [
+        {"line": line.get_label(), ax.get_xlabel() or "x": x, ax.get_ylabel() or "y": y}
+        for ax in figure.axes
+        for line in ax.get_lines()
+        if not line.get_label().startswith("_")
+        for x, y in zip(line.get_xdata(), line.get_ydata(), strict=True)
+    ]
+    return pd.DataFrame(rows)
+
+
+def as_csv(table: pd.DataFrame) -> str:
+    """A table as text, with all digits that mean something."""
+    return table.to_csv(index=False, float_format="%.9g", lineterminator="\n")
+
+
+def picture(figure: Figure) -> dict[str, str]:
+    """A figure by MIME type: the drawing, and its data."""
+    drawn = io.StringIO()
+    facts = {"Date": None, "Creator": None, "Format": None, "Type": None}
+    figure.savefig(drawn, format="svg", transparent=True, metadata=facts)
+    return {"image/svg+xml": drawn.getvalue(), "text/csv": as_csv(kept(figure))}
+
+
+def table_bundle(table: Styler) -> dict[str, str]:
+    """A styled table by MIME type: as it is shown, and its data (``table.numbers`` where it has them)."""
+    return {"text/html": table.to_html(), "text/csv": as_csv(getattr(table, "numbers", table.data))}
 
 
 def canvas(size: tuple[float, float] = SINGLE) -> Axes:
@@ -77,7 +132,8 @@ def member_scores(members: pd.DataFrame, groups: pd.DataFrame, ax: Axes | None =
     ax.set(xlabel="group", ylabel="test AUC")
     ax.margins(y=0.1)
     ax.legend(fontsize="small", loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
-    return ax
+    of_group = groups[["group", "ensemble_auc", "reachable_auc"]]
+    return keep(ax, members[["group", "architecture", "member", "auc"]].merge(of_group, on="group", how="left"))
 
 
 def learning_curves(history: pd.DataFrame, by: str, ax: Axes | None = None) -> Axes:
@@ -98,7 +154,7 @@ def learning_curves(history: pd.DataFrame, by: str, ax: Axes | None = None) -> A
     ax.set(xlabel="epoch", ylabel="validation AUC")
     ax.xaxis.get_major_locator().set_params(integer=True)
     ax.legend(fontsize="small", frameon=False)
-    return ax
+    return keep(ax, history[[by, "group", "member", "epoch", "valid_auc"]])
 
 
 def churn_heatmap(churn: list[list[float]], names: list[str], ax: Axes | None = None) -> Axes:
@@ -109,7 +165,7 @@ def churn_heatmap(churn: list[list[float]], names: list[str], ax: Axes | None = 
         table, ax=ax, cmap="cividis", annot=True, fmt=".3f", square=True, mask=np.eye(len(names), dtype=bool),
         cbar_kws={"label": "mean |p_a - p_b|"},
     )  # fmt: skip
-    return ax
+    return keep(ax, table.rename_axis("of").reset_index())
 
 
 def effects(
@@ -126,15 +182,22 @@ def effects(
     panels = list(groups[by].unique())
     size = (WIDE[0], 1.2 + 0.5 * len(comparisons))
     figure, axes = plt.subplots(1, len(panels), figsize=size, sharey=True, squeeze=False, layout="constrained")
+    shown = []
     for ax, panel in zip(axes[0], panels, strict=True):
-        for y, pair in enumerate(comparisons.values()):
-            found = differences(groups[groups[by] == panel], *pair, value).to_numpy() * MILLI
-            draw_effect(ax, y, found, paired_difference(found, np.zeros_like(found)))
+        for y, (label, pair) in enumerate(comparisons.items()):
+            of_group = differences(groups[groups[by] == panel], *pair, value)
+            found = of_group.to_numpy() * MILLI
+            result = paired_difference(found, np.zeros_like(found))
+            draw_effect(ax, y, found, result)
+            bounds = {"mean": result.mean / MILLI, "low": result.low / MILLI, "high": result.high / MILLI}
+            rows = pd.DataFrame({"group": of_group.index, "difference": of_group.to_numpy(), **bounds})
+            shown.append(rows.assign(**{by: panel, "comparison": label, "value": value}))
         ax.set_yticks(range(len(comparisons)), list(comparisons))
         finish_effects(ax, "thousandths of AUC" if value.endswith("auc") else f"difference in {spoken(value)} x 1000")
         ax.set_title(spoken(panel), fontsize="medium")
     axes[0][0].invert_yaxis()
-    return figure
+    first = [by, "comparison", "value"]  # chart.js of the book reads the first two
+    return keep(figure, pd.concat(shown)[[*first, "group", "difference", "mean", "low", "high"]])
 
 
 def effect_curves(table: pd.DataFrame, x: str, by: str, xlabel: str = "", log: bool = False) -> Axes:
@@ -164,7 +227,7 @@ def effect_curves(table: pd.DataFrame, x: str, by: str, xlabel: str = "", log: b
         log_axis(ax.xaxis, table[x])
     ax.set(xlabel=xlabel or spoken(x), ylabel="effect on test AUC, thousandths")
     ax.legend(fontsize="small", frameon=False)
-    return ax
+    return keep(ax, table)
 
 
 def effect_matrix(table: pd.DataFrame, label: str) -> Axes:
@@ -175,7 +238,7 @@ def effect_matrix(table: pd.DataFrame, label: str) -> Axes:
         table, ax=ax, cmap="RdBu", center=0, vmin=-most, vmax=most, annot=True, fmt="+.2f", cbar_kws={"label": label}
     )
     ax.set(xlabel="with", ylabel="effect on")
-    return ax
+    return keep(ax, table.rename_axis(index="effect on", columns=None).reset_index())
 
 
 def log_axis(axis: Axis, values: Iterable[float] | None = None) -> None:
@@ -230,7 +293,7 @@ def arms(groups: pd.DataFrame, order: list[str], by: str = "protocol") -> Figure
         ax.set(xlabel="test AUC", ylabel="", title=spoken(panel))
     axes[0][0].invert_yaxis()
     axes[0][-1].legend(fontsize="small", frameon=False, loc="best")
-    return figure
+    return keep(figure, groups.loc[groups["arm"].isin(order), [by, "arm", "group", "auc", "ensemble_auc"]])
 
 
 def size_curves(groups: pd.DataFrame, x: str, value: str, order: list[str], by: str = "protocol") -> Figure:
@@ -245,7 +308,7 @@ def size_curves(groups: pd.DataFrame, x: str, value: str, order: list[str], by: 
         ax.set(xlabel=spoken(x), ylabel=f"test {spoken(value).replace('auc', 'AUC')}", title=spoken(panel))
         ax.label_outer()
     axes[0][-1].legend(fontsize="small", frameon=False)
-    return figure
+    return keep(figure, groups.loc[groups["arm"].isin(order), [by, "arm", "group", x, value]])
 
 
 def panels_of(
@@ -269,7 +332,7 @@ def strips(members: pd.DataFrame, order: list[str], by: str = "protocol") -> Fig
         )  # fmt: skip
         ax.set(xlabel="group", ylabel="test AUC")
         ax.legend(fontsize="small", frameon=False)
-    return ax.figure
+    return keep(ax.figure, members[[by, "arm", "group", "member", "auc"]])
 
 
 def fading(groups: pd.DataFrame, x: str, by: Sequence[str], value: str = "auc", ylabel: str = "test AUC") -> Figure:
@@ -285,7 +348,7 @@ def fading(groups: pd.DataFrame, x: str, by: Sequence[str], value: str = "auc", 
         ax.xaxis.get_major_locator().set_params(integer=True)
         ax.label_outer()
     ax.legend(fontsize="small", frameon=False)
-    return ax.figure
+    return keep(ax.figure, groups[[*by, "arm", "group", x, value]])
 
 
 def matrices(by_name: dict[str, np.ndarray]) -> Figure:
@@ -295,7 +358,8 @@ def matrices(by_name: dict[str, np.ndarray]) -> Figure:
         sns.heatmap(matrix, ax=ax, cmap="Blues", cbar=False, square=True, linewidths=0.5, linecolor="#cccccc",
                     annot=matrix.size <= 25, fmt=".3g", annot_kws={"fontsize": "x-small"})  # fmt: skip
         ax.set_title(spoken(name), fontsize="medium")
-    return figure
+    entries = [(name, n, i, w) for name, one in by_name.items() for (n, i), w in np.ndenumerate(one)]
+    return keep(figure, pd.DataFrame(entries, columns=["matrix", "listens", "is heard", "weight"]))
 
 
 def gap_shares(shares: pd.DataFrame, x: str, lines: Sequence[str]) -> Figure:
@@ -314,7 +378,7 @@ def gap_shares(shares: pd.DataFrame, x: str, lines: Sequence[str]) -> Figure:
         log_axis(ax.xaxis, part[x])
         ax.label_outer()
     ax.legend(fontsize="x-small", frameon=False)
-    return ax.figure
+    return keep(ax.figure, shares)
 
 
 def verdict_grid(verdicts: pd.DataFrame) -> Figure:
@@ -325,16 +389,15 @@ def verdict_grid(verdicts: pd.DataFrame) -> Figure:
     """
     claims, protocols = list(dict.fromkeys(verdicts["claim"])), list(dict.fromkeys(verdicts["protocol"]))
     ax = canvas((WIDE[0], 0.8 + 0.5 * len(claims)))
-    by_verdict = {"supported": PALETTE[0], "contradicted": PALETTE[1], "not shown": "#d9d9d9"}
     for row in verdicts.itertuples():
         x, y = protocols.index(row.protocol), claims.index(row.claim)
-        ax.barh(y, 0.96, left=x - 0.48, height=0.9, color=by_verdict[row.verdict])
+        ax.barh(y, 0.96, left=x - 0.48, height=0.9, color=VERDICTS[row.verdict])
         ax.text(x, y, row.verdict, ha="center", va="center", color=INK if row.verdict == "not shown" else "white")
     ax.set_yticks(range(len(claims)), claims)
     ax.set_xticks(range(len(protocols)), [spoken(name) for name in protocols])
     ax.invert_yaxis()
     ax.grid(visible=False)
-    return ax.figure
+    return keep(ax.figure, verdicts)
 
 
 def gap_scatter(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
@@ -346,7 +409,7 @@ def gap_scatter(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
     ax.axvline(0, color=INK, linewidth=1)
     ax.set(xlabel="peers' mean AUC minus own AUC before, thousandths", ylabel="effect on own AUC, thousandths")
     ax.legend(title=None, fontsize="small", frameon=False)
-    return ax
+    return keep(ax, table)
 
 
 def ratio_ranges(rows: pd.DataFrame, xlabel: str, ax: Axes | None = None) -> Axes:
@@ -367,4 +430,4 @@ def ratio_ranges(rows: pd.DataFrame, xlabel: str, ax: Axes | None = None) -> Axe
     ax.set_ylim(len(rows) - 0.4, -0.6)
     ax.grid(axis="y", visible=False)
     ax.set(xlabel=xlabel, ylabel="")
-    return ax
+    return keep(ax, rows)

@@ -1,6 +1,5 @@
 """What notebooks need to speak to the book: sentences made from numbers, and named values for other pages."""
 
-import io
 import re
 import subprocess
 import sys
@@ -11,10 +10,11 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from IPython.display import Image, Markdown, display
+from IPython.display import Markdown, display
 from matplotlib.figure import Figure
 from pandas.io.formats.style import Styler
 
+from ctrlib import figures
 from ctrlib.config import StudyParameters, project_root
 from ctrlib.errors import UserError, unknown
 from ctrlib.experiments.arms import Arm
@@ -101,16 +101,25 @@ def source_commit() -> str:
         return ""
 
 
-def show_table(table: pd.DataFrame, formats: dict[str, str] | str = "{:.4f}") -> None:
-    """Show a table without its index; ``formats`` by column, or one for all columns of fractions.
+def show_table(
+    table: pd.DataFrame, formats: dict[str, str] | str = "{:.4f}", numbers: pd.DataFrame | None = None
+) -> None:
+    """Show a table without its index, and offer its data as CSV.
 
     Names and values are text: neither HTML nor formulas in them are carried out.
+
+    Args:
+        table: what is shown.
+        formats: by column, or one for all columns of fractions.
+        numbers: the data to offer, where what is shown holds words in place of numbers; the table itself unless given.
     """
-    display(styled(table, formats))
+    display(styled(table, formats, numbers))
 
 
-def styled(table: pd.DataFrame, formats: dict[str, str] | str = "{:.4f}") -> Styler:
-    """The table that :func:`show_table` shows, for :func:`publish`."""
+def styled(
+    table: pd.DataFrame, formats: dict[str, str] | str = "{:.4f}", numbers: pd.DataFrame | None = None
+) -> Styler:
+    """The table that :func:`show_table` shows, for :func:`publish`; ``numbers`` as there."""
     if isinstance(formats, str):
         formats = {name: formats for name in table.select_dtypes("floating").columns}
     spoken = {name: str(name).replace("_", " ") for name in table.columns}
@@ -118,7 +127,9 @@ def styled(table: pd.DataFrame, formats: dict[str, str] | str = "{:.4f}") -> Sty
     styler = table.rename(columns=spoken).style.hide().format(by_column, escape="html")
     styler = styler.format_index(escape="html", axis="columns")
     # the class that the book's themes know, and those that MathJax passes by
-    return styler.set_table_attributes('class="dataframe tex2jax_ignore mathjax_ignore"')
+    styler.set_table_attributes('class="dataframe tex2jax_ignore mathjax_ignore"')
+    styler.numbers = table if numbers is None else numbers
+    return styler
 
 
 def show_effects(table: pd.DataFrame, names: dict[str, str] | None = None) -> None:
@@ -139,7 +150,7 @@ def show_effects(table: pd.DataFrame, names: dict[str, str] | None = None) -> No
     ]
     shown["p, Holm"] = [f"{p:.3f}" for p in table["p_holm"]]
     shown["verdict"] = table["verdict"]
-    show_table(shown, {name: "{:g}" for name in shown.select_dtypes("number").columns})
+    show_table(shown, {name: "{:g}" for name in shown.select_dtypes("number").columns}, numbers=table)
 
 
 def show_ratios(rows: pd.DataFrame) -> None:
@@ -155,7 +166,7 @@ def show_ratios(rows: pd.DataFrame) -> None:
             "note": rows["note"],
         }
     )
-    show_table(shown.replace({"nan": "", "nan to nan": ""}))
+    show_table(shown.replace({"nan": "", "nan to nan": ""}), numbers=rows)
 
 
 def benchmark_report(name: str = "") -> Any:
@@ -177,17 +188,23 @@ def benchmark_report(name: str = "") -> Any:
     return load(path)
 
 
-def publish_figure(name: str, figure: Figure) -> None:
-    """Show a figure here and make it available to other pages.
+class Picture:
+    """A figure that was drawn once, to be shown in more than one place."""
 
-    It is drawn once: MyST-NB refers other pages to the picture file of this page, which it finds by its bytes.
-    """
-    drawn = io.BytesIO()
-    figure.savefig(drawn, format="png")
+    def __init__(self, figure: Figure) -> None:
+        self.bundle = figures.picture(figure)
+
+    def _repr_mimebundle_(self, **_: Any) -> dict[str, str]:
+        """IPython's hook: the drawing and its data."""
+        return self.bundle
+
+
+def publish_figure(name: str, figure: Figure) -> None:
+    """Show a figure here and make it available to other pages."""
+    shown = Picture(figure)
     plt.close(figure)
-    picture = Image(drawn.getvalue())
-    display(picture)
-    publish(**{name: picture})
+    display(shown)
+    publish(**{name: shown})
 
 
 def publish(**values: Any) -> None:

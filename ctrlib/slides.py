@@ -33,16 +33,14 @@ PAGE = """<!doctype html>
 <title>{title}</title>
 <link rel="stylesheet" href="{vendor}/reveal/reveal.css">
 <style>{style}</style>
-<script>
-window.MathJax = {{options: {{enableMenu: false}}, startup: {{typeset: false}}}};
-</script>
-<script defer src="{vendor}/mathjax/tex-chtml.js"></script>
+<link rel="stylesheet" href="{vendor}/katex/katex.min.css">
+<script defer src="{vendor}/katex/katex.min.js"></script>
 <script defer src="{vendor}/reveal/reveal.js"></script>
 <script defer src="{vendor}/reveal/notes.js"></script>
 <script>
-addEventListener("DOMContentLoaded", async () => {{
-  await MathJax.startup.promise;
-  await MathJax.typesetPromise();
+addEventListener("DOMContentLoaded", () => {{
+  for (const element of document.querySelectorAll(".math"))
+    katex.render(element.textContent, element, {{displayMode: element.tagName === "DIV", strict: "error"}});
   Reveal.initialize({{hash: true, slideNumber: "c/t", transition: "none", center: false, plugins: [RevealNotes]}});
 }});
 </script>
@@ -63,7 +61,7 @@ def write_slides(root: Path, executed: Path, folder: Path, vendor: str = "vendor
         root: the project.
         executed: the folder of the executed notebooks.
         folder: gets the file; made where it is not there.
-        vendor: where reveal.js and MathJax lie, as seen from ``folder``. Copied there unless they are.
+        vendor: where reveal.js and KaTeX lie, as seen from ``folder``. Copied there unless they are.
 
     Returns:
         The file.
@@ -72,7 +70,7 @@ def write_slides(root: Path, executed: Path, folder: Path, vendor: str = "vendor
         UserError: a slide asks for a notebook, a number or a figure that is not there.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    for name in ("reveal", "mathjax"):
+    for name in ("reveal", "katex"):
         if not (folder / vendor / name).exists():
             shutil.copytree(root / VENDOR / name, folder / vendor / name)
     cells = json.loads((root / SOURCE).read_text(encoding="utf-8"))["cells"]
@@ -115,8 +113,8 @@ def to_html(text: str) -> str:
     from mdit_py_plugins.dollarmath import dollarmath_plugin
 
     def formula(tex: str, options: dict[str, Any]) -> str:
-        opening, closing = (r"\[", r"\]") if options.get("display_mode") else (r"\(", r"\)")
-        return f"{opening}{html.escape(tex)}{closing}"
+        element = "div" if options.get("display_mode") else "span"
+        return f'<{element} class="math">{html.escape(tex)}</{element}>'
 
     reader = MarkdownIt("commonmark", {"html": True}).enable("table").use(dollarmath_plugin, renderer=formula)
     return reader.render(text)

@@ -81,7 +81,7 @@ def test_landing_page_glues_the_answer():
     glued = {target.split("::")[1].split(":")[0] for target in GLUE_TEXT.findall(text)}
     assert {"verdict_finetune", "verdict_scratch", "effect", "effect_low", "effect_high", "groups"} <= glued
     assert {"profile", "dataset", "supported", "contradicted", "not_shown"} <= glued
-    assert re.findall(r"\{glue:\} (\w+)", text) == ["fig_verdicts", "verdict_table"]
+    assert re.findall(r"\{glue:\} (\w+)", text) == ["fig_effects", "verdict_table"]
 
 
 def test_what_pages_glue_is_published():
@@ -191,8 +191,7 @@ def test_config_renders_only_and_needs_no_network():
     static = ROOT / "book" / "_static"
     assert config["execute"]["execute_notebooks"] == "off"
     assert sphinx["html_copy_source"] is False
-    assert (static / sphinx["mathjax_path"]).exists()
-    fonts = (static / sphinx["mathjax_path"]).parent / "output" / "chtml" / "fonts" / "woff-v2"
-    assert list(fonts.glob("*.woff")), "the formula fonts are missing"
-    for sheet in sphinx["html_css_files"]:
+    assert sphinx["html_math_renderer"] == "katex"
+    assert list((static / "vendor" / "katex" / "fonts").glob("*.woff2")), "the formula fonts are missing"
+    for sheet in [*sphinx["html_css_files"], "vendor/katex/katex.min.css"]:
         assert not re.search(r"@import|url\(\s*[\"']?(?:https?:)?//", (static / sheet).read_text(encoding="utf-8"))

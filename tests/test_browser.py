@@ -1,167 +1,84 @@
 """The rendered book in a real browser, opened from disk with the network cut off.
 
-Chromium is driven through its DevTools protocol; the web socket comes from tornado, which Jupyter brings along.
-A test here needs the fixture ``built_book``: the folder that holds the book's ``index.html``.
+Every page is visited once, and the tests look at what was noted there. A test here needs the fixture ``built_book``:
+the folder that holds the book's ``index.html``.
 """
 
-import asyncio
-import contextlib
-import json
-import os
-import shutil
-import signal
-import subprocess
-import time
+from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import unquote, urlparse
 
 import pytest
+from browser import BROWSER, DESK, NO_BROWSER, PHONE, browse  # noqa: F401 (a fixture)
 
-websocket = pytest.importorskip("tornado.websocket", reason="tornado (part of Jupyter) is needed to talk to a browser")
+pytestmark = pytest.mark.skipif(BROWSER is None, reason=NO_BROWSER)
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
-BROWSER = os.environ.get("CTR_BROWSER") or next((found for name in BROWSERS if (found := shutil.which(name))), None)
-pytestmark = pytest.mark.skipif(
-    BROWSER is None, reason="no Chromium or Chrome on this machine: the book was not opened"
-)
-
-FLAGS = (
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--disable-dev-shm-usage",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--hide-scrollbars",
-    "--host-resolver-rules=MAP * ~NOTFOUND",
-    "--remote-debugging-port=0",
-)
-PHONE, DESK = (400, 850), (1280, 900)
-
-
-class Tab:
-    """One browser tab: send a command, collect what goes wrong while a page loads."""
-
-    def __init__(self, connection):
-        self.connection = connection
-        self.last_id = 0
-        self.problems = []
-        self.requests = {}
-        self.loaded = False
-
-    async def send(self, method, **params):
-        self.last_id += 1
-        mine = self.last_id
-        await self.connection.write_message(json.dumps({"id": mine, "method": method, "params": params}))
-        while True:
-            message = await self._receive()
-            if message.get("id") == mine:
-                if "error" in message:
-                    raise RuntimeError(f"{method}: {message['error']['message']}")
-                return message["result"]
-
-    async def _receive(self, timeout=30):
-        raw = await asyncio.wait_for(self.connection.read_message(), timeout)
-        if raw is None:
-            raise RuntimeError("the browser closed the connection")
-        message = json.loads(raw)
-        self._note(message.get("method"), message.get("params", {}))
-        return message
-
-    def _note(self, method, params):
-        if method == "Page.loadEventFired":
-            self.loaded = True
-        elif method == "Network.requestWillBeSent":
-            self.requests[params["requestId"]] = params["request"]["url"]
-        elif method == "Network.loadingFailed" and not params.get("canceled"):
-            url = self.requests.get(params["requestId"], "?")
-            self.problems.append(f"request failed: {url} ({params.get('errorText')})")
-        elif method == "Network.responseReceived" and params["response"]["status"] >= 400:
-            self.problems.append(f"status {params['response']['status']}: {params['response']['url']}")
-        elif method == "Runtime.exceptionThrown":
-            details = params["exceptionDetails"]
-            text = details.get("exception", {}).get("description") or details.get("text")
-            self.problems.append(f"script error: {text}")
-        elif method == "Runtime.consoleAPICalled" and params["type"] in ("error", "assert"):
-            words = [str(a.get("value", a.get("description", ""))) for a in params["args"]]
-            self.problems.append("console: " + " ".join(words))
-        elif method == "Log.entryAdded" and params["entry"]["level"] == "error":
-            self.problems.append(f"log: {params['entry']['text']} {params['entry'].get('url', '')}")
-
-    async def evaluate(self, expression):
-        result = await self.send("Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True)
-        if "exceptionDetails" in result:
-            raise RuntimeError(f"{expression}: {result['exceptionDetails'].get('text')}")
-        return result["result"].get("value")
-
-    async def open(self, path, size=DESK, theme="light"):
-        """Load a file at a window size and colour scheme, and wait for scripts, formulas and fonts."""
-        width, height = size
-        await self.send(
-            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False
-        )
-        scheme = [{"name": "prefers-color-scheme", "value": theme}]
-        await self.send("Emulation.setEmulatedMedia", features=scheme)
-        self.problems, self.requests, self.loaded = [], {}, False
-        await self.send("Page.navigate", url=Path(path).as_uri())
-        limit = time.monotonic() + 30
-        while not self.loaded:
-            await self._receive(timeout=max(0.1, limit - time.monotonic()))
-        await self.evaluate(
-            "(async () => { if (window.MathJax && MathJax.startup) await MathJax.startup.promise;"
-            " await document.fonts.ready; await new Promise(r => setTimeout(r, 80)); return true })()"
-        )
+AXE = Path(__file__).parent / "vendor" / "axe-core" / "axe.min.js"
+RULES = {
+    "light": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"],
+    "dark": ["color-contrast", "link-in-text-block"],
+}
+MOST_BYTES = 1_500_000  # of a page with all that it loads
+TYPESET = """(() => ({
+  raw: [...document.querySelectorAll('.math')].filter(e => !e.querySelector('.katex')).length,
+  bad: document.querySelectorAll('.katex-error').length,
+  lost: [...document.fonts].filter(f => f.status === 'error').map(f => f.family),
+  broken: [...document.images].filter(i => i.loading !== 'lazy' && !i.naturalWidth).map(i => i.src),
+  title: document.title.trim(),
+}))()"""
+LINKS = """(() => ({
+  links: [...document.querySelectorAll('a[href]')].map(a => a.href).filter(h => h.startsWith('file:')),
+  ids: [...document.querySelectorAll('[id]')].map(e => e.id),
+}))()"""
+# All rules in the light; in the dark only what the colours change. The inside of a formula is KaTeX's own.
+BARRIERS = """(async () => {
+  const rules = RULES, found = await axe.run({exclude: ['.katex']}, {resultTypes: ['violations'], runOnly: rules});
+  return found.violations.filter(v => ['serious', 'critical'].includes(v.impact))
+    .map(v => v.id + ': ' + v.nodes.map(n => n.html.slice(0, 160)).slice(0, 3).join(' | '));
+})()"""
+# Whoever walks through a page with the Tab key: where the focus has been, and where it could not be seen.
+WALK = """(() => {
+  const walk = window.walk = {seen: new Set(), unseen: []};
+  document.activeElement?.blur();
+  document.addEventListener('focusin', event => {
+    const e = event.target, ringed = one => {
+      const style = getComputedStyle(one), box = one.getBoundingClientRect();
+      return style.outlineStyle !== 'none' && parseFloat(style.outlineWidth) > 0 && box.width && box.height;
+    };
+    walk.seen.add(e);
+    if (![e, e.closest('.sd-card'), e.closest('form')].some(one => one && ringed(one)))
+      walk.unseen.push(e.outerHTML.slice(0, 120));
+  });
+})()"""
+WALKED = """(() => {
+  const can = 'a[href], button, input, select, textarea, summary, [tabindex]:not([tabindex="-1"])';
+  const groups = new Set();
+  const missed = [...document.querySelectorAll(can)].filter(e => {
+    if (e.disabled || e.tabIndex < 0 || !e.checkVisibility({visibilityProperty: true})) return false;
+    if (e.type === 'radio') {  // one stop for a group; arrows move inside it
+      if (groups.has(e.name)) return false;
+      groups.add(e.name);
+      return ![...document.getElementsByName(e.name)].some(other => walk.seen.has(other));
+    }
+    return !walk.seen.has(e);
+  });
+  return {missed: missed.map(e => e.outerHTML.slice(0, 120)), unseen: walk.unseen, count: walk.seen.size};
+})()"""
 
 
-async def _connect(profile, process):
-    """Wait until the browser has written its port, then attach to its first tab."""
-    port_file = Path(profile) / "DevToolsActivePort"
-    limit = time.monotonic() + 40
-    while not (port_file.exists() and len(port_file.read_text().split()) == 2):
-        if process.poll() is not None or time.monotonic() > limit:
-            raise RuntimeError(f"the browser did not start (exit {process.poll()})")
-        await asyncio.sleep(0.1)
-    port, path = port_file.read_text().split()
-    browser = await websocket.websocket_connect(f"ws://127.0.0.1:{port}{path}", max_message_size=2**28)
-    await browser.write_message(
-        json.dumps({"id": 1, "method": "Target.createTarget", "params": {"url": "about:blank"}})
-    )
-    while True:
-        answer = json.loads(await browser.read_message())
-        if answer.get("id") == 1:
-            break
-    target = answer["result"]["targetId"]
-    page = await websocket.websocket_connect(f"ws://127.0.0.1:{port}/devtools/page/{target}", max_message_size=2**28)
-    tab = Tab(page)
-    for domain in ("Page", "Runtime", "Network", "Log"):
-        await tab.send(f"{domain}.enable")
-    return tab
+@dataclass
+class Visit:
+    """What was noted on one page."""
 
-
-@pytest.fixture(scope="module")
-def browse(tmp_path_factory):
-    """A function that runs ``coroutine(tab)`` in one running browser."""
-    profile = tmp_path_factory.mktemp("browser")
-    process = subprocess.Popen(
-        [BROWSER, *FLAGS, f"--user-data-dir={profile}", "about:blank"],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    loop = asyncio.new_event_loop()
-    try:
-        tab = loop.run_until_complete(_connect(profile, process))
-        yield lambda task: loop.run_until_complete(asyncio.wait_for(task(tab), 240))
-    finally:
-        os.killpg(process.pid, signal.SIGTERM)
-        try:
-            process.wait(10)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait(10)
-        loop.close()
+    problems: list = field(default_factory=list)
+    links: list = field(default_factory=list)
+    ids: set = field(default_factory=set)
+    barriers: dict = field(default_factory=dict)  # theme -> lines
+    missed: list = field(default_factory=list)  # what the Tab key does not reach
+    unseen: list = field(default_factory=list)  # where the focus does not show
+    stops: int = 0
+    too_wide: dict = field(default_factory=dict)  # theme -> width
+    loads: dict = field(default_factory=dict)  # file -> bytes
 
 
 def _pages(book):
@@ -173,96 +90,174 @@ def _needs_maths(page):
     return 'class="math' in page.read_text(encoding="utf-8")
 
 
-def test_index_opens_the_landing_page(built_book, browse):
+def _bytes(requests):
+    """Each requested file with its size; data and blobs are inside others."""
+    files = {Path(unquote(urlparse(url).path)) for url in requests if url.startswith("file:")}
+    return {path: path.stat().st_size for path in files if path.exists()}
+
+
+async def _barriers(tab):
+    await tab.evaluate(AXE.read_text(encoding="utf-8") + "; true")
+    found = {}
+    for theme, rules in RULES.items():
+        await tab.prefer(theme)
+        found[theme] = await tab.evaluate(BARRIERS.replace("RULES", str(rules)))
+    return found
+
+
+async def _walk(tab):
+    """Press Tab until the focus leaves the page's end or has nowhere new to go."""
+    await tab.evaluate(WALK)
+    before, idle = -1, 0
+    while idle < 2:
+        await tab.press("Tab", code=9, times=25)
+        count = await tab.evaluate("walk.seen.size")
+        idle, before = (idle + 1 if count == before else 0), count
+    return await tab.evaluate(WALKED)
+
+
+async def _visit(tab, page):
+    note = Visit()
+    await tab.open(page)
+    requests = list(tab.requests.values())
+    note.problems = list(tab.problems)
+    note.problems += [f"asks for {url}" for url in requests if not url.startswith(("file:", "data:", "blob:"))]
+    note.loads = _bytes(requests)
+    state = await tab.evaluate(TYPESET)
+    note.problems += [] if state["title"] else ["no title"]
+    note.problems += [f"broken image {source}" for source in state["broken"]]
+    if _needs_maths(page):
+        note.problems += [f"{state['raw']} formulas not typeset"] if state["raw"] else []
+        note.problems += [f"{state['bad']} formula errors"] if state["bad"] else []
+        note.problems += [f"fonts missing: {state['lost']}"] if state["lost"] else []
+    found = await tab.evaluate(LINKS)
+    note.links, note.ids = found["links"], set(found["ids"])
+    walked = await _walk(tab)
+    note.missed, note.unseen, note.stops = walked["missed"], walked["unseen"], walked["count"]
+    note.barriers = await _barriers(tab)
+    await tab.resize(PHONE)
+    for theme in ("light", "dark"):
+        await tab.prefer(theme)
+        width, inner = await tab.evaluate("[document.scrollingElement.scrollWidth, innerWidth]")
+        if width > inner:
+            note.too_wide[theme] = width
+    return note
+
+
+@pytest.fixture(scope="module")
+def visits(built_book, browse):  # noqa: F811
+    """Every page of the book, visited: path below the book -> what was noted."""
+
+    async def task(tab):
+        return {str(page.relative_to(built_book)): await _visit(tab, page) for page in _pages(built_book)}
+
+    return browse(task)
+
+
+def test_index_opens_the_landing_page(built_book, browse):  # noqa: F811
     async def task(tab):
         await tab.send("Page.navigate", url=(Path(built_book) / "index.html").as_uri())
-        address = ""
-        for _ in range(100):
-            await asyncio.sleep(0.1)
-            with contextlib.suppress(RuntimeError):  # asked in the middle of the redirect
-                address = await tab.evaluate("document.readyState === 'complete' ? location.pathname : ''")
-            if address.endswith("/book/intro.html"):
-                return address
-        return address
+        return await tab.until("document.readyState === 'complete' && location.pathname.endsWith('/book/intro.html')")
 
-    assert browse(task).endswith("/book/intro.html")
+    assert browse(task)
 
 
-def test_pages_load_offline_without_errors(built_book, browse):
+def test_pages_load_offline_without_errors(built_book, visits):
     """No console error, no failed request, no request off the disk, every formula typeset."""
-
-    async def task(tab):
-        found = {}
-        for page in _pages(built_book):
-            await tab.open(page)
-            problems = list(tab.problems)
-            problems += [
-                f"asks for {u}" for u in tab.requests.values() if not u.startswith(("file:", "data:", "blob:"))
-            ]
-            if not await tab.evaluate("document.title.trim()"):
-                problems.append("no title")
-            if _needs_maths(page):
-                raw = await tab.evaluate(
-                    "[...document.querySelectorAll('.math')].filter(e => !e.querySelector('mjx-container')).length"
-                )
-                bad = await tab.evaluate("document.querySelectorAll('mjx-merror, [data-mjx-error]').length")
-                lost = await tab.evaluate("[...document.fonts].filter(f => f.status === 'error').map(f => f.family)")
-                problems += [f"{raw} formulas not typeset"] if raw else []
-                problems += [f"{bad} formula errors"] if bad else []
-                problems += [f"fonts missing: {lost}"] if lost else []
-            broken = await tab.evaluate(
-                "[...document.images].filter(i => i.loading !== 'lazy' && !i.naturalWidth).map(i => i.src)"
-            )
-            problems += [f"broken image {src}" for src in broken]
-            if problems:
-                found[str(page.relative_to(built_book))] = problems
-        return found
-
-    assert browse(task) == {}
+    assert {name: note.problems for name, note in visits.items() if note.problems} == {}
     assert any(_needs_maths(page) for page in _pages(built_book)), "no page with a formula: nothing was checked"
 
 
-@pytest.mark.parametrize("theme", ["light", "dark"])
-def test_nothing_overflows_on_a_phone(built_book, browse, theme):
+def test_no_serious_barrier(visits):
+    """axe-core's serious and critical findings, at a desk, light and dark; those of the theme count."""
+    found = {(name, theme): lines for name, note in visits.items() for theme, lines in note.barriers.items() if lines}
+    assert found == {}
+
+
+def test_a_barrier_would_be_found(built_book, browse):  # noqa: F811
     async def task(tab):
-        wide = {}
-        for page in _pages(built_book):
-            await tab.open(page, size=PHONE, theme=theme)
-            width, inner = await tab.evaluate("[document.scrollingElement.scrollWidth, innerWidth]")
-            if width > inner:
-                wide[str(page.relative_to(built_book))] = width
-        return wide
+        await tab.open(Path(built_book) / "search.html")
+        await tab.evaluate(
+            "document.querySelector('main').insertAdjacentHTML('beforeend',"
+            ' \'<img src="data:,"><p style="color: #888; background: #777">faint</p>\')'
+        )
+        return await _barriers(tab)
 
-    assert browse(task) == {}
+    found = browse(task)
+    assert [line.partition(":")[0] for line in found["light"]] == ["color-contrast", "image-alt"]
+    assert [line.partition(":")[0] for line in found["dark"]] == ["color-contrast"]
 
 
-def test_links_between_pages_lead_somewhere(built_book, browse):
+def test_the_keyboard_reaches_everything_and_shows_where_it_is(visits):
+    assert {name: note.missed for name, note in visits.items() if note.missed} == {}
+    assert {name: note.unseen for name, note in visits.items() if note.unseen} == {}
+    assert all(note.stops > 30 for note in visits.values())
+
+
+def test_nothing_overflows_on_a_phone(visits):
+    assert {name: note.too_wide for name, note in visits.items() if note.too_wide} == {}
+
+
+def test_pages_are_light(visits):
+    """What a first visit loads: the page with its styles, scripts, fonts and pictures."""
+    heavy = {
+        name: {path.name: size for path, size in sorted(note.loads.items(), key=lambda item: -item[1])[:6]}
+        for name, note in visits.items()
+        if sum(note.loads.values()) > MOST_BYTES
+    }
+    assert heavy == {}
+    assert all(len(note.loads) > 5 for note in visits.values())
+
+
+def test_links_lead_somewhere(built_book, visits):
     """Every link inside the book points at a file, and at an anchor that exists, after scripts have run."""
-
-    async def task(tab):
-        links, anchors = {}, {}
-        for page in _pages(built_book):
-            await tab.open(page)
-            links[page] = await tab.evaluate(
-                "[...document.querySelectorAll('a[href]')].map(a => a.href).filter(h => h.startsWith('file:'))"
-            )
-            anchors[page.as_uri()] = set(await tab.evaluate("[...document.querySelectorAll('[id]')].map(e => e.id)"))
-        return links, anchors
-
-    links, anchors = browse(task)
+    ids = {(Path(built_book) / name).as_uri(): note.ids for name, note in visits.items()}
     dead = []
-    for page, hrefs in links.items():
-        for href in set(hrefs):
+    for name, note in visits.items():
+        for href in set(note.links):
             address, _, fragment = href.partition("#")
-            if address not in anchors:
-                if not (address.endswith("/index.html") and (Path(built_book) / "index.html").exists()):
-                    dead.append(f"{page.name}: {href}")
-            elif fragment and fragment not in anchors[address]:
-                dead.append(f"{page.name}: {href}")
+            address = address.partition("?")[0]
+            if address in ids:
+                if fragment and unquote(fragment) not in ids[address]:
+                    dead.append(f"{name}: {href}")
+            elif not Path(unquote(urlparse(address).path)).is_file():
+                dead.append(f"{name}: {href}")
     assert dead == []
 
 
-def test_dark_theme_is_dark(built_book, browse):
+def test_search_finds_a_page_by_keyboard_alone(built_book, browse):  # noqa: F811
+    """From any page: open the search, type, Enter, and the first result that is followed holds the word."""
+
+    async def task(tab):
+        await tab.open(Path(built_book) / "book" / "loss.html")
+        await tab.press("k", code=75, modifiers=2)  # Ctrl-K
+        assert await tab.until("document.activeElement?.type === 'search'"), "Ctrl-K does not open the search"
+        for letter in "detached":
+            await tab.press(letter, text=letter)
+        await tab.press("Enter", text="\r", code=13)
+        assert await tab.until("document.querySelectorAll('#search-results li a').length"), "nothing was found"
+        await tab.evaluate("document.querySelector('#search-results li a').click()")
+        return await tab.until(
+            "document.readyState === 'complete' && !location.pathname.endsWith('search.html')"
+            " && document.body.innerText.includes('detached')"
+        )
+
+    assert browse(task)
+
+
+def test_a_quiz_of_the_book_answers_to_the_keyboard(built_book, browse):  # noqa: F811
+    async def task(tab):
+        await tab.open(Path(built_book) / "book" / "loss.html")
+        await tab.evaluate("document.querySelector('fieldset.quiz input').focus()")
+        await tab.press("ArrowDown", code=40)  # from the first option to the second
+        await tab.press("Tab", code=9)
+        await tab.press("Enter", text="\r", code=13)
+        return await tab.until("document.querySelector('fieldset.quiz .quiz-verdict').textContent")
+
+    assert browse(task).startswith(("Right", "Wrong"))
+
+
+def test_dark_theme_is_dark(built_book, browse):  # noqa: F811
     async def task(tab):
         await tab.open(Path(built_book) / "book" / "intro.html", theme="dark")
         return await tab.evaluate("getComputedStyle(document.body).backgroundColor.match(/[0-9.]+/g).map(Number)")

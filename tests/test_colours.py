@@ -1,6 +1,8 @@
 """Every architecture has a colour of its own, told apart by colour-blind eyes; one without a colour is drawn too."""
 
+import re
 from itertools import combinations
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -40,6 +42,44 @@ def test_colours_differ_for_all_eyes(eyes: str) -> None:
     colours = [*figures.COLOURS.values(), figures.INK]
     apart = {pair: np.linalg.norm(lab(pair[0], eyes) - lab(pair[1], eyes)) for pair in combinations(colours, 2)}
     assert min(apart.values()) > 15, min(apart, key=apart.get)
+
+
+def in_the_dark() -> dict[str, str]:
+    """Colour -> what it becomes on a dark page."""
+    sheet = (Path(__file__).parents[1] / "book" / "_static" / "figures.css").read_text(encoding="utf-8")
+    return {f"#{name}": colour for name, colour in re.findall(r"--fig-([0-9a-f]{6}): (#[0-9a-f]{6});", sheet)}
+
+
+def contrast(a: str, b: str) -> float:
+    """The contrast ratio of two colours (WCAG 2)."""
+    parts = np.array([[int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)] for colour in (a, b)])
+    light = np.where(parts <= 0.04045, parts / 12.92, ((parts + 0.055) / 1.055) ** 2.4) @ [0.2126, 0.7152, 0.0722]
+    return (light.max() + 0.05) / (light.min() + 0.05)
+
+
+def test_every_colour_is_known_in_the_dark() -> None:
+    used = {*figures.COLOURS.values(), *figures.PALETTE, figures.INK, figures.GREY, figures.REFERENCE}
+    assert {colour.lower() for colour in used} <= in_the_dark().keys()
+
+
+@pytest.mark.parametrize("eyes", SEEN_BY)
+def test_colours_differ_in_the_dark(eyes: str) -> None:
+    dark = in_the_dark()
+    colours = [dark[colour.lower()] for colour in [*figures.COLOURS.values(), figures.INK]]
+    apart = {pair: np.linalg.norm(lab(pair[0], eyes) - lab(pair[1], eyes)) for pair in combinations(colours, 2)}
+    assert min(apart.values()) > 15, min(apart, key=apart.get)
+
+
+def test_colours_stand_out_from_a_dark_page() -> None:
+    dark = in_the_dark()
+    drawn = [colour.lower() for colour in [*figures.COLOURS.values(), *figures.PALETTE, figures.GREY]]
+    assert min(contrast(dark[colour], "#121212") for colour in drawn) > 3
+    assert contrast(dark[figures.INK], "#121212") > 7
+    assert contrast(dark[figures.INK], dark["#d9d9d9"]) > 4.5, "the words on it are in ink"
+
+
+def test_words_on_a_verdict_can_be_read() -> None:
+    assert min(contrast("#ffffff", figures.VERDICTS[name]) for name in ("supported", "contradicted")) > 4.5
 
 
 def test_a_confusion_would_be_noticed() -> None:

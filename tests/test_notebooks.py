@@ -113,8 +113,12 @@ def test_execution_shows_tables_and_figures_and_no_error(path: Path, tiny_study:
     ]
     glued = [output for output in outputs if "scrapbook" in output.get("metadata", {})]
     shown = [output.get("data", {}) for output in outputs if output not in glued]
-    assert sum("image/png" in data for data in shown) >= 1
-    assert sum("<table" in data.get("text/html", "") for data in shown) >= 1
+    drawings = [data for data in shown if "image/svg+xml" in data]
+    tables = [data for data in shown if "<table" in data.get("text/html", "")]
+    assert drawings
+    assert tables
+    assert all(len(data["text/csv"].splitlines()) > 1 for data in (*drawings, *tables)), "each with its data"
+    assert not any("image/png" in data for data in shown)
     assert glued
     assert not [output for output in outputs if output.output_type == "error" or output.get("name") == "stderr"]
 

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from test_browser import BROWSER, browse  # noqa: F401 (a fixture)
+from browser import BROWSER, browse  # noqa: F401 (a fixture)
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "book" / "_ext"))
@@ -27,10 +27,10 @@ QUIZ = """
 CONF = """
 import sys
 sys.path.insert(0, {ext!r})
-extensions = ["myst_parser", "quiz"]
+extensions = ["myst_parser", "quiz", "katex"]
 myst_enable_extensions = ["dollarmath"]
 html_static_path = [{static!r}]
-mathjax_path = "vendor/mathjax/tex-chtml.js"
+html_math_renderer = "katex"
 def setup(app):
     app.add_config_value("student", {student}, "env")
 """
@@ -43,7 +43,7 @@ def build(folder: Path, student: bool, quiz: str = QUIZ) -> tuple[Path, subproce
     source.mkdir(parents=True)
     static = folder / "static"
     (static / "vendor").mkdir(parents=True)
-    for name in ("quiz.js", "quiz.css", "vendor/mathjax"):
+    for name in ("quiz.js", "quiz.css", "katex.js", "vendor/katex"):
         (static / name).symlink_to(ROOT / "book" / "_static" / name)
     conf = CONF.format(ext=str(ROOT / "book" / "_ext"), static=str(static), student=student)
     (source / "conf.py").write_text(conf)

@@ -139,9 +139,7 @@ def test_the_guide_says_what_every_page_takes(built_book):
 
 
 def test_what_pages_take_is_read_from_them(tmp_path):
-    said = (
-        "*This page shows:* data; 8 runs with 3 minutes of training, trained 2026-01-01; on AMD, torch 2; page made"
-    )
+    said = "*This page shows:* data; 8 runs with 3 minutes of training, trained 2026-01-01; on AMD, torch 2; page made"
     page(tmp_path, "01_x", [{"data": {"text/markdown": said}, "metadata": {}}])
     assert what_it_took(tmp_path / "01_x.ipynb") == ("8 runs, 3 minutes", "AMD, torch 2")
     (tmp_path / "page.md").write_text("word " * 360)

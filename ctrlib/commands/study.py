@@ -1,4 +1,4 @@
-"""``ctrlib study``, ``ctrlib book`` and ``ctrlib slides``: execute notebooks, render the book and the slides."""
+"""``ctrlib study``, ``book``, ``slides`` and ``pdf``: execute notebooks, render the book and the slides, print it."""
 
 import re
 import time
@@ -155,6 +155,21 @@ def slides(
     folder = out.absolute() if out else root / "_build" / "slides"
     page = write_slides(root, root / "_build" / "study" / Path(profile).stem, folder)
     typer.echo(f"The slides: {shown(page, root)}")
+
+
+def pdf(
+    out: Annotated[Path | None, typer.Option(help="The file (default: _build/book.pdf in the project).")] = None,
+) -> None:
+    """Print the rendered book to one PDF, by Chromium or Chrome.
+
+    [dim]ctrlib pdf[/dim]     after [dim]ctrlib book[/dim]; [dim]make pdf[/dim] does all
+    """
+    from ctrlib.config import project_root
+    from ctrlib.printing import print_book
+
+    root = project_root()
+    printed = print_book(root / "_build" / "html", out.absolute() if out else root / "_build" / "book.pdf")
+    typer.echo(f"The book on paper: {shown(printed, root)}")
 
 
 def shown(path: Path, root: Path) -> str:

@@ -1,0 +1,115 @@
+"""Figures take their data along, and become part of the page."""
+
+import io
+import sys
+from pathlib import Path
+from xml.etree import ElementTree
+
+import matplotlib.pyplot as plt
+import nbformat
+import pandas as pd
+import pytest
+from nbformat.v4 import new_code_cell, new_notebook, new_output
+
+from ctrlib import figures
+from ctrlib.downloads import offer_data
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "book" / "_ext"))
+
+import drawings  # noqa: E402
+
+TABLE = pd.DataFrame({"group": [1, 2, 1, 2], "arm": ["solo", "solo", "mutual", "mutual"], "protocol": "equal_epochs"})
+GROUPS = TABLE.assign(auc=[0.1 + 0.2, 0.71, 0.72, 0.73], ensemble_auc=0.75)
+CONTROL = {"mutual": ("mutual", "solo")}
+
+
+@pytest.fixture(autouse=True)
+def _closed():
+    yield
+    plt.close("all")
+
+
+def read(bundle: dict[str, str]) -> pd.DataFrame:
+    return pd.read_csv(io.StringIO(bundle["text/csv"]))
+
+
+def test_a_figure_comes_with_what_it_shows():
+    figures.use_style()
+    table = read(figures.picture(figures.effects(GROUPS, CONTROL)))
+    assert list(table["group"]) == [1, 2]
+    assert table["difference"].tolist() == pytest.approx([0.42, 0.02])
+    assert table["mean"].tolist() == pytest.approx([0.22, 0.22])
+
+
+def test_a_figure_drawn_by_hand_comes_with_its_lines():
+    ax = figures.canvas()
+    ax.plot([1, 2], [3.0, 4.5], label="a line")
+    ax.axhline(0)
+    ax.set(xlabel="groups", ylabel="AUC")
+    assert read(figures.picture(ax.figure)).to_dict("list") == {
+        "line": ["a line"] * 2,
+        "groups": [1, 2],
+        "AUC": [3.0, 4.5],
+    }
+
+
+def test_the_same_figure_is_the_same_file():
+    figures.use_style()
+    one, other = (figures.picture(figures.arms(GROUPS, ["solo", "mutual"])) for _ in range(2))
+    assert one == other
+    assert "<dc:date>" not in one["image/svg+xml"]
+
+
+def test_colours_of_the_page_and_names_of_its_own():
+    figures.use_style()
+    svg = figures.picture(figures.effects(GROUPS, CONTROL))["image/svg+xml"]
+    shown = drawings.inline(svg, 'What "is" <shown>', "d3")
+    (root,) = ElementTree.fromstring(shown)
+    assert root.get("role") == "img"
+    assert root.get("aria-label") == 'What "is" <shown>'
+    assert "var(--fig-222222, #222222)" in shown
+    for colour in drawings.KNOWN:
+        assert f": #{colour}" not in shown
+    ids = [one.get("id") for one in root.iter() if one.get("id")]
+    assert ids
+    assert all(name.startswith("d3-") for name in ids)
+    assert len(shown) < 0.9 * len(svg)
+
+
+def test_white_words_stay_white_and_white_edges_become_paper():
+    svg = '<path style="fill: #ffffff; stroke: #ffffff"/>'
+    assert drawings.recolour(svg) == '<path style="fill: #ffffff; stroke: var(--fig-paper, #ffffff)"/>'
+
+
+def executed(*bundles: tuple[dict, dict]) -> nbformat.NotebookNode:
+    """A notebook whose only cell, a named figure, put these out."""
+    cell = new_code_cell(metadata={"mystnb": {"figure": {"name": "fig-02-arms", "caption": "Arms"}}})
+    cell.outputs = [new_output("display_data", data=data, metadata=metadata) for data, metadata in bundles]
+    return new_notebook(cells=[cell])
+
+
+def test_data_become_files_beside_the_page(tmp_path):
+    """A figure under the name of its cell, also where it is glued; tables numbered; no CSV left in the notebook."""
+    glue = {"scrapbook": {"name": "f", "mime_prefix": "p/"}}
+    notebook = executed(
+        ({"image/svg+xml": "<?xml?><svg a='1'/>", "text/csv": "x\n1\n"}, {}),
+        ({"p/image/svg+xml": "<?xml?><svg a='1'/>", "p/text/csv": "x\n1\n"}, glue),
+        ({"image/svg+xml": "<?xml?><svg a='2'/>", "text/csv": "x\n1\n"}, {}),
+        ({"text/html": "<table></table>", "text/csv": "y\n2\n"}, {}),
+        ({"text/plain": "no data"}, {}),
+    )
+    offer_data(notebook, "02", tmp_path)
+    first, glued, second, table, plain = (output.data for output in notebook.cells[0].outputs)
+    assert first == {"image/svg+xml": "<?xml?><svg data-name=\"fig-02-arms\" a='1'/>"}
+    assert glued == {"p/text/html": "<svg data-name=\"fig-02-arms\" a='1'/>"}
+    assert 'data-name="figure-02-1"' in second["image/svg+xml"]
+    assert 'href="../_static/data/table-02-1.csv"' in table["text/html"]
+    assert plain == {"text/plain": "no data"}
+    assert {path.name: path.read_text() for path in tmp_path.glob("*.csv")} == {
+        "fig-02-arms.csv": "x\n1\n",
+        "figure-02-1.csv": "x\n1\n",
+        "table-02-1.csv": "y\n2\n",
+    }
+    assert (tmp_path / "fig-02-arms.svg").exists()
+    assert 'href="../_static/data/fig-02-arms.csv"' in drawings.links(first["image/svg+xml"])

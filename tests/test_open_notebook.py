@@ -1,0 +1,90 @@
+"""Each notebook's page says where its source is: in the book, and at services where there is a public address."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ctrlib.downloads import offer_source
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "book" / "_ext"))
+
+import open_notebook  # noqa: E402
+
+CONF = """
+import sys
+sys.path.insert(0, {ext!r})
+extensions = ["myst_parser", "open_notebook"]
+html_theme = "sphinx_book_theme"
+html_theme_options = {options!r}
+"""
+SOLVED = """Text.
+
+<details class="solution"><summary>Solution</summary>
+
+The answer.
+
+</details>
+"""
+
+
+@pytest.mark.parametrize("address", ["", "https://github.com/someone/study"])
+def test_links_to_services_only_where_there_is_an_address(tmp_path, address):
+    source = tmp_path / "source"
+    (source / "notebooks").mkdir(parents=True)
+    options = {"repository_url": address, "repository_branch": "main"} if address else {}
+    (source / "conf.py").write_text(CONF.format(ext=str(ROOT / "book" / "_ext"), options=options))
+    (source / "index.md").write_text("# Start\n\n```{toctree}\nnotebooks/02_x\n```\n")
+    (source / "notebooks" / "02_x.md").write_text("# A notebook\n\nText.\n")
+    command = [sys.executable, "-m", "sphinx", "-W", "-q", str(source), str(tmp_path / "html")]
+    built = subprocess.run(command, capture_output=True, text=True)
+    assert built.returncode == 0, built.stderr
+    page = (tmp_path / "html" / "notebooks" / "02_x.html").read_text(encoding="utf-8")
+    assert 'href="../_static/notebooks/02_x.ipynb" download' in page
+    wanted = {
+        "https://colab.research.google.com/github/someone/study/blob/main/notebooks/02_x.ipynb",
+        "https://mybinder.org/v2/gh/someone/study/main?urlpath=lab%2Ftree%2Fnotebooks%2F02_x.ipynb",
+        "https://github.com/someone/study/blob/main/notebooks/02_x.ipynb",
+    }
+    assert {href for href in wanted if f'href="{href}"' in page} == (wanted if address else set())
+    assert ("colab" in page) is bool(address)
+    assert "open-notebook" not in (tmp_path / "html" / "index.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("address", "names"),
+    [
+        ("https://github.com/a/b.git", ["Colab", "Binder (JupyterLab)", "GitHub"]),
+        ("https://gitlab.com/a/b", ["Binder (JupyterLab)"]),
+        ("https://git.example.org/a/b", ["Binder (JupyterLab)"]),
+        ("", []),
+    ],
+)
+def test_services_by_host(address, names):
+    found = open_notebook.services(address, "main", "notebooks/x.ipynb")
+    assert [name for name, _ in found] == names
+    assert not any(".git/" in link for _, link in found)
+
+
+def test_what_is_offered_has_neither_outputs_nor_solutions(tmp_path):
+    cell = {"cell_type": "markdown", "id": "a", "metadata": {}, "source": SOLVED.splitlines(keepends=True)}
+    notebook = {"cells": [cell], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}
+    source = tmp_path / "02_x.ipynb"
+    source.write_text(json.dumps(notebook))
+    offer_source(source, tmp_path / "out")
+    offered = (tmp_path / "out" / "02_x.ipynb").read_text()
+    assert "Text." in offered
+    assert "The answer" not in offered
+    assert "The answer" in source.read_text()
+
+
+def test_every_notebook_of_the_book_is_offered(built_book):
+    offered = sorted((Path(built_book) / "_static" / "notebooks").glob("*.ipynb"))
+    assert [path.name for path in offered] == sorted(path.name for path in (ROOT / "notebooks").glob("*.ipynb"))
+    for path in offered:
+        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+        assert not any(cell.get("outputs") for cell in cells)
+        assert 'class=\\"solution\\"' not in path.read_text(encoding="utf-8")

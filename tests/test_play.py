@@ -1,0 +1,181 @@
+"""The things to try: what their scripts compute is what ctrlib computes, and they answer to the keyboard."""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from browser import BROWSER, NO_BROWSER, browse  # noqa: F401 (a fixture)
+
+from ctrlib import metrics
+from ctrlib.coupling import click_loss, complete, peer_loss
+
+pytestmark = pytest.mark.skipif(BROWSER is None, reason=NO_BROWSER)
+STATIC = Path(__file__).resolve().parents[1] / "book" / "_static"
+PAGE = """<!doctype html><html lang="en"><head><meta charset="utf-8"><title>t</title>
+<link rel="stylesheet" href="{static}/play.css"></head><body><main><div class="play" data-play="{name}"></div></main>
+<script src="{static}/play.js"></script><script src="{static}/play_{name}.js"></script></body></html>"""
+RANDOM = np.random.default_rng(5)
+
+
+@pytest.fixture
+def stage(tmp_path):
+    """A page with nothing but one thing to try, by its name."""
+
+    def make(name):
+        path = tmp_path / f"{name}.html"
+        path.write_text(PAGE.format(static=STATIC.as_uri(), name=name), encoding="utf-8")
+        return path
+
+    return make
+
+
+def by_torch(own, peer, label, weight, form):
+    """The same numbers by ctrlib and autograd, for the first of two members."""
+    logits = torch.tensor([[own], [peer]], dtype=torch.float64, requires_grad=True)
+    labels = torch.tensor([label], dtype=torch.float64)
+    click = click_loss(logits, labels)
+    peers = peer_loss(logits, torch.tensor(complete(2, weight), dtype=torch.float64), form=form)
+    gradients = [torch.autograd.grad(part.sum(), logits)[0][0].item() for part in (click, peers)]
+    return {
+        "click": click[0].item(), "peer": peers[0].item(),
+        "clickGradient": gradients[0], "peerGradient": gradients[1],
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("form", ["mse", "mse_logit", "kl"])
+def test_coupling_is_that_of_ctrlib(stage, browse, form):  # noqa: F811
+    cases = [
+        [*RANDOM.normal(scale=3, size=2), int(RANDOM.integers(2)), float(RANDOM.choice([0.5, 1, 20])), form]
+        for _ in range(25)
+    ]
+
+    async def task(tab):
+        await tab.open(stage("coupling"))
+        return await tab.evaluate(f"{json.dumps(cases)}.map(one => play.coupling.loss(...one))")
+
+    for case, found in zip(cases, browse(task), strict=True):
+        assert found == pytest.approx(by_torch(*case), rel=1e-9, abs=1e-12), case
+
+
+def test_measures_are_those_of_ctrlib(stage, browse):  # noqa: F811
+    """AUC with ties, log loss, calibration; accuracy by counting."""
+    labels = (RANDOM.random(60) < 0.3).astype(int)
+    scores = RANDOM.integers(1, 15, 60) / 15.5
+    parts = json.dumps([scores[labels == 1].tolist(), scores[labels == 0].tolist()])
+
+    async def task(tab):
+        await tab.open(stage("auc"))
+        return await tab.evaluate(
+            f"(([c, o]) => [play.auc.auc(c, o), play.auc.logloss(c, o), play.auc.calibration(c, o),"
+            f" play.auc.accuracy(c, o, 0.5)])({parts})"
+        )
+
+    assert browse(task) == pytest.approx(
+        [
+            metrics.auc(labels, scores),
+            metrics.logloss(labels, scores),
+            scores.mean() / labels.mean(),
+            ((scores >= 0.5) == labels).mean(),
+        ]
+    )
+
+
+def test_the_area_under_the_drawn_curve_is_the_auc(stage, browse):  # noqa: F811
+    async def task(tab):
+        await tab.open(stage("auc"))
+        return await tab.evaluate(
+            "[play.auc.roc([0.9, 0.5, 0.2], [0.5, 0.1]), play.auc.auc([0.9, 0.5, 0.2], [0.5, 0.1])]"
+        )
+
+    curve, auc = browse(task)
+    x, y = np.transpose(curve)
+    assert np.trapezoid(y, x) == pytest.approx(auc)
+
+
+async def texts(tab, selector):
+    return await tab.evaluate(f"[...document.querySelectorAll({selector!r})].map(e => e.textContent)")
+
+
+def test_two_models_move_by_keyboard(stage, browse):  # noqa: F811
+    async def task(tab):
+        await tab.open(stage("coupling"))
+        seen = [(await texts(tab, "tbody td"), await texts(tab, "[role=status]"))]
+        await tab.evaluate("document.querySelectorAll('input[type=range]')[2].focus()")
+        await tab.press("End", code=35)  # the largest weight
+        seen.append((await texts(tab, "tbody td"), await texts(tab, "[role=status]")))
+        await tab.evaluate("[...document.querySelectorAll('button')][0].click()")
+        seen.append((await texts(tab, "output"), tab.problems))
+        return seen
+
+    (before, words), (after, more), (moved, problems) = browse(task)
+    assert before[4:6] == ["+0.2000", "+0.2300"]
+    assert before[:2] == after[:2], "the click loss does not know the weight"
+    assert before[6:8] != after[6:8]
+    assert words != more
+    assert float(moved[0]) != 0.2
+    assert problems == []
+
+
+def test_adding_to_every_logit_leaves_the_auc(stage, browse):  # noqa: F811
+    async def task(tab):
+        await tab.open(stage("auc"))
+        seen = [await texts(tab, "tbody td")]
+        await tab.evaluate("document.querySelectorAll('input[type=range]')[2].focus()")
+        await tab.press("ArrowRight", code=39, times=10)
+        seen.append(await texts(tab, "tbody td"))
+        await tab.evaluate("document.querySelector('[data-dot][tabindex=\"0\"]').focus()")
+        await tab.press("ArrowDown", code=40)
+        await tab.press("PageUp", code=33, times=4)
+        seen.append([await tab.evaluate("document.activeElement.dataset.dot"), *await texts(tab, "tbody td")])
+        return seen, await tab.evaluate("document.activeElement.getAttribute('aria-valuenow')"), tab.problems
+
+    (first, more, dragged), value, problems = browse(task)
+    assert more[0] == first[0]
+    assert more[4] != first[4], "log loss"
+    assert more[6] != first[6], "calibration"
+    assert dragged[0] in ("0.1", "1.1")
+    assert dragged[1] != more[0]
+    assert 0 < float(value) < 1
+    assert problems == []
+
+
+def test_the_chart_on_the_landing_page_reads_its_numbers(built_book, browse):  # noqa: F811
+    with (Path(built_book) / "_static" / "data" / "fig-02-effects.csv").open(encoding="utf-8", newline="") as lines:
+        rows = list(csv.DictReader(lines))
+
+    async def task(tab):
+        await tab.open(Path(built_book) / "book" / "intro.html")
+        labels = await tab.evaluate(
+            "[...document.querySelectorAll('.chart-row')].map(e => e.getAttribute('aria-label'))"
+        )
+        await tab.evaluate("document.querySelector('.chart-row').focus()")
+        await tab.press("ArrowDown", code=40)
+        hidden = await tab.evaluate("document.querySelector('.glued-figure .drawing-box').checkVisibility()")
+        return labels, await texts(tab, ".chart [role=status]"), hidden
+
+    labels, (words,), still_visible = browse(task)
+    assert len(labels) == len({(row["protocol"], row["comparison"]) for row in rows})
+    assert words == labels[1]
+    mean = float(next(row["mean"] for row in rows if row["comparison"] in words and row["protocol"] == "equal_epochs"))
+    assert f"{1000 * mean:+.2f}".replace("-", "−") in words
+    assert not still_visible, "one picture, not two"
+
+
+def test_without_scripts_there_are_words_and_the_figure(built_book, browse):  # noqa: F811
+    async def task(tab):
+        await tab.send("Emulation.setScriptExecutionDisabled", value=True)
+        try:
+            await tab.send("Page.navigate", url=(Path(built_book) / "book" / "loss.html").as_uri())
+            await tab.until("document.readyState === 'complete' && !!document.querySelector('[data-play]')")
+            shown = await tab.evaluate("document.querySelector('[data-play]').innerText")
+            formula = await tab.evaluate("document.querySelector('.math').innerText")
+            return shown, formula
+        finally:
+            await tab.send("Emulation.setScriptExecutionDisabled", value=False)
+
+    shown, formula = browse(task)
+    assert "needs a browser that runs scripts" in shown
+    assert formula.strip()
