@@ -14,7 +14,7 @@ from ctrlib.study import declared_parameters, find_notebooks
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "book" / "_ext"))
 
-from reference import allowed, literal, package_rows, parameter_rows, spans, table  # noqa: E402
+from reference import allowed, fleet_rows, literal, package_rows, parameter_rows, spans, table  # noqa: E402
 
 
 class Sample(BaseModel):
@@ -95,3 +95,14 @@ def test_modules_of_the_api_are_those_that_are_there():
     for name in named:
         path = ROOT / name.replace(".", "/")
         assert path.with_suffix(".py").exists() or (path / "__init__.py").exists()
+
+
+def test_the_papers_grid_on_many_devices():
+    rows = [[float(cell.replace(",", "").rstrip("%")) for cell in row[:3]] for row in fleet_rows(ROOT)]
+    devices, takes, busy = zip(*rows, strict=True)
+    assert devices[:3] == (1, 8, 64)
+    assert takes[0] / 8 <= takes[1] <= 1.1 * takes[0] / 8, "what the page says of 8 cards"
+    assert takes[0] / 64 <= takes[2] <= 1.1 * takes[0] / 64, "and of 64"
+    assert takes[3] < takes[2], "a chain is left"
+    assert busy[0] == 100
+    assert fleet_rows(ROOT)[-1][-1] == "the longest chain"

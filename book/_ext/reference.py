@@ -2,7 +2,7 @@
 
 ``parameters``: what notebooks take, from ``StudyParameters`` and from their own cells. ``settings`` NAME: the fields of
 a class of ``ctrlib.config``. ``packages``: the locked versions, with what each is for. ``made-of``: for every executed
-notebook when and with which settings it was executed.
+notebook when and with which settings it was executed. ``fleet``: the paper's grid dealt out to several devices.
 """
 
 import json
@@ -17,7 +17,8 @@ from docutils import nodes
 from sphinx.util.docutils import SphinxDirective
 
 from ctrlib import config
-from ctrlib.study import declared_parameters, find_notebooks
+from ctrlib.estimate import CHAINED, OWN_END_SHARE, side_by_side
+from ctrlib.study import declared_parameters, find_notebooks, plan, planned
 
 BOUNDS = {
     annotated_types.Ge: ("ge", "from {}"),
@@ -148,6 +149,30 @@ def made_of_rows(root: Path) -> list[list[str]]:
     return rows
 
 
+PAPER_GRID = ["02", "03", "04", "06"]  # the notebooks that ask what the paper asked
+
+
+def fleet_rows(root: Path) -> list[list[str]]:
+    """Trainings of the paper's grid on 1, 8, 64 and any number of devices, in epochs of one model; nothing is timed.
+
+    The plan is that of the profile ``paper``. Which rows it would read changes nothing in it, so it needs none.
+    """
+    runs = {}
+    for job in plan(root, "paper", PAPER_GRID, {"dataset": "synthetic"}):
+        runs |= {run.fingerprint: run for run in planned(job)[0]}
+    epochs = {
+        name: len(run.members) * run.recipe.epochs * (OWN_END_SHARE if run.recipe.patience else 1)
+        for name, run in runs.items()
+    }
+    everything, chain = sum(epochs.values()), side_by_side(list(runs.values()), epochs, len(runs))
+    rows = []
+    for devices in (1, 8, 64, len(runs)):
+        takes = side_by_side(list(runs.values()), epochs, devices)
+        limit = "the longest chain" if takes < CHAINED * chain else "the number of devices"
+        rows.append([f"{devices:,}", f"{takes:,.0f}", f"{everything / (devices * takes):.0%}", limit])
+    return rows
+
+
 class ReferenceTable(SphinxDirective):
     """A table of this file by its name, see above."""
 
@@ -160,6 +185,8 @@ class ReferenceTable(SphinxDirective):
             text = table(["Parameter", "Allowed", "Default", "Meaning, and pages"], parameter_rows(root))
         elif self.name == "packages":
             text = table(["Package", "Version", "What it is for"], package_rows(root))
+        elif self.name == "fleet":
+            text = table(["Devices", "Epochs of one model, one after the other", "Busy", "Limit"], fleet_rows(root))
         elif self.name == "made-of":
             text = table(["Page", "Executed", "Given settings"], made_of_rows(root))
         else:
@@ -175,6 +202,6 @@ class ReferenceTable(SphinxDirective):
 
 
 def setup(app):
-    for name in ("parameters", "settings", "packages", "made-of"):
+    for name in ("parameters", "settings", "packages", "made-of", "fleet"):
         app.add_directive(name, ReferenceTable)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
