@@ -102,9 +102,9 @@ def test_an_average_of_the_last_weights_alone_is_the_last_weights_bit_for_bit(re
 
 def test_what_is_validated_predicted_and_kept_is_the_average() -> None:
     one = member(1, **NOISY)
-    run = make_run([one], epochs=6, patience=3, keep="best", learning_rate=0.05, averaging="ema", averaging_decay=0.8)
+    run = make_run([one], epochs=12, patience=3, keep="best", learning_rate=0.2, averaging="ema", averaging_decay=0.8)
     found = fit(run)
-    assert found.kept_epochs[0] < len(found.history)
+    assert found.kept_epochs[0] < len(found.history) < 12, "so fast a rate is soon past its best, on any machine"
     model = build(one, rows(), CPU)
     load_state(found.states[0], model)
     with torch.no_grad():
