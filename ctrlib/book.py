@@ -35,10 +35,10 @@ def assemble(root: Path, executed: Path, student: bool = False) -> Path:
                 f"{executed / notebook.name} is missing; run `ctrlib study --profile {executed.name}` first"
             )
     shutil.rmtree(source, ignore_errors=True)
-    (source / "notebooks").mkdir(parents=True)
+    source.mkdir(parents=True)
     for name in ("_config.yml", "_toc.yml", "requirements.lock", "pyproject.toml"):  # a page lists the versions
         shutil.copy2(root / name, source / name)
-    for name in ("book", "ctrlib"):  # pages show lines of the code
+    for name in ("book", "ctrlib", "notebooks/profiles"):  # pages show lines of the code and of the profiles
         shutil.copytree(root / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
     for notebook in find_notebooks(root).values():
         shutil.copy2(executed / notebook.name, source / "notebooks" / notebook.name)

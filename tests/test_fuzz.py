@@ -48,7 +48,10 @@ def figures():
 
 
 @pytest.fixture(scope="module", autouse=True)
-def bounds():
+def bounds(tmp_path_factory):
+    path = tmp_path_factory.mktemp("first") / "own.parquet"
+    path.write_bytes(parquet())
+    own_table.read_table(path)  # Arrow sets addresses aside when it is first used: they are not the inputs' doing
     with limited_memory():
         yield
 

@@ -3,7 +3,6 @@
 import io
 import re
 import zipfile
-import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
@@ -14,6 +13,7 @@ import polars as pl
 
 from ctrlib.config import derive_seed
 from ctrlib.data.text import (
+    DAMAGED_ZIP,
     INTEGER,
     Text,
     header_of,
@@ -194,7 +194,7 @@ def _frappe_text(path: Path, lines: int | None) -> Text:
                     problem = f"frappe.csv has {found[0].file_size:,} bytes"
                     raise UserError(f"{path}: {problem}; allowed: at most {LARGEST_MEMBER:,}")
                 content = archive.read(found[0])
-        except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, RuntimeError) as error:
+        except (*DAMAGED_ZIP, OSError) as error:
             raise UserError(f"{path}: damaged zip ({one_line(error)}); download or copy it again") from None
     if not content.strip():
         raise UserError(f"{path}, frappe.csv: the file is empty")

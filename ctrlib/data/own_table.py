@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
@@ -13,6 +14,7 @@ import polars as pl
 from ctrlib.data.layouts import Rows
 from ctrlib.data.text import (
     header_of,
+    most_unpacked,
     need_both,
     one_line,
     open_file,
@@ -23,6 +25,10 @@ from ctrlib.data.text import (
     shown,
 )
 from ctrlib.errors import UserError, unknown
+
+if TYPE_CHECKING:  # imported when a Parquet file is read: text needs none of it
+    from pyarrow import Table
+    from pyarrow.parquet import ParquetFile
 
 _QUOTE = ord('"')
 
@@ -154,19 +160,42 @@ def _roles(
 
 
 def _read_parquet(path: Path, rows: int | None) -> pl.DataFrame:
+    """Read with Arrow's own reader: it refuses every damaged file with an exception, where that of polars (1.x) asks
+    for as much memory as the file says, and then ends the process."""
+    import pyarrow as pa
+    from pyarrow import parquet
+
     try:
+        with parquet.ParquetFile(path) as file:
+            cells = (file.metadata.num_rows if rows is None else rows) * file.metadata.num_columns
+            if cells * 8 > (most := most_unpacked()):
+                problem = f"unpacks to more than the {most / 1e9:,.1f} GB of memory that are free"
+                raise UserError(f"{path}: {problem}; allowed: fewer --rows")
+            found = file.read(use_threads=False) if rows is None else _first_rows(file, rows)
+        found.validate(full=True)  # among others, that text is UTF-8
         with _no_panic_messages():
-            frame = pl.read_parquet(path, n_rows=rows)
-    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
+            frame = pl.from_arrow(found)
+    except (pa.ArrowException, pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, ValueError) as error:
         raise UserError(f"{path}: damaged Parquet ({one_line(error)}); copy or write it again") from None
     if frame.height == 0:
         raise UserError(f"{path}: no rows")
     return frame
 
 
+def _first_rows(file: "ParquetFile", rows: int) -> "Table":
+    import pyarrow as pa
+
+    batches, left = [], rows
+    for batch in file.iter_batches(batch_size=min(rows, 65_536)):
+        batches.append(batch.slice(0, left))
+        if (left := left - batch.num_rows) <= 0:
+            break
+    return pa.Table.from_batches(batches, file.schema_arrow)
+
+
 @contextmanager
 def _no_panic_messages() -> Iterator[None]:
-    """polars raises for a damaged file, but also writes pages about it to the file of standard error; not here."""
+    """polars raises for what is damaged, but also writes pages about it to the file of standard error; not here."""
     sys.stderr.flush()
     kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 2)
@@ -190,7 +219,8 @@ def _plain_column(values: pl.Series, path: Path) -> pl.Series:
     if kind.is_integer() and kind != pl.UInt64:
         return values.cast(pl.Int64)
     try:
-        text = values.cast(pl.String)
+        with _no_panic_messages():
+            text = values.cast(pl.String)
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
         problem = shown(str(error))
         raise UserError(f"{path}, column {shown(values.name)}: {kind} values that cannot be read ({problem})") from None

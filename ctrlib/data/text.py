@@ -10,6 +10,8 @@ import io
 import math
 import mmap
 import re
+import struct
+import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -22,6 +24,9 @@ from ctrlib.errors import UserError
 
 INTEGER = re.compile(r"[+-]?[0-9]+")
 _BLOCK = 1 << 24  # bytes
+
+# What zipfile raises for a damaged file, besides OSError: among them the wrong text of a name, and unknown packing.
+DAMAGED_ZIP = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError, struct.error)
 
 RowCheck = Callable[[list[str], str], None]
 

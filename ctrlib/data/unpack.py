@@ -5,12 +5,11 @@ import hashlib
 import re
 import stat
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ctrlib.data.text import one_line, open_file
+from ctrlib.data.text import DAMAGED_ZIP, one_line, open_file
 from ctrlib.data.writing import need_space
 from ctrlib.errors import UserError
 
@@ -61,7 +60,7 @@ def _opened(archive: Path) -> Iterator[zipfile.ZipFile]:
     try:
         with open_file(archive) as file, zipfile.ZipFile(file) as packed:
             yield packed
-    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError, OSError) as error:
+    except (*DAMAGED_ZIP, OSError) as error:
         if isinstance(error, OSError) and error.errno != errno.EINVAL:  # EINVAL: a header points before the file
             raise
         raise BadArchive(f"{archive}: damaged zip ({one_line(error)}); download it again") from None

@@ -90,15 +90,21 @@ def what_is_exchanged(p: StudyParameters, seed: int, protocol: Protocol) -> list
 
 def own_or_shared_embeddings(p: StudyParameters, seed: int, protocol: Protocol) -> list[Arm]:
     """Members with their own embedding tables (the paper) or one table for all (EKTF, UniDot), from scratch; ``solo``
-    with a shared table is a cohort whose coupling never begins, so that the table is all that it shares."""
+    with a shared table is a cohort whose coupling never begins, so that the table is all that it shares.
+
+    ``EKTF`` is that system's coupling at the weight of the others: peers are heard by how well they do, and the mean of
+    all members teaches beside them. At weight 1 it is EKTF's own (:func:`ctrlib.coupling.peer_loss`)."""
     names, factors = instances(p), {"protocol": protocol}
     coupling = group_coupling(p, p.instances)
     never = coupling.model_copy(update={"start": 1.0})
+    ektf = group_coupling(p, p.instances, peer_weighting="adaptive", teacher_weight=p.mutual_weight)
     found = {
         ("solo", "own"): from_scratch(p, seed, protocol, names, None),
         ("mutual", "own"): from_scratch(p, seed, protocol, names, coupling),
         ("solo", "shared"): _sharing(from_scratch(p, seed, protocol, names, never)),
         ("mutual", "shared"): _sharing(from_scratch(p, seed, protocol, names, coupling)),
+        ("EKTF", "own"): from_scratch(p, seed, protocol, names, ektf),
+        ("EKTF", "shared"): _sharing(from_scratch(p, seed, protocol, names, ektf)),
     }
     return [Arm(name, seed, tuple(runs), {**factors, "embeddings": kind}) for (name, kind), runs in found.items()]
 
