@@ -1,6 +1,6 @@
 """Exercises of pages and notebooks: found in the text, and taken out of it again.
 
-An exercise is plain Markdown, so that it reads as well in JupyterLab as in the book:
+An exercise is plain Markdown, so that it reads as well in JupyterLab as in the book::
 
     **Exercise 1, predict, 3 minutes.** What do you expect if ...?
 

@@ -2,7 +2,7 @@
 
 ``book/slides/lesson.ipynb`` holds Markdown cells whose slide types are those of Jupyter (``slide``, ``subslide``,
 ``fragment``, ``notes``, ``skip``, ``-``). In them a number is written as on the pages of the book, and a figure is an
-image whose address is a notebook and a figure of it:
+image whose address is a notebook and a figure of it::
 
     {glue:text}`/notebooks/02_finetune_mutually.ipynb::effect:+.4f`
     ![What is to be seen](/notebooks/02_finetune_mutually.ipynb#fig-02-effects)

@@ -204,4 +204,5 @@ class ReferenceTable(SphinxDirective):
 def setup(app):
     for name in ("parameters", "settings", "packages", "made-of", "fleet"):
         app.add_directive(name, ReferenceTable)
+    app.add_css_file("reference.css")
     return {"parallel_read_safe": True, "parallel_write_safe": True}
