@@ -4,6 +4,8 @@
 # make slides after make book: the slides of the 90-minute lesson in _build/slides/lesson.html
 # make wheelhouse all packages as files in wheelhouse/, for machines without a network: make book WHEELHOUSE=wheelhouse
 #             (WHEELS_FOR="--platform win_amd64 --python-version 3.12 --only-binary=:all:" for machines of another kind)
+# make links  after make book: every link to another site is tried
+# make pins   requirements.lock anew, with the newest versions that pyproject.toml allows
 # make test   all tests, among them a strict book build from notebooks executed with tiny parameters
 # make env    only the environment in .venv                                          (TORCH=2.11.0 for another torch)
 # make soak   a training is killed at a hundred random moments, and at every change of a file, and must end bit for bit
@@ -15,7 +17,7 @@ PROFILE ?= quick
 TORCH   ?= 2.13.0
 READY   := .venv/.ready-torch-$(TORCH)
 
-.PHONY: book pdf student slides wheelhouse test soak fuzz env study bench clean
+.PHONY: book pdf student slides wheelhouse links pins test soak fuzz env study bench clean
 
 book: env
 	.venv/bin/ctrlib study --profile $(PROFILE)
@@ -29,6 +31,9 @@ student: env
 
 slides: env
 	.venv/bin/ctrlib slides --profile $(PROFILE)
+
+links: env
+	.venv/bin/jupyter-book build _build/book_src --path-output _build/links --builder linkcheck
 
 study: env
 	.venv/bin/ctrlib study --profile $(PROFILE)
@@ -70,6 +75,13 @@ $(READY): requirements.lock pyproject.toml
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
 	@rm -f .venv/.ready-torch-*
 	@touch $@
+
+pins:
+	$(PYTHON) -m venv --clear _build/pins
+	_build/pins/bin/python -m pip install --quiet --disable-pip-version-check torch==$(TORCH) -e ".[book,dask,test]"
+	{ grep '^#' requirements.lock; _build/pins/bin/python -m pip freeze --exclude-editable | sed 's/+c[pu][u0-9]*$$//'; } > _build/requirements.lock
+	mv _build/requirements.lock requirements.lock
+	git --no-pager diff --stat requirements.lock
 
 BENCH       ?=
 BENCH_READY := benchmarks/.venv/.ready

@@ -38,7 +38,7 @@ def assemble(root: Path, executed: Path, student: bool = False) -> Path:
             )
     shutil.rmtree(source, ignore_errors=True)
     source.mkdir(parents=True)
-    for name in ("_config.yml", "_toc.yml"):
+    for name in ("_config.yml", "_toc.yml", "requirements.lock", "pyproject.toml"):  # a page lists the versions
         shutil.copy2(root / name, source / name)
     for name in ("book", "ctrlib", "notebooks/profiles"):  # pages show lines of the code and of the profiles
         shutil.copytree(root / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))

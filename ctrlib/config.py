@@ -259,13 +259,13 @@ class StudyParameters(Settings):
     seeds: tuple[Annotated[int, Field(ge=0, le=10**12)], ...] = Field(
         default=(1, 2, 3), min_length=1, description="groups"
     )
-    embedding_dim: int = Field(default=8, ge=1, le=4096)
+    embedding_dim: int = Field(default=8, ge=1, le=4096, description="numbers in the embedding of an id")
     hidden_units: tuple[Annotated[int, Field(ge=1, le=65536)], ...] = (64, 64)
     dropout: float = Field(default=0.0, ge=0, lt=1)
     batch_norm: bool = False
     embedding_l2: float = Field(default=0.0, ge=0)
-    batch_size: int = Field(default=1000, ge=1)
-    learning_rate: float = Field(default=1e-3, gt=0, le=10)
+    batch_size: int = Field(default=1000, ge=1, description="rows of a training step")
+    learning_rate: float = Field(default=1e-3, gt=0, le=10, description="step width of the optimizer")
     protocols: tuple[Protocol, ...] = Field(default=("equal_epochs", "own_end"), min_length=1)
     epochs: int = Field(default=5, ge=1, le=1000, description="epochs of pretraining under equal_epochs")
     finetune_epochs: int = Field(default=1, ge=1, le=100, description="epochs of fine-tuning under equal_epochs")

@@ -18,7 +18,7 @@ from scipy.stats import hypergeom, rankdata
 from ctrlib.errors import UserError
 
 PROBABILITY_MARGIN = float(np.finfo(np.float64).eps)
-"""Log loss keeps probabilities this far from 0 and 1, as scikit-learn does for float64: 2.2e-16."""
+"""Log loss keeps probabilities this far from 0 and 1, as scikit-learn does for float64, which is 2.2e-16."""
 
 
 def _column(values: ArrayLike, name: str) -> np.ndarray:
@@ -185,7 +185,7 @@ class Calibration:
 
     Attributes:
         ratio: mean probability over click rate; 1 is right, above 1 promises too many clicks.
-        expected_error: mean over rows of |mean probability - click rate| of the row's bin.
+        expected_error: mean over rows of ``|mean probability - click rate|`` of the row's bin.
         bins: a row per bin: rows, lowest, highest, mean_probability, click_rate.
     """
 
@@ -238,7 +238,7 @@ class Churn:
     """How much K models disagree on the same rows.
 
     Attributes:
-        mean_difference: |p_a - p_b| averaged over rows and over pairs of models.
+        mean_difference: ``|p_a - p_b|`` averaged over rows and over pairs of models.
         rank_correlation: Spearman's correlation averaged over pairs of models; NaN when some model predicts a
             constant, which has no ranks to correlate.
     """

@@ -26,7 +26,7 @@ def project_copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     left_out = shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints", ".venv")
     for name in ("book", "notebooks", "ctrlib", "benchmarks"):
         shutil.copytree(ROOT / name, root / name, ignore=left_out)
-    for name in ("_config.yml", "_toc.yml"):
+    for name in ("_config.yml", "_toc.yml", "requirements.lock", "pyproject.toml"):
         shutil.copy2(ROOT / name, root / name)
     return root
 

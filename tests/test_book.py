@@ -102,6 +102,8 @@ PARTS = {
     "a prediction to make": r"Before you look",
     "parameters": r"^## Parameters",
     "what to notice": r"^## What to notice",
+    "limits": r"^\*\*Limits\.\*\*",
+    "exercises": r"^## Exercises",
     "the command to run it again": r"\*\*(?:Run it again|Measure it yourself)[^`]*`(?:ctrlib study|make bench)",
 }
 

@@ -18,6 +18,7 @@ from ctrlib.cli import app
 from ctrlib.config import project_root
 from ctrlib.errors import UserError
 from ctrlib.exercises import KINDS, find_exercises, page_text, strip, without_solutions
+from ctrlib.slides import SOURCE
 from ctrlib.study import find_notebooks, plan, read_overrides
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -27,6 +28,7 @@ from quiz import parse_quiz  # noqa: E402
 
 NOTEBOOKS = list(find_notebooks(ROOT).values())
 PAGES = [*sorted((ROOT / "book").glob("*.md")), *NOTEBOOKS]
+SLIDES = ROOT / SOURCE
 PROGRAMS = sorted((ROOT / "book" / "solutions").glob("*.py"))
 EXERCISES = {path: find_exercises(page_text(path), path.name) for path in PAGES}
 ONE = """# Title
@@ -112,7 +114,7 @@ def commands(text: str) -> list[str]:
     return found
 
 
-COMMANDS = [(path, command) for path in [*PAGES, ROOT / "README.md"] for command in commands(page_text(path))]
+COMMANDS = [(path, command) for path in [*PAGES, ROOT / "README.md", SLIDES] for command in commands(page_text(path))]
 PLACEHOLDER = re.compile(r"NAME|TwoTower|=chain")
 
 
@@ -134,7 +136,7 @@ def check_command(command: str) -> None:
     overrides = read_overrides(list(asked["set_"] or []))
     for name in ("device", "precision"):  # not every machine has it
         overrides.pop(name, None)
-    if "dataset" in overrides or asked["profile"] in ("criteo_100k", "frappe", "paper"):
+    if "dataset" in overrides or asked["profile"] in ("published", "paper"):
         overrides["dataset"] = "synthetic"
     plan(ROOT, asked["profile"], list(asked["only"] or []), overrides)
 

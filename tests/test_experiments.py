@@ -261,6 +261,28 @@ def test_twins_and_siblings() -> None:
     assert len(set(seeds["nothing"])) == 1
 
 
+def test_on_real_clicks_every_group_shares_what_can_be_shared() -> None:
+    p = parameters(architecture="DCN", architectures=["DeepFM", "DCN", "PNN"], instances=3, sizes=[2, 3, 5], seeds=[1],
+                   protocols=["own_end"], mutual_weights=[1.0, 20.0], starts=[0.0, 0.5])  # fmt: skip
+    arms = planned_arms("real_criteo", p)
+    key = [(arm.name, arm.factors["cohort"], arm.factors["instances"], arm.factors.get("weight"),
+            arm.factors.get("share")) for arm in arms]  # fmt: skip
+    assert len(set(key)) == len(key), "no arm twice"
+    at = dict(zip(key, arms, strict=True))
+    mutual = {(cohort, size) for name, cohort, size, weight, _ in at if name == "mutual" and weight == 20}
+    mixed = "DeepFM + DCN + PNN"
+    assert mutual == {("DCN", 3), ("DeepFM", 3), ("PNN", 3), ("DCN", 2), ("DCN", 5), (mixed, 3)}
+    starts = {(cohort, share) for name, cohort, _, _, share in at if name == "mutual from scratch"}
+    assert starts == {("DCN", 0.0), ("DCN", 0.5), ("DeepFM", 0.0), ("PNN", 0.0)}
+    assert {cohort for name, cohort, *_ in at if name == "mutual lr/10"} == {"DCN"}
+    trained = {run for arm in arms if arm.name == "checkpoint" for run in names(arm.runs)}
+    begun = {start.run for run in at["mutual", mixed, 3, 1.0, None].runs for start in run.start}
+    assert begun < trained, "the mixed group needs no checkpoint of its own"
+    assert {one.architecture for one in at["mutual", mixed, 3, 1.0, None].members} == {"DeepFM", "DCN", "PNN"}
+    five = [start.run for start in at["mutual", "DCN", 5, 1.0, None].runs[0].start]
+    assert names(at["checkpoint", "DCN", 3, None, None].runs) == five[:3], "groups of growing size are nested"
+
+
 def test_an_unknown_experiment_is_named() -> None:
     with pytest.raises(UserError) as caught:
         planned_arms("finetune_mutualy", parameters())

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ctrlib.experiments import verdicts
+from ctrlib.experiments import expectations, verdicts
 from ctrlib.experiments.finetuning import HEADLINE
 from ctrlib.experiments.tables import SCORES
 from ctrlib.statistics import paired_difference
@@ -99,3 +99,57 @@ def test_the_table_names_every_claim_with_what_the_paper_says() -> None:
     shown = verdicts.verdict_table(findings)
     assert list(shown["claim"]) == list(verdicts.PAPER)
     assert list(shown["paper"]) == list(verdicts.PAPER.values())
+
+
+# ---- what the study itself expected ----------------------------------------------------------------------------------
+
+
+def by_name(outcomes) -> dict[tuple[str, str], expectations.Outcome]:
+    return {(one.expectation, one.measured): one for one in outcomes}
+
+
+def test_expectations_about_finetuning() -> None:
+    means = {
+        ("checkpoint", "DCN"): 0.79, (HEADLINE[0], "DCN"): 0.804, (HEADLINE[1], "DCN"): 0.80,
+        ("mutual from scratch", "DCN"): 0.81, ("solo from scratch", "DCN"): 0.80,
+    }  # fmt: skip
+    groups = table(means, ["architecture"])
+    groups.loc[groups["arm"] == HEADLINE[0], ["churn", "ensemble_auc"]] = 0.1, 0.6
+    found = by_name(expectations.of_finetuning(groups))
+    assert [key[0] for key in found] == ["O1", "O6", "O6"]
+    scratch, churn, ensemble = found.values()
+    assert scratch.found.mean == pytest.approx(0.01, rel=1e-2)
+    assert scratch.verdict == "met"
+    assert churn.found.mean == pytest.approx(0.4)
+    assert ensemble.found.mean == pytest.approx(0.1)
+    assert ensemble.verdict == "contradicted", "coupled members made the better ensemble"
+    (rest, *_) = expectations.of_finetuning(groups.assign(protocol="equal_epochs"))
+    assert rest.expectation == "O2"
+    assert rest.found.mean == pytest.approx(0.01 - 0.004, rel=1e-2)
+
+
+def test_expectations_about_strength_and_targets() -> None:
+    means = {("solo", None, None, np.nan): 0.80, ("checkpoint", None, None, np.nan): 0.79}
+    for weight, live, frozen, shuffled, scratch in ((1.0, 0.801, 0.8012, 0.79, 0.80), (20.0, 0.805, 0.80, 0.805, 0.79)):
+        means |= {("mutual", "mse", "live", weight): live, ("mutual", "mse", "frozen", weight): frozen}
+        means |= {("mutual", "mse", "shuffled", weight): shuffled, ("mutual", "kl", "live", weight): 0.5}
+        means |= {("mutual from scratch", "mse", "live", weight): scratch}
+    groups = table(means, ["form", "target", "weight"]).assign(ensemble_auc=0.803)
+    found = by_name(expectations.of_strength(groups, "mse"))
+    verdict = {key: one.verdict for key, one in found.items()}
+    assert verdict == {
+        ("O3", "weight 20 minus weight 1, fine-tuned, AUC"): "met",
+        ("O3", "weight 20 minus weight 1, from scratch, AUC"): "contradicted",
+        ("O4", "shuffled peers minus alone, weight 1, AUC"): "met",
+        ("O4", "shuffled peers minus alone, weight 20, AUC"): "contradicted",
+        ("O5", "frozen minus live peers, weight 1, AUC"): "met",
+        ("O5", "frozen minus live peers, weight 20, AUC"): "contradicted",
+        ("O7", "ensemble of checkpoints minus coupled member, fine-tuned, weight 1, AUC"): "met",
+        ("O7", "ensemble of checkpoints minus coupled member, fine-tuned, weight 20, AUC"): "contradicted",
+        ("O7", "ensemble of checkpoints minus coupled member, from scratch, weight 1, AUC"): "met",
+        ("O7", "ensemble of checkpoints minus coupled member, from scratch, weight 20, AUC"): "met",
+    }
+    assert found["O3", "weight 20 minus weight 1, fine-tuned, AUC"].found.mean == pytest.approx(0.004, rel=1e-2)
+    shown = expectations.outcome_table(list(found.values()))
+    assert shown["expectation"].str[:2].tolist() == sorted(shown["expectation"].str[:2]), "in their order"
+    assert shown["verdict"].tolist().count("contradicted") == 4

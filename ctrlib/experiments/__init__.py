@@ -47,7 +47,13 @@ EXPERIMENTS: dict[str, Experiment] = {
 }
 
 OF_OTHERS = {
-    "paper_beside_ours": ("finetune_mutually", "how_many_instances", "mix_architectures", "how_many_epochs"),
+    "paper_beside_ours": (
+        "finetune_mutually",
+        "how_many_instances",
+        "mix_architectures",
+        "how_many_epochs",
+        "how_strong_and_in_which_form",
+    ),
 }
 """Notebooks that show the runs of several experiments."""
 

@@ -100,28 +100,50 @@ def where_it_ends(p: StudyParameters, seed: int, protocol: Protocol) -> list[Arm
 
 
 def real_clicks(p: StudyParameters, seed: int, protocol: Protocol) -> list[Arm]:
-    """The main comparison, the weight of the peers and the start of the coupling, for a prepared data set."""
-    names, factors = instances(p), {"protocol": protocol}
-    pretrained = pretraining(p, seed, protocol, names)
-    train = recipe(p, protocol, p.finetune_epochs)
-    slow = recipe(p, protocol, p.finetune_epochs, p.learning_rate / 10)
+    """The study in small, for a prepared data set: fine-tuned and from scratch at every weight of the peers, for each
+    architecture; for ``p.architecture`` also at a tenth of the learning rate, with later starts of the coupling, and
+    in groups of other sizes; and one member of each architecture together.
+
+    The factor ``cohort`` names who is in the group, ``instances`` how many.
+    """
+    weights = p.mutual_weights
+    rates = {"": p.learning_rate, " lr/10": p.learning_rate / 10}
     total = p.epochs + p.finetune_epochs
     longest = recipe(p, protocol, total).epochs
-    found = {
-        "checkpoint": pretrained,
-        "solo": continuation(pretrained, train),
-        "solo lr/10": continuation(pretrained, slow),
-        "solo from scratch": from_scratch(p, seed, protocol, names, None),
-    }
-    arms = [Arm(name, seed, tuple(runs), factors) for name, runs in found.items()]
-    for weight in p.mutual_weights:
-        matrix = complete(p.instances, weight)
-        coupling = group_coupling(p, p.instances, matrix)
-        varied = {**factors, "weight": weight}
-        arms.append(Arm("mutual", seed, tuple(mutual_finetuning(pretrained, coupling, train)), varied))
-        arms.append(Arm("mutual lr/10", seed, tuple(mutual_finetuning(pretrained, coupling, slow)), varied))
-        for share in p.starts:
-            late = group_coupling(p, p.instances, matrix, start=min(1.0, share * total / longest))
+    arms: list[Arm] = []
+
+    def finetuned(pretrained: list[Run], cohort: str, rate: str = "") -> None:
+        size, train = len(pretrained), recipe(p, protocol, p.finetune_epochs, rates[rate])
+        factors = {"protocol": protocol, "cohort": cohort, "instances": size}
+        arms.append(Arm(f"solo{rate}", seed, tuple(continuation(pretrained, train)), factors))
+        for weight in weights:
+            runs = mutual_finetuning(pretrained, group_coupling(p, size, complete(size, weight)), train)
+            arms.append(Arm(f"mutual{rate}", seed, tuple(runs), {**factors, "weight": weight}))
+
+    def scratch(architecture: str, starts: tuple[float, ...]) -> None:
+        names = [architecture] * p.instances
+        factors = {"protocol": protocol, "cohort": architecture, "instances": p.instances}
+        alone_runs = from_scratch(p, seed, protocol, names, None)
+        arms.append(Arm("solo from scratch", seed, tuple(alone_runs), factors))
+        for weight, share in product(weights, starts):
+            start = min(1.0, share * total / longest)
+            late = group_coupling(p, p.instances, complete(p.instances, weight), start=start)
             runs = from_scratch(p, seed, protocol, names, late)
-            arms.append(Arm("mutual from scratch", seed, tuple(runs), {**varied, "share": share}))
+            arms.append(Arm("mutual from scratch", seed, tuple(runs), {**factors, "weight": weight, "share": share}))
+
+    checkpoints = {}
+    for architecture in dict.fromkeys([p.architecture, *p.architectures]):
+        pretrained = checkpoints[architecture] = pretraining(p, seed, protocol, [architecture] * p.instances)
+        factors = {"protocol": protocol, "cohort": architecture, "instances": p.instances}
+        arms.append(Arm("checkpoint", seed, tuple(pretrained), factors))
+        finetuned(pretrained, architecture)
+        scratch(architecture, p.starts if architecture == p.architecture else p.starts[:1])
+    finetuned(checkpoints[p.architecture], p.architecture, " lr/10")
+    largest = pretraining(p, seed, protocol, [p.architecture] * max(p.sizes))
+    for size in p.sizes:
+        if size != p.instances:
+            finetuned(largest[:size], p.architecture)
+    together = [checkpoints[name][n] for n, name in enumerate(p.architectures[: p.instances])]
+    if len(together) > 1:  # each is a member that the group of its own kind has trained
+        finetuned(together, " + ".join(p.architectures[: p.instances]))
     return arms

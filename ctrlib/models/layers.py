@@ -166,7 +166,7 @@ class MLP(nn.Module):
 def second_order_fm(feature_emb: Tensor) -> Tensor:
     """Sum over all pairs of fields of the inner product of their embeddings.
 
-    Uses 2 * sum_{i<j} <v_i, v_j> = |sum_i v_i|^2 - sum_i |v_i|^2, which needs no pairs. Its gradient in v_i is the
+    Uses ``2 * sum_{i<j} <v_i, v_j> = |sum_i v_i|^2 - sum_i |v_i|^2``, which needs no pairs. Its gradient in v_i is the
     sum of the other fields' embeddings.
 
     Args:

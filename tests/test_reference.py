@@ -1,0 +1,97 @@
+"""The reference part: tables made from the code, and an API page for every module that is meant to be used."""
+
+import re
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import pytest
+from pydantic import BaseModel, Field
+
+from ctrlib.config import StudyParameters
+from ctrlib.study import declared_parameters, find_notebooks
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "book" / "_ext"))
+
+from reference import allowed, literal, package_rows, parameter_rows, spans, table  # noqa: E402
+
+
+class Sample(BaseModel):
+    whole: int = Field(ge=2, le=1000)
+    share: float = Field(ge=0, lt=1)
+    words: tuple[Literal["a", "b"], ...] = Field(min_length=1)
+    many: tuple[Annotated[int, Field(ge=1)], ...] = Field(min_length=2)
+    either: str | None = None
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("whole", "whole number, from 2 to 1,000"),
+        ("share", "number, from 0 below 1"),
+        ("words", "list: `a`, `b`"),
+        ("many", "list: whole number, from 1, at least 2 of them"),
+        ("either", "text or none"),
+    ],
+)
+def test_types_and_limits_are_said_in_words(name, words):
+    field = Sample.model_fields[name]
+    assert allowed(field.annotation, field.metadata) == words
+
+
+def test_defaults_are_written_as_they_would_be_typed():
+    assert [literal(value) for value in ((1, 2), 1e-5, "mse", "", None, True)] == [
+        "`[1, 2]`",
+        "`1e-05`",
+        "`mse`",
+        '`""`',
+        "`null`",
+        "`True`",
+    ]
+
+
+def test_numbers_of_pages_are_spans():
+    assert spans(["01", "02", "03", "07", "12", "13"]) == "01 to 03, 07, 12 to 13"
+    assert table(["a"], [["x|y"]]) == "| a |\n| :-- |\n| x\\|y |"
+
+
+def test_every_parameter_of_a_notebook_is_listed_with_its_default():
+    rows = {row[0].strip("`"): row for row in parameter_rows(ROOT)}
+    declared = {
+        name: value for path in find_notebooks(ROOT).values() for name, value in declared_parameters(path).items()
+    }
+    assert set(rows) == set(declared)
+    assert set(rows) <= set(StudyParameters.model_fields)
+    for name, value in declared.items():
+        assert literal(value) in rows[name][2]
+        assert len(rows[name][3]) > 10
+
+
+def test_every_asked_package_is_listed_with_its_locked_version():
+    lock = (ROOT / "requirements.lock").read_text(encoding="utf-8")
+    *asked, rest = package_rows(ROOT)
+    assert len(asked) >= 15
+    for name, version, why in asked:
+        assert re.search(rf"(?im)^{name.strip('`').replace('_', '[-_]')}=={re.escape(version)}$", lock)
+        assert why
+    assert len(asked) + len(rest[2].split(", ")) == len(re.findall(r"^[\w.-]+==", lock, flags=re.MULTILINE))
+
+
+def test_built_tables_and_api_are_there(built_book):
+    pages = {path.stem: path.read_text(encoding="utf-8") for path in (built_book / "book").glob("*.html")}
+    assert pages["parameters"].count("<tr") > 60
+    assert "number, above 0 to 10" in pages["parameters"]
+    assert pages["provenance"].count('href="../notebooks/') >= len(find_notebooks(ROOT))
+    api = "".join(pages[name] for name in ("api_training", "api_measuring", "api_data"))
+    for name in ("coupling.peer_loss", "trainer.train", "models.build_model", "runs.RunStore", "metrics.auc"):
+        assert f'id="ctrlib.{name}"' in api
+    assert "_auc" not in re.findall(r'id="ctrlib\.metrics\.(\w+)"', api)
+
+
+def test_modules_of_the_api_are_those_that_are_there():
+    named = re.findall(r"automodule:: (\S+)", "".join(p.read_text() for p in (ROOT / "book").glob("api_*.md")))
+    assert len(named) == len(set(named)) > 20
+    for name in named:
+        path = ROOT / name.replace(".", "/")
+        assert path.with_suffix(".py").exists() or (path / "__init__.py").exists()
