@@ -112,11 +112,7 @@ def to_html(text: str) -> str:
     from markdown_it import MarkdownIt
     from mdit_py_plugins.dollarmath import dollarmath_plugin
 
-    def formula(tex: str, options: dict[str, Any]) -> str:
-        element = "div" if options.get("display_mode") else "span"
-        return f'<{element} class="math">{html.escape(tex)}</{element}>'
-
-    reader = MarkdownIt("commonmark", {"html": True}).enable("table").use(dollarmath_plugin, renderer=formula)
+    reader = MarkdownIt("commonmark", {"html": True}).enable("table").use(dollarmath_plugin)  # TeX in the class math
     return reader.render(text)
 
 

@@ -186,7 +186,7 @@ def browse(tmp_path_factory):
     loop = asyncio.new_event_loop()
     try:
         tab = loop.run_until_complete(_connect(profile, process))
-        yield lambda task: loop.run_until_complete(asyncio.wait_for(task(tab), 300))
+        yield lambda task: loop.run_until_complete(asyncio.wait_for(task(tab), 900))
     finally:
         os.killpg(process.pid, signal.SIGTERM)
         try:

@@ -194,6 +194,21 @@ def test_the_keyboard_reaches_everything_and_shows_where_it_is(visits):
     assert all(note.stops > 30 for note in visits.values())
 
 
+def test_the_first_stop_skips_to_the_text(built_book, browse):  # noqa: F811
+    async def task(tab):
+        await tab.open(Path(built_book) / "book" / "loss.html")
+        await tab.press("Tab", code=9)
+        words = await tab.evaluate("document.activeElement.innerText")
+        visible = await tab.until(
+            "(b => b.width > 50 && b.top >= 0 && b.top < 200)(document.activeElement.getBoundingClientRect())"
+        )
+        await tab.press("Enter", text="\r", code=13)
+        await tab.press("Tab", code=9)
+        return words, visible, await tab.evaluate("!!document.activeElement.closest('main')")
+
+    assert browse(task) == ("Skip to main content", True, True)
+
+
 def test_nothing_overflows_on_a_phone(visits):
     assert {name: note.too_wide for name, note in visits.items() if note.too_wide} == {}
 

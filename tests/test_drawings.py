@@ -1,6 +1,7 @@
 """Figures take their data along, and become part of the page."""
 
 import io
+import re
 import sys
 from pathlib import Path
 from xml.etree import ElementTree
@@ -113,3 +114,16 @@ def test_data_become_files_beside_the_page(tmp_path):
     }
     assert (tmp_path / "fig-02-arms.svg").exists()
     assert 'href="../_static/data/fig-02-arms.csv"' in drawings.links(first["image/svg+xml"])
+
+
+def test_every_figure_and_table_of_a_page_can_be_had_with_its_data(built_book):
+    """Each drawing and each table that a notebook made has a link below it, to a file that holds rows."""
+    data = Path(built_book) / "_static" / "data"
+    for page in sorted((Path(built_book) / "notebooks").glob("*.html")):
+        text = page.read_text(encoding="utf-8")
+        names = re.findall(r'href="\.\./_static/data/([\w-]+)\.csv"', text)
+        assert text.count('<svg class="drawing"') == text.count("figure (SVG)") >= 1
+        assert len(names) == text.count('<svg class="drawing"') + text.count('class="dataframe')
+        for name in names:
+            assert len((data / f"{name}.csv").read_text(encoding="utf-8").splitlines()) > 1
+        assert "<img" not in re.search(r"<article.*</article>", text, flags=re.DOTALL)[0]

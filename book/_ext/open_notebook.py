@@ -1,4 +1,4 @@
-"""Below the title of a notebook's page: where its source can be had and opened.
+"""Below the first paragraph of a notebook's page: where its source can be had and opened.
 
 The source (no outputs, no solutions) lies in the book and can be saved without a network. Links to services that run it
 stand there only where ``repository: url`` of ``_config.yml`` names a public address: no button leads nowhere.
@@ -43,11 +43,11 @@ def line(docname: str, url: str, branch: str) -> str:
 def _add(app, doctree, docname):
     if app.builder.format != "html" or not docname.startswith("notebooks/"):
         return
-    title = next(doctree.findall(nodes.title), None)
-    if title is not None:
+    first = next(doctree.findall(nodes.paragraph), None)
+    if first is not None:
         options = app.config.html_theme_options
         text = line(docname, options.get("repository_url") or "", options.get("repository_branch") or "")
-        title.parent.insert(title.parent.index(title) + 1, nodes.raw("", text, format="html"))
+        first.parent.insert(first.parent.index(first) + 1, nodes.raw("", text, format="html"))
 
 
 def setup(app):

@@ -22,6 +22,12 @@ PATCHES = {
     "fold": (r'<summary aria-label="Toggle hidden content">', "<summary>"),
 }
 
+# The theme's stylesheet names two thousand icons, 70 kB on every page; those that the pages use are in icons.css.
+ICON_NAMES = re.compile(r'\.fa-[\w-]+(?:,\.fa-[\w-]+)*:before\{content:"[^"]*"\}')
+OURS = Path(__file__).parent.parent / "_static" / "icons.css"
+USED = re.compile(r'class="(?=[^"]*\bfa-solid\b)([^"]*)"')
+MANNERS = {"fa-solid", "fa-lg"}  # classes that name no icon
+
 
 def mend(page: str) -> tuple[str, set[str]]:
     """The page, and the names of the patches that found something to mend."""
@@ -35,13 +41,20 @@ def mend(page: str) -> tuple[str, set[str]]:
 def _mend_all(app, exception):
     if exception or app.builder.format != "html":
         return
-    found = set()
+    found, used = set(), set()
     for path in Path(app.outdir).rglob("*.html"):
         if "_static" not in path.parts:
             page, here = mend(path.read_text(encoding="utf-8"))
             path.write_text(page, encoding="utf-8")
             found |= here
-    for name in PATCHES.keys() - found:
+            used |= {name for names in USED.findall(page) for name in names.split() if name.startswith("fa-")}
+    for name in used - MANNERS - set(re.findall(r"fa-[\w-]+", OURS.read_text(encoding="utf-8"))):
+        LOG.warning("patch_theme: the icon %s is not in icons.css", name)
+    sheet = Path(app.outdir) / "_static" / "styles" / "pydata-sphinx-theme.css"
+    short, count = ICON_NAMES.subn("", sheet.read_text(encoding="utf-8"))
+    sheet.write_text(short, encoding="utf-8")
+    found |= {"icon names"} if count else set()
+    for name in {*PATCHES, "icon names"} - found:
         LOG.warning("patch_theme: nothing to mend for %r; does the theme do without it now?", name)
 
 

@@ -29,7 +29,8 @@ document.querySelectorAll("script.chart-data").forEach((source) => {
   function draw() {
     const width = Math.max(300, Math.min(760, holder.clientWidth));
     const narrow = width < 520;
-    const left = narrow ? 12 : 265;
+    const longest = Math.max(...rows.map((row) => row.name.length));
+    const left = narrow ? 12 : Math.min(width / 2, 20 + 7.6 * longest);
     const step = narrow ? 44 : 26;
     const panels = [...new Set(rows.map((row) => row.panel))];
     const height = panels.length * 58 + rows.length * step;
