@@ -1,7 +1,6 @@
 """What notebooks need to speak to the book: sentences made from numbers, and named values for other pages."""
 
 import re
-import subprocess
 import sys
 from collections.abc import Iterable
 from datetime import date
@@ -18,6 +17,7 @@ from ctrlib import figures
 from ctrlib.config import StudyParameters, project_root
 from ctrlib.errors import UserError, unknown
 from ctrlib.experiments.arms import Arm
+from ctrlib.source import source_commit
 from ctrlib.statistics import PairedDifference
 
 
@@ -87,18 +87,6 @@ def spoken_time(seconds: float) -> str:
         if seconds >= 2 * length:
             return f"{seconds / length:.0f} {unit}"
     return f"{seconds:.0f} seconds"
-
-
-def source_commit() -> str:
-    """Short hash of the project's commit, ``+`` behind it where files differ from it; empty where there is no git."""
-    root = project_root()
-    if not (root / ".git").exists():  # a copy inside somebody else's repository is not at their commit
-        return ""
-    command = ["git", "-C", str(root), "describe", "--always", "--dirty=+", "--exclude=*"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return ""
 
 
 def show_table(

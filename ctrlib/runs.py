@@ -23,7 +23,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,7 @@ from ctrlib.files import Irregular, parse_json, read_plain, remove, write_synced
 from ctrlib.locks import RunLock
 from ctrlib.progress import Progress, epoch_line, label, print_line, progress_line
 from ctrlib.results import Results, committed_results
+from ctrlib.source import source_commit
 from ctrlib.stored import check_content, read_logits, read_states
 
 FORMAT = 1
@@ -317,7 +318,7 @@ class RunStore:
             trained = train(run, dataset, starts, device, on_epoch, on_progress, threads, checkpoints, teachers)
             if lock.is_lost():  # this process slept, and another one took it for dead and trains in its place
                 return None
-            about = {**environment(place), "products": trained.products, "threads": threads}
+            about = {**environment(place), "products": trained.products, "threads": threads, "commit": loaded_commit()}
             record = self.save(run, trained, dataset, trained.seconds, about)
             checkpoints.clear()
             return record
@@ -571,9 +572,16 @@ def environment(device) -> dict:
         "numpy": np.__version__,
         "system": platform.platform(),
         "processor": processor_name(),
+        "instructions": torch.backends.cpu.get_cpu_capability(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "keeps_freed_memory": keep_freed_memory(),
     }
+
+
+@cache
+def loaded_commit() -> str:
+    """The commit of the code that this process runs: what is changed on disk later, it does not know."""
+    return source_commit()
 
 
 def processor_name() -> str:

@@ -6,9 +6,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from ctrlib import notebook
+from ctrlib import notebook, source
 from ctrlib.config import StudyParameters
-from ctrlib.notebook import hardware, provenance, source_commit, spoken_time
+from ctrlib.notebook import hardware, provenance, spoken_time
+from ctrlib.source import source_commit
 
 CPU = {"processor": "Fast *CPU* <b>9</b>", "device": "cpu", "torch": "2.13.0"}
 GPU = {"processor": "Fast CPU", "device": "NVIDIA H100", "torch": "2.13.0+cu130"}
@@ -74,7 +75,7 @@ def test_version_is_the_commit_of_the_project_itself(tmp_path: Path, monkeypatch
     inside = tmp_path / "inside"
     inside.mkdir()
     (tmp_path / "file").write_text("1")
-    monkeypatch.setattr(notebook, "project_root", lambda: tmp_path)
+    monkeypatch.setattr(source, "project_root", lambda: tmp_path)
     assert source_commit() == ""
     git("init", "-q")
     git("add", ".")
@@ -84,5 +85,5 @@ def test_version_is_the_commit_of_the_project_itself(tmp_path: Path, monkeypatch
     assert source_commit() == commit
     (tmp_path / "file").write_text("2")
     assert source_commit() == commit + "+"
-    monkeypatch.setattr(notebook, "project_root", lambda: inside)  # within somebody else's repository
+    monkeypatch.setattr(source, "project_root", lambda: inside)  # within somebody else's repository
     assert source_commit() == ""

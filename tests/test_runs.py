@@ -88,7 +88,9 @@ def test_a_record_says_what_was_measured(store) -> None:
         assert test["logloss"] == pytest.approx(metrics.logloss(labels, p), rel=1e-9)
         assert test["calibration"] == pytest.approx(p.mean() / labels.mean())
     assert record.content["rows"] == {"train": 330, "valid": 200, "test": 150}
-    assert {"python", "torch", "numpy", "device", "threads"} <= set(record.content["environment"])
+    assert {"python", "torch", "numpy", "device", "instructions", "threads", "commit"} <= set(
+        record.content["environment"]
+    )
     assert record.seconds > 0
 
 

@@ -1,5 +1,6 @@
 """``ctrlib runs``: what is in the run store."""
 
+import contextlib
 from pathlib import Path
 from typing import Annotated
 
@@ -85,6 +86,10 @@ def runs_show(
 @runs_app.command("verify")
 def runs_verify(
     runs: Annotated[list[str] | None, typer.Argument(help="Fingerprints; all runs if none is given.")] = None,
+    recompute: Annotated[
+        int | None, typer.Option(min=1, help="Instead train so many recorded runs again, and compare.", metavar="N")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Which runs --recompute draws.")] = 0,
     store: Store = None,
 ) -> None:
     """Check every file of every run, and the state of every unfinished training, against its checksum.
@@ -93,7 +98,14 @@ def runs_verify(
     a training whose state is damaged starts from its beginning; a run of another ctrlib is left as it is.
 
     [dim]ctrlib runs verify[/dim]
+
+    [dim]ctrlib runs verify --recompute 3[/dim]     do published numbers come out again? Cheap runs, drawn by --seed;
+    bit for bit on a machine of the same kind, within a tolerance elsewhere; where none are published, the store's
     """
+    if recompute is not None:
+        if runs:
+            raise typer.BadParameter("give fingerprints or --recompute, not both", param_hint="--recompute")
+        return recompute_runs(recompute, seed, open_store(store), published=store is None)
     from rich.progress import track
 
     from ctrlib.errors import UserError
@@ -118,6 +130,32 @@ def runs_verify(
     trainings = f", {len(states)} unfinished trainings" if states else ""
     typer.echo(f"{len(names)} runs{trainings} checked, {len(damaged)} damaged, {len(other)} that cannot be used")
     if damaged or other:
+        raise typer.Exit(1)
+
+
+def recompute_runs(count: int, seed: int, found, published: bool) -> None:
+    """Train recorded runs again and say for each whether it matches; exit code 1 if one does not."""
+    from ctrlib.errors import UserError
+    from ctrlib.recompute import recompute
+    from ctrlib.results import committed_results
+
+    contents = committed_results().runs if published else {}
+    where = "published"
+    if not contents:
+        where = f"in {found.root}"
+        for name in found.fingerprints():
+            with contextlib.suppress(UserError):  # `verify` without --recompute names what is damaged
+                contents[name] = found.open(name).content
+    if not contents:
+        raise UserError(f"no runs are published, and none are in {found.root}; `ctrlib study` trains some")
+    say(f"{len(contents):,} runs {where}; computing {count} of them again, drawn by seed {seed}")
+    matches = []
+    with reporting("training") as tell:
+        for one in recompute(contents, count, seed, tell):
+            matches.append(one.matches)
+            say(str(one))
+    say(f"{sum(matches)} of {len(matches)} match")
+    if not all(matches):
         raise typer.Exit(1)
 
 
