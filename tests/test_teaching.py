@@ -10,6 +10,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from test_browser import BROWSER, DESK, browse  # noqa: F401 (a fixture)
 
 from ctrlib.errors import UserError
 from ctrlib.slides import SOURCE, VENDOR, ExecutedPages, arrange, slide_type, to_html, write_slides
@@ -113,6 +114,25 @@ def test_slides_of_the_book_need_no_network_and_lie_where_the_guide_says(tiny_st
     assert "{glue" not in slides.read_text(encoding="utf-8")
     guide = (built_book / "book" / "teach.html").read_text(encoding="utf-8")
     assert 'href="../_static/slides/lesson.html"' in guide
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no Chromium or Chrome on this machine: the slides were not shown")
+def test_every_slide_fits_and_nothing_is_missed_offline(built_book, browse):  # noqa: F811
+    """Shown one after the other with the network cut off: no error, and nothing runs over the edge of a slide."""
+    size = "[s.querySelector('h1, h2').textContent, s.scrollWidth, s.scrollHeight]"
+
+    async def task(tab):
+        await tab.open(built_book / "_static" / "slides" / "lesson.html", DESK)
+        seen = []
+        for _ in range(await tab.evaluate("Reveal.getTotalSlides()")):
+            seen.append(await tab.evaluate(f"(s => {size})(Reveal.getCurrentSlide())"))
+            await tab.evaluate("(() => { do { Reveal.next() } while (Reveal.availableFragments().prev) })()")
+        return seen, await tab.evaluate("[Reveal.getConfig().width, Reveal.getConfig().height]"), tab.problems
+
+    seen, (width, height), problems = browse(task)
+    assert problems == []
+    assert len({title for title, *_ in seen}) == sum(slide_type(cell) in ("slide", "subslide") for cell in CELLS)
+    assert not [one for one in seen if one[1] > width or one[2] > height]
 
 
 def test_slides_alone_bring_what_they_need(tiny_study, tmp_path):
