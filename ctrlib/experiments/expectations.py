@@ -11,7 +11,7 @@ import pandas as pd
 
 from ctrlib.experiments.finetuning import HEADLINE
 from ctrlib.experiments.tables import differences, mean_over
-from ctrlib.experiments.verdicts import NEGLIGIBLE, judge, over_groups
+from ctrlib.experiments.verdicts import NEGLIGIBLE, in_columns, judge, over_groups
 from ctrlib.statistics import PairedDifference
 
 WEAK, STRONG = 1.0, 20.0  # the paper's weight, and the one that a competition's runner-up used
@@ -86,10 +86,7 @@ def outcome_table(outcomes: list[Outcome]) -> pd.DataFrame:
             "expectation": f"{one.expectation}: {EXPECTED[one.expectation]}",
             "protocol": one.protocol,
             "measured": one.measured,
-            "mean": one.found.mean,
-            "low": one.found.low,
-            "high": one.found.high,
-            "groups": one.found.groups,
+            **in_columns(one.found),
             "verdict": one.verdict,
         }
         for one in sorted(outcomes, key=lambda one: one.expectation)

@@ -119,6 +119,11 @@ def _finding(
     return Finding(list(PAPER)[number], protocol, measured, found, judge(found, claims_nothing))
 
 
+def in_columns(found: PairedDifference) -> dict[str, float]:
+    """What a table of verdicts shows of a difference."""
+    return {"mean": found.mean, "low": found.low, "high": found.high, "groups": found.groups}
+
+
 def verdict_table(findings: list[Finding]) -> pd.DataFrame:
     """One row per claim and protocol: the claim, what the paper reports, what was measured, interval, verdict."""
     return pd.DataFrame(
@@ -128,10 +133,7 @@ def verdict_table(findings: list[Finding]) -> pd.DataFrame:
                 "paper": PAPER[one.claim],
                 "protocol": one.protocol,
                 "measured": one.measured,
-                "mean": one.found.mean,
-                "low": one.found.low,
-                "high": one.found.high,
-                "groups": one.found.groups,
+                **in_columns(one.found),
                 "verdict": one.verdict,
             }
             for one in findings
