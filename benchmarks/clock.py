@@ -1,5 +1,6 @@
 """Measuring inside a child process: time per training step, peak memory."""
 
+import gc
 import resource
 import sys
 import threading
@@ -23,6 +24,10 @@ class StepClock:
         self.stamps: list[float] = []
         self._wait = torch.cuda.synchronize if torch.cuda.is_available() else lambda: None
         self._hook = register_optimizer_step_post_hook(self._note)
+
+    def close(self) -> None:
+        """Note nothing more."""
+        self._hook.remove()
 
     def _note(self, *_) -> None:
         self._wait()
@@ -48,11 +53,23 @@ def peak_mb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
 
 
-def gpu_peak_mb() -> float | None:
-    """The most memory that torch has held on the current GPU, MB; None without one."""
+def fresh_device() -> None:
+    """What an earlier job left behind does not count for the next one in the same process."""
     import torch
 
-    return torch.cuda.max_memory_allocated() / 1e6 if torch.cuda.is_available() else None
+    gc.collect()
+    torch.set_float32_matmul_precision("highest")
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+
+
+def peak_of(device: str) -> dict[str, float]:
+    """``peak_mb`` of a job on a GPU: the most memory that torch has held there, MB; nothing on a CPU."""
+    import torch
+
+    return {} if device == "cpu" else {"peak_mb": round(torch.cuda.max_memory_allocated(device) / 1e6, 1)}
 
 
 def best_seconds(work, repeats: int = 3, at_least: float = 0.1) -> float:

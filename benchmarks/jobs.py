@@ -28,7 +28,7 @@ def train(
     """A peer's time per step: one epoch of ``warm`` + ``steps`` batches, the first ones left out."""
     import torch
 
-    from benchmarks.clock import StepClock, gpu_peak_mb
+    from benchmarks.clock import StepClock, peak_of
     from benchmarks.peers import fit
     from benchmarks.table import load
 
@@ -36,11 +36,12 @@ def train(
     rows = load(Path(table)).head((warm + steps) * batch)
     clock = StepClock()
     model = fit(library, architecture, rows, batch, device)
+    clock.close()
     value = clock.seconds_per_step(warm)
     parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
     steps_taken = [round(b - a, 5) for a, b in pairwise(clock.stamps)]
-    detail = {"parameters": parameters, "steps": steps_taken, "gpu_peak_mb": gpu_peak_mb()}
-    return {"value": value, "unit": "s/step", "detail": detail}
+    detail = {"parameters": parameters, "steps": steps_taken}
+    return {"value": value, "unit": "s/step", "detail": detail, **peak_of(device)}
 
 
 def cohort(
@@ -58,7 +59,7 @@ def cohort(
     import torch
 
     from benchmarks import cohort
-    from benchmarks.clock import gpu_peak_mb
+    from benchmarks.clock import peak_of
     from benchmarks.table import load
 
     torch.set_num_threads(1)
@@ -67,8 +68,8 @@ def cohort(
     rows = cohort.dataset(load(Path(table)), steps * batch)
     run = cohort.run(architecture, members, epochs + 2, batch, **settings)
     value, each = cohort.seconds_per_step(run, rows, device, threads=cores)
-    detail = {"epochs": [round(s, 5) for s in each], "gpu_peak_mb": gpu_peak_mb()}
-    return {"value": value, "unit": "s/step", "detail": detail}
+    detail = {"epochs": [round(s, 5) for s in each]}
+    return {"value": value, "unit": "s/step", "detail": detail, **peak_of(device)}
 
 
 def stream(cores: int, rows: int) -> dict:
@@ -256,8 +257,8 @@ def workers(cores: int, team: str, workers: int, runs: int, rows: int, epochs: i
     return {"value": overhead, "unit": "ms/run", "peak_mb": None, "detail": detail}
 
 
-def precision_auc(cores: int, seed: int, train_rows: int) -> dict:
-    """Test AUC of a DeepFM with bf16 operands minus that of the same training in fp32."""
+def precision_auc(cores: int, seed: int, train_rows: int, precision: str = "bf16", device: str = "cpu") -> dict:
+    """Test AUC of a DeepFM trained with fewer digits in its products minus that of the same training in fp32."""
     import torch
 
     from benchmarks import cohort
@@ -270,12 +271,12 @@ def precision_auc(cores: int, seed: int, train_rows: int) -> dict:
     data = data_settings("synthetic", 0, SyntheticSettings(train_rows=train_rows))
     rows = load_data(data)
     scores = {}
-    for precision in ("fp32", "bf16"):
-        run = cohort.run("DeepFM", 1, epochs=2, batch=1000, precision=precision, hidden_units=(128, 128))
+    for digits in ("fp32", precision):
+        run = cohort.run("DeepFM", 1, epochs=2, batch=1000, precision=digits, hidden_units=(128, 128))
         member = run.members[0].model_copy(update={"init_seed": seed, "order_seed": seed})
-        trained = train(run.model_copy(update={"data": data, "members": (member,)}), rows, device="cpu")
-        scores[precision] = auc(rows.test.labels, trained.test_logits[0])
-    return {"value": scores["bf16"] - scores["fp32"], "unit": "AUC", "detail": scores}
+        trained = train(run.model_copy(update={"data": data, "members": (member,)}), rows, device=device)
+        scores[digits] = auc(rows.test.labels, trained.test_logits[0])
+    return {"value": scores[precision] - scores["fp32"], "unit": "AUC", "detail": scores}
 
 
 def auc_members(cores: int, implementation: str, rows: int, members: int, seed: int = 0) -> dict:
@@ -363,3 +364,19 @@ def nothing(cores: int, error: str = "") -> dict:
         raise ValueError(error)
     there = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
     return {"value": float(cores), "unit": "cores", "detail": {"cores": there}}
+
+
+def turns(cores: int, orders: list[tuple[str, dict]]) -> dict:
+    """The answers of several jobs, ``[name, arguments]``, that this process does one after the other."""
+    from benchmarks.clock import fresh_device
+
+    answers = []
+    for name, arguments in orders:
+        fresh_device()
+        began = time.perf_counter()
+        try:
+            answer = globals()[name](cores, **arguments)
+        except Exception as error:
+            answer = {"error": f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"}
+        answers.append({**answer, "seconds": round(time.perf_counter() - began, 2)})
+    return {"turns": answers}

@@ -24,13 +24,24 @@ def describe() -> dict:
         "memory_gb": round(psutil.virtual_memory().total / 1e9, 1),
         "vector_instructions": torch.backends.cpu.get_cpu_capability(),
         "gpu": torch.cuda.get_device_name(0) if torch.cuda.is_available() else None,
+        "gpu_driver": gpu_driver() if torch.cuda.is_available() else None,
         "system": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
         "versions": {name: installed(name) for name in (*PACKAGES, *PEERS)},
-        "commit": git("rev-parse", "HEAD"),
+        "commit": git("rev-parse", "HEAD") or os.environ.get("CTRLIB_COMMIT"),
         "uncommitted_changes": bool(git("status", "--porcelain", "--untracked-files=no")),
         "load_at_start": [round(load, 2) for load in os.getloadavg()],
     }
+
+
+def gpu_driver() -> str | None:
+    """The version of the GPU's driver, as its own tool says it."""
+    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=30)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.split()[0] if done.stdout.strip() else None
 
 
 def processor() -> str:

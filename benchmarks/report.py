@@ -40,10 +40,14 @@ def load(path: str | Path) -> Report:
     return tables(json.loads(Path(path).read_text(encoding="utf-8")))
 
 
-def latest(folder: str | Path | None = None) -> Path | None:
-    """The newest result file of a whole run (not a quick one) in ``folder``, by its name, or None."""
+def latest(folder: str | Path | None = None, gpu: bool = False) -> Path | None:
+    """The newest result file of a whole run (not a quick one) in ``folder``, by its name, or None.
+
+    Those of machines with a GPU, whose names end in ``-gpu``, are a series of their own.
+    """
     folder = Path(folder or Path(__file__).parent / "results")
     found = sorted(path for path in folder.glob("*.json") if "quick" not in path.name)
+    found = [path for path in found if path.stem.endswith("-gpu") == gpu]
     return found[-1] if found else None
 
 
@@ -215,15 +219,20 @@ def workers_rows(book: Book) -> list[list]:
 def precision_rows(book: Book) -> list[list]:
     """What bf16 gains in time and changes in AUC."""
     full, half = (book.values("precision", "DeepFM", kind) for kind in ("fp32", "bf16"))
-    change = book.values("precision", "AUC", "bf16 - fp32")
     rows = []
     if len(half):
         rows.append(row_of("precision", "DeepFM: fp32 / bf16 time", full / half))
-    if len(change):
-        what = "DeepFM: largest AUC difference bf16 - fp32 over seeds"
-        note = f"mean {change.mean():+.1e}; low and high are signed"
-        rows.append(row_of("precision", what, change, note=note, value=float(change.abs().max())))
-    return rows
+    return rows + auc_change(book, "precision", "bf16 - fp32")
+
+
+def auc_change(book: Book, suite: str, what: str) -> list[list]:
+    """The largest AUC difference that fewer digits make, over seeds; no row where it was not measured."""
+    change = book.values(suite, "AUC", what)
+    if not len(change):
+        return []
+    note = f"mean {change.mean():+.1e}; low and high are signed"
+    title = f"DeepFM: largest AUC difference {what} over seeds"
+    return [row_of(suite, title, change, note=note, value=float(change.abs().max()))]
 
 
 def auc_rows(book: Book) -> list[list]:
@@ -328,6 +337,11 @@ def spread_out(every: list[dict]) -> list[dict]:
     return rows
 
 
+def gpu_floor(book: Book, architecture: str, path: str) -> float:
+    """The floor of one model's step on the GPU, seconds; NaN where its rates were not measured."""
+    return floor_seconds(book, "gpu", architecture, (path,), codes=sizes.GPU_CODES)[0]
+
+
 def gpu_rows(book: Book) -> list[list]:
     """Four models by ctrlib against four trainings by DeepCTR-Torch, and against the GPU's floor."""
     rows = []
@@ -338,11 +352,13 @@ def gpu_rows(book: Book) -> list[list]:
             if own.empty:
                 continue
             suffix = "" if path == "fp32" else f" ({path})"
-            rows.append(row_of("gpu", f"{architecture}: K=4 speed / DeepCTR-Torch{suffix}", 4 * peer / own))
-            rows.append(row_of("gpu", f"{architecture}: K=4 milliseconds per step{suffix}", 1000 * own))
-            floor, _ = floor_seconds(book, "gpu", architecture, (path,), codes=1_000_000)
-            rows.append(row_of("gpu", f"{architecture}: K=4 time / floor{suffix}", own / (4 * floor)))
-    return rows
+            peak, floor = book.peak("gpu", architecture, own_name), 4 * gpu_floor(book, architecture, path)
+            note = f"peak memory of one DeepCTR-Torch {book.peak('gpu', architecture, 'deepctr-torch'):,.0f} MB"
+            rows.append(row_of("gpu", f"{architecture}: K=4 speed / DeepCTR-Torch{suffix}", 4 * peer / own, peak, note))
+            note = f"floor of this GPU {1000 * floor:.2f} ms"
+            rows.append(row_of("gpu", f"{architecture}: K=4 milliseconds per step{suffix}", 1000 * own, peak, note))
+            rows.append(row_of("gpu", f"{architecture}: K=4 time / floor{suffix}", own / floor))
+    return rows + auc_change(book, "gpu", "tf32 - fp32")
 
 
 ROWS = {

@@ -3,7 +3,7 @@
 import json
 import tempfile
 import time
-from dataclasses import asdict
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -102,15 +102,13 @@ def measure(suite: str, group: Group, content: dict, path: Path) -> None:
     content["skipped"] += [
         {"suite": suite, "what": what, "who": who, "reason": reason} for what, who, reason in group.skipped
     ]
-    given_up: set[tuple[str, str]] = set()
+    contenders = list(group.contenders)
     for repeat in range(group.repeats):
-        for contender in group.contenders:
-            name = (contender.what, contender.who)
-            if name in given_up:
-                continue
-            found = {"suite": suite, **once(contender, repeat)}
+        turns = together(list(contenders), repeat, group.together) if group.together else None
+        for contender in list(contenders):
+            found = {"suite": suite, **(next(turns) if turns else once(contender, repeat))}
             if "error" in found and repeat == 0:
-                given_up.add(name)  # what cannot run at first is not tried again and again
+                contenders.remove(contender)  # what cannot run at first is not tried again and again
             content["measurements"].append(found)
             write(content, path)
             progress(found, group.repeats)
@@ -118,13 +116,26 @@ def measure(suite: str, group: Group, content: dict, path: Path) -> None:
 
 def once(contender: Contender, repeat: int) -> dict:
     """One measurement of one contender."""
-    extra = contender.by_repeat(repeat) if contender.by_repeat else {}
-    arguments = {**contender.arguments, **extra}
-    started = now()
-    found = run_child(contender.job, arguments, contender.cores)
-    about = {key: value for key, value in asdict(contender).items() if key in ("what", "who", "job")}
+    started, arguments = now(), contender.at(repeat)
+    return about(contender, arguments, repeat, started, run_child(contender.job, arguments, contender.cores))
+
+
+def together(contenders: list[Contender], repeat: int, cores: int) -> Iterator[dict]:
+    """One measurement of each contender, all of them by one process, one after the other."""
+    started, work = now(), [contender.at(repeat) for contender in contenders]
+    orders = [[contender.job, arguments] for contender, arguments in zip(contenders, work, strict=True)]
+    shared = run_child("turns", {"orders": orders}, cores)
+    shared.pop("peak_mb", None)  # of the process; each has its own
+    answers = shared.pop("turns", None) or [{} for _ in contenders]
+    for contender, arguments, answer in zip(contenders, work, answers, strict=True):
+        yield about(contender, arguments, repeat, started, {**shared, **answer})
+
+
+def about(contender: Contender, arguments: dict, repeat: int, started: str, found: dict) -> dict:
+    """What was measured and what came out, as it is written down."""
+    names = {"what": contender.what, "who": contender.who, "job": contender.job}
     sizes = {key: value for key, value in arguments.items() if key != "table"}
-    return {**about, "arguments": sizes, "repeat": repeat, "started": started, **found}
+    return {**names, "arguments": sizes, "repeat": repeat, "started": started, **found}
 
 
 def progress(found: dict, repeats: int) -> None:

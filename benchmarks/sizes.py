@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 FIELDS, CODES, EMBEDDING, HIDDEN, BATCH = 39, 300_000, 16, (400, 400, 400), 4000
+GPU_CODES = 1_000_000  # as many as the whole of Criteo has
 LEARNING_RATE = 1e-3
 CROSS_LAYERS = 3
 BILINEAR = "field_each"  # what the peers offer under one name or another

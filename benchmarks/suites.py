@@ -26,13 +26,21 @@ class Contender:
     cores: int = 1
     by_repeat: Callable[[int], dict] | None = None  # arguments that change from repeat to repeat
 
+    def at(self, repeat: int) -> dict:
+        """The job's arguments in one repeat."""
+        return {**self.arguments, **(self.by_repeat(repeat) if self.by_repeat else {})}
+
 
 @dataclass
 class Group:
-    """Contenders that take turns, ``repeats`` times; ``skipped`` holds (what, who, reason)."""
+    """Contenders that take turns, ``repeats`` times; ``skipped`` holds (what, who, reason).
+
+    Each measurement is a process of its own, or with ``together`` each repeat is: a GPU takes seconds to get ready.
+    """
 
     contenders: list[Contender]
     repeats: int = REPEATS
+    together: int = 0  # cores of the common process
     skipped: list[tuple[str, str, str]] = field(default_factory=list)
 
 
@@ -188,29 +196,30 @@ def stream(quick: bool, folder: Path) -> list[Group]:
 
 
 def gpu(quick: bool, folder: Path) -> list[Group]:
-    """K=4 on a GPU with a million codes: ctrlib against four trainings by DeepCTR-Torch, and the GPU's own floor."""
+    """K=4 on a GPU with a million codes: ctrlib against four trainings by DeepCTR-Torch, and the GPU's own floor; what
+    fewer digits change in AUC. One group, so that whatever has to stop early leaves whole repeats of everything."""
     import torch
 
     if not torch.cuda.is_available():
         return [Group([], skipped=[("gpu", "all", "no GPU here: not measured")])]
     steps = 5 if quick else 50
     repeats = 1 if quick else REPEATS
-    place = stored_table(folder, (2 * steps + 10) * sizes.BATCH, 1_000_000)
+    place = stored_table(folder, (2 * steps + 10) * sizes.BATCH, sizes.GPU_CODES)
     kinds = {"fp32": "highest", "TF32": "high", "bf16": "bf16"}
-    floors = [
+    contenders = [
         Contender("products", name, "products", {"precision": kind, "device": "cuda"}) for name, kind in kinds.items()
     ]
-    floors.append(Contender("bandwidth", "memory", "bandwidth", {"device": "cuda"}))
-    groups = [Group(floors, repeats)]
+    contenders.append(Contender("bandwidth", "memory", "bandwidth", {"device": "cuda"}))
     for architecture in sizes.ARCHITECTURES:
         shared = {"architecture": architecture, "table": place, "device": "cuda"}
         peer = {**shared, "library": "deepctr-torch", "steps": 2 * steps, "warm": 10, "device": "cuda:0"}
         own = {**shared, "members": 4, "steps": steps, "epochs": 2}
-        contenders = [Contender(architecture, "deepctr-torch", "train", peer)]
+        contenders.append(Contender(architecture, "deepctr-torch", "train", peer))
         contenders.append(Contender(architecture, "ctrlib K=4", "cohort", own))
         contenders.append(Contender(architecture, "ctrlib K=4 TF32", "cohort", {**own, "precision": "tf32"}))
-        groups.append(Group(contenders, repeats))
-    return groups
+    work = {"train_rows": 4000 if quick else 1_000_000, "device": "cuda", "precision": "tf32"}
+    contenders.append(Contender("AUC", "tf32 - fp32", "precision_auc", work, by_repeat=lambda r: {"seed": r}))
+    return [Group(contenders, repeats, together=4)]
 
 
 SUITES: dict[str, Callable[[bool, Path], list[Group]]] = {

@@ -247,6 +247,7 @@ class StudyParameters(Settings):
     rows: int = Field(default=100_000, ge=100, description="training rows of the synthetic data")
     valid_rows: int = Field(default=20_000, ge=100, description="validation rows of the synthetic data")
     test_rows: int = Field(default=50_000, ge=100, description="test rows of the synthetic data")
+    fields: int = Field(default=10, ge=3, le=200, description="fields of the synthetic data")
     largest_field: int = Field(default=300, ge=4, le=1_000_000, description="ids of the synthetic data's largest field")
     logit_sd: float = Field(default=1.5, gt=0, le=10, description="spread of the synthetic data's true logit")
     architecture: str = Field(

@@ -92,6 +92,7 @@ class GraphStep:
 
     Args:
         step: the step to record.
+        rows: of the batches to record, whichever batch comes first.
         state: gives every tensor that a step changes (weights, buffers, Adam's state); the warm-up steps that a
             recording needs are undone in them.
         generators: what a step draws from; seeded by the caller before each step.
@@ -102,21 +103,22 @@ class GraphStep:
     def __init__(
         self,
         step: Step,
+        rows: int,
         state: Callable[[], list[Tensor]],
         generators: list[torch.Generator],
         new_graph: Callable[[], Graph],
         warm_up: Callable[[Callable[[], None]], None],
     ) -> None:
-        self._step, self._state, self._generators = step, state, generators
+        self._step, self._rows, self._state, self._generators = step, rows, state, generators
         self._new_graph, self._warm_up = new_graph, warm_up
         self._inputs: tuple[Tensor, Tensor, Tensor | None] | None = None
         self._recorded: dict[bool, tuple[Graph, Tensor]] = {}
 
     def __call__(self, ids: Tensor, labels: Tensor, coupled: bool, shuffle: Tensor | None) -> Tensor:
+        if len(ids) != self._rows:
+            return self._step(ids, labels, coupled, shuffle)
         if self._inputs is None:
             self._inputs = (ids.clone(), labels.clone(), None if shuffle is None else shuffle.clone())
-        if len(ids) != len(self._inputs[0]):
-            return self._step(ids, labels, coupled, shuffle)
         for buffer, value in zip(self._inputs, (ids, labels, shuffle), strict=True):
             if buffer is not None:
                 buffer.copy_(value)

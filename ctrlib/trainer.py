@@ -240,6 +240,7 @@ def graph_step(group: Group) -> Step:
     generators = [trainee.dropout_generator for trainee in group.trainees]
     return GraphStep(
         eager_step(group),
+        rows=group.recipe.batch_size,
         state=lambda: changing_tensors(group.trainees),
         generators=generators,
         new_graph=lambda: CudaGraph(generators),

@@ -29,6 +29,7 @@ class Recording:
 def recorded_step(group: trainer.Group) -> GraphStep:
     return GraphStep(
         lambda *batch: trainer.train_step(group, *batch),
+        rows=group.recipe.batch_size,
         state=lambda: trainer.changing_tensors(group.trainees),
         generators=[trainee.dropout_generator for trainee in group.trainees],
         new_graph=Recording,
@@ -126,6 +127,8 @@ def test_a_graph_is_recorded_once_for_each_side_of_the_start() -> None:
     step = recorded_step(group)
     step._new_graph = Counted
     ids = torch.from_numpy(rows().train.ids.astype(np.int64))
+    step(ids[:7], torch.zeros(7), True, None)  # a training that goes on at the short end of an epoch
+    assert not made
     for coupled in (False, False, True, True, False):
         step(ids[:50], torch.zeros(50), coupled, None)
     step(ids[:7], torch.zeros(7), True, None)  # another size: by the plain step

@@ -44,6 +44,7 @@ EXPERIMENTS: dict[str, Experiment] = {
     "where_it_ends": controls.where_it_ends,
     "real_criteo": controls.real_clicks,
     "real_frappe": controls.real_clicks,
+    "at_criteos_size": finetuning.at_criteos_size,
 }
 
 OF_OTHERS = {

@@ -79,7 +79,7 @@ def synthetic_settings(p: StudyParameters) -> SyntheticSettings | None:
     """The embedded data at the size and noise asked for; None for a prepared data set."""
     if p.dataset != "synthetic":
         return None
-    names = ("valid_rows", "test_rows", "largest_field", "logit_sd")
+    names = ("valid_rows", "test_rows", "fields", "largest_field", "logit_sd")
     return SyntheticSettings(train_rows=p.rows, **{name: getattr(p, name) for name in names})
 
 

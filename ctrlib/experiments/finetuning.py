@@ -62,6 +62,28 @@ def finetune_mutually(p: StudyParameters, seed: int, protocol: Protocol) -> list
     return arms
 
 
+def at_criteos_size(p: StudyParameters, seed: int, protocol: Protocol) -> list[Arm]:
+    """The headline comparison and the same from scratch, at each weight of the peers, for each architecture."""
+    arms = []
+    for architecture in p.architectures:
+        names, factors = [architecture] * p.instances, {"protocol": protocol, "architecture": architecture}
+        pretrained = pretraining(p, seed, protocol, names)
+        train = recipe(p, protocol, p.finetune_epochs)
+        scratch = from_scratch(p, seed, protocol, names, None)
+        arms += [
+            Arm("checkpoint", seed, tuple(pretrained), factors),
+            Arm("solo", seed, tuple(continuation(pretrained, train)), factors),
+            Arm("solo from scratch", seed, tuple(scratch), factors),
+        ]
+        for weight in p.mutual_weights:
+            coupling, varied = group_coupling(p, p.instances, complete(p.instances, weight)), {"weight": weight}
+            together = mutual_finetuning(pretrained, coupling, train)
+            arms.append(Arm("mutual", seed, tuple(together), {**factors, **varied}))
+            together = from_scratch(p, seed, protocol, names, coupling)
+            arms.append(Arm("mutual from scratch", seed, tuple(together), {**factors, **varied}))
+    return arms
+
+
 def is_it_noise(p: StudyParameters, seed: int, protocol: Protocol) -> list[Arm]:
     """The comparison of the headline alone, for many groups, and the checkpoints before it."""
     pretrained = pretraining(p, seed, protocol, instances(p))

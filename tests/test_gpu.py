@@ -1,0 +1,127 @@
+"""On a GPU: the graph against the plain path, the GPU against the CPU, rows that do not fit. Skipped without one."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from small import make_run, member, rows
+from test_resume import Cut, CutAfter
+
+from ctrlib import trainer
+from ctrlib.config import Run
+from ctrlib.coupling import complete, independent_groups
+from ctrlib.data import rows as rows_module
+from ctrlib.metrics import auc
+from ctrlib.models import MODELS
+from ctrlib.trainer import Trained
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+NOISY = {"dropout": 0.3, "batch_norm": True}
+EPOCHS = 30  # of seven steps, the last of them short
+
+
+def on_gpu(run: Run, **more) -> Trained:
+    return trainer.train(run, rows(), device="cuda", **more)
+
+
+def plain(run: Run, monkeypatch, **more) -> Trained:
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer, "graph_step", trainer.eager_step)
+        return on_gpu(run, **more)
+
+
+def assert_close(a: Trained, b: Trained, rtol: float = 1e-5) -> None:
+    """Losses of every epoch and member; the predictions to three digits more than they are shown with."""
+    assert len(a.history) == len(b.history)
+    for mine, other in zip(a.history, b.history, strict=True):
+        assert (mine["epoch"], mine["member"]) == (other["epoch"], other["member"])
+        for name in ("click_loss", "peer_loss"):
+            assert mine[name] == pytest.approx(other[name], rel=rtol, abs=1e-7)
+    np.testing.assert_allclose(a.test_logits, b.test_logits, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("architecture", list(MODELS))
+def test_graph_and_plain_path_give_the_same_losses(architecture: str, monkeypatch) -> None:
+    """210 steps of three coupled models."""
+    run = make_run([member(n, architecture=architecture) for n in (1, 2, 3)], complete(3), epochs=EPOCHS)
+    assert_close(on_gpu(run), plain(run, monkeypatch))
+
+
+@pytest.mark.parametrize(
+    "coupling",
+    [
+        {},
+        {"start": 0.3},
+        {"target": "shuffled"},
+        {"target": "joint", "form": "kl"},
+        {"target": "ensemble"},
+        {"peer_weighting": "adaptive", "teacher_weight": 1.0},
+    ],
+)
+def test_every_coupling_in_a_graph(coupling: dict, monkeypatch) -> None:
+    """Dropout, batch norm, two groups and a falling learning rate."""
+    members = [member(n, **NOISY) for n in (1, 2, 3)]
+    weights = independent_groups([complete(2), complete(1)])
+    run = make_run(members, weights, coupling=coupling, epochs=EPOCHS, patience=40, plateau_factor=0.5)
+    assert_close(on_gpu(run), plain(run, monkeypatch))
+
+
+@pytest.mark.parametrize("recipe", [{"averaging": "ema", "averaging_decay": 0.9}, {"embedding_l2": 1e-4}])
+def test_averages_and_decay_in_a_graph(recipe: dict, monkeypatch) -> None:
+    run = make_run([member(1), member(2)], complete(2), epochs=EPOCHS, **recipe)
+    assert_close(on_gpu(run), plain(run, monkeypatch))
+
+
+def test_a_shared_table_in_a_graph(monkeypatch) -> None:
+    run = make_run([member(1), member(2)], complete(2), epochs=EPOCHS, embeddings="shared")
+    assert_close(on_gpu(run), plain(run, monkeypatch))
+
+
+@pytest.mark.parametrize("architecture", list(MODELS))
+def test_gpu_and_cpu_train_the_same_model(architecture: str) -> None:
+    """Other orders of addition, so other last digits, and Adam makes more of them; not another result."""
+    run = make_run([member(n, architecture=architecture) for n in (1, 2)], complete(2), epochs=2)
+    here, there = trainer.train(run, rows(), device="cpu"), on_gpu(run)
+    for mine, other in zip(here.history, there.history, strict=True):
+        assert mine["click_loss"] == pytest.approx(other["click_loss"], rel=1e-4)
+    labels = rows().test.labels
+    for n in range(2):
+        assert auc(labels, here.test_logits[n]) == pytest.approx(auc(labels, there.test_logits[n]), abs=2e-3)
+
+
+def test_rows_that_do_not_fit_are_fetched_batch_by_batch(monkeypatch) -> None:
+    run = make_run([member(1), member(2)], complete(2), epochs=EPOCHS)
+    resident = on_gpu(run)
+    monkeypatch.setattr(rows_module, "fits", lambda *_: False)
+    assert_close(on_gpu(run), resident)
+
+
+@pytest.mark.parametrize("stride", [6, 7, 10])
+def test_a_training_cut_on_a_gpu_goes_on(stride: int, tmp_path: Path) -> None:
+    """Also at the short last batch of an epoch."""
+    run = make_run([member(n, **NOISY) for n in (1, 2)], complete(2), epochs=EPOCHS)
+    whole, cut = on_gpu(run), None
+    while cut is None:
+        try:
+            cut = on_gpu(run, checkpoints=CutAfter(tmp_path / "state", stride))
+        except Cut:
+            continue
+    assert_close(cut, whole)
+
+
+def test_kept_states_come_back_from_the_gpu() -> None:
+    run = make_run([member(1), member(2)], complete(2))
+    for state in on_gpu(run).states:
+        assert all(not tensor.is_cuda for tensor in state.values())
+
+
+def test_half_digits_train() -> None:
+    """tf32 and bf16 are choices; they may cost digits, not the training."""
+    labels = rows().test.labels
+    scores = {}
+    for precision in ("fp32", "tf32", "bf16"):
+        trained = on_gpu(make_run([member(1, hidden_units=(64, 64))], epochs=4, precision=precision))
+        scores[precision] = auc(labels, trained.test_logits[0])
+        assert np.isfinite(trained.test_logits).all()
+    assert max(scores.values()) - min(scores.values()) < 0.02
