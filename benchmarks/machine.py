@@ -28,7 +28,7 @@ def describe() -> dict:
         "system": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
         "versions": {name: installed(name) for name in (*PACKAGES, *PEERS)},
-        "commit": git("rev-parse", "HEAD") or os.environ.get("CTRLIB_COMMIT"),
+        "commit": os.environ.get("CTRLIB_COMMIT") or git("rev-parse", "HEAD"),
         "uncommitted_changes": bool(git("status", "--porcelain", "--untracked-files=no")),
         "load_at_start": [round(load, 2) for load in os.getloadavg()],
     }

@@ -157,8 +157,12 @@ def show_ratios(rows: pd.DataFrame) -> None:
     show_table(shown.replace({"nan": "", "nan to nan": ""}), numbers=rows)
 
 
-def benchmark_report(name: str = "") -> Any:
+def benchmark_report(name: str = "", gpu: bool = False) -> Any:
     """The tables of a file in ``benchmarks/results``, the newest whole one unless named.
+
+    Args:
+        name: of the file.
+        gpu: the newest of a machine with a GPU instead; None where there is none.
 
     Raises:
         UserError: no such file, or none at all.
@@ -170,7 +174,9 @@ def benchmark_report(name: str = "") -> Any:
     folder = project_root() / "benchmarks" / "results"
     if name and not (folder / name).is_file():
         raise unknown("benchmark", name, sorted(path.name for path in folder.glob("*.json")))
-    path = folder / name if name else latest(folder)
+    path = folder / name if name else latest(folder, gpu)
+    if path is None and gpu:
+        return None
     if path is None:
         raise UserError(f"{folder}: no record of a whole run; `make bench` makes one")
     return load(path)

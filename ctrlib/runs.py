@@ -372,6 +372,9 @@ class RunStore:
             dask: address of a scheduler, whose workers train instead, one run on each at a time.
             show: gets the lines of progress.
             whole: whether published records are not enough.
+
+        Raises:
+            UserError: the device does not have the precision that a run asks for; nothing was trained.
         """
         distinct = {run.fingerprint: run for run in runs}
         records = {name: record for name, run in distinct.items() if (record := self.find(run, whole))}
@@ -380,6 +383,8 @@ class RunStore:
         if missing or not whole:
             show(f"{len(distinct)} runs: {len(records)} in the store, {len(missing)} to train")
         if missing:
+            if not dask:
+                check_precision(missing, device)
             progress = Progress(len(missing), show)
             for run, found in self._train_all(missing, device, workers, dask, progress):
                 if isinstance(found, Record):
@@ -546,6 +551,20 @@ def data_settings(name: str, draw: int, synthetic: SyntheticSettings | None = No
         return Data(name=name, draw=draw, synthetic=synthetic, fingerprint=fingerprint(synthetic, draw))
     found = _load_cached(name, draw, None, str(data_root()))
     return Data(name=name, draw=draw, fingerprint=found.fingerprint)
+
+
+def check_precision(runs: Iterable[Run], device: str) -> None:
+    """Refuse runs whose precision the device does not have, before any of them takes time.
+
+    Raises:
+        UserError: tf32 without a GPU.
+    """
+    from ctrlib.machine import arithmetic
+    from ctrlib.trainer import resolve_device
+
+    for precision in {run.recipe.precision for run in runs}:
+        with arithmetic(precision, resolve_device(device)):
+            pass
 
 
 def load_data(data: Data):

@@ -16,7 +16,7 @@ from ctrlib.models import build_model, count_parameters
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # benchmarks/ is no installed package
 
-from benchmarks import process, report, sizes, suites, table, targets  # noqa: E402
+from benchmarks import process, report, run, sizes, suites, table, targets  # noqa: E402
 from benchmarks.clock import StepClock  # noqa: E402
 
 MACHINE = {"processor": "Some CPU", "cores": 2, "versions": {"torch": "2.13.0"}}
@@ -389,3 +389,53 @@ def test_every_cohort_finds_as_many_rows_as_it_asks_for(quick, monkeypatch, tmp_
         for group in suite(quick, tmp_path):
             for one in [one for one in group.contenders if one.job == "cohort"]:
                 assert one.arguments["steps"] * sizes.BATCH <= int(one.arguments["table"]), one
+
+
+def gpu_measurements() -> list[dict]:
+    """Two repeats on a GPU: rates for the floor, a peer, ctrlib in both precisions."""
+    rates = {name: 1e14 for name in sizes.ARCHITECTURES}
+    return [
+        *measurements("gpu", "products", "fp32", [1e14] * 2, detail=rates),
+        *measurements("gpu", "bandwidth", "memory", [4e12] * 2),
+        *measurements("gpu", "DeepFM", "deepctr-torch", [0.05, 0.06], peak=400.0),
+        *measurements("gpu", "DeepFM", "ctrlib K=4", [0.002, 0.002], peak=2500.0),
+        *measurements("gpu", "AUC", "tf32 - fp32", [-3e-4, 1e-4]),
+    ]
+
+
+def test_on_a_gpu_four_models_stand_beside_four_trainings_and_four_floors():
+    made = tables(gpu_measurements())
+    speed = row(made, "DeepFM: K=4 speed / DeepCTR-Torch")
+    assert (speed["low"], speed["high"], speed["peak_mb"]) == (pytest.approx(100), pytest.approx(120), 2500.0)
+    floor = sizes.cost("DeepFM", codes=sizes.GPU_CODES).floor_seconds(1e14, 4e12)
+    assert row(made, "DeepFM: K=4 time / floor")["value"] == pytest.approx(0.002 / (4 * floor))
+    assert f"{4000 * floor:.2f} ms" in row(made, "DeepFM: K=4 milliseconds per step")["note"]
+    assert row(made, "DeepFM: largest AUC difference tf32 - fp32 over seeds")["value"] == pytest.approx(3e-4)
+
+
+def test_the_newest_record_of_a_gpu_is_a_series_of_its_own(tmp_path: Path):
+    for name in ("2026-01-01-a-2-cores", "2026-01-03-b-16-cores-gpu", "2026-01-04-b-16-cores-gpu-quick"):
+        (tmp_path / f"{name}.json").write_text("{}")
+    assert report.latest(tmp_path).stem == "2026-01-01-a-2-cores"
+    assert report.latest(tmp_path, gpu=True).stem == "2026-01-03-b-16-cores-gpu"
+
+
+def test_one_process_a_repeat_measures_everybody_in_turn_and_gives_up_on_who_failed(tmp_path: Path):
+    group = suites.Group(
+        [
+            suites.Contender("a", "fine", "nothing"),
+            suites.Contender("b", "broken", "nothing", {"error": "it broke"}),
+            suites.Contender(
+                "c", "seeded", "start", {"what": "python"}, by_repeat=lambda repeat: {"tries": repeat + 1}
+            ),
+        ],
+        repeats=2,
+        together=1,
+    )
+    content = {"skipped": [], "measurements": []}
+    run.measure("gpu", group, content, tmp_path / "made.json")
+    found = [(one["what"], one["repeat"], "error" in one) for one in content["measurements"]]
+    assert found == [("a", 0, False), ("b", 0, True), ("c", 0, False), ("a", 1, False), ("c", 1, False)]
+    assert "it broke" in content["measurements"][1]["error"]
+    assert content["measurements"][-1]["arguments"]["tries"] == 2
+    assert json.loads((tmp_path / "made.json").read_text()) == content

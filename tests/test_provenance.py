@@ -75,6 +75,7 @@ def test_version_is_the_commit_of_the_project_itself(tmp_path: Path, monkeypatch
     inside = tmp_path / "inside"
     inside.mkdir()
     (tmp_path / "file").write_text("1")
+    monkeypatch.delenv("CTRLIB_COMMIT", raising=False)
     monkeypatch.setattr(source, "project_root", lambda: tmp_path)
     assert source_commit() == ""
     git("init", "-q")
@@ -87,3 +88,5 @@ def test_version_is_the_commit_of_the_project_itself(tmp_path: Path, monkeypatch
     assert source_commit() == commit + "+"
     monkeypatch.setattr(source, "project_root", lambda: inside)  # within somebody else's repository
     assert source_commit() == ""
+    monkeypatch.setenv("CTRLIB_COMMIT", "abc1234")  # a copy whose maker knows better
+    assert source_commit() == "abc1234"

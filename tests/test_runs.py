@@ -624,3 +624,24 @@ def test_a_long_training_gives_signs_of_life(store, capsys, monkeypatch) -> None
     here(store, [quick(epochs=3)])
     out = capsys.readouterr().out
     assert "[0/1] ... DeepFM solo from scratch, draw 0: epoch 2 of at most 3, validation AUC 0." in out
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU has tf32")
+def test_a_precision_that_is_not_here_is_refused_only_where_something_has_to_be_trained(tmp_path) -> None:
+    there, other = make_run(epochs=1), make_run([member(2)], epochs=1)
+    store = RunStore(tmp_path)
+    store.ensure([there])
+    record = tmp_path / there.fingerprint / "run.json"
+    content = json.loads(record.read_text())
+    content.pop("checksum")
+    content["run"]["recipe"]["precision"] = "tf32"  # as if a GPU had trained it
+    trained = Run.model_validate(content["run"])
+    content["fingerprint"] = trained.fingerprint
+    record.write_text(json.dumps({**content, "checksum": digest(content)}))
+    record.parent.rename(tmp_path / trained.fingerprint)
+    assert [one.fingerprint for one in store.ensure([trained])] == [trained.fingerprint]
+    recipe = other.recipe.model_copy(update={"precision": "tf32"})
+    with pytest.raises(UserError) as caught:
+        store.ensure([trained, other.model_copy(update={"recipe": recipe})])
+    assert "needs a GPU" in one_line(caught)
+    assert len(store.fingerprints()) == 1

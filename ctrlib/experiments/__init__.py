@@ -106,8 +106,10 @@ def checked_parameters(**parameters) -> StudyParameters:
     lists = ("architectures", "companions")
     spelled = {name: tuple(dict.fromkeys(map(architecture_name, getattr(p, name)))) for name in lists}
     p = p.model_copy(update={"architecture": architecture_name(p.architecture), **spelled})
-    with arithmetic(p.precision, resolve_device(p.device)):  # refuses what the device does not have
-        pass
+    place = resolve_device(p.device)
+    if p.device != "auto":  # where it is left open, published records may be all that is needed; training refuses too
+        with arithmetic(p.precision, place):  # refuses what the device does not have
+            pass
     rows = data_shape(group_settings(p, p.seeds[0]))[0]
     if p.batch_size > rows:
         raise UserError(f"batch_size={p.batch_size}: must be at most {rows}, the training rows of {p.dataset!r}")

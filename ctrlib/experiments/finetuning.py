@@ -63,24 +63,20 @@ def finetune_mutually(p: StudyParameters, seed: int, protocol: Protocol) -> list
 
 
 def at_criteos_size(p: StudyParameters, seed: int, protocol: Protocol) -> list[Arm]:
-    """The headline comparison and the same from scratch, at each weight of the peers, for each architecture."""
+    """The headline comparison at each weight of the peers, for each architecture."""
     arms = []
     for architecture in p.architectures:
         names, factors = [architecture] * p.instances, {"protocol": protocol, "architecture": architecture}
         pretrained = pretraining(p, seed, protocol, names)
         train = recipe(p, protocol, p.finetune_epochs)
-        scratch = from_scratch(p, seed, protocol, names, None)
         arms += [
             Arm("checkpoint", seed, tuple(pretrained), factors),
             Arm("solo", seed, tuple(continuation(pretrained, train)), factors),
-            Arm("solo from scratch", seed, tuple(scratch), factors),
         ]
         for weight in p.mutual_weights:
-            coupling, varied = group_coupling(p, p.instances, complete(p.instances, weight)), {"weight": weight}
+            coupling = group_coupling(p, p.instances, complete(p.instances, weight))
             together = mutual_finetuning(pretrained, coupling, train)
-            arms.append(Arm("mutual", seed, tuple(together), {**factors, **varied}))
-            together = from_scratch(p, seed, protocol, names, coupling)
-            arms.append(Arm("mutual from scratch", seed, tuple(together), {**factors, **varied}))
+            arms.append(Arm("mutual", seed, tuple(together), {**factors, "weight": weight}))
     return arms
 
 
