@@ -1,0 +1,212 @@
+"""What the pages say of the full runs, held against the committed records of those runs.
+
+Each page of an experiment has a section "What the full runs showed" in plain words. Whoever changes the words, or the
+records, hears here whether they still agree. Nothing is trained: what the records do not hold is an error.
+"""
+
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from ctrlib import runs
+from ctrlib.config import project_root
+from ctrlib.experiments import checked_parameters, planned_arms
+from ctrlib.experiments.arms import train_arms
+from ctrlib.experiments.inside import similarity
+from ctrlib.experiments.tables import compare, group_table
+from ctrlib.results import committed_results
+from ctrlib.runs import RunStore
+from ctrlib.study import declared_parameters, plan
+
+BOTH = ["equal_epochs", "own_end"]
+NOWHERE = Path("/nonexistent/records only")
+
+
+@cache
+def arms_of(number: str):
+    """Parameters, store and arms of a page, from the committed records alone."""
+    (job,) = plan(project_root(), "published", [number], {})
+    p = checked_parameters(**{**declared_parameters(job.source), **job.parameters})
+    store = RunStore(NOWHERE)
+    store.results = committed_results()
+    planned = planned_arms(job.name.partition("_")[2], p)
+    missing = [run for arm in planned for run in arm.runs if store.find(run) is None]
+    if missing:
+        pytest.fail(f"{len(missing)} runs of page {number} are not in book/results")
+    return p, store, train_arms(p, store, planned)
+
+
+@cache
+def groups_of(number: str) -> pd.DataFrame:
+    _, store, arms = arms_of(number)
+    return group_table(store, arms)
+
+
+def effect(number: str, treatment: str, control: str, value: str = "auc", against: dict | None = None, **at) -> float:
+    """Mean paired difference under the factors ``at``; NaN where its interval holds zero (see :func:`mean_of`)."""
+    found = difference(number, treatment, control, value, against, **at)
+    return found.mean if found.verdict != "no difference shown" else np.nan
+
+
+def mean_of(number: str, treatment: str, control: str, value: str = "auc", against: dict | None = None, **at) -> float:
+    """Mean paired difference, shown or not."""
+    return difference(number, treatment, control, value, against, **at).mean
+
+
+def difference(number: str, treatment: str, control: str, value: str, against: dict | None, **at):
+    table = groups_of(number)
+    treated, control_at = table[table["arm"] == treatment], {**at, **(against or {})}
+    controls = table[table["arm"] == control]
+    for name, level in at.items():
+        treated = treated[treated[name] == level]
+    for name, level in control_at.items():
+        if controls[name].notna().any():
+            controls = controls[controls[name] == level]
+    other = controls.assign(arm="the control")
+    return compare(pd.concat([treated.assign(arm="the treatment"), other]), "the treatment", "the control", value)
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_trained(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_, **__):
+        raise AssertionError("something would be trained")
+
+    monkeypatch.setattr(runs, "train_task", refuse)
+
+
+def test_page_01_disagreement_and_what_an_ensemble_gains() -> None:
+    by = groups_of("01").groupby("protocol")[["auc", "ensemble_auc", "churn", "reachable_auc"]].mean()
+    gain = by["ensemble_auc"] - by["auc"]
+    assert gain["equal_epochs"] > 2 * gain["own_end"] > 0
+    assert by["churn"]["equal_epochs"] > by["churn"]["own_end"]
+    assert by["auc"]["equal_epochs"] < by["auc"]["own_end"] < by["ensemble_auc"]["own_end"]
+
+
+@pytest.mark.parametrize("protocol", BOTH)
+def test_page_05_a_small_gain_in_every_group(protocol: str) -> None:
+    table = groups_of("05")
+    at = table[table["protocol"] == protocol].pivot(index="group", columns="arm", values="auc")
+    gains = at["mutual"] - at["solo"]
+    assert (gains > 0).all()
+    assert 0.0005 < gains.mean() < 0.0013
+    assert gains.std() < 0.0002
+
+
+@pytest.mark.parametrize("protocol", BOTH)
+def test_page_06_both_lose_and_the_effect_grows(protocol: str) -> None:
+    p, _, _ = arms_of("06")
+    table = groups_of("06")
+    for l2 in p.l2_levels:
+        at = table[(table["protocol"] == protocol) & (table["embedding_l2"] == l2)]
+        mean = at.groupby(["arm", "epochs"])["auc"].mean()
+        last, first = max(p.epoch_counts), min(p.epoch_counts)
+        lost = {arm: mean[arm, first] - mean[arm, last] for arm in ("solo", "mutual")}
+        assert lost["mutual"] > 0
+        assert 1.5 < lost["solo"] / lost["mutual"] < 3
+        effects = [
+            effect("06", "mutual", "solo", protocol=protocol, embedding_l2=l2, epochs=n) for n in (first, 3, last)
+        ]
+        assert effects == sorted(effects), "grows with the epochs"
+
+
+@pytest.mark.parametrize("protocol", BOTH)
+def test_page_07_the_weight_and_the_targets(protocol: str) -> None:
+    at = {"protocol": protocol, "target": "live"}
+    mse = {w: mean_of("07", "mutual", "solo", weight=w, form="mse", **at) for w in (0.1, 1, 5, 20, 100)}
+    assert 0 < mse[0.1] < mse[1] < mse[5] < mse[20] > mse[100]
+    kl = {w: mean_of("07", "mutual", "solo", weight=w, form="kl", **at) for w in (1, 5, 20, 100)}
+    assert kl[1] > mse[1], "smaller weights do as much"
+    assert kl[5] > kl[20] > kl[100]
+    logits = {w: mean_of("07", "mutual", "solo", weight=w, form="mse_logit", **at) for w in (1, 5, 20)}
+    assert logits[1] > 0 > logits[5] > logits[20]
+    assert effect("07", "mutual from scratch", "solo from scratch", weight=1, form="mse", **at) > 0
+    shuffled = [
+        mean_of("07", "mutual", "solo", protocol=protocol, weight=w, form="mse", target="shuffled")
+        for w in (1, 5, 20, 100)
+    ]
+    assert 0 > shuffled[0] > shuffled[1] > shuffled[2] > shuffled[3]
+    for weight, live in mse.items():
+        frozen = mean_of("07", "mutual", "solo", protocol=protocol, weight=weight, form="mse", target="frozen")
+        assert frozen > live
+    assert effect("07", "mutual", "solo", protocol=protocol, weight=100, form="mse", target="frozen") > 0
+
+
+@pytest.mark.parametrize("protocol", BOTH)
+def test_page_08_when_it_begins(protocol: str) -> None:
+    one, strong, ensemble = {}, {}, {}
+    for share in (0.0, 0.5, 0.75):
+        at = {"protocol": protocol, "share": share}
+        one[share] = effect("08", "mutual", "solo", weight=1, **at)
+        strong[share] = effect("08", "mutual", "solo", weight=20, **at)
+        ensemble[share] = mean_of("08", "mutual", "solo", "ensemble_auc", weight=20, **at)
+    assert one[0.0] > 0
+    assert abs(one[0.0] - one[0.5]) < 0.0002
+    assert 0 < strong[0.0] < min(strong[0.5], strong[0.75])
+    assert ensemble[0.0] < ensemble[0.5] < ensemble[0.75], "early strong coupling costs the ensemble most"
+
+
+@pytest.mark.parametrize("protocol", BOTH)
+def test_page_09_more_alike_and_twins_are_twins(protocol: str) -> None:
+    _, store, arms = arms_of("09")
+    table = similarity(store, arms)
+    mean = table[table["protocol"] == protocol].groupby(["differ in", "arm", "epochs"]).mean(numeric_only=True)
+    for differ in ("weights and order", "order"):
+        alone, together = mean.loc[differ, "solo", 3], mean.loc[differ, "mutual", 3]
+        assert together["residual_correlation"] > alone["residual_correlation"]
+        assert together["cka_last_hidden"] > alone["cka_last_hidden"]
+    assert mean_of("09", "mutual", "solo", protocol=protocol, epochs=3, **{"differ in": "nothing"}) == 0
+    gains = {
+        differ: effect("09", "mutual", "solo", protocol=protocol, epochs=3, **{"differ in": differ})
+        for differ in ("weights and order", "order")
+    }
+    assert 0.75 * gains["weights and order"] < gains["order"] < gains["weights and order"]
+
+
+@pytest.mark.parametrize("protocol", BOTH)
+def test_page_10_a_shared_table_takes_from_the_gain(protocol: str) -> None:
+    at = {"protocol": protocol}
+    gains = {
+        embeddings: mean_of("10", "mutual", "solo", embeddings=embeddings, **at) for embeddings in ("own", "shared")
+    }
+    assert gains["own"] > 2 * gains["shared"]
+    assert mean_of("10", "solo", "solo", protocol=protocol, embeddings="shared", against={"embeddings": "own"}) > 0
+    ektf = mean_of("10", "EKTF", "mutual", embeddings="own", **at)
+    assert ektf > 0 if protocol == "equal_epochs" else ektf < 0
+
+
+@pytest.mark.parametrize("protocol", BOTH)
+def test_page_11_pairs_are_enough_and_rings_collapse(protocol: str) -> None:
+    gains = {
+        name: effect("11", "mutual", "solo", protocol=protocol, topology=name) for name in ("complete", "star", "pairs")
+    }
+    assert min(gains.values()) > 0.75 * gains["complete"] > 0
+    assert effect("11", "mutual", "solo", protocol=protocol, topology="ring") < -0.01
+
+
+@pytest.mark.parametrize("protocol", BOTH)
+def test_page_12_what_does_as_much(protocol: str) -> None:
+    at = {"protocol": protocol}
+    mutual = effect("12", "mutual", "solo", **at)
+    assert mutual > 0
+    for rival in ("frozen ensemble", "offline distillation"):
+        assert mean_of("12", rival, "mutual", **at) > 0
+    averaged = effect("12", "averaged weights", "solo", **at)
+    assert averaged > mutual if protocol == "equal_epochs" else averaged < mutual / 2
+    assert mean_of("12", "self-distillation", "solo", **at) < mutual / 4
+    assert mean_of("12", "wider", "solo", **at) < 0
+    mean = groups_of("12").query("protocol == @protocol").groupby("arm")[["auc", "ensemble_auc"]].mean()
+    assert mean["ensemble_auc"]["checkpoint"] > mean["auc"].max(), "several models served beat each single one"
+    alone = mean["ensemble_auc"]["solo"]
+    assert alone <= mean["auc"]["mutual"] if protocol == "equal_epochs" else alone > mean["auc"]["mutual"]
+
+
+def test_page_19_less_is_lost_together() -> None:
+    table = groups_of("19").pivot(index="group", columns="arm", values="auc")
+    assert (table["solo"] < table["checkpoint"]).all()
+    assert (table["mutual"] > table["solo"]).all()
+    assert (table["mutual"] - table["solo"]).mean() > 0.005
+    assert (table["mutual"] > table["checkpoint"]).sum() == 2
+    assert len(table) == 5
