@@ -86,6 +86,20 @@ def test_page_01_disagreement_and_what_an_ensemble_gains() -> None:
 
 
 @pytest.mark.parametrize("protocol", BOTH)
+def test_page_03_one_peer_is_enough(protocol: str) -> None:
+    sizes = arms_of("03")[0].sizes
+    for treatment, control in (("mutual", "solo"), ("mutual from scratch", "solo from scratch")):
+        gains = {n: effect("03", treatment, control, protocol=protocol, instances=n) for n in sizes}
+        assert min(gains.values()) > 0
+        assert max(gains.values()) < 1.3 * min(gains.values())
+    ensembles = groups_of("03").query("protocol == @protocol").groupby(["arm", "instances"])["ensemble_auc"].mean()
+    for n in sizes:
+        assert ensembles["mutual", n] > ensembles["solo", n]
+        assert n < 5 or ensembles["mutual from scratch", n] < ensembles["solo from scratch", n]
+    assert ensembles["solo"].is_monotonic_increasing
+
+
+@pytest.mark.parametrize("protocol", BOTH)
 def test_page_05_a_small_gain_in_every_group(protocol: str) -> None:
     table = groups_of("05")
     at = table[table["protocol"] == protocol].pivot(index="group", columns="arm", values="auc")
