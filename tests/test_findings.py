@@ -16,7 +16,7 @@ from ctrlib.config import project_root
 from ctrlib.experiments import checked_parameters, planned_arms
 from ctrlib.experiments.arms import train_arms
 from ctrlib.experiments.inside import similarity
-from ctrlib.experiments.tables import compare, group_table
+from ctrlib.experiments.tables import compare, group_table, member_effects, member_table
 from ctrlib.results import committed_results
 from ctrlib.runs import RunStore
 from ctrlib.study import declared_parameters, plan
@@ -97,6 +97,26 @@ def test_page_03_one_peer_is_enough(protocol: str) -> None:
         assert ensembles["mutual", n] > ensembles["solo", n]
         assert n < 5 or ensembles["mutual from scratch", n] < ensembles["solo from scratch", n]
     assert ensembles["solo"].is_monotonic_increasing
+
+
+@pytest.mark.parametrize("protocol", BOTH)
+def test_page_04_variety_helps_and_a_linear_model_harms(protocol: str) -> None:
+    p, _, arms = arms_of("04")
+    table = member_effects(member_table(arms), ["protocol", "cohort"]).query("protocol == @protocol")
+    strong = [*p.architectures, "DCNv2", "FinalMLP"]
+    pairs = table[table["cohort"].str.count(r"\+") == 1]
+    by = pairs.groupby(["architecture", "companions"])["effect"].mean().unstack()
+    assert (by.loc[strong, strong] > 0).all(axis=None)
+    assert (by.loc[[*strong, "FM"], "LR"] < -0.001).all()
+    assert (by.loc["LR", [*strong, "FM"]] < 0).all()
+    assert by.loc[strong, "FM"].mean() < by.loc[strong, strong].to_numpy().mean() / 2
+    unlike = [by.loc[a, b] > by.loc[a, a] for a in strong for b in strong if a != b]
+    assert np.mean(unlike) > 0.6
+    deep = pairs[pairs["architecture"].isin(strong) & pairs["companions"].isin(strong)]
+    assert deep[deep["gap"] < 0]["effect"].mean() > 0, "the stronger side gains, too"
+    four = table[table["cohort"].str.count(r"\+") == len(p.architectures) - 1]
+    twins = [by.loc[name, name] for name in p.architectures]
+    assert four.groupby("architecture")["effect"].mean().mean() > np.mean(twins)
 
 
 @pytest.mark.parametrize("protocol", BOTH)
