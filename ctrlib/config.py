@@ -244,6 +244,7 @@ class StudyParameters(Settings):
     dataset: str = Field(
         default="synthetic", max_length=1000, description="'synthetic', a prepared data set, or a path to one"
     )
+    datasets: tuple[str, ...] = Field(default=("synthetic",), min_length=1, description="several of them")
     rows: int = Field(default=100_000, ge=100, description="training rows of the synthetic data")
     valid_rows: int = Field(default=20_000, ge=100, description="validation rows of the synthetic data")
     test_rows: int = Field(default=50_000, ge=100, description="test rows of the synthetic data")

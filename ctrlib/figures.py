@@ -412,20 +412,22 @@ def gap_scatter(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
     return keep(ax, table)
 
 
-def ratio_ranges(rows: pd.DataFrame, xlabel: str, ax: Axes | None = None) -> Axes:
-    """Ratios as dots with the range of their repeats, and a line at 1.
+def ranges(rows: pd.DataFrame, xlabel: str, reference: float | None = None, ax: Axes | None = None) -> Axes:
+    """Values as dots with their ranges or intervals, one a line.
 
     Args:
-        rows: table with what, value, low and high, drawn from top to bottom.
-        xlabel: what is divided by what.
+        rows: table with what (what stands before a colon gives the colour), value, low and high, from top to bottom.
+        xlabel: what the values are.
+        reference: where a vertical line stands that values are compared with; the axis then begins at zero.
     """
     ax = ax or canvas((WIDE[0], 1.0 + 0.32 * len(rows)))
     for y, (_, row) in enumerate(rows.iterrows()):
         colour = COLOURS.get(row["what"].partition(":")[0], INK)
         ax.hlines(y, row["low"], row["high"], color=colour, linewidth=2.2)
         ax.scatter([row["value"]], [y], s=36, color=colour, zorder=3)
-    ax.axvline(1, color=INK, linewidth=1)
-    ax.set_xlim(left=0)
+    if reference is not None:
+        ax.axvline(reference, color=INK, linewidth=1)
+        ax.set_xlim(left=0)
     ax.set_yticks(range(len(rows)), list(rows["what"]))
     ax.set_ylim(len(rows) - 0.4, -0.6)
     ax.grid(axis="y", visible=False)

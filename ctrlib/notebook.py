@@ -55,13 +55,14 @@ def provenance(p: StudyParameters, arms: Iterable[Arm]) -> None:
         arms: trained arms, from :func:`ctrlib.experiments.train_arms`.
     """
     records = {record.fingerprint: record.content for arm in arms for record in arm.records}.values()
+    data = dict.fromkeys(content["run"]["data"]["name"] for content in records)
     places = dict.fromkeys(hardware(content["environment"]) for content in records)
     days = sorted(content["finished"][:10] for content in records)
     trained = f"trained {days[0]}" if days[0] == days[-1] else f"trained {days[0]} to {days[-1]}"
     commit = source_commit()
     spent = spoken_time(sum(content["seconds"] for content in records))
     facts = [
-        f"profile *{as_text(p.profile)}*, data *{as_text(p.dataset)}*, {counted(len(p.seeds), 'group')}",
+        f"profile *{as_text(p.profile)}*, data *{as_text(', '.join(data))}*, {counted(len(p.seeds), 'group')}",
         f"{counted(len(records), 'run')} with {spent} of training, {trained}",
         f"on {as_text('; '.join(places))}",
         f"page made {date.today().isoformat()}" + (f" from version `{commit}`" if commit else ""),

@@ -93,7 +93,7 @@ def test_an_architecture_without_a_colour_is_drawn() -> None:
 
 def test_a_name_that_begins_like_another_keeps_its_colour() -> None:
     rows = pd.DataFrame({"what": ["DCNv2: speed", "four runs: speed"], "value": 1.0, "low": 0.9, "high": 1.1})
-    ax = figures.ratio_ranges(rows, "ratio")
+    ax = figures.ranges(rows, "ratio", reference=1)
     drawn = [line.get_colors()[0] for line in ax.collections[::2]]
     assert [figures.COLOURS["DCNv2"].lower(), figures.INK] == [as_hex(colour) for colour in drawn]
 

@@ -365,6 +365,7 @@ BAD = [
     ("architecture", 3, "string"),
     ("valid_rows", 99, "greater than or equal to 100"),
     ("test_rows", 99, "greater than or equal to 100"),
+    ("datasets", [], "at least 1"),
     ("fields", 2, "greater than or equal to 3"),
     ("largest_field", 3, "greater than or equal to 4"),
     ("logit_sd", 0, "greater than 0"),

@@ -45,6 +45,7 @@ EXPERIMENTS: dict[str, Experiment] = {
     "real_criteo": controls.real_clicks,
     "real_frappe": controls.real_clicks,
     "at_criteos_size": finetuning.at_criteos_size,
+    "from_a_raw_log": finetuning.from_a_raw_log,
 }
 
 OF_OTHERS = {
@@ -110,7 +111,8 @@ def checked_parameters(**parameters) -> StudyParameters:
     if p.device != "auto":  # where it is left open, published records may be all that is needed; training refuses too
         with arithmetic(p.precision, place):  # refuses what the device does not have
             pass
-    rows = data_shape(group_settings(p, p.seeds[0]))[0]
-    if p.batch_size > rows:
-        raise UserError(f"batch_size={p.batch_size}: must be at most {rows}, the training rows of {p.dataset!r}")
+    for name in dict.fromkeys((p.dataset, *p.datasets)):
+        rows = data_shape(group_settings(p.model_copy(update={"dataset": name}), p.seeds[0]))[0]
+        if p.batch_size > rows:
+            raise UserError(f"batch_size={p.batch_size}: must be at most {rows}, the training rows of {name!r}")
     return p

@@ -80,6 +80,23 @@ def at_criteos_size(p: StudyParameters, seed: int, protocol: Protocol) -> list[A
     return arms
 
 
+def from_a_raw_log(p: StudyParameters, seed: int, protocol: Protocol) -> list[Arm]:
+    """One model of each architecture, then alone and together, on each data set: the whole way, once."""
+    arms = []
+    for dataset in p.datasets:
+        at = p.model_copy(update={"dataset": dataset})
+        pretrained = pretraining(at, seed, protocol, at.architectures)
+        train = recipe(at, protocol, at.finetune_epochs)
+        found = {
+            "checkpoint": pretrained,
+            "solo": continuation(pretrained, train),
+            "mutual": mutual_finetuning(pretrained, group_coupling(at, len(at.architectures)), train),
+        }
+        factors = {"protocol": protocol, "dataset": dataset}
+        arms += [Arm(name, seed, tuple(runs), factors) for name, runs in found.items()]
+    return arms
+
+
 def is_it_noise(p: StudyParameters, seed: int, protocol: Protocol) -> list[Arm]:
     """The comparison of the headline alone, for many groups, and the checkpoints before it."""
     pretrained = pretraining(p, seed, protocol, instances(p))
