@@ -199,9 +199,10 @@ def test_from_scratch_is_paired_and_as_long_as_both_phases(protocol) -> None:
     assert together.recipe.epochs == (9 if protocol == "own_end" else 6)
 
 
+@pytest.mark.parametrize("sizes", [[2, 3], [2, 4, 5]])
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
-def test_every_plan_is_a_full_grid_of_valid_distinct_arms(experiment) -> None:
-    p = parameters(instances=4)
+def test_every_plan_is_a_full_grid_of_valid_distinct_arms(experiment, sizes) -> None:
+    p = parameters(instances=4, sizes=sizes)
     arms = planned_arms(experiment, p)
     keys = [(arm.name, arm.seed, *arm.factors.items()) for arm in arms]
     assert len(set(keys)) == len(keys), "an arm is told from all others by name, group and factors"

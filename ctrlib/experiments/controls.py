@@ -140,6 +140,9 @@ def real_clicks(p: StudyParameters, seed: int, protocol: Protocol) -> list[Arm]:
         scratch(architecture, p.starts if architecture == p.architecture else p.starts[:1])
     finetuned(checkpoints[p.architecture], p.architecture, " lr/10")
     largest = pretraining(p, seed, protocol, [p.architecture] * max(p.sizes))
+    if len(largest) > p.instances:  # its last members are in no group above
+        factors = {"protocol": protocol, "cohort": p.architecture, "instances": len(largest)}
+        arms.append(Arm("checkpoint", seed, tuple(largest), factors))
     for size in p.sizes:
         if size != p.instances:
             finetuned(largest[:size], p.architecture)
