@@ -2,7 +2,8 @@
 
 A measure is a small JSON value with a name, the records it came from (by fingerprint and by the checksum of their
 predictions) and its parameters. It outlives the large files: whoever has the measures of a study can make all its
-tables and figures without weights, predictions or data.
+tables and figures without weights, predictions or data. A new measure of published runs, whose predictions are not
+there, is computed from the same runs trained again, which on another kind of machine differ in the last digits.
 """
 
 import json

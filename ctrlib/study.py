@@ -283,6 +283,8 @@ def train_planned(
 def publish(jobs: list[Job], store: "RunStore", path: Path) -> dict[str, int]:
     """Write what the pages of these jobs are made of to ``path``: run records, measures and facts about data sets.
 
+    What was published before stays, so that a store need not hold it any more: pages can be published one by one.
+
     Returns:
         How many there are of each kind, and under ``missing`` how many runs of the plan are not trained yet.
     """
@@ -292,10 +294,13 @@ def publish(jobs: list[Job], store: "RunStore", path: Path) -> dict[str, int]:
 
     runs = {run.fingerprint: run for job in jobs for run in planned(job)[0]}
     records = {name: record for name, run in runs.items() if (record := store.find(run))}
-    measures = [one for one in stored_measures(store) if {name for name, _ in one["runs"]} <= records.keys()]
+    measures = dict(store.results.measures) if store.results else {}
+    for one in stored_measures(store):
+        if {name for name, _ in one["runs"]} <= records.keys():
+            measures[one["key"]] = one["value"]
     names = sorted({run.data.name for run in runs.values() if run.data.synthetic is None})
     entries = [("run", record.content) for record in records.values()]
-    entries += [("measure", {"key": one["key"], "value": one["value"]}) for one in measures]
+    entries += [("measure", {"key": key, "value": value}) for key, value in measures.items()]
     entries += [("data", {"name": name, "draws": data_draws(name)}) for name in names]
     write(path, entries)
     return {"run": len(records), "measure": len(measures), "data": len(names), "missing": len(runs) - len(records)}
