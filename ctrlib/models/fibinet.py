@@ -52,11 +52,20 @@ class FiBiNET(nn.Module):
         feature_emb = self.embedding(ids)  # (B, F, D)
         reweighted = self.senet(feature_emb)  # (B, F, D)
         if ids.is_cuda:  # where memory is fast, one large matrix product is best
-            pairs = self.bilinear_raw.pair_products(feature_emb) + self.bilinear_senet.pair_products(reweighted)
-            deep = self.mlp(torch.cat(pairs, dim=1).flatten(1))  # (B, 2P, D) -> (B,)
+            deep = self.mlp(self._all_pairs(feature_emb, reweighted))
         else:
             deep = self.mlp.from_layer(1, self._first_layer(feature_emb, reweighted))
         return self.first_order(ids) + deep  # (B,)
+
+    def _all_pairs(self, feature_emb: Tensor, reweighted: Tensor) -> Tensor:
+        """Both sets of pairs in the MLP's order: (B, 2 * P * D)."""
+        from ctrlib.models import gpu_kernels
+
+        if feature_emb.shape[2] in gpu_kernels.DIMENSIONS:
+            raw, senet = self.bilinear_raw.matrices(), self.bilinear_senet.matrices()
+            return gpu_kernels.BilinearPairs.apply(feature_emb, raw, reweighted, senet)
+        pairs = self.bilinear_raw.pair_products(feature_emb) + self.bilinear_senet.pair_products(reweighted)
+        return torch.cat(pairs, dim=1).flatten(1)
 
     def _first_layer(self, feature_emb: Tensor, reweighted: Tensor) -> Tensor:
         """The MLP's first linear layer on both sets of pairs, which are never all in memory: (B, H)."""

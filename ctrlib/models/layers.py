@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ctrlib.errors import UserError, unknown
-from ctrlib.models.kernels import PairInnerProducts, SecondOrderFM
+from ctrlib.models.kernels import PairInnerProducts, SecondOrderFM, TakeRows
 
 EMBEDDING_STD = 1e-4
 
@@ -27,6 +27,11 @@ def field_offsets(field_dims: Sequence[int]) -> Tensor:
     if len(field_dims) == 0 or min(field_dims) < 1:
         raise UserError(f"field_dims must list at least one id for each field, got {list(field_dims)}")
     return torch.tensor([0, *field_dims[:-1]]).cumsum(0)
+
+
+def take_rows(table: Tensor, rows: Tensor) -> Tensor:
+    """The rows (n,) of a table (C, ...): (n, ...)."""
+    return TakeRows.apply(table, rows) if table.is_cuda else table.index_select(0, rows)
 
 
 class FeatureEmbedding(nn.Module):
@@ -50,7 +55,7 @@ class FeatureEmbedding(nn.Module):
     def forward(self, ids: Tensor) -> Tensor:
         """Map ids (B, F) int64 to feature embeddings (B, F, D)."""
         rows = (ids + self.offsets).flatten()  # (B*F,)
-        return self.weight.index_select(0, rows).view(*ids.shape, -1)  # (B, F, D)
+        return take_rows(self.weight, rows).view(*ids.shape, -1)  # (B, F, D)
 
 
 class FirstOrder(nn.Module):
@@ -72,7 +77,7 @@ class FirstOrder(nn.Module):
     def forward(self, ids: Tensor) -> Tensor:
         """Map ids (B, F) int64 to logits (B,)."""
         rows = (ids + self.offsets).flatten()  # (B*F,)
-        return self.weight.index_select(0, rows).view(ids.shape).sum(1) + self.bias  # (B,)
+        return take_rows(self.weight, rows).view(ids.shape).sum(1) + self.bias  # (B,)
 
 
 def embedding_parameters(model: nn.Module) -> list[nn.Parameter]:
