@@ -51,24 +51,15 @@ def update(trainee: Trainee, output: Tensor, gradient: Tensor, recipe: Recipe) -
     if recipe.embedding_l2:
         for table in embedding_parameters(trainee.model):
             table.grad.add_(table.detach(), alpha=recipe.embedding_l2)
-    clip_gradients(trainee, recipe.clip_norm)
+    clip_gradients(list(trainee.model.parameters()), recipe.clip_norm)
     trainee.optimizer.step()
 
 
-def clip_gradients(trainee: Trainee, max_norm: float) -> None:
+def clip_gradients(parameters: list[nn.Parameter], max_norm: float) -> None:
     """Scale the gradients so that their norm is at most ``max_norm``, as ``clip_grad_norm_``.
 
-    On a CPU gradients within the norm are left alone, where ``clip_grad_norm_`` would multiply all of them by 1. On a
-    GPU, where asking for the norm would wait for it, Adam divides by ``grad_scale`` as it reads them.
+    On a CPU gradients within the norm are left alone, where ``clip_grad_norm_`` would multiply all of them by 1.
     """
-    parameters = list(trainee.model.parameters())
     norm = nn.utils.get_total_norm([parameter.grad for parameter in parameters])
-    if norm.is_cuda:
-        scale = ((norm + 1e-6) / max_norm).clamp(min=1)
-        trainee.optimizer.grad_scale = scale
-        own = {id(parameter) for parameter in trainee.optimizer.param_groups[0]["params"]}
-        for parameter in parameters:
-            if id(parameter) not in own:  # a shared table, which another Adam moves
-                parameter.grad.div_(scale)
-    elif not norm + 1e-6 <= max_norm:
+    if norm.is_cuda or not norm + 1e-6 <= max_norm:
         nn.utils.clip_grads_with_norm_(parameters, max_norm, norm)

@@ -20,6 +20,7 @@ from ctrlib.coupling import complete, independent_groups
 from ctrlib.data import rows as rows_module
 from ctrlib.metrics import auc
 from ctrlib.models import MODELS
+from ctrlib.models.layers import BilinearInteraction
 from ctrlib.trainer import Trained
 
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # has to be there before the first product
@@ -103,6 +104,43 @@ def test_gpu_and_cpu_train_the_same_model(architecture: str) -> None:
     labels = rows().test.labels
     for n in range(2):
         assert auc(labels, here.test_logits[n]) == pytest.approx(auc(labels, there.test_logits[n]), abs=2e-3)
+
+
+@pytest.mark.parametrize("kind", ["field_interaction", "field_each", "field_all"])
+@pytest.mark.parametrize(("fields", "dim", "batch"), [(2, 16, 1), (5, 32, 70), (39, 16, 130), (9, 64, 64)])
+def test_pairs_on_the_chip(kind: str, fields: int, dim: int, batch: int) -> None:
+    """Two blocks beside their plain form in float64: values and all gradients, to the last digits of float32."""
+    from ctrlib.models.gpu_kernels import BilinearPairs
+
+    torch.manual_seed(0)
+    blocks = [BilinearInteraction(fields, dim, kind).double() for _ in range(2)]
+    vectors = [torch.randn(batch, fields, dim, dtype=torch.float64, requires_grad=True) for _ in blocks]
+    out = torch.cat([block(v) for block, v in zip(blocks, vectors, strict=True)], 1).flatten(1)
+    direction = torch.randn_like(out)
+    inputs = [vectors[0], blocks[0].weight, vectors[1], blocks[1].weight]
+    plain = [out, *torch.autograd.grad(out, inputs, direction)]
+    blocks = [block.float().cuda() for block in blocks]
+    vectors = [v.detach().float().cuda().requires_grad_() for v in vectors]
+    own = [vectors[0], blocks[0].weight, vectors[1], blocks[1].weight]
+    fast = BilinearPairs.apply(vectors[0], blocks[0].matrices(), vectors[1], blocks[1].matrices())
+    gradients = torch.autograd.grad(fast, own, direction.float().cuda())
+    for mine, exact in zip([fast, *gradients], plain, strict=True):
+        assert float((mine.cpu() - exact).norm()) <= 3e-6 * float(exact.norm())
+
+
+@pytest.mark.parametrize("shape", [(1000, 16), (1000, 7), (1000,)])
+def test_rows_of_a_table(shape: tuple[int, ...]) -> None:
+    """Read exactly; gradients of a row that is read often are added up."""
+    from ctrlib.models.gpu_kernels import TakeRows
+
+    table = torch.randn(shape, device="cuda", requires_grad=True)
+    rows = torch.randint(0, 50, (3333,), device="cuda")
+    taken = TakeRows.apply(table, rows)
+    assert torch.equal(taken, table[rows])
+    direction = torch.randn_like(taken)
+    (mine,) = torch.autograd.grad(taken, table, direction)
+    (exact,) = torch.autograd.grad(table.double()[rows], table, direction.double())
+    torch.testing.assert_close(mine, exact.float(), rtol=1e-4, atol=1e-5)
 
 
 def test_rows_that_do_not_fit_are_fetched_batch_by_batch(monkeypatch) -> None:

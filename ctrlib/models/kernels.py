@@ -14,24 +14,6 @@ from torch import Tensor
 COLUMNS = 1500  # of a block of pair products: wide enough for a fast matrix product, small enough for a cache
 
 
-class TakeRows(torch.autograd.Function):
-    """``table[rows]`` of a table (C, ...) and row numbers (n,) -> (n, ...), for a GPU.
-
-    There reading by ``table[rows]`` is faster than by ``index_select``, but its own way back is slower.
-    """
-
-    @staticmethod
-    def forward(ctx, table: Tensor, rows: Tensor) -> Tensor:
-        ctx.save_for_backward(rows)
-        ctx.shape = table.shape
-        return table[rows]
-
-    @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:
-        (rows,) = ctx.saved_tensors
-        return grad.new_zeros(ctx.shape).index_add_(0, rows, grad), None
-
-
 class SecondOrderFM(torch.autograd.Function):
     """``0.5 * (|sum_f v_f|^2 - sum_f |v_f|^2)`` of embeddings (B, F, D) -> (B,); see ``second_order_fm``."""
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ctrlib.errors import UserError, unknown
-from ctrlib.models.kernels import PairInnerProducts, SecondOrderFM, TakeRows
+from ctrlib.models.kernels import PairInnerProducts, SecondOrderFM
 
 EMBEDDING_STD = 1e-4
 
@@ -30,15 +30,19 @@ def field_offsets(field_dims: Sequence[int]) -> Tensor:
 
 
 def take_rows(table: Tensor, rows: Tensor) -> Tensor:
-    """The rows (n,) of a table (C, ...): (n, ...)."""
-    return TakeRows.apply(table, rows) if table.is_cuda else table.index_select(0, rows)
+    """The rows (n,) of a table (C,) or (C, D): (n,) or (n, D)."""
+    if table.is_cuda:
+        from ctrlib.models.gpu_kernels import TakeRows
+
+        return TakeRows.apply(table, rows)
+    return table.index_select(0, rows)
 
 
 class FeatureEmbedding(nn.Module):
     """One vector per id; the tables of all fields are stacked into one.
 
     Ids are not range-checked: an id of ``field_dims[f]`` or more would read the next field's rows.
-    Rows are fetched with ``index_select``, whose backward is several times faster on a CPU than that of
+    On a CPU rows are fetched with ``index_select``, whose backward is several times faster than that of
     ``F.embedding``. Initial values are N(0, 1e-4^2).
 
     Args:
