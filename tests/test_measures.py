@@ -1,5 +1,6 @@
 """Measures: computed once, kept with their checksum, read from committed results when the store lacks them."""
 
+import copy
 import json
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 from sklearn.metrics import roc_auc_score
 from small import make_run, member, one_line
 
-from ctrlib import measures
+from ctrlib import measures, study
 from ctrlib.coupling import complete
 from ctrlib.errors import UserError
 from ctrlib.measures import FOLDER, auc_covariance, data_facts, group_scores, measured, pooled_difference
@@ -124,6 +125,41 @@ def test_a_run_that_starts_from_a_committed_one_trains_that_first(trained, tmp_p
     assert sorted(fresh.fingerprints()) == sorted([alone[0].fingerprint, run.fingerprint])
     (expected,) = store.ensure([run])
     assert np.array_equal(record.logits(), expected.logits())
+
+
+def test_a_published_record_goes_before_one_trained_again(trained, tmp_path) -> None:
+    """What another kind of machine published differs in the last digits; its weights are those trained here."""
+    store, alone, _ = trained
+    elsewhere = copy.deepcopy(alone[0].content)
+    elsewhere["files"]["predictions.npz"] = "0" * 64
+    elsewhere["seconds"] += 1
+    write(tmp_path / "results" / "x.jsonl", [("run", elsewhere)])
+    both = RunStore(store.root, results=Results(tmp_path / "results"))
+    run = alone[0].run
+    assert both.find(run).content == elsewhere
+    assert both.find(run, whole=True).content == alone[0].content
+    assert group_scores(both, [both.find(run)]) == group_scores(store, alone[:1])
+    (key,) = {one["key"] for one in measures.stored_measures(store) if one["runs"][0][1] == "0" * 64}
+    assert key, "the measure is kept under the published record, where the next reader looks for it"
+
+
+def test_pages_are_published_one_by_one(trained, tmp_path, monkeypatch) -> None:
+    """From a store that has only the second page's runs; those of the first were published from another."""
+    store, alone, together = trained
+    path = tmp_path / "results" / "x.jsonl"
+    first = group_scores(store, alone)
+    commit(store, alone, path)
+    runs = [record.run for record in (*alone, *together)]
+    monkeypatch.setattr(study, "planned", lambda job: (runs, "cpu"))
+    other = RunStore(tmp_path / "other", results=Results(path.parent))
+    missing = study.publish([None], other, path)["missing"]
+    second = group_scores(other, other.ensure([together[0].run]))
+    found = study.publish([None], other, path)
+    assert (missing, found["missing"], found["run"], found["measure"]) == (1, 0, 3, 2)
+    fresh = RunStore(tmp_path / "empty", results=Results(path.parent))
+    assert group_scores(fresh, fresh.ensure(runs[:2])) == first
+    assert group_scores(fresh, fresh.ensure(runs[2:])) == second
+    assert not fresh.fingerprints()
 
 
 @pytest.mark.parametrize(

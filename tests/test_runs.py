@@ -110,12 +110,15 @@ def test_nothing_there_is_said(store) -> None:
     assert "no run 'abc'" in one_line(caught)
 
 
-def test_beginnings_of_fingerprints(store) -> None:
+def test_beginnings_of_fingerprints(store, monkeypatch) -> None:
     record = here(store, [quick()])[0]
     name = record.fingerprint
     assert store.open(name[:5]).fingerprint == name
     (store.root / (name[:5] + "f" * 11)).mkdir()
     assert store.open(name).fingerprint == name, "a whole name is never ambiguous"
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "fingerprints", lambda: pytest.fail("a whole name needs no look at ten thousand others"))
+        assert store.open(name).fingerprint == name
     with pytest.raises(UserError) as caught:
         store.open(name[:5])
     assert f"2 runs begin with {name[:5]!r}" in one_line(caught)
