@@ -16,7 +16,7 @@ from ctrlib.config import project_root
 from ctrlib.experiments import checked_parameters, planned_arms
 from ctrlib.experiments.arms import train_arms
 from ctrlib.experiments.inside import similarity
-from ctrlib.experiments.tables import compare, group_table, member_effects, member_table
+from ctrlib.experiments.tables import compare, effects_by, group_table, member_effects, member_table, share_of_gap
 from ctrlib.results import committed_results
 from ctrlib.runs import RunStore
 from ctrlib.study import declared_parameters, plan
@@ -235,6 +235,39 @@ def test_page_12_what_does_as_much(protocol: str) -> None:
     assert mean["ensemble_auc"]["checkpoint"] > mean["auc"].max(), "several models served beat each single one"
     alone = mean["ensemble_auc"]["solo"]
     assert alone <= mean["auc"]["mutual"] if protocol == "equal_epochs" else alone > mean["auc"]["mutual"]
+
+
+def test_page_13_a_part_of_the_gap_and_what_it_costs_on_the_way() -> None:
+    groups, factors = groups_of("13"), ["protocol", "rows", "width", "logit_sd"]
+    few, many = arms_of("13")[0].row_levels
+    tuned = share_of_gap(groups, factors, "mutual", "solo").set_index(factors)
+    end, equal = tuned.loc["own_end"], tuned.loc["equal_epochs"]
+    assert (end["low"] > 0).all()
+    assert 0.05 < end["share"].min() < 0.25 < end["share"].max() < 0.3
+    by_width = end["share"].unstack("width")
+    assert (by_width[64] > by_width[16]).all()
+    effects = effects_by(groups, factors, "mutual", "solo").set_index(factors)["difference"].loc["own_end"]
+    assert (effects.loc[many].reset_index(drop=True) < effects.loc[few].reset_index(drop=True)).all()
+    assert end["share"].loc[many].mean() > end["share"].loc[few].mean()
+    by_noise = end["share"].unstack("logit_sd")
+    assert (by_noise[3.0] < by_noise[1.5]).all()
+    costs, later = (equal["share"].loc[rows].unstack("logit_sd") for rows in (few, many))
+    assert (costs < 0).all(axis=None)
+    assert (costs[0.75] > costs[1.5]).all()
+    assert (costs[1.5] > costs[3.0]).all()
+    assert (equal["low"].loc[many].unstack("logit_sd")[0.75] > 0).all()
+    assert (later[3.0] < 0).all()
+    scratch = effects_by(groups, factors, "mutual from scratch", "solo from scratch")
+    gains = scratch[(scratch["verdict"] == "gain") & (scratch["protocol"] == "own_end")]
+    assert {*zip(gains["rows"], gains["logit_sd"], strict=True)} == {(many, 0.75)}
+    both = pd.concat(
+        [
+            tuned["share"],
+            share_of_gap(groups, factors, "mutual from scratch", "solo from scratch").set_index(factors)["share"],
+        ],
+        axis=1,
+    )
+    assert (both.iloc[:, 1] < both.iloc[:, 0]).sum() > 0.8 * len(both)
 
 
 def test_page_19_less_is_lost_together() -> None:
