@@ -349,7 +349,7 @@ class RunStore:
 
         On the CPU, runs are trained by ``workers`` processes (all cores unless told); where there are fewer runs than
         cores, the members of a cohort share those that are left. Neither touches the numbers. A GPU takes the runs
-        one after the other. Progress is printed.
+        one after the other unless ``workers`` processes are to share it. Progress is printed.
 
         Raises:
             UserError: runs failed; it says which, after the others have been trained.
@@ -374,7 +374,7 @@ class RunStore:
         Args:
             runs: one that starts from another of them, or has it for a teacher, waits for it.
             device: with ``dask``, of the workers.
-            workers: processes of this machine.
+            workers: processes of this machine; see :func:`side_by_side`.
             dask: address of a scheduler, whose workers train instead, one run on each at a time.
             show: gets the lines of progress.
             whole: whether published records are not enough.
@@ -423,9 +423,7 @@ class RunStore:
             team: Team = Dask(dask)
             root = self._make_root().resolve()
         else:
-            from ctrlib.trainer import resolve_device
-
-            cores = (workers or usable_cores()) if resolve_device(device).type == "cpu" else 1
+            cores = workers or side_by_side(device)
             workers = min(cores, len(missing))
             threads = cores // workers
             team = Pool(workers) if workers > 1 else Team(progress.beat)
@@ -458,7 +456,7 @@ class RunStore:
 
     def _trained(self, name: str) -> Record:
         """The record that a worker has just made."""
-        if name not in self.fingerprints():
+        if not (self.root / name).is_dir():
             raise StoreError(
                 f"{self.root}: run {name} was trained but is not here; workers on other machines need the same store, "
                 "on a folder that all of them see under this path"
@@ -557,6 +555,13 @@ def data_settings(name: str, draw: int, synthetic: SyntheticSettings | None = No
         return Data(name=name, draw=draw, synthetic=synthetic, fingerprint=fingerprint(synthetic, draw))
     found = _load_cached(name, draw, None, str(data_root()))
     return Data(name=name, draw=draw, fingerprint=found.fingerprint)
+
+
+def side_by_side(device: str) -> int:
+    """How many runs this machine trains at once unless somebody says: one on each core, or one on a GPU."""
+    from ctrlib.trainer import resolve_device
+
+    return usable_cores() if resolve_device(device).type == "cpu" else 1
 
 
 def check_precision(runs: Iterable[Run], device: str) -> None:

@@ -21,6 +21,7 @@ from ctrlib.data import rows as rows_module
 from ctrlib.metrics import auc
 from ctrlib.models import MODELS
 from ctrlib.models.layers import BilinearInteraction
+from ctrlib.runs import RunStore
 from ctrlib.trainer import Trained
 
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # has to be there before the first product
@@ -161,6 +162,16 @@ def test_a_training_cut_on_a_gpu_goes_on(stride: int, tmp_path: Path) -> None:
         except Cut:
             continue
     assert_close(cut, whole)
+
+
+def test_processes_may_share_a_gpu(tmp_path: Path) -> None:
+    """What a run gives does not depend on how many share the card."""
+    runs = [make_run([member(n)], epochs=2) for n in (1, 2, 3)]
+    alone = RunStore(tmp_path / "alone").ensure(runs, "cuda")
+    shared = RunStore(tmp_path / "shared").ensure(runs, "cuda", workers=3)
+    for mine, other in zip(shared, alone, strict=True):
+        np.testing.assert_allclose(mine.logits(), other.logits(), rtol=1e-3, atol=1e-3)
+        assert mine.content["environment"]["device"] == other.content["environment"]["device"]
 
 
 def test_kept_states_come_back_from_the_gpu() -> None:

@@ -23,7 +23,10 @@ def study(
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for the executed notebooks.")] = None,
     workers: Annotated[
-        int | None, typer.Option(min=1, help="Processes that train runs on this machine's CPU. (Default: all cores.)")
+        int | None,
+        typer.Option(
+            min=1, help="Processes that train runs side by side. (Default: one on each core, or one on a GPU.)"
+        ),
     ] = None,
     dask: Annotated[
         str | None, typer.Option(metavar="ADDRESS", help="A Dask scheduler whose workers train the runs instead.")
@@ -88,9 +91,8 @@ def study(
 def show_plan(jobs: list[Any], workers: int | None) -> None:
     """What each notebook asks for, what the store has of it, and how long the rest takes here."""
     from ctrlib.commands.output import reporting
-    from ctrlib.data.workers import usable_cores
     from ctrlib.estimate import Clock, fleet_lines, plan_parts, spoken_time
-    from ctrlib.runs import open_store
+    from ctrlib.runs import open_store, side_by_side
     from ctrlib.study import planned
     from ctrlib.trainer import resolve_device
 
@@ -98,7 +100,8 @@ def show_plan(jobs: list[Any], workers: int | None) -> None:
         wanted, device = {}, "auto"
         for job in jobs:
             wanted[job.name], device = planned(job)
-        cores = (workers or usable_cores()) if resolve_device(device).type == "cpu" else 1
+        on_gpu = resolve_device(device).type == "cuda"  # processes that share one do not multiply its speed
+        cores = 1 if on_gpu else workers or side_by_side(device)
         store = open_store()
         clock = Clock(store, device)
         parts = plan_parts(wanted, store, clock, cores)
