@@ -1,8 +1,9 @@
 """Parts of the models in kernels of their own, for a GPU; the tests compare each with its plain form.
 
-torch reads rows of a table at a tenth of the memory's speed, and FiBiNET's pair vectors take it hundreds of kernels.
-Here a pair vector is made where the MLP reads it, and what comes in between never leaves the chip. No sum depends on
-the order in which the GPU works. Imported only where there is a GPU: Triton comes with torch's builds for those.
+torch reads rows of a table far below the memory's speed, and FiBiNET's pair vectors take it hundreds of kernels. Here
+a pair vector is made where the MLP reads it, and what comes in between never leaves the chip. Sums over pairs and batch
+do not depend on the order in which the GPU works; those of a table's gradient do, as torch's own. Imported only where
+there is a GPU: Triton comes with torch's builds for those.
 
 Shapes in the comments: B batch, F fields, D embedding dimension, P = F(F-1)/2 pairs.
 """
