@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ctrlib.config import Run, data_root, digest, read_yaml
+from ctrlib.config import Run, digest, read_yaml
 from ctrlib.errors import UserError, shown, unknown
 
 if TYPE_CHECKING:
@@ -219,12 +219,12 @@ def benchmark_digest(root: Path) -> str:
 
 
 def data_digest(dataset: str) -> str:
-    """Hash of what a prepared data set says of itself; the synthetic data follow from the parameters."""
+    """Hash of the draws of a prepared data set; the synthetic data follow from the parameters."""
     if dataset == "synthetic":
         return ""
-    from ctrlib.data.sources import find
+    from ctrlib.experiments.arms import data_draws
 
-    return hashlib.sha256((find(dataset, data_root()) / "dataset.json").read_bytes()).hexdigest()
+    return digest(data_draws(dataset))
 
 
 def planned(job: Job) -> tuple[list[Run], str]:

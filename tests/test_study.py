@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from ctrlib.errors import UserError
-from ctrlib.study import execute, plan, read_overrides
+from ctrlib.study import data_digest, execute, plan, read_overrides
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY = str(ROOT / "tests" / "tiny.yaml")
@@ -72,6 +72,17 @@ def test_overrides_reach_the_notebooks_that_declare_them(project: Path) -> None:
     assert jobs[1].parameters["mutual_weight"] == 20.0
     assert [job.parameters["seeds"] for job in jobs] == [[7], [7]]
     assert jobs[0].output.parent.name.startswith("quick+mutual_weight=20.0")
+
+
+def test_the_published_study_can_be_planned_where_no_data_are_prepared(monkeypatch, tmp_path: Path) -> None:
+    """What its records say of the real data is enough."""
+    monkeypatch.setenv("CTRLIB_DATA", str(tmp_path / "none"))
+    jobs = plan(ROOT, "published", [], {})
+    real = {job.parameters["dataset"] for job in jobs if job.parameters.get("dataset", "synthetic") != "synthetic"}
+    assert {"criteo_100k", "frappe"} <= real
+    assert data_digest("frappe") != data_digest("criteo_100k")
+    with pytest.raises(UserError, match="movielens"):
+        data_digest("movielens")
 
 
 def test_a_profile_with_an_unknown_name_is_refused(project: Path, tmp_path: Path) -> None:
