@@ -270,6 +270,53 @@ def test_page_13_a_part_of_the_gap_and_what_it_costs_on_the_way() -> None:
     assert (both.iloc[:, 1] < both.iloc[:, 0]).sum() > 0.8 * len(both)
 
 
+def test_page_15_peers_help_whom_training_alone_harms() -> None:
+    groups, p = groups_of("15"), arms_of("15")[0]
+    alone = groups[(groups["instances"] == p.instances) & ~groups["cohort"].str.contains("+", regex=False)]
+    factors = ["protocol", "cohort", "weight"]
+    tuned = effects_by(alone, factors, "mutual", "solo").set_index(factors)["difference"].unstack("cohort")
+    scratch = effects_by(
+        alone[alone["share"].isna() | (alone["share"] == 0)], factors, "mutual from scratch", "solo from scratch"
+    )
+    scratch = scratch.set_index(factors)["difference"].unstack("cohort")
+    three = ["DeepFM", "DCN", "PNN"]
+    weak, strong = (tuned.xs(weight, level="weight")[three] for weight in p.mutual_weights)
+    assert (weak.abs() < 0.0006).all(axis=None)
+    sizes = effects_by(
+        groups[groups["cohort"] == p.architecture], ["protocol", "weight", "instances"], "mutual", "solo"
+    ).set_index(["protocol", "weight", "instances"])["difference"]
+    assert (sizes.xs(p.mutual_weights[0], level="weight").abs() < 0.0006).all()
+    assert sizes.groupby(["protocol", "weight"]).agg(np.ptp).max() < 0.001
+    usual = alone[alone["cohort"] == p.architecture]
+    slow = effects_by(usual, ["protocol", "weight"], "mutual lr/10", "solo lr/10").set_index(["protocol", "weight"])
+    assert slow.loc[("own_end", 1.0), ["verdict", "P(better)"]].tolist() == ["gain", 1.0]
+    assert 0.00005 < slow.loc[("own_end", 1.0), "difference"] < 0.00015
+    assert (strong < -0.003).all(axis=None)
+    ratio = scratch.xs(20.0, level="weight")[three] / strong
+    assert ((ratio > 2.5) & (ratio < 6)).all(axis=None)
+    late = effects_by(usual, ["protocol", "weight", "share"], "mutual from scratch", "solo from scratch")
+    late = late[late["weight"] == 20].set_index(["protocol", "share"])["difference"].unstack("share")
+    assert (late[0.25] > late[0]).all()
+
+    at_end = alone[alone["protocol"] == "own_end"]
+    going_on = effects_by(at_end, ["cohort"], "solo", "checkpoint").set_index("cohort")["difference"]
+    assert [name for name in going_on.index if going_on[name] < 0] == ["FiBiNET"]
+    best = effects_by(at_end, ["cohort", "weight"], "mutual", "solo").set_index(["cohort", "weight"])
+    assert best.index[(best["verdict"] == "gain") & (best["difference"] > 0.002)].tolist() == [("FiBiNET", 20)]
+    loss = at_end[(at_end["cohort"] == "FiBiNET")].groupby(["arm", "weight"], dropna=False)["logloss"].mean()
+    assert 0.65 < loss["mutual", 20] / loss["solo"].item() < 0.75
+    early = effects_by(alone[alone["protocol"] == "equal_epochs"], ["cohort"], "solo", "checkpoint")
+    assert early.set_index("cohort")["difference"]["FiBiNET"] < 0
+    assert tuned.loc[("equal_epochs", 20), "FiBiNET"] < 0
+
+    mean = alone.groupby(["protocol", "cohort", "arm", "weight"], dropna=False)[["auc", "ensemble_auc", "churn"]].mean()
+    solo = mean.xs("solo", level="arm").droplevel("weight")
+    pulled = mean.xs(("mutual", 20.0), level=["arm", "weight"])
+    assert (solo["ensemble_auc"] - solo["auc"] > 0.0029).all()
+    assert (pulled["churn"] / solo["churn"]).between(0.4, 0.65).all()
+    assert (pulled["ensemble_auc"] < solo["ensemble_auc"]).all()
+
+
 def test_page_19_less_is_lost_together() -> None:
     table = groups_of("19").pivot(index="group", columns="arm", values="auc")
     assert (table["solo"] < table["checkpoint"]).all()
