@@ -225,8 +225,10 @@ def effect_curves(table: pd.DataFrame, x: str, by: str, xlabel: str = "", log: b
     ax.axhline(0, color=INK, linewidth=1)
     if log:
         log_axis(ax.xaxis, table[x])
+    else:
+        ax.set_xticks(sorted(set(table[x])))
     ax.set(xlabel=xlabel or spoken(x), ylabel="effect on test AUC, thousandths")
-    ax.legend(fontsize="small", frameon=False)
+    ax.legend(loc="lower left", bbox_to_anchor=(0, 1.01), ncols=2, fontsize="small", frameon=False)  # hides no point
     return keep(ax, table)
 
 

@@ -124,6 +124,8 @@ def styled(
 def show_effects(table: pd.DataFrame, names: dict[str, str] | None = None) -> None:
     """Show rows of :func:`ctrlib.experiments.tables.effects_by`: what was compared, difference, interval, verdict.
 
+    The interval is that of one comparison; verdict and p are corrected for all in the table (Holm).
+
     Args:
         table: the rows; the columns before ``difference`` say what was compared.
         names: other words for columns.
@@ -134,11 +136,11 @@ def show_effects(table: pd.DataFrame, names: dict[str, str] | None = None) -> No
     shown["95 % interval"] = [
         f"{low:+.4f} to {high:+.4f}" for low, high in zip(table["low"], table["high"], strict=True)
     ]
+    shown["verdict, Holm"] = table["verdict"]
     shown["relative / RelaImpr, %"] = [
         f"{a:+.2f} / {b:+.2f}" for a, b in zip(table["relative_%"], table["RelaImpr_%"], strict=True)
     ]
     shown["p, Holm"] = [f"{p:.3f}" for p in table["p_holm"]]
-    shown["verdict"] = table["verdict"]
     show_table(shown, {name: "{:g}" for name in shown.select_dtypes("number").columns}, numbers=table)
 
 
