@@ -281,7 +281,11 @@ def test_page_15_peers_help_whom_training_alone_harms() -> None:
     scratch = scratch.set_index(factors)["difference"].unstack("cohort")
     three = ["DeepFM", "DCN", "PNN"]
     weak, strong = (tuned.xs(weight, level="weight")[three] for weight in p.mutual_weights)
-    assert (weak.abs() < 0.0006).all(axis=None)
+    assert weak.loc["equal_epochs"].round(4).eq(-0.0003).all(axis=None)
+    main = effects_by(groups[groups["instances"] == p.instances], ["protocol", "cohort", "weight"], "mutual", "solo")
+    shown = main[main["cohort"].isin(three) & (main["weight"] == p.mutual_weights[0])].set_index("protocol")["verdict"]
+    assert {*shown["equal_epochs"]} == {"loss"}
+    assert {*shown["own_end"]} == {"no difference shown"}
     sizes = effects_by(
         groups[groups["cohort"] == p.architecture], ["protocol", "weight", "instances"], "mutual", "solo"
     ).set_index(["protocol", "weight", "instances"])["difference"]
@@ -291,6 +295,11 @@ def test_page_15_peers_help_whom_training_alone_harms() -> None:
     slow = effects_by(usual, ["protocol", "weight"], "mutual lr/10", "solo lr/10").set_index(["protocol", "weight"])
     assert slow.loc[("own_end", 1.0), ["verdict", "P(better)"]].tolist() == ["gain", 1.0]
     assert 0.00005 < slow.loc[("own_end", 1.0), "difference"] < 0.00015
+    every = [
+        effects_by(usual, ["protocol", "weight"], *arms)
+        for arms in (("mutual", "solo"), ("mutual lr/10", "solo lr/10"), ("mutual from scratch", "solo from scratch"))
+    ]
+    assert (pd.concat(every)["verdict"] == "gain").sum() == 1
     assert (strong < -0.003).all(axis=None)
     ratio = scratch.xs(20.0, level="weight")[three] / strong
     assert ((ratio > 2.7) & (ratio < 5.5)).all(axis=None)
