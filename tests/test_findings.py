@@ -270,7 +270,7 @@ def test_page_13_a_part_of_the_gap_and_what_it_costs_on_the_way() -> None:
     assert (both.iloc[:, 1] < both.iloc[:, 0]).sum() > 0.8 * len(both)
 
 
-def test_page_15_peers_help_whom_training_alone_harms() -> None:
+def test_page_15_losses_and_one_exception() -> None:
     groups, p = groups_of("15"), arms_of("15")[0]
     alone = groups[(groups["instances"] == p.instances) & ~groups["cohort"].str.contains("+", regex=False)]
     factors = ["protocol", "cohort", "weight"]
@@ -310,6 +310,8 @@ def test_page_15_peers_help_whom_training_alone_harms() -> None:
     at_end = alone[alone["protocol"] == "own_end"]
     going_on = effects_by(at_end, ["cohort"], "solo", "checkpoint").set_index("cohort")["difference"]
     assert [name for name in going_on.index if going_on[name] < 0] == ["FiBiNET"]
+    losses = at_end.groupby(["cohort", "arm"])["logloss"].mean().unstack("arm")
+    assert (losses["solo"] > losses["checkpoint"]).all()
     best = effects_by(at_end, ["cohort", "weight"], "mutual", "solo").set_index(["cohort", "weight"])
     assert best.index[(best["verdict"] == "gain") & (best["difference"] > 0.002)].tolist() == [("FiBiNET", 20)]
     loss = at_end[(at_end["cohort"] == "FiBiNET")].groupby(["arm", "weight"], dropna=False)["logloss"].mean()
