@@ -13,10 +13,19 @@ import pytest
 
 from ctrlib import runs
 from ctrlib.config import project_root
-from ctrlib.experiments import checked_parameters, planned_arms
+from ctrlib.experiments import OF_OTHERS, checked_parameters, expectations, planned_arms, verdicts
 from ctrlib.experiments.arms import train_arms
+from ctrlib.experiments.finetuning import HEADLINE, RATES, arm_name
 from ctrlib.experiments.inside import similarity
-from ctrlib.experiments.tables import compare, effects_by, group_table, member_effects, member_table, share_of_gap
+from ctrlib.experiments.tables import (
+    compare,
+    effects_by,
+    group_table,
+    mean_over,
+    member_effects,
+    member_table,
+    share_of_gap,
+)
 from ctrlib.results import committed_results
 from ctrlib.runs import RunStore
 from ctrlib.study import declared_parameters, plan
@@ -83,6 +92,48 @@ def test_page_01_disagreement_and_what_an_ensemble_gains() -> None:
     assert gain["equal_epochs"] > 2 * gain["own_end"] > 0
     assert by["churn"]["equal_epochs"] > by["churn"]["own_end"]
     assert by["auc"]["equal_epochs"] < by["auc"]["own_end"] < by["ensemble_auc"]["own_end"]
+
+
+def test_page_02_gains_beside_the_control_and_none_beside_the_checkpoint() -> None:
+    groups, factors = groups_of("02"), ["protocol", "architecture"]
+
+    def gains(treatment: str, control: str, value: str = "auc") -> pd.DataFrame:
+        return effects_by(groups, factors, treatment, control, value=value).set_index(factors)
+
+    cells = [(rate, state) for rate in RATES for state in ("reset", "keep")]
+    pairs = {cell: gains(arm_name("mutual", *cell), arm_name("solo", *cell)) for cell in cells}
+    assert all((found["verdict"] == "gain").all() for found in pairs.values()), "everywhere, after the correction"
+    at_full, at_tenth = (pairs[rate, "reset"]["difference"] for rate in RATES)
+    assert at_full.between(0.0005, 0.0022).all()
+    assert (at_tenth < 0.55 * at_full).all()
+    scratch = gains("mutual from scratch", "solo from scratch")
+    assert [*scratch.index[scratch["verdict"] != "gain"]] == [("own_end", "FiBiNET")]
+
+    three, (mutual, solo) = ["DeepFM", "DCN", "PNN"], HEADLINE
+    slower = gains(arm_name("solo", "lr/10", "reset"), "checkpoint")["difference"]["equal_epochs"]
+    assert (slower[three] > 3 * at_full["equal_epochs"][three]).all()
+    alone, together = (gains(arm, "checkpoint").loc["own_end"] for arm in (solo, mutual))
+    assert (alone["difference"] < 0).all()
+    back = -at_full["own_end"] / alone["difference"]
+    assert (back[three] > 0.95).all()
+    assert 0.4 < back["FiBiNET"] < 0.6
+    assert not (together["verdict"] == "gain").any()
+    mean = groups.groupby(["protocol", "architecture", "arm"])[["auc", "ensemble_auc", "churn"]].mean()
+    best = mean["auc"]["own_end"].unstack("architecture").idxmax()
+    assert {*best[three]} == {"mutual from scratch"}
+    of_all = mean.groupby(["protocol", "arm"])["ensemble_auc"].mean().unstack("arm")
+    assert (of_all[mutual] > of_all[solo]).all()
+    arm = mean["churn"].unstack("arm")
+    assert (arm[mutual] < arm[solo]).all()
+    singles = mean["auc"].groupby(factors).max()
+    assert (mean["ensemble_auc"].xs("checkpoint", level="arm") > singles).all()
+
+    at_start = gains(solo, "checkpoint").loc["equal_epochs"]
+    assert not (at_start["verdict"] == "gain").any()
+    assert [*at_start.index[at_start["verdict"] == "loss"]] == ["FiBiNET"]
+    slow, slow_alone = (gains(arm_name(kind, "lr/10", "reset"), "checkpoint") for kind in ("mutual", "solo"))
+    assert (slow["difference"]["own_end"] > 0).all()
+    assert (at_tenth["own_end"] > slow_alone["difference"]["own_end"]).all()
 
 
 @pytest.mark.parametrize("protocol", BOTH)
@@ -326,6 +377,47 @@ def test_page_15_losses_and_one_exception() -> None:
     assert (solo["ensemble_auc"] - solo["auc"] > 0.0029).all()
     assert (pulled["churn"] / solo["churn"]).between(0.4, 0.65).all()
     assert (pulled["ensemble_auc"] < solo["ensemble_auc"]).all()
+
+
+def test_page_16_what_stands_and_what_fell() -> None:
+    (job,) = plan(project_root(), "published", ["16"], {})
+    p = checked_parameters(**{**declared_parameters(job.source), **job.parameters})
+    store = RunStore(NOWHERE)
+    store.results = committed_results()
+    arms = {name: train_arms(p, store, planned_arms(name, p)) for name in OF_OTHERS["paper_beside_ours"]}
+    tuned = group_table(store, arms["finetune_mutually"])
+    strength = group_table(store, arms["how_strong_and_in_which_form"])
+    table = verdicts.verdict_table(
+        [
+            *verdicts.of_finetuning(tuned),
+            *verdicts.of_instances(group_table(store, arms["how_many_instances"])),
+            *verdicts.of_companions(member_table(arms["mix_architectures"])),
+            *verdicts.of_epochs(group_table(store, arms["how_many_epochs"])),
+        ]
+    )
+    said = table.set_index(["claim", "protocol"])["verdict"].unstack("protocol")
+    assert {claim: tuple(row[BOTH]) for claim, row in said.iterrows()} == {
+        "fine-tuning together lifts the AUC": ("supported", "supported"),
+        "from scratch it does not help": ("contradicted", "contradicted"),
+        "a fifth instance adds next to nothing": ("supported", "supported"),
+        "a stronger companion gives a larger gain": ("supported", "not shown"),
+        "of unlike models the stronger loses": ("contradicted", "contradicted"),
+        "of unlike models the weaker gains": ("supported", "supported"),
+        "more epochs of it degrade": ("contradicted", "contradicted"),
+    }
+    lift = table[table["claim"] == "fine-tuning together lifts the AUC"]
+    assert (lift["high"] < 0.25).all(), "per cent; the paper's smallest lift"
+    own = expectations.outcome_table(
+        [*expectations.of_finetuning(tuned), *expectations.of_strength(strength, p.coupling_form)]
+    )
+    fell = own[own["verdict"] == "contradicted"]
+    assert [one.partition(":")[0] for one in fell["expectation"]] == ["O2", "O5"]
+    assert {*fell["protocol"]} == {"equal_epochs"}
+    pooled = mean_over(tuned, "architecture").query("protocol == 'own_end'")
+    beside = {arm: compare(pooled, arm, "checkpoint").verdict for arm in pooled["arm"].unique()}
+    assert [beside[arm] for arm in HEADLINE] == ["loss", "loss"]
+    assert beside[arm_name("mutual", "lr/10", "reset")] == "gain"
+    assert beside[arm_name("solo", "lr/10", "reset")] == "no difference shown"
 
 
 def test_page_19_less_is_lost_together() -> None:
