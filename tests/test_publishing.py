@@ -13,6 +13,7 @@ import yaml
 ROOT = Path(__file__).resolve().parents[1]
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
 TARGETS = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE))
+PROFILES = {path.name for path in (ROOT / "notebooks" / "profiles").iterdir()}
 LOCK = dict(
     line.split("==") for line in (ROOT / "requirements.lock").read_text().splitlines() if re.match(r"[\w.-]+==", line)
 )
@@ -34,7 +35,10 @@ def test_workflows_name_commands_that_exist(path):
     for command in (step["run"] for step in steps(path) if "run" in step):
         words = shlex.split(command)
         if words[0] == "make":
-            assert set(words[1:]) <= TARGETS
+            settings = dict(word.split("=", 1) for word in words[1:] if "=" in word)
+            assert {word for word in words[1:] if "=" not in word} <= TARGETS
+            assert set(settings) <= {"PROFILE"}
+            assert {f"{name}.yaml" for name in settings.values()} <= PROFILES
         else:
             assert re.match(r"\.venv/bin/\w+$", words[0])
             assert Path(words[0]).name in LOCK
