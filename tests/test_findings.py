@@ -26,6 +26,7 @@ from ctrlib.experiments.tables import (
     member_table,
     share_of_gap,
 )
+from ctrlib.measures import pooled_difference
 from ctrlib.results import committed_results
 from ctrlib.runs import RunStore
 from ctrlib.study import declared_parameters, plan
@@ -436,3 +437,100 @@ def test_page_19_less_is_lost_together() -> None:
     assert (table["mutual"] - table["solo"]).mean() > 0.005
     assert (table["mutual"] > table["checkpoint"]).sum() == 2
     assert len(table) == 5
+
+
+def test_page_14_peers_help_where_going_on_alone_does_not() -> None:
+    groups, p = groups_of("14"), arms_of("14")[0]
+    weak, strong = p.mutual_weights
+    usual = groups[groups["instances"] == p.instances]
+    kinds = usual[~usual["cohort"].str.contains("+", regex=False)]
+    first = kinds[kinds["share"].isna() | (kinds["share"] == p.starts[0])]
+
+    def table(rows: pd.DataFrame, factors: list[str], *arms: str, value: str = "auc") -> pd.DataFrame:
+        by = ["protocol", "weight", *factors]
+        return effects_by(rows, by, *arms, value).set_index(by).sort_index()
+
+    alone = effects_by(kinds, ["protocol", "cohort"], "solo", "checkpoint").set_index(["protocol", "cohort"])
+    tuned, begun = (table(rows, ["cohort"], "mutual", to) for rows, to in ((usual, "solo"), (kinds, "checkpoint")))
+    scratch, loss = (
+        table(first, ["cohort"], "mutual from scratch", "solo from scratch", value=value)
+        for value in ("auc", "logloss")
+    )
+
+    # with own ends
+    assert (alone.loc["own_end", "difference"] < 0).all()
+    assert {*alone.loc["own_end", "verdict"]} == {"no difference shown"}
+    assert len(tuned.loc["own_end", weak]) == 5
+    assert {*tuned.loc["own_end", "verdict"]} == {"gain"}
+    assert tuned.loc[("own_end", weak), "difference"].between(0.0002, 0.0004).all()
+    assert tuned.loc[("own_end", strong), "difference"].between(0.001, 0.0022).all()
+    average = table(usual, ["cohort"], "mutual", "solo", value="ensemble_auc")
+    assert {*average.loc["own_end", "verdict"]} == {"gain"}
+    gained = begun.loc["own_end"].query("verdict == 'gain'")
+    assert gained.index.tolist() == [(strong, "DeepFM"), (strong, "PNN")]
+    assert gained["difference"].between(0.0007, 0.0013).all()
+
+    assert (begun.loc[("own_end", strong), "difference"] > 0).all()
+    deepfm = kinds[kinds["cohort"] == p.architecture]
+    slow, slowly = (table(deepfm, [], "mutual lr/10", to)["difference"] for to in ("solo lr/10", "checkpoint"))
+    assert slow["own_end", strong] / tuned.loc[("own_end", strong, "DeepFM"), "difference"] == pytest.approx(
+        0.5, abs=0.1
+    )
+    assert slowly["own_end", strong] == pytest.approx(gained.loc[(strong, "DeepFM"), "difference"], abs=0.0002)
+    assert -0.0003 < effects_by(deepfm, ["protocol"], "solo lr/10", "checkpoint")["difference"].iloc[1] < 0
+
+    # with equal epochs
+    assert {*alone.loc["equal_epochs", "verdict"]} == {"gain"}
+    assert alone.loc["equal_epochs", "difference"].between(0.01, 0.03).all()
+    little = tuned.loc[("equal_epochs", weak)]
+    assert little["difference"].abs().max() < 0.00015
+    assert abs(little.loc["FiBiNET", "difference"]) < 0.00002
+    assert {*tuned.loc[("equal_epochs", strong), "verdict"]} == {"loss"}
+    assert tuned.loc[("equal_epochs", strong), "difference"].between(-0.0045, -0.001).all()
+    assert (begun.loc["equal_epochs", "difference"] > 0.01).all()
+
+    # from scratch
+    shown = scratch[scratch["verdict"] == "gain"].index.tolist()
+    assert shown == [
+        ("equal_epochs", weak, "DCN"),
+        ("equal_epochs", weak, "DeepFM"),
+        ("equal_epochs", weak, "PNN"),
+        ("own_end", weak, "DCN"),
+        ("own_end", strong, "PNN"),
+    ]
+    assert scratch.loc[shown[:4], "difference"].between(0.00005, 0.00025).all()
+    assert scratch.loc[shown[4], "difference"] == pytest.approx(0.002, abs=0.0005)
+    assert "loss" not in {*scratch["verdict"]}
+    later = table(deepfm, ["share"], "mutual from scratch", "solo from scratch")
+    weakly = later["difference"].xs(weak, level="weight").unstack("share")
+    assert (weakly.max(axis=1) - weakly.min(axis=1)).max() < 0.00002
+    assert {*later.loc[(slice(None), strong), "verdict"]} == {"no difference shown"}
+    _, store, arms = arms_of("14")
+    for protocol in p.protocols:
+        from_scratch = [
+            [arm.records for arm in arms if arm.name == name and arm.factors == {**arm.factors, **where}]
+            for name, where in (
+                (
+                    "mutual from scratch",
+                    {"cohort": p.architecture, "protocol": protocol, "weight": strong, "share": p.starts[0]},
+                ),
+                ("solo from scratch", {"cohort": p.architecture, "protocol": protocol}),
+            )
+        ]
+        assert pooled_difference(store, *from_scratch).low > 0
+    worse = loss.loc[("equal_epochs", strong)]
+    assert worse.index[worse["verdict"] == "gain"].tolist() == ["FiBiNET", "PNN"]
+
+    # how many
+    own = groups[groups["cohort"] == p.architecture]
+    sizes = table(own, ["instances"], "mutual", "solo")["difference"].unstack("instances")
+    helped = sizes.loc["own_end"]
+    assert (helped[2] / helped[4]).between(0.8, 1).all()
+    assert sizes.loc[("equal_epochs", strong), 2] < sizes.loc[("equal_epochs", strong), 4] < 0
+
+    # the average of the checkpoints
+    ended = usual[usual["protocol"] == "own_end"]
+    single = ended.groupby(["cohort", "arm", "weight", "share"], dropna=False)["auc"].mean()
+    untouched = ended[ended["arm"] == "checkpoint"].groupby("cohort")["ensemble_auc"].mean()
+    above = single[single > untouched.reindex(single.index.get_level_values("cohort")).to_numpy()]
+    assert above.index.droplevel("share").tolist() == [("PNN", "mutual from scratch", strong)]
