@@ -330,6 +330,109 @@ def test_page_13_a_part_of_the_gap_and_what_it_costs_on_the_way() -> None:
     assert (both.iloc[:, 1] < both.iloc[:, 0]).sum() > 0.8 * len(both)
 
 
+def page_14():
+    """Group table with one size and the starting share, the same without the mixed group, and the page's parameters."""
+    groups, p = groups_of("14"), arms_of("14")[0]
+    usual = groups[groups["instances"] == p.instances]
+    return usual, usual[~usual["cohort"].str.contains("+", regex=False)], p
+
+
+def by_weight(rows: pd.DataFrame, factors: list[str], treatment: str, control: str, value: str = "auc") -> pd.DataFrame:
+    """Effects of a family, found by protocol, weight of the peers and ``factors``."""
+    by = ["protocol", "weight", *factors]
+    return effects_by(rows, by, treatment, control, value).set_index(by).sort_index()
+
+
+def test_page_14_peers_help_where_going_on_alone_does_not() -> None:
+    usual, kinds, p = page_14()
+    weak, strong = p.mutual_weights
+    alone = effects_by(kinds, ["protocol", "cohort"], "solo", "checkpoint").set_index(["protocol", "cohort"])
+    tuned = by_weight(usual, ["cohort"], "mutual", "solo")
+    begun = by_weight(kinds, ["cohort"], "mutual", "checkpoint")
+
+    assert (alone.loc["own_end", "difference"] < 0).all()
+    assert {*alone.loc["own_end", "verdict"]} == {"no difference shown"}
+    assert len(tuned.loc["own_end", weak]) == 5
+    assert {*tuned.loc["own_end", "verdict"]} == {"gain"}
+    assert tuned.loc[("own_end", weak), "difference"].between(0.0002, 0.0004).all()
+    assert tuned.loc[("own_end", strong), "difference"].between(0.001, 0.0022).all()
+    assert {*by_weight(usual, ["cohort"], "mutual", "solo", "ensemble_auc").loc["own_end", "verdict"]} == {"gain"}
+    gained = begun.loc["own_end"].query("verdict == 'gain'")["difference"]
+    assert gained.index.tolist() == [(strong, "DeepFM"), (strong, "PNN")]
+    assert gained.between(0.0007, 0.0013).all()
+
+    assert {*alone.loc["equal_epochs", "verdict"]} == {"gain"}
+    assert alone.loc["equal_epochs", "difference"].between(0.01, 0.03).all()
+    little = tuned.loc[("equal_epochs", weak), "difference"]
+    assert little.abs().max() < 0.00015
+    assert abs(little["FiBiNET"]) < 0.00002
+    assert {*tuned.loc[("equal_epochs", strong), "verdict"]} == {"loss"}
+    assert tuned.loc[("equal_epochs", strong), "difference"].between(-0.0045, -0.001).all()
+    assert (begun.loc["equal_epochs", "difference"] > 0.01).all()
+
+    single = kinds[kinds["protocol"] == "own_end"]
+    means = single.groupby(["cohort", "arm", "weight", "share"], dropna=False)["auc"].mean()
+    untouched = single[single["arm"] == "checkpoint"].groupby("cohort")["ensemble_auc"].mean()
+    above = means[means > untouched.reindex(means.index.get_level_values("cohort")).to_numpy()]
+    assert above.index.droplevel("share").tolist() == [("PNN", "mutual from scratch", strong)]
+
+
+def test_page_14_a_tenth_of_the_rate_and_how_many() -> None:
+    _, kinds, p = page_14()
+    strong = p.mutual_weights[-1]
+    deepfm = kinds[kinds["cohort"] == p.architecture]
+    at_full, at_tenth = (
+        {
+            to: by_weight(deepfm, [], f"mutual{rate}", to)["difference"]["own_end", strong]
+            for to in (f"solo{rate}", "checkpoint")
+        }
+        for rate in ("", " lr/10")
+    )
+    assert at_tenth["solo lr/10"] / at_full["solo"] == pytest.approx(0.5, abs=0.1)
+    assert at_tenth["checkpoint"] == pytest.approx(at_full["checkpoint"], abs=0.0002)
+    alone = effects_by(deepfm, ["protocol"], "solo lr/10", "checkpoint").set_index("protocol")["difference"]
+    assert -0.0003 < alone["own_end"] < 0
+
+    groups = groups_of("14")
+    of_sizes = by_weight(groups[groups["cohort"] == p.architecture], ["instances"], "mutual", "solo")
+    sizes = of_sizes["difference"].unstack("instances")
+    assert (sizes.loc["own_end"][2] / sizes.loc["own_end"][4]).between(0.8, 1).all()
+    assert sizes.loc[("equal_epochs", strong), 2] < sizes.loc[("equal_epochs", strong), 4] < 0
+
+
+def test_page_14_from_scratch() -> None:
+    _, kinds, p = page_14()
+    weak, strong = p.mutual_weights
+    arms = ("mutual from scratch", "solo from scratch")
+    first = kinds[kinds["share"].isna() | (kinds["share"] == p.starts[0])]
+    scratch = by_weight(first, ["cohort"], *arms)
+    shown = scratch[scratch["verdict"] == "gain"].index.tolist()
+    assert shown == [
+        ("equal_epochs", weak, "DCN"),
+        ("equal_epochs", weak, "DeepFM"),
+        ("equal_epochs", weak, "PNN"),
+        ("own_end", weak, "DCN"),
+        ("own_end", strong, "PNN"),
+    ]
+    assert scratch.loc[shown[:4], "difference"].between(0.00005, 0.00025).all()
+    assert scratch.loc[shown[4], "difference"] == pytest.approx(0.002, abs=0.0005)
+    assert "loss" not in {*scratch["verdict"]}
+    worse = by_weight(first, ["cohort"], *arms, "logloss").loc[("equal_epochs", strong)]
+    assert worse.index[worse["verdict"] == "gain"].tolist() == ["FiBiNET", "PNN"]
+
+    later = by_weight(kinds[kinds["cohort"] == p.architecture], ["share"], *arms)
+    weakly = later["difference"].xs(weak, level="weight").unstack("share")
+    assert (weakly.max(axis=1) - weakly.min(axis=1)).max() < 0.00002
+    assert {*later.loc[(slice(None), strong), "verdict"]} == {"no difference shown"}
+    _, store, trained = arms_of("14")
+    for protocol in p.protocols:
+        here = {"protocol": protocol, "cohort": p.architecture, "weight": strong, "share": p.starts[0]}
+        at = [arm for arm in trained if all(here[name] == level for name, level in arm.factors.items() if name in here)]
+        treated, control = ([arm.records for arm in at if arm.name == name] for name in arms)
+        assert len(treated) == len(control) == len(p.seeds)
+        assert pooled_difference(store, treated, control).low > 0
+
+
 def test_page_15_losses_and_one_exception() -> None:
     groups, p = groups_of("15"), arms_of("15")[0]
     alone = groups[(groups["instances"] == p.instances) & ~groups["cohort"].str.contains("+", regex=False)]
@@ -437,100 +540,3 @@ def test_page_19_less_is_lost_together() -> None:
     assert (table["mutual"] - table["solo"]).mean() > 0.005
     assert (table["mutual"] > table["checkpoint"]).sum() == 2
     assert len(table) == 5
-
-
-def test_page_14_peers_help_where_going_on_alone_does_not() -> None:
-    groups, p = groups_of("14"), arms_of("14")[0]
-    weak, strong = p.mutual_weights
-    usual = groups[groups["instances"] == p.instances]
-    kinds = usual[~usual["cohort"].str.contains("+", regex=False)]
-    first = kinds[kinds["share"].isna() | (kinds["share"] == p.starts[0])]
-
-    def table(rows: pd.DataFrame, factors: list[str], *arms: str, value: str = "auc") -> pd.DataFrame:
-        by = ["protocol", "weight", *factors]
-        return effects_by(rows, by, *arms, value).set_index(by).sort_index()
-
-    alone = effects_by(kinds, ["protocol", "cohort"], "solo", "checkpoint").set_index(["protocol", "cohort"])
-    tuned, begun = (table(rows, ["cohort"], "mutual", to) for rows, to in ((usual, "solo"), (kinds, "checkpoint")))
-    scratch, loss = (
-        table(first, ["cohort"], "mutual from scratch", "solo from scratch", value=value)
-        for value in ("auc", "logloss")
-    )
-
-    # with own ends
-    assert (alone.loc["own_end", "difference"] < 0).all()
-    assert {*alone.loc["own_end", "verdict"]} == {"no difference shown"}
-    assert len(tuned.loc["own_end", weak]) == 5
-    assert {*tuned.loc["own_end", "verdict"]} == {"gain"}
-    assert tuned.loc[("own_end", weak), "difference"].between(0.0002, 0.0004).all()
-    assert tuned.loc[("own_end", strong), "difference"].between(0.001, 0.0022).all()
-    average = table(usual, ["cohort"], "mutual", "solo", value="ensemble_auc")
-    assert {*average.loc["own_end", "verdict"]} == {"gain"}
-    gained = begun.loc["own_end"].query("verdict == 'gain'")
-    assert gained.index.tolist() == [(strong, "DeepFM"), (strong, "PNN")]
-    assert gained["difference"].between(0.0007, 0.0013).all()
-
-    assert (begun.loc[("own_end", strong), "difference"] > 0).all()
-    deepfm = kinds[kinds["cohort"] == p.architecture]
-    slow, slowly = (table(deepfm, [], "mutual lr/10", to)["difference"] for to in ("solo lr/10", "checkpoint"))
-    assert slow["own_end", strong] / tuned.loc[("own_end", strong, "DeepFM"), "difference"] == pytest.approx(
-        0.5, abs=0.1
-    )
-    assert slowly["own_end", strong] == pytest.approx(gained.loc[(strong, "DeepFM"), "difference"], abs=0.0002)
-    assert -0.0003 < effects_by(deepfm, ["protocol"], "solo lr/10", "checkpoint")["difference"].iloc[1] < 0
-
-    # with equal epochs
-    assert {*alone.loc["equal_epochs", "verdict"]} == {"gain"}
-    assert alone.loc["equal_epochs", "difference"].between(0.01, 0.03).all()
-    little = tuned.loc[("equal_epochs", weak)]
-    assert little["difference"].abs().max() < 0.00015
-    assert abs(little.loc["FiBiNET", "difference"]) < 0.00002
-    assert {*tuned.loc[("equal_epochs", strong), "verdict"]} == {"loss"}
-    assert tuned.loc[("equal_epochs", strong), "difference"].between(-0.0045, -0.001).all()
-    assert (begun.loc["equal_epochs", "difference"] > 0.01).all()
-
-    # from scratch
-    shown = scratch[scratch["verdict"] == "gain"].index.tolist()
-    assert shown == [
-        ("equal_epochs", weak, "DCN"),
-        ("equal_epochs", weak, "DeepFM"),
-        ("equal_epochs", weak, "PNN"),
-        ("own_end", weak, "DCN"),
-        ("own_end", strong, "PNN"),
-    ]
-    assert scratch.loc[shown[:4], "difference"].between(0.00005, 0.00025).all()
-    assert scratch.loc[shown[4], "difference"] == pytest.approx(0.002, abs=0.0005)
-    assert "loss" not in {*scratch["verdict"]}
-    later = table(deepfm, ["share"], "mutual from scratch", "solo from scratch")
-    weakly = later["difference"].xs(weak, level="weight").unstack("share")
-    assert (weakly.max(axis=1) - weakly.min(axis=1)).max() < 0.00002
-    assert {*later.loc[(slice(None), strong), "verdict"]} == {"no difference shown"}
-    _, store, arms = arms_of("14")
-    for protocol in p.protocols:
-        from_scratch = [
-            [arm.records for arm in arms if arm.name == name and arm.factors == {**arm.factors, **where}]
-            for name, where in (
-                (
-                    "mutual from scratch",
-                    {"cohort": p.architecture, "protocol": protocol, "weight": strong, "share": p.starts[0]},
-                ),
-                ("solo from scratch", {"cohort": p.architecture, "protocol": protocol}),
-            )
-        ]
-        assert pooled_difference(store, *from_scratch).low > 0
-    worse = loss.loc[("equal_epochs", strong)]
-    assert worse.index[worse["verdict"] == "gain"].tolist() == ["FiBiNET", "PNN"]
-
-    # how many
-    own = groups[groups["cohort"] == p.architecture]
-    sizes = table(own, ["instances"], "mutual", "solo")["difference"].unstack("instances")
-    helped = sizes.loc["own_end"]
-    assert (helped[2] / helped[4]).between(0.8, 1).all()
-    assert sizes.loc[("equal_epochs", strong), 2] < sizes.loc[("equal_epochs", strong), 4] < 0
-
-    # the average of the checkpoints
-    ended = usual[usual["protocol"] == "own_end"]
-    single = ended.groupby(["cohort", "arm", "weight", "share"], dropna=False)["auc"].mean()
-    untouched = ended[ended["arm"] == "checkpoint"].groupby("cohort")["ensemble_auc"].mean()
-    above = single[single > untouched.reindex(single.index.get_level_values("cohort")).to_numpy()]
-    assert above.index.droplevel("share").tolist() == [("PNN", "mutual from scratch", strong)]
