@@ -284,6 +284,24 @@ def test_on_real_clicks_every_group_shares_what_can_be_shared() -> None:
     assert names(at["checkpoint", "DCN", 3, None, None].runs) == five[:3], "groups of growing size are nested"
 
 
+def test_on_real_clicks_controls_differ_from_mutual_by_what_is_heard() -> None:
+    p = parameters(architecture="DCN", architectures=["DeepFM", "DCN"], instances=3, sizes=[3], seeds=[1],
+                   protocols=["own_end"], mutual_weights=[1.0, 20.0], starts=[0.0])  # fmt: skip
+    arms = planned_arms("real_frappe", p)
+    at = {(arm.name, arm.factors["cohort"], arm.factors.get("weight")): arm for arm in arms}
+    for target, name, twin in (
+        ("frozen", "frozen peers", "mutual"),
+        ("shuffled", "shuffled peers", "mutual"),
+        ("shuffled", "shuffled peers from scratch", "mutual from scratch"),
+    ):
+        assert {(cohort, weight) for arm, cohort, weight in at if arm == name} == {("DCN", 1.0), ("DCN", 20.0)}
+        for weight in p.mutual_weights:
+            [control], [live] = at[name, "DCN", weight].runs, at[twin, "DCN", weight].runs
+            assert (live.coupling.target, control.coupling.target) == ("live", target)
+            coupling = live.coupling.model_copy(update={"target": target})
+            assert control == live.model_copy(update={"coupling": coupling})
+
+
 def test_an_unknown_experiment_is_named() -> None:
     with pytest.raises(UserError) as caught:
         planned_arms("finetune_mutualy", parameters())

@@ -101,8 +101,8 @@ def where_it_ends(p: StudyParameters, seed: int, protocol: Protocol) -> list[Arm
 
 def real_clicks(p: StudyParameters, seed: int, protocol: Protocol) -> list[Arm]:
     """The study in small, for a prepared data set: fine-tuned and from scratch at every weight of the peers, for each
-    architecture; for ``p.architecture`` also at a tenth of the learning rate, with later starts of the coupling, and
-    in groups of other sizes; and one member of each architecture together.
+    architecture; for ``p.architecture`` also at a tenth of the learning rate, with later starts of the coupling, with
+    frozen and with shuffled peers, and in groups of other sizes; and one member of each architecture together.
 
     The factor ``cohort`` names who is in the group, ``instances`` how many.
     """
@@ -119,6 +119,20 @@ def real_clicks(p: StudyParameters, seed: int, protocol: Protocol) -> list[Arm]:
         for weight in weights:
             runs = mutual_finetuning(pretrained, group_coupling(p, size, complete(size, weight)), train)
             arms.append(Arm(f"mutual{rate}", seed, tuple(runs), {**factors, "weight": weight}))
+
+    def controls(pretrained: list[Run]) -> None:
+        size, train = len(pretrained), recipe(p, protocol, p.finetune_epochs)
+        for weight in weights:
+            frozen, shuffled = (
+                group_coupling(p, size, complete(size, weight), target=target) for target in ("frozen", "shuffled")
+            )
+            found = {
+                "frozen peers": mutual_finetuning(pretrained, frozen, train),
+                "shuffled peers": mutual_finetuning(pretrained, shuffled, train),
+                "shuffled peers from scratch": from_scratch(p, seed, protocol, [p.architecture] * size, shuffled),
+            }
+            factors = {"protocol": protocol, "cohort": p.architecture, "instances": size, "weight": weight}
+            arms.extend(Arm(name, seed, tuple(runs), factors) for name, runs in found.items())
 
     def scratch(architecture: str, starts: tuple[float, ...]) -> None:
         names = [architecture] * p.instances
@@ -139,6 +153,7 @@ def real_clicks(p: StudyParameters, seed: int, protocol: Protocol) -> list[Arm]:
         finetuned(pretrained, architecture)
         scratch(architecture, p.starts if architecture == p.architecture else p.starts[:1])
     finetuned(checkpoints[p.architecture], p.architecture, " lr/10")
+    controls(checkpoints[p.architecture])
     largest = pretraining(p, seed, protocol, [p.architecture] * max(p.sizes))
     if len(largest) > p.instances:  # its last members are in no group above
         factors = {"protocol": protocol, "cohort": p.architecture, "instances": len(largest)}
