@@ -300,6 +300,12 @@ def test_on_real_clicks_controls_differ_from_mutual_by_what_is_heard() -> None:
             assert (live.coupling.target, control.coupling.target) == ("live", target)
             coupling = live.coupling.model_copy(update={"target": target})
             assert control == live.model_copy(update={"coupling": coupling})
+    for weight in p.mutual_weights:
+        own, [frozen] = at["self-distillation", "DCN", weight].runs, at["frozen peers", "DCN", weight].runs
+        assert [run.coupling.weights for run in own] == [((weight,),)] * 3
+        assert {run.coupling.target for run in own} == {"frozen"}
+        assert tuple(run.start[0] for run in own) == frozen.start
+        assert tuple(run.members[0] for run in own) == frozen.members
 
 
 def test_an_unknown_experiment_is_named() -> None:

@@ -40,7 +40,7 @@ def alternatives_at_equal_cost(p: StudyParameters, seed: int, protocol: Protocol
         "checkpoint": pretrained,
         "solo": continuation(pretrained, train),
         "mutual": mutual_finetuning(pretrained, group_coupling(p, size), train),
-        "self-distillation": self_distillation(p, pretrained, train),
+        "self-distillation": self_distillation(p, pretrained, train, weight),
         "frozen ensemble": mutual_finetuning(
             pretrained,
             group_coupling(p, size, ((weight / size,) * size,) * size, target="frozen_ensemble"),
@@ -55,9 +55,9 @@ def alternatives_at_equal_cost(p: StudyParameters, seed: int, protocol: Protocol
     return [Arm(name, seed, tuple(runs), {"protocol": protocol}) for name, runs in found.items()]
 
 
-def self_distillation(p: StudyParameters, pretrained: list[Run], train: Recipe) -> list[Run]:
-    """Each checkpoint trains on alone, pulled to its own frozen copy with the weight of the peers."""
-    coupling = group_coupling(p, 1, ((p.mutual_weight,),), target="frozen")
+def self_distillation(p: StudyParameters, pretrained: list[Run], train: Recipe, weight: float) -> list[Run]:
+    """Each checkpoint trains on alone, pulled to its own frozen copy with the total weight of the peers."""
+    coupling = group_coupling(p, 1, ((weight,),), target="frozen")
     return [run for one in pretrained for run in mutual_finetuning([one], coupling, train)]
 
 
@@ -102,7 +102,8 @@ def where_it_ends(p: StudyParameters, seed: int, protocol: Protocol) -> list[Arm
 def real_clicks(p: StudyParameters, seed: int, protocol: Protocol) -> list[Arm]:
     """The study in small, for a prepared data set: fine-tuned and from scratch at every weight of the peers, for each
     architecture; for ``p.architecture`` also at a tenth of the learning rate, with later starts of the coupling, with
-    frozen and with shuffled peers, and in groups of other sizes; and one member of each architecture together.
+    frozen peers, shuffled ones and the own frozen copy, and in groups of other sizes; and one member of each
+    architecture together.
 
     The factor ``cohort`` names who is in the group, ``instances`` how many.
     """
@@ -129,6 +130,7 @@ def real_clicks(p: StudyParameters, seed: int, protocol: Protocol) -> list[Arm]:
             found = {
                 "frozen peers": mutual_finetuning(pretrained, frozen, train),
                 "shuffled peers": mutual_finetuning(pretrained, shuffled, train),
+                "self-distillation": self_distillation(p, pretrained, train, weight),
                 "shuffled peers from scratch": from_scratch(p, seed, protocol, [p.architecture] * size, shuffled),
             }
             factors = {"protocol": protocol, "cohort": p.architecture, "instances": size, "weight": weight}
