@@ -491,6 +491,66 @@ def test_page_15_losses_and_one_exception() -> None:
     assert (pulled["ensemble_auc"] < solo["ensemble_auc"]).all()
 
 
+def by_what_is_heard(number: str) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Of pages 14 and 15: effects of everything that a fine-tuned model hears, against continuing alone, by protocol,
+    weight and arm; and the group table they come from."""
+    groups, p = groups_of(number), arms_of(number)[0]
+    usual = groups[(groups["cohort"] == p.architecture) & (groups["instances"] == p.instances)]
+    heard = usual["arm"].isin(["mutual", "frozen peers", "self-distillation", "shuffled peers"])
+    told = usual.assign(heard=usual["arm"].where(heard), arm=usual["arm"].where(~heard, "coupled"))
+    return by_weight(told, ["heard"], "coupled", "solo"), usual
+
+
+def test_page_14_what_is_heard() -> None:
+    heard, usual = by_what_is_heard("14")
+    p = arms_of("14")[0]
+    weak, strong = p.mutual_weights
+    end = heard.loc["own_end", "difference"].unstack("heard")
+    assert 1.9 < end.loc[weak, "self-distillation"] / end.loc[weak, "mutual"] < 2.3
+    assert 0.55 < end.loc[strong, "self-distillation"] / end.loc[strong, "mutual"] < 0.75
+    assert {*heard.loc["own_end", "verdict"].drop("shuffled peers", level="heard")} == {"gain"}
+    others = by_weight(usual, [], "frozen peers", "self-distillation").loc["own_end"]
+    assert {*others["verdict"]} == {"gain"}
+    assert {*others["P(better)"]} == {1}
+    assert others["difference"].round(4).tolist() == [0.0002, 0.0008]
+    live = by_weight(usual, [], "frozen peers", "mutual").loc["own_end"]
+    assert live.loc[weak, "verdict"] == "gain"
+    assert -verdicts.NEGLIGIBLE < live.loc[strong, "low"] < 0 < live.loc[strong, "high"] < verdicts.NEGLIGIBLE
+    above = {
+        arm: by_weight(usual, [], arm, "checkpoint").loc[("own_end", strong), "verdict"]
+        for arm in ("mutual", "frozen peers", "self-distillation")
+    }
+    assert above == {"mutual": "gain", "frozen peers": "gain", "self-distillation": "no difference shown"}
+    shuffled = heard.xs("shuffled peers", level="heard").loc["own_end"]
+    assert {*shuffled["verdict"]} == {"loss"}
+    assert -0.015 < shuffled.loc[strong, "difference"] < -0.01
+
+    early = heard.loc["equal_epochs"]
+    frozen = early.loc[(slice(None), ["frozen peers", "self-distillation"]), :]
+    assert "gain" not in {*frozen["verdict"]}
+    ratio = frozen.loc[strong, "difference"] / early.loc[(strong, "mutual"), "difference"]
+    assert ratio.between(4.5, 6).all()
+
+
+def test_page_15_what_is_heard() -> None:
+    heard, usual = by_what_is_heard("15")
+    weak, strong = arms_of("15")[0].mutual_weights
+    costs = heard["difference"].unstack("heard")
+    at_strong = costs.xs(strong, level="weight")
+    assert (at_strong < 0).all(axis=None)
+    for arm in ("frozen peers", "self-distillation"):
+        ratio = at_strong[arm] / at_strong["mutual"]
+        assert ratio["equal_epochs"] == pytest.approx(1 / 3, abs=0.04)
+        assert ratio["own_end"] == pytest.approx(1 / 4, abs=0.05)
+    others = by_weight(usual, [], "frozen peers", "self-distillation")
+    assert {*others["verdict"]} == {"no difference shown"}
+    alike = costs.xs(weak, level="weight")[["mutual", "frozen peers", "self-distillation"]]
+    assert np.ptp(alike.to_numpy(), axis=1).max() < 0.0003
+    assert costs["shuffled peers"].lt(costs.drop(columns="shuffled peers").min(axis=1)).all()
+    for arm in ("mutual", "frozen peers", "self-distillation"):
+        assert {*by_weight(usual, [], "shuffled peers", arm)["verdict"]} == {"loss"}
+
+
 def test_page_16_what_stands_and_what_fell() -> None:
     page, p, store = settings_of("16")
     arms = {name: train_arms(p, store, planned_arms(name, p)) for name in OF_OTHERS[page]}
