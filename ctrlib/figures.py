@@ -213,7 +213,8 @@ def effect_curves(table: pd.DataFrame, x: str, by: str, xlabel: str = "", log: b
     ax = canvas()
     lines = list(table[by].unique())
     spread = 0.012 if log else 0.012 * float(np.ptp(table[x].astype(float))) or 0.05
-    for n, (line, style, marker) in enumerate(zip(lines, LINES, MARKERS, strict=False)):
+    for n, line in enumerate(lines):
+        style, marker = LINES[n % len(LINES)], MARKERS[(n + n // len(LINES)) % len(MARKERS)]  # 49 lines look different
         part = table[table[by] == line].sort_values(x)
         shift = (n - (len(lines) - 1) / 2) * spread
         at = part[x] * (1 + 2 * shift) if log else part[x] + shift  # so that intervals do not hide each other

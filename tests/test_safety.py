@@ -188,3 +188,12 @@ def test_logarithmic_axes_show_plain_numbers() -> None:
             assert [label.get_text() for label in one.get_xticklabels()] == expected
             assert not any(label.get_text() for label in one.get_xticklabels(minor=True))
         plt.close("all")
+
+
+def test_a_figure_of_many_lines_shows_each_of_them() -> None:
+    rows = [{"form": f"line {n}", "weight": w, "difference": n, "low": n, "high": n} for n in range(16) for w in (1, 2)]
+    ax = figures.effect_curves(pd.DataFrame(rows), "weight", "form")
+    drawn = [container.lines[0] for container in ax.containers]
+    assert [line.get_ydata()[0] for line in drawn] == [n * figures.MILLI for n in range(16)]
+    assert len({(line.get_color(), line.get_marker()) for line in drawn}) == 16
+    plt.close("all")
