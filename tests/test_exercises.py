@@ -101,7 +101,7 @@ def test_solutions_of_build_exercises_hold(path):
 
 
 def commands(text: str) -> list[str]:
-    """The ``ctrlib study`` commands of a page; a lone ``--set ...`` goes with the command before it."""
+    """The ``ctrlib study`` commands of a page; a lone ``--set`` or ``--profile`` goes with the command before it."""
     fenced = [line for block in re.findall(r"```bash\n(.*?)```", text, flags=re.DOTALL) for line in block.splitlines()]
     inline = re.findall(r"(?<!`)`([^`]+)`(?!`)", re.sub(r"```.*?```", "", text, flags=re.DOTALL))
     found: list[str] = []
@@ -109,7 +109,7 @@ def commands(text: str) -> list[str]:
         piece = " ".join(piece.split())
         if piece.startswith("ctrlib study "):
             found.append(piece)
-        elif piece.startswith("--set ") and found:
+        elif piece.startswith(("--set ", "--profile ")) and found:
             found.append(f"{found[-1].split(' --set')[0]} {piece}")
     return found
 
