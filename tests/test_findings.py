@@ -20,6 +20,7 @@ from ctrlib.experiments.inside import similarity
 from ctrlib.experiments.tables import (
     compare,
     effects_by,
+    effects_of_each,
     group_table,
     mean_over,
     member_effects,
@@ -496,19 +497,19 @@ def by_what_is_heard(number: str) -> tuple[pd.DataFrame, pd.DataFrame]:
     weight and arm; and the group table they come from."""
     groups, p = groups_of(number), arms_of(number)[0]
     usual = groups[(groups["cohort"] == p.architecture) & (groups["instances"] == p.instances)]
-    heard = usual["arm"].isin(["mutual", "frozen peers", "self-distillation", "shuffled peers"])
-    told = usual.assign(heard=usual["arm"].where(heard), arm=usual["arm"].where(~heard, "coupled"))
-    return by_weight(told, ["heard"], "coupled", "solo"), usual
+    arms = {arm: arm for arm in ("mutual", "frozen peers", "self-distillation", "shuffled peers")}
+    by = ["protocol", "weight"]
+    return effects_of_each(usual, by, arms, "solo").set_index([*by, "treatment"]).sort_index(), usual
 
 
 def test_page_14_what_is_heard() -> None:
     heard, usual = by_what_is_heard("14")
     p = arms_of("14")[0]
     weak, strong = p.mutual_weights
-    end = heard.loc["own_end", "difference"].unstack("heard")
+    end = heard.loc["own_end", "difference"].unstack("treatment")
     assert 1.9 < end.loc[weak, "self-distillation"] / end.loc[weak, "mutual"] < 2.3
     assert 0.55 < end.loc[strong, "self-distillation"] / end.loc[strong, "mutual"] < 0.75
-    assert {*heard.loc["own_end", "verdict"].drop("shuffled peers", level="heard")} == {"gain"}
+    assert {*heard.loc["own_end", "verdict"].drop("shuffled peers", level="treatment")} == {"gain"}
     others = by_weight(usual, [], "frozen peers", "self-distillation").loc["own_end"]
     assert {*others["verdict"]} == {"gain"}
     assert {*others["P(better)"]} == {1}
@@ -521,7 +522,7 @@ def test_page_14_what_is_heard() -> None:
         for arm in ("mutual", "frozen peers", "self-distillation")
     }
     assert above == {"mutual": "gain", "frozen peers": "gain", "self-distillation": "no difference shown"}
-    shuffled = heard.xs("shuffled peers", level="heard").loc["own_end"]
+    shuffled = heard.xs("shuffled peers", level="treatment").loc["own_end"]
     assert {*shuffled["verdict"]} == {"loss"}
     assert -0.015 < shuffled.loc[strong, "difference"] < -0.01
 
@@ -535,7 +536,7 @@ def test_page_14_what_is_heard() -> None:
 def test_page_15_what_is_heard() -> None:
     heard, usual = by_what_is_heard("15")
     weak, strong = arms_of("15")[0].mutual_weights
-    costs = heard["difference"].unstack("heard")
+    costs = heard["difference"].unstack("treatment")
     at_strong = costs.xs(strong, level="weight")
     assert (at_strong < 0).all(axis=None)
     for arm in ("frozen peers", "self-distillation"):

@@ -109,6 +109,17 @@ def effects_by(
     return with_holm(rows)
 
 
+def effects_of_each(
+    groups: pd.DataFrame, factors: Sequence[str], treatments: dict[str, str], control: str, value: str = "auc"
+) -> pd.DataFrame:
+    """One row per combination of ``factors`` and treatment (label -> arm, in the column ``treatment``), all against one
+    control; Holm's p over the whole table. See :func:`effects_by`."""
+    labels = groups["arm"].map({arm: label for label, arm in treatments.items()})
+    told = groups.assign(treatment=labels, arm=groups["arm"].where(labels.isna(), "treated"))
+    table = effects_by(told, [*factors, "treatment"], "treated", control, value)
+    return table.sort_values(list(factors), kind="stable", ignore_index=True)
+
+
 def effect_row(groups: pd.DataFrame, treatment: str, control: str, value: str = "auc") -> dict:
     """One paired comparison as a row: difference, interval, relative sizes, share of groups, p value, verdict.
 
