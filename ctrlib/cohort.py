@@ -4,6 +4,7 @@ Shared embeddings: each model keeps an embedding module of its own, whose table 
 member's gradient has a place of its own, whatever the order in which they arrive, and every model can be used alone.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -15,6 +16,7 @@ from ctrlib.data.table import Dataset
 from ctrlib.errors import UserError
 from ctrlib.execution import SideBySide, Step
 from ctrlib.models import build_model
+from ctrlib.models.distinct_ids import DistinctIds
 from ctrlib.models.layers import MLP, Dropout, FeatureEmbedding
 
 State = dict[str, Tensor]  # a member's weights ("weights.*") and Adam state ("adam.<kind>.*"), on the CPU
@@ -66,6 +68,7 @@ class Group:
     learning_rate: float
     each: SideBySide
     step: Step | None = None
+    distinct_ids: Callable[[Tensor], DistinctIds] | None = None  # of a batch, where models compute from them
     frozen: list[nn.Module] = field(default_factory=list)
     table: SharedTable | None = None
     average: WeightAverage | None = None

@@ -12,18 +12,21 @@ from torch import Tensor, nn
 from ctrlib.cohort import Group, Trainee
 from ctrlib.config import Recipe
 from ctrlib.coupling import click_loss, peer_loss
+from ctrlib.models.distinct_ids import DistinctIds, model_logits
 from ctrlib.models.layers import embedding_parameters
 
 
 def train_step(group: Group, ids: Tensor, labels: Tensor, coupled: bool, shuffle: Tensor | None = None) -> Tensor:
     """One step of every member of the group on one batch; returns click and peer loss (2, K), detached."""
-    outputs = group.each(lambda trainee: trainee.model(ids), group.trainees)  # K logits (B,)
+    distinct = group.distinct_ids(ids) if group.distinct_ids else None
+    outputs = group.each(lambda trainee: model_logits(trainee.model, ids, distinct), group.trainees)  # K logits (B,)
     logits = torch.stack([output.detach() for output in outputs]).requires_grad_()  # (K, B): members meet here
     click = click_loss(logits, labels)
     peer = torch.zeros_like(click)
     if coupled:
         how = group.coupling
-        frozen = torch.stack(group.each(lambda model: ask(model, ids), group.frozen)) if group.frozen else None
+        said = group.each(lambda model: ask(model, ids, distinct), group.frozen)
+        frozen = torch.stack(said) if said else None
         peer = peer_loss(
             logits, group.weights, how.form, how.target, frozen, shuffle, labels, how.peer_weighting, how.teacher_weight
         )
@@ -36,9 +39,9 @@ def train_step(group: Group, ids: Tensor, labels: Tensor, coupled: bool, shuffle
 
 
 @torch.no_grad()
-def ask(model: nn.Module, ids: Tensor) -> Tensor:
+def ask(model: nn.Module, ids: Tensor, distinct: DistinctIds | None) -> Tensor:
     """What a frozen model says of a batch: logits (B,)."""
-    return model(ids)
+    return model_logits(model, ids, distinct)
 
 
 def update(trainee: Trainee, output: Tensor, gradient: Tensor, recipe: Recipe) -> None:

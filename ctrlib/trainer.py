@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -35,16 +36,19 @@ from ctrlib.cohort import (
 )
 from ctrlib.config import FROZEN, Run, derive_seed
 from ctrlib.coupling import connected_groups
-from ctrlib.data.rows import Rows
+from ctrlib.data.rows import Rows, as_tensor
 from ctrlib.data.table import Dataset, Split
 from ctrlib.errors import UserError
 from ctrlib.evaluation import predict, score
 from ctrlib.execution import CudaGraph, GraphStep, SideBySide, Step, warm_up_on_stream
 from ctrlib.machine import arithmetic, keep_freed_memory
+from ctrlib.models.distinct_ids import distinct_ids, has_form, repeat_enough
+from ctrlib.models.layers import field_offsets
 from ctrlib.resume import Checkpoints, Position
 from ctrlib.step import train_step
 
 PROGRESS_S = 5.0
+ONCE = "first layer once per distinct id"
 MIN_GAIN = 1e-6  # a validation AUC must rise by more than this to count as better (FuxiCTR)
 
 
@@ -126,7 +130,7 @@ def train(
                 kept_epochs=[t.kept_epoch for t in trainees],
                 valid_logits=torch.stack(each(lambda t: predict(t.model, dataset.valid), trainees)).cpu().numpy(),
                 test_logits=torch.stack(each(lambda t: predict(t.model, dataset.test), trainees)).cpu().numpy(),
-                products=products,
+                products=f"{products}{', ' + ONCE if any(group.distinct_ids for group in groups) else ''}",
                 seconds=at.seconds,
             )
     finally:
@@ -226,8 +230,17 @@ def make_group(
         group.table = share_table(trainees, run.recipe.learning_rate, from_scratch=starts is None)
     if run.recipe.averaging != "none":
         group.average = WeightAverage(model_tensors(trainees), run.recipe)
+    if device.type == "cpu" and computes_from_distinct_ids(group, dataset.train.ids):
+        group.distinct_ids = partial(distinct_ids, offsets=field_offsets(dataset.field_dims))
     group.step = graph_step(group) if device.type == "cuda" else eager_step(group)
     return group
+
+
+def computes_from_distinct_ids(group: Group, ids: np.ndarray) -> bool:
+    """Whether :mod:`ctrlib.models.distinct_ids` pays for the group, judged by a batch from all over the rows (N, F)."""
+    size = group.recipe.batch_size
+    models = [trainee.model for trainee in group.trainees] + group.frozen
+    return any(has_form(model) for model in models) and repeat_enough(as_tensor(ids[:: len(ids) // size][:size]))
 
 
 def eager_step(group: Group) -> Step:

@@ -246,7 +246,10 @@ class CrossNetwork(nn.Module):
         products of x_0 with the w_l are needed: ``a_{l+1} = a_l (1 + <x_0, w_l>) + <c_l, w_l>`` and
         ``c_{l+1} = c_l + b_l``.
         """
-        products = x0 @ torch.cat([self.weight, vector[None]]).T  # (B, L + 1): <x_0, w_l> and <x_0, vector>
+        return self.dot_from_products(x0 @ torch.cat([self.weight, vector[None]]).T, vector)
+
+    def dot_from_products(self, products: Tensor, vector: Tensor) -> Tensor:
+        """As :meth:`dot`, from (B, L + 1): the products of x_0 with each w_l, and the one with ``vector``."""
         scale = torch.ones_like(products[:, 0])  # a_l, (B,)
         shift = torch.zeros_like(vector)  # c_l, (input_dim,)
         for layer, (weight, bias) in enumerate(zip(self.weight, self.bias, strict=True)):
