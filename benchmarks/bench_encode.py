@@ -2,7 +2,8 @@
 
 Each measurement is a process of its own on its own cores; what it and its children hold in memory is sampled from
 outside. FuxiCTR gets the same rows as three files (the first 80 %, 10 %, 10 %) with a header, made before the clock
-starts. Its Ray step is replaced by a plain loop over batches of the same size, which spares it Ray's start and memory.
+starts. It is measured twice: as it comes, with Ray (which has started before the clock does), and with Ray's step
+replaced by a plain loop over batches of the same size.
 """
 
 import argparse
@@ -20,6 +21,7 @@ NUMBERS = [f"I{i}" for i in range(1, 14)]
 WORDS = [f"C{i}" for i in range(1, 27)]
 MIN_COUNT = 2
 LIMIT_SECONDS = 1800
+WITH_RAY, WITHOUT_RAY = "FuxiCTR with Ray", "FuxiCTR"
 _BATCH = 100_000  # rows that FuxiCTR's build_dataset hands to transform() at a time
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "POLARS_MAX_THREADS")
 
@@ -32,11 +34,13 @@ def measure(
     Returns one dict per tool and number of rows: ``what``, ``tool``, ``rows``, ``cores``, ``values`` (rows per second
     of each repeat), ``unit``, ``peak_mb`` (largest resident memory of the process tree, mapped files included),
     ``peak_pss_mb`` (shared pages counted once; None where the system does not say), ``load_1min`` of each repeat,
-    or ``error``. With both tools, one more holds the ratio of their speeds, repeat by repeat. ``peer_python`` is an
-    interpreter that can import fuxictr (default: this one, if it can).
+    or ``error``. For each form of FuxiCTR that ran, one more holds the ratio of the speeds, repeat by repeat.
+    ``peer_python`` is an interpreter that can import fuxictr, and ray (default: this one, if it can).
     """
     peer = str(peer_python) if peer_python else sys.executable
-    tools = {"ctrlib": sys.executable, **({"FuxiCTR": peer} if has_fuxictr(peer) else {})}
+    tools = {"ctrlib": sys.executable}
+    if has(peer, "fuxictr"):
+        tools |= {WITH_RAY: peer, WITHOUT_RAY: peer} if has(peer, "ray") else {WITHOUT_RAY: peer}
     found = []
     for count in [rows] if isinstance(rows, int) else rows:
         with tempfile.TemporaryDirectory() as folder:
@@ -47,15 +51,18 @@ def measure(
                     made[tool].append(run(tool, python, raw, cores))
         entries = [summarised(tool, count, cores, runs) for tool, runs in made.items()]
         found += entries
-        if len(entries) == 2 and not any("error" in entry for entry in entries):
-            ratios = [own / other for own, other in zip(*(entry["values"] for entry in entries), strict=True)]
-            found.append({"what": f"speed ctrlib / FuxiCTR, {count:,} rows", "values": ratios, "unit": "times"})
+        own = entries[0]
+        for peer_entry in entries[1:]:
+            if "error" not in own and "error" not in peer_entry:
+                ratios = [a / b for a, b in zip(own["values"], peer_entry["values"], strict=True)]
+                what = f"speed ctrlib / {peer_entry['tool']}, {count:,} rows"
+                found.append({"what": what, "values": ratios, "unit": "times"})
     return found
 
 
-def has_fuxictr(python: str) -> bool:
-    """Whether an interpreter has FuxiCTR."""
-    code = "import importlib.util, sys; sys.exit(importlib.util.find_spec('fuxictr') is None)"
+def has(python: str, package: str) -> bool:
+    """Whether an interpreter has a package."""
+    code = f"import importlib.util, sys; sys.exit(importlib.util.find_spec({package!r}) is None)"
     return subprocess.run([python, "-c", code], capture_output=True, check=False).returncode == 0
 
 
@@ -70,11 +77,12 @@ def run(tool: str, python: str, raw: Path, cores: int) -> dict:
     """One measurement: ``seconds``, ``peak_mb``, ``peak_pss_mb``, ``load_1min``, or ``error``."""
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
     with tempfile.TemporaryDirectory(dir=raw.parent) as folder:
-        if tool == "FuxiCTR":
+        if tool != "ctrlib":
             split_with_header(raw, Path(folder))
         answer = Path(folder) / "answer.json"
         order = {"tool": tool, "raw": str(raw), "folder": folder, "answer": str(answer), "cores": cores}
         environment = {**os.environ, **dict.fromkeys(_THREADS, str(cores)), "PYTHONWARNINGS": "ignore"}
+        environment |= {"RAY_TMPDIR": folder, "RAY_USAGE_STATS_ENABLED": "0"}
         environment["PYTHONPATH"] = os.pathsep.join(
             filter(None, [str(Path(__file__).resolve().parent.parent), os.environ.get("PYTHONPATH")])
         )
@@ -146,7 +154,10 @@ def child(order: dict) -> None:
     """Pin this process, encode, and write seconds and peak memory to the answer file. Imports are not timed."""
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[-order["cores"] :])
-    work = prepare_with_fuxictr(Path(order["folder"])) if order["tool"] == "FuxiCTR" else prepare_with_ctrlib(order)
+    if order["tool"] == "ctrlib":
+        work = prepare_with_ctrlib(order)
+    else:
+        work = prepare_with_fuxictr(Path(order["folder"]), with_ray=order["tool"] == WITH_RAY)
     begun = time.perf_counter()
     work()
     seconds = time.perf_counter() - begun
@@ -180,13 +191,14 @@ def split_with_header(raw: Path, folder: Path) -> None:
                 file.writelines(line for _, line in zip(range(count), lines, strict=False))
 
 
-def prepare_with_fuxictr(folder: Path):
+def prepare_with_fuxictr(folder: Path, with_ray: bool):
     """FuxiCTR's FeatureProcessor: read, preprocess, fit on train, transform and write the three parts."""
     import polars as pl
 
     from benchmarks.peers.compat import stand_in_for_ray
 
-    stand_in_for_ray()
+    if not with_ray:
+        stand_in_for_ray()
     scan = pl.scan_csv
     pl.scan_csv = lambda *args, dtypes=None, **more: scan(*args, schema_overrides=dtypes, **more)  # renamed in polars 1
     from fuxictr.preprocess import FeatureProcessor
@@ -206,11 +218,19 @@ def prepare_with_fuxictr(folder: Path):
     ]
     label = {"name": "label", "dtype": "float"}
 
-    def work() -> None:
-        made = FeatureProcessor(
+    def processor() -> FeatureProcessor:
+        return FeatureProcessor(
             feature_cols=columns, label_col=label, dataset_id="bench", data_root=str(folder / "fuxictr")
         )
-        parts = {}
+
+    def as_it_comes() -> None:
+        from fuxictr.preprocess import build_dataset
+
+        files = {f"{part}_data": str(folder / f"{part}.csv") for part in ("train", "valid", "test")}
+        build_dataset(processor(), **files, data_format="csv", sep="\t", min_categr_count=MIN_COUNT)
+
+    def without_ray() -> None:
+        made, parts = processor(), {}
         for part in ("train", "valid", "test"):
             parts[part] = made.preprocess(made.read_data(str(folder / f"{part}.csv"), data_format="csv", sep="\t"))
         made.fit(parts["train"], min_categr_count=MIN_COUNT, rebuild_dataset=True)
@@ -222,7 +242,12 @@ def prepare_with_fuxictr(folder: Path):
                 done.append(pl.DataFrame(made.transform({name: batch[name].to_numpy() for name in batch.columns})))
             pl.concat(done).write_parquet(Path(made.data_dir) / f"{part}.parquet")
 
-    return work
+    if not with_ray:
+        return without_ray
+    from fuxictr.preprocess.build_dataset import init_ray
+
+    init_ray()
+    return as_it_comes
 
 
 def main() -> None:

@@ -40,15 +40,24 @@ def load(path: str | Path) -> Report:
     return tables(json.loads(Path(path).read_text(encoding="utf-8")))
 
 
-def latest(folder: str | Path | None = None, gpu: bool = False) -> Path | None:
+def latest(folder: str | Path | None = None, gpu: bool = False, suite: str = "") -> Path | None:
     """The newest result file of a whole run (not a quick one) in ``folder``, by its name, or None.
 
-    Those of machines with a GPU, whose names end in ``-gpu``, are a series of their own.
+    Those of machines with a GPU, whose names end in ``-gpu``, are a series of their own. With ``suite``, the newest
+    in which everything of that suite could be measured.
     """
     folder = Path(folder or Path(__file__).parent / "results")
     found = sorted(path for path in folder.glob("*.json") if "quick" not in path.name)
     found = [path for path in found if path.stem.endswith("-gpu") == gpu]
+    if suite:
+        found = [path for path in found if is_whole(json.loads(path.read_text(encoding="utf-8")), suite)]
     return found[-1] if found else None
+
+
+def is_whole(content: dict, suite: str) -> bool:
+    """Whether a file's content has measurements of a suite, and nothing of it failed."""
+    errors = ["error" in one for one in content["measurements"] if one["suite"] == suite]
+    return bool(errors) and not any(errors)
 
 
 def tables(content: dict) -> Report:
@@ -296,14 +305,17 @@ def scale_rows(book: Book) -> list[list]:
 
 
 def encode_rows(book: Book) -> list[list]:
-    """Raw text to codes: rows per second over FuxiCTR's, and memory."""
+    """Raw text to codes: rows per second over FuxiCTR's, as it comes and without Ray, and memory."""
     rows = []
     for what in book.whats("encode"):
-        own, peer = (book.values("encode", what, who) for who in (OWN, "FuxiCTR"))
-        peaks = [book.peak("encode", what, who) for who in (OWN, "FuxiCTR")]
-        note = f"FuxiCTR's peak memory {peaks[1]:,.0f} MB" if len(peer) else "FuxiCTR was not measured"
-        rows.append(row_of("encode", f"{what}: speed / FuxiCTR", own / peer, peaks[0], note))
-        rows.append(row_of("encode", f"{what}: thousand rows per second", own / 1000, peaks[0]))
+        own, peak = book.values("encode", what, OWN), book.peak("encode", what, OWN)
+        ratios = {"speed / FuxiCTR with Ray": "as it comes", "speed / FuxiCTR": "Ray's part replaced by a loop"}
+        for ratio, how in ratios.items():
+            who = ratio.removeprefix("speed / ")
+            peer, memory = book.values("encode", what, who), book.peak("encode", what, who)
+            note = f"{how}; peer's peak memory {memory:,.0f} MB" if len(peer) else f"{who} was not measured"
+            rows.append(row_of("encode", f"{what}: {ratio}", own / peer, peak, note))
+        rows.append(row_of("encode", f"{what}: thousand rows per second", own / 1000, peak))
     return rows
 
 

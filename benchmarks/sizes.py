@@ -1,4 +1,4 @@
-"""The one model size that everybody is timed at, and what each architecture costs at the least.
+"""The one model size that everybody is timed at, and what each architecture costs as it is written.
 
 Sizes: Criteo's shape, and the paper's embedding and batch. No dropout, batch norm or L2; Adam with rate 1e-3.
 """
@@ -17,7 +17,7 @@ FLOAT = 4  # bytes
 
 @dataclass(frozen=True)
 class Cost:
-    """What a training step of one model needs whoever writes it."""
+    """What a training step of one model needs, if every product is computed row by row."""
 
     flop_forward: float  # per sample; a multiplication and an addition count as two
     bytes_step: float  # memory traffic per step: Adam over all parameters, rows fetched and gradients added

@@ -160,12 +160,13 @@ def show_ratios(rows: pd.DataFrame) -> None:
     show_table(shown.replace({"nan": "", "nan to nan": ""}), numbers=rows)
 
 
-def benchmark_report(name: str = "", gpu: bool = False) -> Any:
+def benchmark_report(name: str = "", gpu: bool = False, suite: str = "") -> Any:
     """The tables of a file in ``benchmarks/results``, the newest whole one unless named.
 
     Args:
         name: of the file.
         gpu: the newest of a machine with a GPU instead; None where there is none.
+        suite: the newest in which this suite could be measured instead; None where there is none.
 
     Raises:
         UserError: no such file, or none at all.
@@ -177,8 +178,8 @@ def benchmark_report(name: str = "", gpu: bool = False) -> Any:
     folder = project_root() / "benchmarks" / "results"
     if name and not (folder / name).is_file():
         raise unknown("benchmark", name, sorted(path.name for path in folder.glob("*.json")))
-    path = folder / name if name else latest(folder, gpu)
-    if path is None and gpu:
+    path = folder / name if name else latest(folder, gpu, suite)
+    if path is None and (gpu or suite):
         return None
     if path is None:
         raise UserError(f"{folder}: no record of a whole run; `make bench` makes one")

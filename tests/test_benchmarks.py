@@ -16,7 +16,7 @@ from ctrlib.models import build_model, count_parameters
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # benchmarks/ is no installed package
 
-from benchmarks import process, report, run, sizes, suites, table, targets  # noqa: E402
+from benchmarks import jobs, machine, process, report, run, sizes, suites, table, targets  # noqa: E402
 from benchmarks.clock import StepClock  # noqa: E402
 
 MACHINE = {"processor": "Some CPU", "cores": 2, "versions": {"torch": "2.13.0"}}
@@ -180,6 +180,11 @@ def test_the_encoder_s_own_measurements_become_rows():
     shown = row(made, "raw text to codes: speed / FuxiCTR")
     assert (shown["value"], shown["low"], shown["high"], shown["n"], shown["peak_mb"]) == (4.0, 3.0, 6.0, 3, 7.0)
     assert list(made.timings["who"]) == ["ctrlib", "FuxiCTR"]
+    assert pd.isna(row(made, "raw text to codes: speed / FuxiCTR with Ray")["value"])
+    with_ray = {**found[1], "tool": "FuxiCTR with Ray", "values": [1.0, 4.0, 3.0]}
+    made = tables(measurements("encode", "raw text to codes", "all", [3.0], detail={"rows": [*found, with_ray]}))
+    shown = row(made, "raw text to codes: speed / FuxiCTR with Ray")
+    assert (shown["value"], shown["low"], shown["high"], shown["met"]) == (30.0, 20.0, 30.0, True)
     found = [found[0], {"what": "FuxiCTR, 5 rows", "tool": "FuxiCTR", "values": [], "error": "no such thing"}]
     made = tables(measurements("encode", "raw text to codes", "all", [2.0], detail={"rows": found}))
     assert "no such thing" in row(made, "raw text to codes: FuxiCTR")["note"]
@@ -418,6 +423,28 @@ def test_the_newest_record_of_a_gpu_is_a_series_of_its_own(tmp_path: Path):
         (tmp_path / f"{name}.json").write_text("{}")
     assert report.latest(tmp_path).stem == "2026-01-01-a-2-cores"
     assert report.latest(tmp_path, gpu=True).stem == "2026-01-03-b-16-cores-gpu"
+
+
+def test_the_newest_record_in_which_a_suite_could_be_measured(tmp_path: Path):
+    whole, failed = {"suite": "precision", "value": 1.0}, {"suite": "precision", "error": "no such instructions"}
+    for day, found in enumerate(([whole], [whole, whole], [whole, failed], [{**whole, "suite": "auc"}]), 1):
+        (tmp_path / f"2026-01-0{day}-a.json").write_text(json.dumps({"measurements": found}))
+    assert report.latest(tmp_path, suite="precision").stem == "2026-01-02-a"
+    assert report.latest(tmp_path, suite="auc").stem == "2026-01-04-a"
+    assert report.latest(tmp_path, suite="encode") is None
+
+
+def test_bfloat16_is_not_measured_where_the_processor_would_take_hours(monkeypatch):
+    for flags, expected in (
+        ("flags\t: fpu avx2", False),
+        ("flags\t: fpu avx2 avx512f", True),
+        ("Features : bf16", True),
+    ):
+        monkeypatch.setattr(Path, "read_text", lambda self, flags=flags: f"model name : a\n{flags}\n")
+        assert machine.multiplies_bfloat16() is expected
+        if not expected:
+            with pytest.raises(RuntimeError, match="no instructions for bfloat16"):
+                jobs.products(1, batch=1, precision="bf16")
 
 
 def test_one_process_a_repeat_measures_everybody_in_turn_and_gives_up_on_who_failed(tmp_path: Path):
