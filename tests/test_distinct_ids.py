@@ -42,6 +42,7 @@ def wide(architecture: str, dims: list[int], **settings) -> torch.nn.Module:
 @pytest.fixture
 def always(monkeypatch) -> None:
     """Forms are used however small the model and however few the repeated ids."""
+    monkeypatch.setattr(distinct_ids, "SMALLEST_EMBEDDING", 1)
     monkeypatch.setattr(distinct_ids, "SMALLEST_WIDTH", 1)
     monkeypatch.setattr(distinct_ids, "LARGEST_SHARE", 1.0)
 
@@ -124,27 +125,32 @@ def test_members_have_their_own_dropout_whatever_the_form(always, monkeypatch) -
 
 
 def test_where_it_does_not_pay_a_model_is_computed_as_it_is_written() -> None:
-    """Narrow layers, rounded operands, no hidden layer, another model, ids that hardly repeat."""
+    """Narrow layers, short embeddings, rounded operands, no hidden layer, another model, ids that hardly repeat."""
     dims = [30, 30]
-    at = distinct_ids.SMALLEST_WIDTH
-    assert has_form(wide("DeepFM", dims, hidden_units=(at,)))
-    assert not has_form(wide("DeepFM", dims, hidden_units=(at - 1, at)))
-    assert not has_form(wide("DeepFM", dims, hidden_units=()))
-    assert not has_form(wide("FiBiNET", dims, hidden_units=(at,)))
-    rounded = wide("DeepFM", dims, hidden_units=(at,))
+    width, dim = distinct_ids.SMALLEST_WIDTH, distinct_ids.SMALLEST_EMBEDDING
+
+    def model(architecture: str = "DeepFM", hidden_units: tuple[int, ...] = (width,), embedding_dim: int = dim):
+        return wide(architecture, dims, hidden_units=hidden_units, embedding_dim=embedding_dim)
+
+    assert has_form(model())
+    assert not has_form(model(embedding_dim=dim - 1))
+    assert not has_form(model(hidden_units=(width - 1, width)))
+    assert not has_form(model(hidden_units=()))
+    assert not has_form(model("FiBiNET"))
+    rounded = model()
     rounded.mlp.bf16 = True
     assert not has_form(rounded)
 
-    assert repeat_enough(torch.arange(25).repeat(4)[:, None])
-    assert not repeat_enough(torch.arange(26).repeat(4)[:103, None])
+    assert repeat_enough(torch.arange(20).repeat(5)[:, None])
+    assert not repeat_enough(torch.arange(20).repeat(5)[:99, None])
 
-    class Own(type(wide("DeepFM", dims))):
+    class Own(type(model())):
         """A reader's own model, whose forward may do anything."""
 
         def forward(self, ids):
             return super().forward(ids) + 1
 
-    own = wide("DeepFM", dims, hidden_units=(at,))
+    own = model()
     own.__class__ = Own
     ids = torch.zeros(4, 2, dtype=torch.long)
     torch.testing.assert_close(
