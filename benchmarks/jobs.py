@@ -62,7 +62,6 @@ def cohort(
     from benchmarks.clock import peak_of
     from benchmarks.table import load
 
-    need_bfloat16(settings.get("precision"), device)
     torch.set_num_threads(1)
     if settings.get("hidden_units"):
         settings["hidden_units"] = tuple(settings["hidden_units"])
@@ -120,9 +119,11 @@ def products(cores: int, batch: int = sizes.BATCH, precision: str = "highest", d
     import torch
 
     from benchmarks.clock import best_seconds
+    from ctrlib.machine import multiplies_bfloat16
 
-    need_bfloat16(precision, device)
     torch.set_num_threads(cores)
+    if precision == "bf16" and device == "cpu" and not multiplies_bfloat16():
+        raise RuntimeError("this processor has no AVX-512: bfloat16 would take hours")
     kind = torch.bfloat16 if precision == "bf16" else torch.float32
     if precision != "bf16":
         torch.set_float32_matmul_precision(precision)
@@ -147,14 +148,6 @@ def products(cores: int, batch: int = sizes.BATCH, precision: str = "highest", d
             flop += 3 * 2 * batch * a * b
         rates[architecture] = flop / seconds
     return {"value": max(rates.values()), "unit": "FLOP/s", "detail": rates}
-
-
-def need_bfloat16(precision: str | None, device: str) -> None:
-    """Refuse what a processor without such instructions would take hours for."""
-    from benchmarks.machine import multiplies_bfloat16
-
-    if precision == "bf16" and device == "cpu" and not multiplies_bfloat16():
-        raise RuntimeError("this processor has no instructions for bfloat16: not measured")
 
 
 def rounds_to_bfloat16() -> bool:
@@ -277,7 +270,6 @@ def precision_auc(cores: int, seed: int, train_rows: int, precision: str = "bf16
     from ctrlib.runs import data_settings, load_data
     from ctrlib.trainer import train
 
-    need_bfloat16(precision, device)
     torch.set_num_threads(cores)
     data = data_settings("synthetic", 0, SyntheticSettings(train_rows=train_rows))
     rows = load_data(data)

@@ -54,17 +54,6 @@ def processor() -> str:
     return platform.processor() or platform.machine()
 
 
-def multiplies_bfloat16() -> bool:
-    """Whether the processor can be expected to multiply bfloat16 at all fast; where the system does not say, yes.
-
-    Without AVX-512 torch takes hundreds of times as long for such a product as for one of float32.
-    """
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    flags = next((line.split() for line in lines if line.startswith("flags")), None)
-    return flags is None or bool({"avx512f", "avx512_bf16", "amx_bf16"} & set(flags))
-
-
 def installed(package: str) -> str | None:
     """Version of a package, or None."""
     try:

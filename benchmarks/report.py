@@ -40,24 +40,22 @@ def load(path: str | Path) -> Report:
     return tables(json.loads(Path(path).read_text(encoding="utf-8")))
 
 
-def latest(folder: str | Path | None = None, gpu: bool = False, suite: str = "") -> Path | None:
-    """The newest result file of a whole run (not a quick one) in ``folder``, by its name, or None.
+def newest(folder: str | Path | None = None, gpu: bool = False) -> dict[str, Report]:
+    """For each suite the tables of the newest result file in ``folder`` that has a ratio of it, by the files' names.
 
-    Those of machines with a GPU, whose names end in ``-gpu``, are a series of their own. With ``suite``, the newest
-    in which everything of that suite could be measured.
+    Quick runs do not count. Files of machines with a GPU, whose names end in ``-gpu``, are a series of their own. The
+    floor is that of the file that ``train`` is from, since they are compared.
     """
     folder = Path(folder or Path(__file__).parent / "results")
-    found = sorted(path for path in folder.glob("*.json") if "quick" not in path.name)
-    found = [path for path in found if path.stem.endswith("-gpu") == gpu]
-    if suite:
-        found = [path for path in found if is_whole(json.loads(path.read_text(encoding="utf-8")), suite)]
-    return found[-1] if found else None
-
-
-def is_whole(content: dict, suite: str) -> bool:
-    """Whether a file's content has measurements of a suite, and nothing of it failed."""
-    errors = ["error" in one for one in content["measurements"] if one["suite"] == suite]
-    return bool(errors) and not any(errors)
+    found: dict[str, Report] = {}
+    for path in sorted(folder.glob("*.json"), reverse=True):
+        if "quick" not in path.name and path.stem.endswith("-gpu") == gpu:
+            made = load(path)
+            for suite in made.ratios.dropna(subset="value")["suite"].unique():
+                found.setdefault(suite, made)
+    if "train" in found:
+        found["floor"] = found["train"]
+    return found
 
 
 def tables(content: dict) -> Report:

@@ -68,6 +68,21 @@ def is_intel() -> bool:
         return True
 
 
+@lru_cache
+def multiplies_bfloat16() -> bool:
+    """Whether this CPU has instructions for bfloat16, or for so wide vectors that it does without; unless the system
+    does not say, then yes.
+
+    Elsewhere torch computes one product of a hidden layer hundreds of times as long as in float32.
+    """
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return True
+    flags = next((line.split() for line in lines if line.startswith("flags")), None)
+    return flags is None or bool({"avx512f", "avx512_bf16", "amx_bf16"} & set(flags))
+
+
 @contextmanager
 def float32_products(switch: str) -> Iterator[None]:
     """torch's float32 matmul precision, put back afterwards."""
@@ -87,10 +102,13 @@ def arithmetic(precision: Precision, device: torch.device) -> Iterator[str]:
     ``bf16``: float32 weights, and bfloat16 operands in the hidden layers in training (see ``MLP.bf16``).
 
     Raises:
-        UserError: ``tf32`` on a CPU, which has no such units.
+        UserError: ``tf32`` on a CPU, which has no such units, or ``bf16`` on one that is hopelessly slow at it.
     """
     if precision == "tf32" and device.type != "cuda":
         raise UserError("precision='tf32': needs a GPU; allowed on a CPU: fp32, bf16")
+    if precision == "bf16" and device.type == "cpu" and not multiplies_bfloat16():
+        problem = "this processor has no AVX-512, and would take hundreds of times as long"
+        raise UserError(f"precision='bf16': {problem}; allowed here: fp32")
     if device.type == "cuda":
         switch, path = ("high", "cuBLAS tf32") if precision == "tf32" else ("highest", "cuBLAS fp32")
     else:

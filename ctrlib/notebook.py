@@ -160,30 +160,42 @@ def show_ratios(rows: pd.DataFrame) -> None:
     show_table(shown.replace({"nan": "", "nan to nan": ""}), numbers=rows)
 
 
-def benchmark_report(name: str = "", gpu: bool = False, suite: str = "") -> Any:
-    """The tables of a file in ``benchmarks/results``, the newest whole one unless named.
+def benchmark_reports(name: str = "", gpu: bool = False) -> dict[str, Any]:
+    """For each suite of the benchmarks the tables of the newest file in ``benchmarks/results`` that has it.
 
     Args:
-        name: of the file.
-        gpu: the newest of a machine with a GPU instead; None where there is none.
-        suite: the newest in which this suite could be measured instead; None where there is none.
+        name: the one file to take all of them from.
+        gpu: those of machines with a GPU instead; empty where there are none.
 
     Raises:
         UserError: no such file, or none at all.
     """
     if str(project_root()) not in sys.path:
         sys.path.insert(0, str(project_root()))  # benchmarks/ belongs to the project, not to the installed module
-    from benchmarks.report import latest, load
+    from benchmarks.report import load, newest
 
     folder = project_root() / "benchmarks" / "results"
     if name and not (folder / name).is_file():
         raise unknown("benchmark", name, sorted(path.name for path in folder.glob("*.json")))
-    path = folder / name if name else latest(folder, gpu, suite)
-    if path is None and (gpu or suite):
-        return None
-    if path is None:
+    if name:
+        report = load(folder / name)
+        return dict.fromkeys(report.ratios["suite"].unique(), report)
+    reports = newest(folder, gpu)
+    if not reports and not gpu:
         raise UserError(f"{folder}: no record of a whole run; `make bench` makes one")
-    return load(path)
+    return reports
+
+
+def measured_on(report: Any) -> str:
+    """Where and with what a benchmark was measured, as a sentence in Markdown."""
+    machine = report.machine
+    kind = as_text(machine["processor"])
+    if machine.get("gpu"):
+        kind = f"{as_text(machine['gpu'])}, driver {as_text(machine['gpu_driver'])}, {machine['cores']} cores of {kind}"
+    else:
+        kind += f" with {as_text(machine['vector_instructions'])}, {machine['cores']} cores, {machine['memory_gb']} GB"
+    versions = f"torch {machine['versions']['torch']}, `ctrlib` as of commit `{str(machine['commit'])[:7]}`"
+    return f"Measured on: {kind}, {versions}."
 
 
 class Picture:

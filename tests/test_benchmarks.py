@@ -16,7 +16,7 @@ from ctrlib.models import build_model, count_parameters
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # benchmarks/ is no installed package
 
-from benchmarks import jobs, machine, process, report, run, sizes, suites, table, targets  # noqa: E402
+from benchmarks import jobs, process, report, run, sizes, suites, table, targets  # noqa: E402
 from benchmarks.clock import StepClock  # noqa: E402
 
 MACHINE = {"processor": "Some CPU", "cores": 2, "versions": {"torch": "2.13.0"}}
@@ -418,33 +418,36 @@ def test_on_a_gpu_four_models_stand_beside_four_trainings_and_four_floors():
     assert row(made, "DeepFM: largest AUC difference tf32 - fp32 over seeds")["value"] == pytest.approx(3e-4)
 
 
-def test_the_newest_record_of_a_gpu_is_a_series_of_its_own(tmp_path: Path):
-    for name in ("2026-01-01-a-2-cores", "2026-01-03-b-16-cores-gpu", "2026-01-04-b-16-cores-gpu-quick"):
-        (tmp_path / f"{name}.json").write_text("{}")
-    assert report.latest(tmp_path).stem == "2026-01-01-a-2-cores"
-    assert report.latest(tmp_path, gpu=True).stem == "2026-01-03-b-16-cores-gpu"
+def test_the_newest_record_of_each_suite_is_shown(tmp_path: Path):
+    """A record in which a suite failed, or was left out, does not take the place of one that has it."""
+    precision = measurements("precision", "DeepFM", "fp32", [2.0])
+    whole = [*precision, *measurements("precision", "DeepFM", "bf16", [1.0])]
+    failed = {**measurements("precision", "DeepFM", "bf16", [1.0])[0], "error": "no such instructions"}
+    train, floor = (
+        train_measurements(),
+        measurements("floor", "products", "fp32, highest", [1e11], detail={"DeepFM": 1e11}),
+    )
+    floor += measurements("floor", "products", "fp32, medium", [2e11], detail={"DeepFM": 2e11})
+    start = measurements("start", "start", "ctrlib --help", [0.2])
+    for name, found in {
+        "2026-01-01-a-2-cores": [*train, *floor, *whole, *start],
+        "2026-01-02-a-2-cores": [*train, *precision, failed],
+        "2026-01-03-a-2-cores": [*floor, *start],
+        "2026-01-04-a-2-cores-quick": start,
+        "2026-01-05-b-16-cores-gpu": gpu_measurements(),
+    }.items():
+        suites = list(dict.fromkeys(one["suite"] for one in found))
+        content = {"machine": {**MACHINE, "commit": name}, "suites": suites, "skipped": [], "measurements": found}
+        (tmp_path / f"{name}.json").write_text(json.dumps(content))
+    shown = {suite: one.machine["commit"][8:10] for suite, one in report.newest(tmp_path).items()}
+    assert shown == {"start": "03", "train": "02", "floor": "02", "precision": "01"}
+    assert [one.machine["commit"][8:10] for one in report.newest(tmp_path, gpu=True).values()] == ["05"]
 
 
-def test_the_newest_record_in_which_a_suite_could_be_measured(tmp_path: Path):
-    whole, failed = {"suite": "precision", "value": 1.0}, {"suite": "precision", "error": "no such instructions"}
-    for day, found in enumerate(([whole], [whole, whole], [whole, failed], [{**whole, "suite": "auc"}]), 1):
-        (tmp_path / f"2026-01-0{day}-a.json").write_text(json.dumps({"measurements": found}))
-    assert report.latest(tmp_path, suite="precision").stem == "2026-01-02-a"
-    assert report.latest(tmp_path, suite="auc").stem == "2026-01-04-a"
-    assert report.latest(tmp_path, suite="encode") is None
-
-
-def test_bfloat16_is_not_measured_where_the_processor_would_take_hours(monkeypatch):
-    for flags, expected in (
-        ("flags\t: fpu avx2", False),
-        ("flags\t: fpu avx2 avx512f", True),
-        ("Features : bf16", True),
-    ):
-        monkeypatch.setattr(Path, "read_text", lambda self, flags=flags: f"model name : a\n{flags}\n")
-        assert machine.multiplies_bfloat16() is expected
-        if not expected:
-            with pytest.raises(RuntimeError, match="no instructions for bfloat16"):
-                jobs.products(1, batch=1, precision="bf16")
+def test_bfloat16_is_not_measured_where_it_would_take_hours(monkeypatch):
+    monkeypatch.setattr("ctrlib.machine.multiplies_bfloat16", lambda: False)
+    with pytest.raises(RuntimeError, match="no AVX-512"):
+        jobs.products(1, batch=1, precision="bf16")
 
 
 def test_one_process_a_repeat_measures_everybody_in_turn_and_gives_up_on_who_failed(tmp_path: Path):

@@ -50,8 +50,6 @@ def test_the_switch_is_put_back_and_the_path_is_named() -> None:
     with arithmetic("fp32", CPU) as path:
         assert torch.get_float32_matmul_precision() == ("medium" if fast_products() else "highest")
         assert path == ("oneDNN fp32" if fast_products() else "MKL fp32")
-    with arithmetic("bf16", CPU) as path:
-        assert "bf16" in path
     with pytest.raises(ZeroDivisionError), arithmetic("fp32", CPU):
         1 / 0  # noqa: B018
     assert torch.get_float32_matmul_precision() == before
@@ -79,6 +77,25 @@ def test_a_processor_that_would_round_is_found_out(monkeypatch) -> None:
     assert fast_products.__wrapped__() == torch.backends.mkldnn.is_available()
     monkeypatch.setattr(machine, "float32_products", rounding)
     assert fast_products.__wrapped__() is False
+
+
+def test_bfloat16_is_refused_where_it_is_hopelessly_slow(monkeypatch) -> None:
+    for flags, allowed in (
+        ("flags\t: fpu avx2 fma", False),
+        ("flags\t: fpu avx2 avx512f", True),
+        ("flags\t: avx2 amx_bf16", True),
+        ("Features : asimd", True),  # not an x86 processor
+    ):
+        monkeypatch.setattr(machine.Path, "read_text", lambda self, flags=flags: f"model name : a\n{flags}\n")
+        assert machine.multiplies_bfloat16.__wrapped__() is allowed
+        monkeypatch.setattr(machine, "multiplies_bfloat16", machine.multiplies_bfloat16.__wrapped__)
+        if allowed:
+            with arithmetic("bf16", CPU) as path:
+                assert "bf16" in path
+        else:
+            with pytest.raises(UserError, match=r"no AVX-512.*allowed here: fp32"), arithmetic("bf16", CPU):
+                pass
+        monkeypatch.undo()
 
 
 def test_tf32_needs_a_gpu() -> None:
