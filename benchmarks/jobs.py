@@ -361,10 +361,12 @@ def cuda(cores: int) -> dict:
     return {"value": torch.cuda.device_count(), "unit": "GPUs", "detail": {"name": torch.cuda.get_device_name(0)}}
 
 
-def nothing(cores: int, error: str = "") -> dict:
-    """For the tests of the harness: the cores it runs on, or an error."""
+def nothing(cores: int, error: str = "", hangs: str = "") -> dict:
+    """For the tests of the harness: the cores it runs on, or an error, or a process of that mark that never ends."""
     if error:
         raise ValueError(error)
+    if hangs:
+        subprocess.run([sys.executable, "-c", "import time; time.sleep(600)", hangs], check=True)
     there = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
     return {"value": float(cores), "unit": "cores", "detail": {"cores": there}}
 

@@ -3,10 +3,12 @@
 import json
 import subprocess
 import sys
+import uuid
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import psutil
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -442,6 +444,13 @@ def test_the_newest_record_of_each_suite_is_shown(tmp_path: Path):
     shown = {suite: one.machine["commit"][8:10] for suite, one in report.newest(tmp_path).items()}
     assert shown == {"start": "03", "train": "02", "floor": "02", "precision": "01"}
     assert [one.machine["commit"][8:10] for one in report.newest(tmp_path, gpu=True).values()] == ["05"]
+
+
+def test_what_takes_too_long_is_ended_with_all_it_started(monkeypatch):
+    monkeypatch.setattr(process, "LIMIT_SECONDS", 6)
+    mark = f"mark-{uuid.uuid4()}"
+    assert process.run_child("nothing", {"hangs": mark})["error"] == "not finished after 6 s"
+    assert not [one for one in psutil.process_iter(["cmdline"]) if mark in (one.info["cmdline"] or [])]
 
 
 def test_bfloat16_is_not_measured_where_it_would_take_hours(monkeypatch):

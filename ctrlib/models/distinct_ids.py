@@ -31,6 +31,8 @@ recorded with the book are narrower, and come out bit for bit as before."""
 LARGEST_SHARE = 0.2
 """Distinct ids per cell of a batch up to which it pays."""
 
+WIDTH_UNIT = 16
+
 
 @dataclass(frozen=True)
 class DistinctIds:
@@ -53,6 +55,11 @@ class DistinctIds:
     def of_field(self, field: int) -> slice:
         """Where the ids of a field stand in ``rows``."""
         return slice(self.bounds[field], self.bounds[field + 1])
+
+    def cells(self) -> Tensor:
+        """(F*B,), in the order of ``samples`` the cells themselves, as places in ``which`` (flattened)."""
+        fields = len(self.samples)
+        return (self.samples * fields + torch.arange(fields)[:, None]).flatten()
 
 
 def distinct_ids(ids: Tensor, offsets: Tensor) -> DistinctIds:
@@ -82,6 +89,19 @@ class SumOverFields(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:
         return add_up(grad, ctx.distinct.samples.flatten(), ctx.distinct.begins), None
+
+
+class Embeddings(torch.autograd.Function):
+    """The embeddings (B, F, D) of a batch from those of its distinct ids (U, D)."""
+
+    @staticmethod
+    def forward(ctx, rows: Tensor, distinct: DistinctIds) -> Tensor:
+        ctx.distinct = distinct
+        return rows.index_select(0, distinct.which.flatten()).view(*distinct.which.shape, -1)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:
+        return add_up(grad.flatten(0, 1), ctx.distinct.cells(), ctx.distinct.begins), None
 
 
 class LinearOfFlat(torch.autograd.Function):
@@ -144,13 +164,17 @@ def dcn(model: DCN, distinct: DistinctIds) -> Tensor:
 
 
 def pnn(model: PNN, distinct: DistinctIds) -> Tensor:
-    """Logits (B,) of a PNN; inner products differ from row to row, the embeddings beside them do not."""
+    """Logits (B,) of a PNN; inner products differ from row to row, the embeddings beside them do not.
+
+    An odd width costs a matrix product up to half of its rate, so zeros are put beside the weights of the products.
+    """
     rows = take_rows(model.embedding.weight, distinct.rows)  # (U, D)
-    feature_emb = rows.index_select(0, distinct.which.flatten()).view(*distinct.which.shape, -1)  # (B, F, D)
     first, pairs = model.mlp.layers[0], model.inner_products.num_pairs
     of_flat, of_pairs = first.weight.split([first.in_features - pairs, pairs], dim=1)
+    unused = WIDTH_UNIT - pairs % WIDTH_UNIT
+    products = model.inner_products(Embeddings.apply(rows, distinct), unused)  # (B, P + unused)
     hidden = LinearOfFlat.apply(rows, of_flat, distinct) + first.bias
-    return model.mlp.from_layer(1, torch.addmm(hidden, model.inner_products(feature_emb), of_pairs.T))
+    return model.mlp.from_layer(1, torch.addmm(hidden, products, nn.functional.pad(of_pairs, (0, unused)).T))
 
 
 def deep(mlp: MLP, rows: Tensor, distinct: DistinctIds) -> Tensor:

@@ -36,7 +36,7 @@ class PairInnerProducts(torch.autograd.Function):
 
     Args of ``apply``:
         feature_emb: (B, F, D).
-        pairs: (P,) where in the flat Gram matrix each pair stands.
+        pairs: (P,) where in the flat Gram matrix each pair stands; more of them have to get a gradient of zero.
         pair_of: (F*F,) which pair each entry of the flat Gram matrix is, either way round; P on the diagonal.
     """
 
@@ -49,8 +49,9 @@ class PairInnerProducts(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None]:
         feature_emb, pair_of = ctx.saved_tensors
-        with_zero = torch.nn.functional.pad(grad, (0, 1))  # (B, P + 1)
         num_fields = feature_emb.shape[1]
+        extra = grad.shape[1] > num_fields * (num_fields - 1) // 2
+        with_zero = grad if extra else torch.nn.functional.pad(grad, (0, 1))  # (B, P + 1) or wider
         d_gram = with_zero.index_select(1, pair_of).unflatten(1, (num_fields, num_fields))
         return torch.bmm(d_gram, feature_emb), None, None
 

@@ -208,9 +208,13 @@ class InnerProducts(nn.Module):
         self.register_buffer("pairs", left * num_fields + right, persistent=False)
         self.register_buffer("pair_of", pair_of.flatten(), persistent=False)
 
-    def forward(self, feature_emb: Tensor) -> Tensor:
-        """Map (B, F, D) to (B, P): the upper triangle of each row's Gram matrix."""
-        return PairInnerProducts.apply(feature_emb, self.pairs, self.pair_of)
+    def forward(self, feature_emb: Tensor, unused: int = 0) -> Tensor:
+        """Map (B, F, D) to (B, P): the upper triangle of each row's Gram matrix.
+
+        ``unused`` more columns, which may be anything, are for callers who multiply them with zero.
+        """
+        pairs = nn.functional.pad(self.pairs, (0, unused)) if unused else self.pairs
+        return PairInnerProducts.apply(feature_emb, pairs, self.pair_of)
 
 
 class CrossNetwork(nn.Module):
