@@ -186,9 +186,19 @@ def benchmark_reports(name: str = "", gpu: bool = False) -> dict[str, Any]:
     return reports
 
 
-def measured_on(report: Any) -> str:
-    """Where and with what a benchmark was measured, as a sentence in Markdown."""
-    machine = report.machine
+def ratios_of(reports: dict[str, Any]) -> pd.DataFrame:
+    """The ratios of every suite, each from its own report."""
+    return pd.concat([report.ratios[report.ratios["suite"] == suite] for suite, report in reports.items()])
+
+
+def say_where(reports: dict[str, Any], *suites: str) -> None:
+    """Say where and with what these suites were measured, each machine once."""
+    for line in dict.fromkeys(measured_on(reports[suite].machine) for suite in suites if suite in reports):
+        say(line)
+
+
+def measured_on(machine: dict[str, Any]) -> str:
+    """A benchmark's machine and versions as a sentence in Markdown."""
     kind = as_text(machine["processor"])
     if machine.get("gpu"):
         kind = f"{as_text(machine['gpu'])}, driver {as_text(machine['gpu_driver'])}, {machine['cores']} cores of {kind}"
