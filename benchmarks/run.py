@@ -85,7 +85,7 @@ def without(content: dict, suites: list[str], machine: dict) -> dict:
 
     What is compared with each other must come from one run: ``train`` and ``floor`` go together.
     """
-    for name in ("processor", "cores", "versions"):
+    for name in ("processor", "vector_instructions", "cores", "versions"):
         if content["machine"][name] != machine[name]:
             other = f"{content['machine'][name]}, here it is {machine[name]}"
             raise typer.BadParameter(f"made where {name} is {other}", param_hint="--into")

@@ -182,7 +182,7 @@ def benchmark_reports(name: str = "", gpu: bool = False) -> dict[str, Any]:
         return dict.fromkeys(report.ratios["suite"].unique(), report)
     reports = newest(folder, gpu)
     if not reports and not gpu:
-        raise UserError(f"{folder}: no record of a whole run; `make bench` makes one")
+        raise UserError(f"{folder}: no record; `make bench` makes one")
     return reports
 
 

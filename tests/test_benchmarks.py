@@ -21,7 +21,7 @@ sys.path.insert(0, str(ROOT))  # benchmarks/ is no installed package
 from benchmarks import jobs, process, report, run, sizes, suites, table, targets  # noqa: E402
 from benchmarks.clock import StepClock  # noqa: E402
 
-MACHINE = {"processor": "Some CPU", "cores": 2, "versions": {"torch": "2.13.0"}}
+MACHINE = {"processor": "Some CPU", "vector_instructions": "AVX2", "cores": 2, "versions": {"torch": "2.13.0"}}
 
 
 def measurements(suite: str, what: str, who: str, values: list, peak: float = 100.0, **more) -> list[dict]:
@@ -376,7 +376,7 @@ def test_suites_are_measured_again_into_a_file_of_the_same_machine():
 
     from benchmarks.run import without
 
-    machine = {"processor": "p", "cores": 2, "versions": {"torch": "2"}, "commit": "c"}
+    machine = {"processor": "p", "vector_instructions": "AVX512", "cores": 2, "versions": {"torch": "2"}, "commit": "c"}
     rows = [{"suite": "train", "value": 1}, {"suite": "scale", "value": 2}]
     content = {"machine": machine, "suites": ["train", "scale"], "skipped": [], "measurements": rows}
     left = without(content, ["scale", "auc"], machine)
@@ -385,6 +385,8 @@ def test_suites_are_measured_again_into_a_file_of_the_same_machine():
     assert left["measured_again"][0]["suites"] == ["scale", "auc"]
     with pytest.raises(BadParameter, match="cores"):
         without(content, ["scale"], {**machine, "cores": 3})
+    with pytest.raises(BadParameter, match="vector_instructions"):
+        without(content, ["scale"], {**machine, "vector_instructions": "AVX2"})
     with pytest.raises(BadParameter, match="together"):
         without(content, ["train"], machine)
 

@@ -119,7 +119,7 @@ def test_members_have_their_own_dropout_whatever_the_form(always, monkeypatch) -
     run = make_run([member(1, dropout=0.5), member(2, dropout=0.5)], coupling.complete(2))
     fast = train(run, rows(), device="cpu")
     assert ONCE in fast.products
-    distinct_ids.SMALLEST_WIDTH = 100
+    monkeypatch.setattr(distinct_ids, "SMALLEST_WIDTH", 100)
     plain = train(run, rows(), device="cpu")
     torch.testing.assert_close(torch.tensor(fast.test_logits), torch.tensor(plain.test_logits), rtol=1e-4, atol=1e-5)
 

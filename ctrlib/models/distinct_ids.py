@@ -25,8 +25,8 @@ SMALLEST_EMBEDDING = 16
 """D from which on it pays: adding up costs the same for any D, the products that it saves cost D times as much."""
 
 SMALLEST_WIDTH = 256
-"""Units of the first hidden layer from which on a model is computed this way. Narrower ones would gain too; the runs
-recorded with the book are narrower, and come out bit for bit as before."""
+"""Units of the first hidden layer from which on a model is computed this way. Narrower ones would gain too; but
+those that a CPU trained for the book are narrower, and are to keep their digits."""
 
 LARGEST_SHARE = 0.2
 """Distinct ids per cell of a batch up to which it pays."""
