@@ -126,9 +126,12 @@ def test_floor_row_uses_the_fastest_path_and_the_bandwidth_of_the_same_file():
     cost = sizes.cost("DeepFM")
     floor = sizes.BATCH * cost.flop_training / 2e11 + cost.bytes_step / 5e10
     own = measurements("train", "DeepFM", "ctrlib", [2 * floor, 3 * floor, 4 * floor])
-    found = row(tables([*rows, *own]), "DeepFM: time / floor")
+    peer = measurements("train", "DeepFM", "recbole", [5 * floor, 6 * floor, 7 * floor])
+    made = tables([*rows, *own, *peer])
+    found = row(made, "DeepFM: time / floor")
     assert found["value"] == pytest.approx(3.0)
     assert "fp32, medium" in found["note"]
+    assert row(made, "DeepFM: best peer's time / floor")["value"] == pytest.approx(6.0)
     without = row(tables(own), "DeepFM: time / floor")
     assert pd.isna(without["value"])
     assert "not measured" in without["note"]
