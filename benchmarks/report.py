@@ -171,7 +171,7 @@ def train_rows(book: Book) -> list[list]:
         floor, path = floor_seconds(book, "floor", architecture, ("fp32, highest", "fp32, medium"))
         note = f"products: {path}" if path else "floor not measured in this run"
         rows.append(row_of("train", f"{architecture}: time / floor", own / floor, peak, note))
-        if others:
+        if others and path:
             note = f"best peer: {best}; what a step at the floor would reach as speed over it"
             rows.append(row_of("train", f"{architecture}: best peer's time / floor", others[best] / floor, note=note))
     return rows
