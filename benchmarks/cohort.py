@@ -1,4 +1,4 @@
-"""ctrlib's side of the comparison: a cohort on a table, through ``ctrlib.trainer.train``."""
+"""ctrlib's side of the comparison: a cohort on a table, through ``ctrlib.training.loop.train``."""
 
 import time
 
@@ -8,7 +8,7 @@ from benchmarks import sizes
 from benchmarks.table import Table
 from ctrlib.config import Coupling, Data, Member, Recipe, Run
 from ctrlib.coupling import complete
-from ctrlib.data.table import Dataset, Split
+from ctrlib.training.dataset import Dataset, Split
 
 HELD_OUT = 100  # rows evaluated after each epoch: next to nothing
 
@@ -60,7 +60,7 @@ def seconds_per_step(
     Whole epochs are timed, with their shuffling and the evaluation of a few held-out rows. The first is left out
     (warm-up), and so is the last, which also copies weights and optimizer state into the result.
     """
-    from ctrlib.trainer import train
+    from ctrlib.training.loop import train
 
     ends: list[float] = []
     train(settings, rows, device=device, on_epoch=lambda _: ends.append(time.perf_counter()), threads=threads)

@@ -86,8 +86,8 @@ def stream(cores: int, rows: int) -> dict:
     from benchmarks.clock import LargestMemory
     from ctrlib.config import SyntheticSettings
     from ctrlib.data.synthetic import generate
-    from ctrlib.data.table import Split
-    from ctrlib.trainer import train
+    from ctrlib.training.dataset import Split
+    from ctrlib.training.loop import train
 
     torch.set_num_threads(1)
     part = generate(SyntheticSettings(train_rows=1_000_000, fields=sizes.FIELDS, largest_field=68_000, zipf=1.05))
@@ -119,7 +119,7 @@ def products(cores: int, batch: int = sizes.BATCH, precision: str = "highest", d
     import torch
 
     from benchmarks.clock import best_seconds
-    from ctrlib.machine import multiplies_bfloat16
+    from ctrlib.fast.machine import multiplies_bfloat16
 
     torch.set_num_threads(cores)
     if precision == "bf16" and device == "cpu" and not multiplies_bfloat16():
@@ -191,8 +191,9 @@ def store(cores: int, runs: int, rows: int, epochs: int) -> dict:
     The workers are started, and have loaded the data, before the clock starts.
     """
     from ctrlib.config import SyntheticSettings
-    from ctrlib.executors import stop_pools
-    from ctrlib.runs import RunStore, data_settings
+    from ctrlib.data.load import data_settings
+    from ctrlib.store.executors import stop_pools
+    from ctrlib.store.runs import RunStore
 
     criteo = SyntheticSettings(
         train_rows=rows, valid_rows=1000, test_rows=1000, fields=sizes.FIELDS, largest_field=68_000, zipf=1.05
@@ -228,8 +229,9 @@ def workers(cores: int, team: str, workers: int, runs: int, rows: int, epochs: i
 
     from benchmarks import cohort
     from ctrlib.config import SyntheticSettings
-    from ctrlib.executors import SLOT, stop_pools
-    from ctrlib.runs import RunStore, data_settings
+    from ctrlib.data.load import data_settings
+    from ctrlib.store.executors import SLOT, stop_pools
+    from ctrlib.store.runs import RunStore
 
     settings = SyntheticSettings(train_rows=rows, valid_rows=1000, test_rows=1000, fields=10, largest_field=1000)
     data = data_settings("synthetic", 0, settings)
@@ -266,9 +268,9 @@ def precision_auc(cores: int, seed: int, train_rows: int, precision: str = "bf16
 
     from benchmarks import cohort
     from ctrlib.config import SyntheticSettings
-    from ctrlib.metrics import auc
-    from ctrlib.runs import data_settings, load_data
-    from ctrlib.trainer import train
+    from ctrlib.data.load import data_settings, load_data
+    from ctrlib.stats.metrics import auc
+    from ctrlib.training.loop import train
 
     torch.set_num_threads(cores)
     data = data_settings("synthetic", 0, SyntheticSettings(train_rows=train_rows))
@@ -290,7 +292,7 @@ def auc_members(cores: int, implementation: str, rows: int, members: int, seed: 
     labels = (rng.random(rows) < 0.25).astype(np.uint8)
     scores = rng.standard_normal((members, rows), dtype=np.float32) + labels.astype(np.float32)
     if implementation == "ctrlib":
-        from ctrlib.metrics import cohort_auc
+        from ctrlib.stats.metrics import cohort_auc
 
         work = lambda: cohort_auc(labels, scores)  # noqa: E731
     else:

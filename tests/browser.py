@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from ctrlib.printing import find_browser
+from ctrlib.publish.pdf import find_browser
 
 websocket = pytest.importorskip("tornado.websocket", reason="tornado (part of Jupyter) is needed to talk to a browser")
 

@@ -34,7 +34,9 @@ def project_copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_study(project_copy: Path) -> dict[str, object]:
     """Every notebook executed with the smallest settings, in a store of its own; outcomes by notebook number."""
-    from ctrlib.study import execute, plan, train_planned
+    from ctrlib.run.execute import execute
+    from ctrlib.run.plan import plan
+    from ctrlib.run.training import train_planned
 
     lines: list[str] = []
     with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -49,7 +51,7 @@ def tiny_study(project_copy: Path) -> dict[str, object]:
 @pytest.fixture(scope="session")
 def built_book(tiny_study: dict[str, object]) -> Path:
     """The html folder of a strict build (every warning an error) from the tiny study."""
-    from ctrlib.book import render
+    from ctrlib.publish.book import render
 
     failed = [f"{o.job.name}: {o.error}" for o in tiny_study["outcomes"].values() if o.state == "failed"]
     assert not failed, failed

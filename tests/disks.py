@@ -14,7 +14,9 @@ NEW_MOUNTS, RECURSIVE, PRIVATE = 0x00020000, 0x4000, 1 << 18
 READ_ONLY, REMOUNT, BIND = 1, 32, 4096
 # Real processes, forked from a server that has imported everything once.
 PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["torch._dynamo", "ctrlib.trainer", "ctrlib.runs", "safetensors.torch", "pytest"])
+PROCESSES.set_forkserver_preload(
+    ["torch._dynamo", "ctrlib.training.loop", "ctrlib.store.runs", "safetensors.torch", "pytest"]
+)
 
 
 def mount(source: str, target: Path | str, kind: str | None, flags: int, options: str | None = None) -> None:

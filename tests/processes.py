@@ -11,7 +11,15 @@ from pathlib import Path
 
 PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(
-    ["torch._dynamo", "ctrlib.trainer", "ctrlib.runs", "safetensors.torch", "distributed", "pytest", "small"]
+    [
+        "torch._dynamo",
+        "ctrlib.training.loop",
+        "ctrlib.store.runs",
+        "safetensors.torch",
+        "distributed",
+        "pytest",
+        "small",
+    ]
 )
 LIMIT_S = 90
 CLONE_NEWNET, CLONE_NEWUTS = 0x40000000, 0x04000000
@@ -47,7 +55,7 @@ class NoSystemLock:
 
 def on_machine(name: str) -> None:
     """From now on this process looks like one of another machine, which the system's locks do not reach."""
-    from ctrlib import locks
+    from ctrlib.store import locks
 
     locks.this_machine = lambda: f"{name}/start"
     locks.FileLock = NoSystemLock
@@ -86,8 +94,9 @@ def serve_worker(address: str, log: str, host: str | None, heartbeat_s: float, s
     """
     from distributed import Worker
 
-    from ctrlib import locks, trainer
     from ctrlib.errors import UserError
+    from ctrlib.store import locks
+    from ctrlib.training import loop as trainer
 
     os.environ.pop("CTRLIB_RUNS", None)
     os.environ["CTRLIB_DATA"] = "/nowhere"  # the task has to bring it along

@@ -8,8 +8,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from ctrlib.data.about import SPLITS
 from ctrlib.data.criteo import NUMBERS
+from ctrlib.data.manifest import SPLITS
 from ctrlib.data.published import PUBLISHED
 
 

@@ -8,9 +8,9 @@ import torch
 
 from ctrlib.config import Checkpoint, Coupling, Data, Member, Recipe, Run, SyntheticSettings, Weights
 from ctrlib.coupling import solo
-from ctrlib.data.table import Dataset
-from ctrlib.runs import data_settings, load_data
-from ctrlib.trainer import Trained
+from ctrlib.data.load import data_settings, load_data
+from ctrlib.training.dataset import Dataset
+from ctrlib.training.loop import Trained
 
 SETTINGS = SyntheticSettings(
     train_rows=330, valid_rows=200, test_rows=150, fields=4, smallest_field=3, largest_field=40, clusters=4, pairs=3

@@ -60,7 +60,7 @@ from small import make_run, rows
 from ctrlib.config import Coupling
 from ctrlib.coupling import complete
 from ctrlib.models import architecture_name
-from ctrlib.trainer import train
+from ctrlib.training.loop import train
 
 assert architecture_name("twotower") == "TwoTower"
 other = member.model_copy(update={"init_seed": 2, "options": {}})

@@ -8,7 +8,12 @@ from hypothesis import strategies as st
 from small import make_run, member, one_line, rows
 from torch.utils.flop_counter import FlopCounterMode
 
-from ctrlib.analysis import (
+from ctrlib.config import Coupling
+from ctrlib.coupling import click_loss, complete, one_way, peer_loss, solo
+from ctrlib.errors import UserError
+from ctrlib.models import MODELS, embedding_parameters
+from ctrlib.store.runs import RunStore
+from ctrlib.study.analysis import (
     cka_table,
     gradient_norms,
     hidden_layers,
@@ -18,11 +23,6 @@ from ctrlib.analysis import (
     load_members,
     unbiased_hsic,
 )
-from ctrlib.config import Coupling
-from ctrlib.coupling import click_loss, complete, one_way, peer_loss, solo
-from ctrlib.errors import UserError
-from ctrlib.models import MODELS, embedding_parameters
-from ctrlib.runs import RunStore
 
 MIXED = [member(n, architecture=name) for n, name in enumerate(("DeepFM", "FiBiNET", "FinalMLP", "LR"))]
 
@@ -43,7 +43,7 @@ def normal(*shape: int, seed: int = 0) -> np.ndarray:
 
 
 def built(architecture: str, seed: int = 1, **settings) -> torch.nn.Module:
-    from ctrlib.cohort import build
+    from ctrlib.training.cohort import build
 
     model = build(member(seed, architecture=architecture, **settings), rows(), torch.device("cpu"))
     generator = torch.Generator().manual_seed(seed)
@@ -75,7 +75,7 @@ def test_a_member_that_is_not_there_is_refused(record, n) -> None:
 
 
 def test_hidden_layers_of_a_model_are_those_of_its_forward_pass(record, monkeypatch) -> None:
-    monkeypatch.setattr("ctrlib.analysis.EVALUATION_ROWS", 40)  # 90 rows are three batches
+    monkeypatch.setattr("ctrlib.study.analysis.EVALUATION_ROWS", 40)  # 90 rows are three batches
     model, ids = load_member(record, 0, rows()), torch.from_numpy(some_ids().astype(np.int64))
     flat = model.embedding(ids).flatten(1)
     first = model.mlp.layers[0](flat).relu()
@@ -376,6 +376,6 @@ def test_torch_alone_would_miss_fibinets_products() -> None:
 
 def test_a_pass_is_timed_as_often_as_asked_and_the_median_counts(monkeypatch) -> None:
     clock = iter([0, 9, 10, 11, 20, 22, 30, 36])  # the first pass of 9 s is not counted, then 1, 2 and 6 s
-    monkeypatch.setattr("ctrlib.analysis.time.perf_counter", lambda: next(clock))
+    monkeypatch.setattr("ctrlib.study.analysis.time.perf_counter", lambda: next(clock))
     cost = inference_cost(built("LR"), rows().test.ids[:100], repeats=3)
     assert cost["milliseconds"] == pytest.approx(2000 * 1000 / 100)

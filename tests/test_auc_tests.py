@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from ctrlib import auc_tests
-from ctrlib.auc_tests import AucCovariance, delong, paired_bootstrap, pool_folds
 from ctrlib.errors import UserError
-from ctrlib.metrics import auc, auc_standard_error, cohort_auc, logloss
+from ctrlib.stats import delong as auc_tests
+from ctrlib.stats.delong import AucCovariance, delong, paired_bootstrap, pool_folds
+from ctrlib.stats.metrics import auc, auc_standard_error, cohort_auc, logloss
 
 # 43 patients of DeLong et al. 1988 as SAS/STAT's example "Comparing Receiver Operating Characteristic Curves" lists
 # them: albumin, total protein, K-G score, 1 for those who died within two months of surgery.

@@ -5,12 +5,12 @@ import pytest
 import torch
 from small import assert_same_member, distance, make_run, member, rows, same_state
 
-from ctrlib import trainer
-from ctrlib.averaging import WeightAverage, has_begun
-from ctrlib.cohort import build, load_state
 from ctrlib.config import Recipe
 from ctrlib.coupling import complete
-from ctrlib.trainer import batch_bounds
+from ctrlib.training import loop as trainer
+from ctrlib.training.averaging import WeightAverage, has_begun
+from ctrlib.training.cohort import build, load_state
+from ctrlib.training.loop import batch_bounds
 
 CPU = torch.device("cpu")
 NOISY = {"dropout": 0.3, "batch_norm": True}

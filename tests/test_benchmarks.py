@@ -459,7 +459,7 @@ def test_what_takes_too_long_is_ended_with_all_it_started(monkeypatch):
 
 
 def test_bfloat16_is_not_measured_where_it_would_take_hours(monkeypatch):
-    monkeypatch.setattr("ctrlib.machine.multiplies_bfloat16", lambda: False)
+    monkeypatch.setattr("ctrlib.fast.machine.multiplies_bfloat16", lambda: False)
     with pytest.raises(RuntimeError, match="no AVX-512"):
         jobs.products(1, batch=1, precision="bf16")
 

@@ -8,9 +8,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ctrlib import figures
-from ctrlib.config import StudyParameters
 from ctrlib.models import MODELS
+from ctrlib.study import figures
+from ctrlib.study.parameters import StudyParameters
 
 # Machado, Oliveira and Fernandes 2009, A Physiologically-based Model for Simulation of Color Vision Deficiency,
 # severity 1: what linear RGB becomes.

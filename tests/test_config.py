@@ -20,15 +20,15 @@ from ctrlib.config import (
     Member,
     Recipe,
     Run,
-    StudyParameters,
     SyntheticSettings,
     checked,
     derive_seed,
     digest,
 )
 from ctrlib.coupling import complete, solo
-from ctrlib.data import synthetic
+from ctrlib.data import folders, synthetic
 from ctrlib.errors import UserError
+from ctrlib.study.parameters import StudyParameters
 
 
 def base() -> dict:
@@ -523,7 +523,7 @@ def test_defaults_are_valid_and_described() -> None:
 def test_roots_follow_the_environment_then_the_project(monkeypatch, tmp_path) -> None:
     monkeypatch.setenv("CTRLIB_RUNS", str(tmp_path / "r"))
     monkeypatch.setenv("CTRLIB_DATA", str(tmp_path / "d"))
-    assert (config.store_root(), config.data_root()) == (tmp_path / "r", tmp_path / "d")
+    assert (folders.store_root(), folders.data_root()) == (tmp_path / "r", tmp_path / "d")
     monkeypatch.setenv("CTRLIB_RUNS", "")
     monkeypatch.delenv("CTRLIB_DATA")
     project = tmp_path / "project"
@@ -531,9 +531,9 @@ def test_roots_follow_the_environment_then_the_project(monkeypatch, tmp_path) ->
     (project / "notebooks" / "deep").mkdir(parents=True)
     (project / "_toc.yml").touch()
     monkeypatch.chdir(project / "notebooks" / "deep")
-    assert (config.store_root(), config.data_root()) == (project / "runs", project / "data")
+    assert (folders.store_root(), folders.data_root()) == (project / "runs", project / "data")
     monkeypatch.chdir(tmp_path)
-    assert config.store_root() == Path.cwd() / "runs"
+    assert folders.store_root() == Path.cwd() / "runs"
 
 
 def test_data_of_a_run_keeps_what_makes_the_rows() -> None:

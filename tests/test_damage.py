@@ -16,14 +16,16 @@ from raw_files import criteo_lines, table_lines, write_lines
 from small import assert_same_member, make_run, member, one_line, rows
 from typer.testing import CliRunner
 
-from ctrlib import trainer
 from ctrlib.cli import app
 from ctrlib.config import Run, digest
 from ctrlib.coupling import complete
-from ctrlib.data import sources, table, verified
+from ctrlib.data import prepared as table
+from ctrlib.data import sources, verified
 from ctrlib.errors import UserError
-from ctrlib.resume import NEWEST, Checkpoints
-from ctrlib.runs import Damaged, RunStore
+from ctrlib.store.checkpoints import NEWEST, Checkpoints
+from ctrlib.store.record import Damaged
+from ctrlib.store.runs import RunStore
+from ctrlib.training import loop as trainer
 
 NAME = "mine – 実験 'ü'"  # every store and data folder here lies on such a path
 
@@ -314,7 +316,7 @@ def test_data_of_another_version_are_refused(two_sets: Path, tmp_path: Path) -> 
 
 def test_codes_out_of_range_are_refused_even_with_right_checksums(two_sets: Path, tmp_path: Path) -> None:
     """As another program could write them: a model would look beyond the end of its table."""
-    from ctrlib.data.about import fingerprint
+    from ctrlib.data.manifest import fingerprint
 
     root = shutil.copytree(two_sets, tmp_path / NAME)
     path, ids = root / "one" / "dataset.json", root / "one" / "draw-0" / "train_ids.npy"
@@ -492,8 +494,8 @@ def prepare_on_a_small_disk(folder: Path, layout: str) -> list:
     raw = write_lines(folder.parent / f"long {layout}.txt", lines)
     code, said = command("data", "prepare", "one", "--raw", raw, "--out", folder, "--layout", layout)
     known_before = code, said
+    from ctrlib.data import prepared as tables
     from ctrlib.data import streaming
-    from ctrlib.data import table as tables
 
     streaming.need_space = tables.need_space = lambda *_: None  # as when others fill the disk meanwhile
     code, said = command("data", "prepare", "one", "--raw", raw, "--out", folder, "--layout", layout)

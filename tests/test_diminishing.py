@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import optimize, stats
 
-from ctrlib.diminishing import DiminishingReturn, fit_diminishing_return
 from ctrlib.errors import UserError
+from ctrlib.stats.diminishing import DiminishingReturn, fit_diminishing_return
 
 INSTANCES = np.array([1, 2, 3, 4, 5, 6, 8, 10])
 

@@ -7,13 +7,16 @@ from hypothesis import strategies as st
 from small import make_run, member, rows
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from ctrlib import coupling, metrics, step
+from ctrlib import coupling
 from ctrlib.config import Checkpoint, Data, SyntheticSettings
 from ctrlib.data.synthetic import fingerprint, generate
-from ctrlib.models import build_model, distinct_ids
-from ctrlib.models.distinct_ids import FORMS, has_form, model_logits, repeat_enough
+from ctrlib.fast import distinct_ids
+from ctrlib.fast.distinct_ids import FORMS, has_form, model_logits, repeat_enough
+from ctrlib.models import build_model
 from ctrlib.models.layers import field_offsets
-from ctrlib.trainer import ONCE, train
+from ctrlib.stats import metrics
+from ctrlib.training import step
+from ctrlib.training.loop import ONCE, train
 
 ARCHITECTURES = [model.__name__ for model in FORMS]
 

@@ -12,8 +12,8 @@ import pandas as pd
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook, new_output
 
-from ctrlib import figures
-from ctrlib.downloads import offer_data
+from ctrlib.publish.downloads import offer_data
+from ctrlib.study import figures
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "book" / "_ext"))

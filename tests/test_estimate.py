@@ -3,11 +3,11 @@
 import pytest
 from small import make_run, member
 
-from ctrlib import estimate
 from ctrlib.config import Checkpoint
 from ctrlib.coupling import complete
-from ctrlib.estimate import Clock, Estimate, own_end_share, plan_parts, spoken_time
-from ctrlib.runs import RunStore
+from ctrlib.run import estimate
+from ctrlib.run.estimate import Clock, Estimate, own_end_share, plan_parts, spoken_time
+from ctrlib.store.runs import RunStore
 
 
 @pytest.fixture

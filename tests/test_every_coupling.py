@@ -13,12 +13,13 @@ from small import assert_same_member, distance, make_run, member, rows
 from test_execution import recorded_step
 from test_resume import Cut, CutAfter
 
-from ctrlib import cohort, trainer
 from ctrlib.config import FROZEN, Checkpoint, Form, Target
 from ctrlib.coupling import complete
 from ctrlib.models import embedding_parameters
-from ctrlib.resume import Checkpoints
-from ctrlib.step import train_step
+from ctrlib.store.checkpoints import Checkpoints
+from ctrlib.training import cohort
+from ctrlib.training import loop as trainer
+from ctrlib.training.step import train_step
 
 CPU = torch.device("cpu")
 NOISY = {"dropout": 0.3, "batch_norm": True}

@@ -7,10 +7,10 @@ import pytest
 import torch
 from small import assert_same_member, make_run, member, rows
 
-from ctrlib import trainer
 from ctrlib.coupling import complete, independent_groups
-from ctrlib.execution import GraphStep, SideBySide
+from ctrlib.fast.graphs import GraphStep, SideBySide
 from ctrlib.models import MODELS
+from ctrlib.training import loop as trainer
 
 CPU = torch.device("cpu")
 NOISY = {"dropout": 0.3, "batch_norm": True}

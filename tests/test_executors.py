@@ -7,9 +7,9 @@ from multiprocessing.connection import wait
 
 import pytest
 
-from ctrlib import executors
 from ctrlib.errors import UserError
-from ctrlib.executors import Pool, Task, Team, work_off
+from ctrlib.store import executors
+from ctrlib.store.executors import Pool, Task, Team, work_off
 
 
 class Threads(Team):

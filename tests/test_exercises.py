@@ -13,13 +13,13 @@ import typer
 import yaml
 from sphinx.search.en import SearchEnglish
 
-from ctrlib.book import FOR_TEACHERS, assemble, render
 from ctrlib.cli import app
-from ctrlib.config import project_root
+from ctrlib.data.folders import project_root
 from ctrlib.errors import UserError
-from ctrlib.exercises import KINDS, find_exercises, page_text, strip, without_solutions
-from ctrlib.slides import SOURCE
-from ctrlib.study import find_notebooks, plan, read_overrides
+from ctrlib.publish.book import FOR_TEACHERS, assemble, render
+from ctrlib.publish.exercises import KINDS, find_exercises, page_text, strip, without_solutions
+from ctrlib.publish.slides import SOURCE
+from ctrlib.run.plan import find_notebooks, plan, read_overrides
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "book" / "_ext"))

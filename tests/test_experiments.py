@@ -11,14 +11,23 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss, roc_auc_score
 from small import one_line
 
-from ctrlib import runs
-from ctrlib.baselines import baseline_scores, logistic_regression
-from ctrlib.config import Run, StudyParameters, SyntheticSettings
+from ctrlib.config import Run, SyntheticSettings
 from ctrlib.coupling import complete, solo
-from ctrlib.data import synthetic, table
-from ctrlib.data.table import Dataset, Split
+from ctrlib.data import prepared as table
+from ctrlib.data import synthetic
 from ctrlib.errors import UserError
-from ctrlib.experiments import (
+from ctrlib.store import runs
+from ctrlib.study.arms import (
+    continuation,
+    from_scratch,
+    group_coupling,
+    instances,
+    mutual_finetuning,
+    pretraining,
+    recipe,
+)
+from ctrlib.study.baselines import baseline_scores, logistic_regression
+from ctrlib.study.experiments import (
     EXPERIMENTS,
     Arm,
     begin,
@@ -28,17 +37,9 @@ from ctrlib.experiments import (
     planned_runs,
     train_arms,
 )
-from ctrlib.experiments.arms import (
-    continuation,
-    from_scratch,
-    group_coupling,
-    instances,
-    mutual_finetuning,
-    pretraining,
-    recipe,
-)
-from ctrlib.experiments.finetuning import HEADLINE, arm_name
-from ctrlib.experiments.tables import (
+from ctrlib.study.finetuning import HEADLINE, arm_name
+from ctrlib.study.parameters import StudyParameters
+from ctrlib.study.tables import (
     compare,
     effect_table,
     effects_by,
@@ -49,6 +50,7 @@ from ctrlib.experiments.tables import (
     share_of_gap,
     slope_table,
 )
+from ctrlib.training.dataset import Dataset, Split
 
 PROTOCOLS = pytest.mark.parametrize("protocol", ["equal_epochs", "own_end"])
 

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from ctrlib.auc_tests import AucCovariance, delong
 from ctrlib.errors import UserError
-from ctrlib.false_claims import claim_rate, false_claims
+from ctrlib.stats.delong import AucCovariance, delong
+from ctrlib.stats.false_claims import claim_rate, false_claims
 
 
 def test_claims_are_counted_first_half_against_second_half() -> None:

@@ -26,10 +26,11 @@ from published_files import csv_files, of_files, zipped
 from typer.testing import CliRunner
 
 from ctrlib import cli
-from ctrlib.data import blocks, download, encode, sources, table, writing
-from ctrlib.data.about import SPLITS
+from ctrlib.data import blocks, download, encode, sources, writing
+from ctrlib.data import prepared as table
 from ctrlib.data.criteo import CATEGORIES, MISSING, NUMBERS, bucket_count
 from ctrlib.data.fetch import LARGER, fetch
+from ctrlib.data.manifest import SPLITS
 from ctrlib.data.published import PUBLISHED
 from ctrlib.data.unpack import BadArchive, file_md5, unpack
 from ctrlib.data.values import fraction_keys

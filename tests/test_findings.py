@@ -11,13 +11,18 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ctrlib import runs
-from ctrlib.config import project_root
-from ctrlib.experiments import OF_OTHERS, checked_parameters, expectations, planned_arms, verdicts
-from ctrlib.experiments.arms import train_arms
-from ctrlib.experiments.finetuning import HEADLINE, RATES, arm_name
-from ctrlib.experiments.inside import similarity
-from ctrlib.experiments.tables import (
+from ctrlib.data.folders import project_root
+from ctrlib.run.plan import declared_parameters, plan
+from ctrlib.store import runs
+from ctrlib.store.measures import pooled_difference
+from ctrlib.store.published import committed_results
+from ctrlib.store.runs import RunStore
+from ctrlib.study import expectations, verdicts
+from ctrlib.study.arms import train_arms
+from ctrlib.study.experiments import OF_OTHERS, checked_parameters, planned_arms
+from ctrlib.study.finetuning import HEADLINE, RATES, arm_name
+from ctrlib.study.inside import similarity
+from ctrlib.study.tables import (
     compare,
     effects_by,
     effects_of_each,
@@ -27,10 +32,6 @@ from ctrlib.experiments.tables import (
     member_table,
     share_of_gap,
 )
-from ctrlib.measures import pooled_difference
-from ctrlib.results import committed_results
-from ctrlib.runs import RunStore
-from ctrlib.study import declared_parameters, plan
 
 BOTH = ["equal_epochs", "own_end"]
 NOWHERE = Path("/nonexistent/records only")

@@ -4,7 +4,7 @@ from small import make_run, member
 
 from ctrlib.config import Checkpoint, Run
 from ctrlib.coupling import complete
-from ctrlib.estimate import fleet_lines, side_by_side
+from ctrlib.run.estimate import fleet_lines, side_by_side
 
 
 def a_plan() -> tuple[list[Run], dict[str, float]]:

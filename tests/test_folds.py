@@ -7,7 +7,8 @@ import polars as pl
 import pytest
 
 from ctrlib.config import checked
-from ctrlib.data import sources, table
+from ctrlib.data import prepared as table
+from ctrlib.data import sources
 from ctrlib.data.sources import PrepareOptions
 from ctrlib.errors import UserError
 

@@ -22,18 +22,20 @@ from hypothesis import strategies as st
 from raw_files import avazu_lines, criteo_lines, frappe_lines, table_lines, write_frappe_zip, write_lines
 from small import make_run, member, rows
 
-from ctrlib import trainer
-from ctrlib.cohort import member_state
 from ctrlib.config import Recipe, Run, SyntheticSettings, checked, digest
 from ctrlib.coupling import complete
-from ctrlib.data import about, layouts, own_table, sources, table, verified
+from ctrlib.data import layouts, own_table, sources, verified
+from ctrlib.data import manifest as about
+from ctrlib.data import prepared as table
 from ctrlib.data.blocks import RawLines
 from ctrlib.data.criteo import read_cells
 from ctrlib.errors import UserError
-from ctrlib.experiments import checked_parameters
-from ctrlib.resume import NEWEST, Checkpoints, Position
-from ctrlib.runs import RunStore
-from ctrlib.study import find_profile, read_overrides
+from ctrlib.run.plan import find_profile, read_overrides
+from ctrlib.store.checkpoints import NEWEST, Checkpoints, Position
+from ctrlib.store.runs import RunStore
+from ctrlib.study.experiments import checked_parameters
+from ctrlib.training import loop as trainer
+from ctrlib.training.cohort import member_state
 
 TOTAL = int(os.environ.get("CTRLIB_FUZZ", "3000"))
 TARGETS = 20  # shares of TOTAL
@@ -143,7 +145,7 @@ def record(tmp_path_factory):
 
 def use(record) -> None:
     """Everything that a study or a command reads of a record."""
-    from ctrlib.commands.runs import runs_list, runs_show
+    from ctrlib.cli.runs import runs_list, runs_show
 
     store = RunStore(record.folder.parent)
     opened = store.open(record.fingerprint)

@@ -10,8 +10,8 @@ from typer.testing import CliRunner
 
 from ctrlib.cli import app
 from ctrlib.config import digest
-from ctrlib.garbage import find_garbage
-from ctrlib.runs import RunStore
+from ctrlib.store.gc import find_garbage
+from ctrlib.store.runs import RunStore
 
 
 @pytest.fixture

@@ -14,15 +14,15 @@ import torch
 from small import make_run, member, rows
 from test_resume import Cut, CutAfter
 
-from ctrlib import trainer
 from ctrlib.config import Run
 from ctrlib.coupling import complete, independent_groups
-from ctrlib.data import rows as rows_module
-from ctrlib.metrics import auc
 from ctrlib.models import MODELS
 from ctrlib.models.layers import BilinearInteraction
-from ctrlib.runs import RunStore
-from ctrlib.trainer import Trained
+from ctrlib.stats.metrics import auc
+from ctrlib.store.runs import RunStore
+from ctrlib.training import batches as rows_module
+from ctrlib.training import loop as trainer
+from ctrlib.training.loop import Trained
 
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # has to be there before the first product
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
@@ -111,7 +111,7 @@ def test_gpu_and_cpu_train_the_same_model(architecture: str) -> None:
 @pytest.mark.parametrize(("fields", "dim", "batch"), [(2, 16, 1), (5, 32, 70), (39, 16, 130), (9, 64, 64)])
 def test_pairs_on_the_chip(kind: str, fields: int, dim: int, batch: int) -> None:
     """Two blocks beside their plain form in float64: values and all gradients, to the last digits of float32."""
-    from ctrlib.models.gpu_kernels import BilinearPairs
+    from ctrlib.fast.gpu import BilinearPairs
 
     torch.manual_seed(0)
     blocks = [BilinearInteraction(fields, dim, kind).double() for _ in range(2)]
@@ -132,7 +132,7 @@ def test_pairs_on_the_chip(kind: str, fields: int, dim: int, batch: int) -> None
 @pytest.mark.parametrize("shape", [(1000, 16), (1000, 7), (1000,)])
 def test_rows_of_a_table(shape: tuple[int, ...]) -> None:
     """Read exactly; gradients of a row that is read often are added up."""
-    from ctrlib.models.gpu_kernels import TakeRows
+    from ctrlib.fast.gpu import TakeRows
 
     table = torch.randn(shape, device="cuda", requires_grad=True)
     rows = torch.randint(0, 50, (3333,), device="cuda")

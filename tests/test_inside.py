@@ -4,14 +4,15 @@ import numpy as np
 import pytest
 from small import make_run, member
 
-from ctrlib.analysis import cka_table, gradient_norms, load_members
 from ctrlib.config import Coupling
 from ctrlib.coupling import complete
-from ctrlib.experiments.arms import Arm
-from ctrlib.experiments.inside import gradient_ratio, parameter_counts, serving_cost, similarity
-from ctrlib.metrics import error_overlap
+from ctrlib.data.load import load_data
 from ctrlib.models import count_parameters
-from ctrlib.runs import RunStore, load_data
+from ctrlib.stats.metrics import error_overlap
+from ctrlib.store.runs import RunStore
+from ctrlib.study.analysis import cka_table, gradient_norms, load_members
+from ctrlib.study.arms import Arm
+from ctrlib.study.inside import gradient_ratio, parameter_counts, serving_cost, similarity
 
 
 @pytest.fixture(scope="module")

@@ -6,12 +6,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small import make_run, member
 
-from ctrlib import coupling, machine, metrics
+from ctrlib import coupling
 from ctrlib.config import Data, SyntheticSettings
 from ctrlib.data.synthetic import fingerprint, generate
-from ctrlib.models import dcn, fibinet, kernels, layers
+from ctrlib.fast import kernels, machine
+from ctrlib.models import dcn, fibinet, layers
 from ctrlib.models.layers import BilinearInteraction, CrossNetwork, second_order_fm
-from ctrlib.trainer import train
+from ctrlib.stats import metrics
+from ctrlib.training.loop import train
 
 BILINEAR_TYPES = ("field_all", "field_each", "field_interaction")
 

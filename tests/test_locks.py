@@ -11,10 +11,11 @@ import pytest
 from processes import PROCESSES, on_machine, start, until
 from small import make_run, member
 
-from ctrlib import locks, trainer
-from ctrlib.garbage import find_garbage
-from ctrlib.locks import RunLock, read_owner
-from ctrlib.runs import RunStore
+from ctrlib.store import locks
+from ctrlib.store.gc import find_garbage
+from ctrlib.store.locks import RunLock, read_owner
+from ctrlib.store.runs import RunStore
+from ctrlib.training import loop as trainer
 
 HEARTBEAT_S = 0.1  # dead after 0.6 s
 
@@ -274,7 +275,7 @@ def test_an_owner_that_slept_too_long_gives_way(tmp_path, monkeypatch) -> None:
 def test_waiting_says_for_whom(tmp_path, monkeypatch, capsys) -> None:
     """A run that a machine far away trains: others first, then a line that names it, then its dead owner's turn."""
     monkeypatch.setattr(locks, "HEARTBEAT_S", 0.3)
-    monkeypatch.setattr("ctrlib.progress.HEARTBEAT_S", -1.0)
+    monkeypatch.setattr("ctrlib.store.progress.HEARTBEAT_S", -1.0)
     store = RunStore(tmp_path / "runs")
     (store.root / ".locks").mkdir(parents=True)
     write_owner(store.root / ".locks", quick(1).fingerprint)

@@ -8,15 +8,15 @@ from contextlib import contextmanager
 import pytest
 import torch
 
-from ctrlib import machine
 from ctrlib.errors import UserError
-from ctrlib.machine import arithmetic, fast_products
+from ctrlib.fast import machine
+from ctrlib.fast.machine import arithmetic, fast_products
 
 CPU = torch.device("cpu")
 FAULTS = """
 import json, resource, sys
 import torch
-from ctrlib.machine import keep_freed_memory, release_memory
+from ctrlib.fast.machine import keep_freed_memory, release_memory
 took = keep_freed_memory() if "keep" in sys.argv else None
 for _ in range(10):  # the heap finds its size
     torch.ones(10_000_000)

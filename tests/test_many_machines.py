@@ -12,14 +12,17 @@ from processes import Cluster, until
 from small import make_run, member, one_line
 from typer.testing import CliRunner
 
-from ctrlib import executors, progress, study
 from ctrlib.cli import app
 from ctrlib.config import Checkpoint, Run
 from ctrlib.coupling import complete
 from ctrlib.errors import UserError
-from ctrlib.executors import Dask, TeamLost
-from ctrlib.runs import Record, RunStore, StoreError
-from ctrlib.study import plan, train_planned
+from ctrlib.run import execute, training
+from ctrlib.run.plan import plan
+from ctrlib.run.training import train_planned
+from ctrlib.store import executors, progress
+from ctrlib.store.executors import Dask, TeamLost
+from ctrlib.store.record import Record, StoreError
+from ctrlib.store.runs import RunStore
 
 pytest.importorskip("distributed", reason="the extra 'dask' is not installed")
 ROOT = Path(__file__).resolve().parent.parent
@@ -218,7 +221,7 @@ def test_a_study_is_trained_by_dask_and_its_notebooks_find_everything(tmp_path, 
     lines: list[str] = []
     with Cluster(tmp_path) as cluster:
         assert train_planned(jobs, lines.append, dask=cluster.address) == {}
-    wanted = [run.fingerprint for job in jobs for run in study.planned(job)[0]]
+    wanted = [run.fingerprint for job in jobs for run in training.planned(job)[0]]
     assert wanted
     assert RunStore(tmp_path / "runs").fingerprints() == sorted(set(wanted))
 
@@ -229,7 +232,7 @@ def test_notebooks_whose_runs_failed_are_named(tmp_path, monkeypatch) -> None:
     jobs = plan(ROOT, str(ROOT / "tests" / "tiny.yaml"), ["01", "02"], {}, tmp_path / "out")
     good, bad = quick(1), make_run([member(1)], batch_size=331)
     asked = {"01": [good, bad], "02": [good]}
-    monkeypatch.setattr(study, "planned", lambda job: (asked[job.number], "cpu"))
+    monkeypatch.setattr(training, "planned", lambda job: (asked[job.number], "cpu"))
     lacking = train_planned(jobs, lambda line: None, workers=1)
     assert list(lacking) == ["01"]
     assert "1 of its 2 runs" in lacking["01"]
@@ -240,9 +243,11 @@ def test_the_command_fails_what_lacks_runs_and_executes_the_rest(tmp_path, monke
     asked: list[tuple] = []
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(
-        study, "train_planned", lambda jobs, line, workers, dask: asked.append((workers, dask)) or {"01": "1 of its 8"}
+        training,
+        "train_planned",
+        lambda jobs, line, workers, dask: asked.append((workers, dask)) or {"01": "1 of its 8"},
     )
-    monkeypatch.setattr(study, "execute", lambda job, root, line: study.Outcome(job, "done", 1.0))
+    monkeypatch.setattr(execute, "execute", lambda job, root, line: execute.Outcome(job, "done", 1.0))
     command = ["study", "--profile", "tests/tiny.yaml", "--out", str(tmp_path), "--only", "01", "--only", "02"]
     result = CliRunner().invoke(app, [*command, "--dask", "tcp://there:8786"])
     assert result.exit_code == 1

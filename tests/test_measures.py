@@ -8,12 +8,15 @@ import pytest
 from sklearn.metrics import roc_auc_score
 from small import make_run, member, one_line
 
-from ctrlib import measures, study
 from ctrlib.coupling import complete
+from ctrlib.data.load import load_data
 from ctrlib.errors import UserError
-from ctrlib.measures import FOLDER, auc_covariance, data_facts, group_scores, measured, pooled_difference
-from ctrlib.results import Results, write
-from ctrlib.runs import Damaged, RunStore, load_data
+from ctrlib.run import training
+from ctrlib.store import measures
+from ctrlib.store.measures import FOLDER, auc_covariance, data_facts, group_scores, measured, pooled_difference
+from ctrlib.store.published import Results, write
+from ctrlib.store.record import Damaged
+from ctrlib.store.runs import RunStore
 
 
 @pytest.fixture
@@ -150,11 +153,11 @@ def test_pages_are_published_one_by_one(trained, tmp_path, monkeypatch) -> None:
     first = group_scores(store, alone)
     commit(store, alone, path)
     runs = [record.run for record in (*alone, *together)]
-    monkeypatch.setattr(study, "planned", lambda job: (runs, "cpu"))
+    monkeypatch.setattr(training, "planned", lambda job: (runs, "cpu"))
     other = RunStore(tmp_path / "other", results=Results(path.parent))
-    missing = study.publish([None], other, path)["missing"]
+    missing = training.publish([None], other, path)["missing"]
     second = group_scores(other, other.ensure([together[0].run]))
-    found = study.publish([None], other, path)
+    found = training.publish([None], other, path)
     assert (missing, found["missing"], found["run"], found["measure"]) == (1, 0, 3, 2)
     fresh = RunStore(tmp_path / "empty", results=Results(path.parent))
     assert group_scores(fresh, fresh.ensure(runs[:2])) == first

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from scipy.stats import spearmanr
 from sklearn.metrics import log_loss, roc_auc_score
 
-from ctrlib import metrics
 from ctrlib.errors import UserError
-from ctrlib.metrics import (
+from ctrlib.stats import metrics
+from ctrlib.stats.metrics import (
     auc,
     auc_standard_error,
     calibration,

@@ -11,9 +11,9 @@ import papermill
 import pytest
 import yaml
 
-from ctrlib.config import StudyParameters
-from ctrlib.experiments import EXPERIMENTS, OF_OTHERS, planned_runs
-from ctrlib.study import declared_parameters
+from ctrlib.run.plan import declared_parameters
+from ctrlib.study.experiments import EXPERIMENTS, OF_OTHERS, planned_runs
+from ctrlib.study.parameters import StudyParameters
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))

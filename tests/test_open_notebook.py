@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ctrlib.downloads import offer_source
+from ctrlib.publish.downloads import offer_source
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "book" / "_ext"))

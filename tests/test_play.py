@@ -9,8 +9,8 @@ import pytest
 import torch
 from browser import BROWSER, NO_BROWSER, browse  # noqa: F401 (a fixture)
 
-from ctrlib import metrics
 from ctrlib.coupling import click_loss, complete, peer_loss
+from ctrlib.stats import metrics
 
 pytestmark = pytest.mark.skipif(BROWSER is None, reason=NO_BROWSER)
 STATIC = Path(__file__).resolve().parents[1] / "book" / "_static"

@@ -18,9 +18,10 @@ from hypothesis import strategies as st
 from raw_files import avazu_lines, criteo_lines, frappe_lines, table_lines, write_lines
 
 from ctrlib.config import digest
-from ctrlib.data import blocks, encode, sources, streaming, table, verified, writing
-from ctrlib.data.about import read_about
+from ctrlib.data import blocks, encode, sources, streaming, verified, writing
+from ctrlib.data import prepared as table
 from ctrlib.data.criteo import CATEGORIES, COLUMNS, FIELDS, NUMBERS, bucket_count
+from ctrlib.data.manifest import read_about
 from ctrlib.data.sources import PrepareOptions
 from ctrlib.errors import UserError
 

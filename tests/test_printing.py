@@ -9,7 +9,7 @@ from bs4 import BeautifulSoup
 
 from ctrlib.cli import main
 from ctrlib.errors import UserError
-from ctrlib.printing import one_document, print_book
+from ctrlib.publish.pdf import one_document, print_book
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +72,7 @@ def test_what_is_missing_is_said_in_one_line(built_book, tmp_path, monkeypatch):
 
 
 def test_the_command_says_it_in_one_line(monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr("ctrlib.config.project_root", lambda: tmp_path)
+    monkeypatch.setattr("ctrlib.data.folders.project_root", lambda: tmp_path)
     with pytest.raises(SystemExit) as stopped:
         main(["pdf"])
     assert stopped.value.code == 2

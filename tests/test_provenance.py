@@ -6,10 +6,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from ctrlib import notebook, source
-from ctrlib.config import StudyParameters
-from ctrlib.notebook import hardware, provenance, spoken_time
-from ctrlib.source import source_commit
+from ctrlib.store import environment
+from ctrlib.store.environment import source_commit
+from ctrlib.study import notebook
+from ctrlib.study.notebook import hardware, provenance, spoken_time
+from ctrlib.study.parameters import StudyParameters
 
 CPU = {"processor": "Fast *CPU* <b>9</b>", "device": "cpu", "torch": "2.13.0"}
 GPU = {"processor": "Fast CPU", "device": "NVIDIA H100", "torch": "2.13.0+cu130"}
@@ -79,7 +80,7 @@ def test_version_is_the_commit_of_the_project_itself(tmp_path: Path, monkeypatch
     inside.mkdir()
     (tmp_path / "file").write_text("1")
     monkeypatch.delenv("CTRLIB_COMMIT", raising=False)
-    monkeypatch.setattr(source, "project_root", lambda: tmp_path)
+    monkeypatch.setattr(environment, "project_root", lambda: tmp_path)
     assert source_commit() == ""
     git("init", "-q")
     git("add", ".")
@@ -89,7 +90,7 @@ def test_version_is_the_commit_of_the_project_itself(tmp_path: Path, monkeypatch
     assert source_commit() == commit
     (tmp_path / "file").write_text("2")
     assert source_commit() == commit + "+"
-    monkeypatch.setattr(source, "project_root", lambda: inside)  # within somebody else's repository
+    monkeypatch.setattr(environment, "project_root", lambda: inside)  # within somebody else's repository
     assert source_commit() == ""
     monkeypatch.setenv("CTRLIB_COMMIT", "abc1234")  # a copy whose maker knows better
     assert source_commit() == "abc1234"

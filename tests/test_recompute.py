@@ -10,8 +10,8 @@ from ctrlib.cli import app
 from ctrlib.config import Checkpoint
 from ctrlib.coupling import complete
 from ctrlib.errors import UserError
-from ctrlib.recompute import TOLERANCE, candidates, recompute
-from ctrlib.runs import RunStore
+from ctrlib.store.recompute import TOLERANCE, candidates, recompute
+from ctrlib.store.runs import RunStore
 
 
 @pytest.fixture(scope="module")

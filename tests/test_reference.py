@@ -8,8 +8,8 @@ from typing import Annotated, Literal
 import pytest
 from pydantic import BaseModel, Field
 
-from ctrlib.config import StudyParameters
-from ctrlib.study import declared_parameters, find_notebooks
+from ctrlib.run.plan import declared_parameters, find_notebooks
+from ctrlib.study.parameters import StudyParameters
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "book" / "_ext"))

@@ -17,11 +17,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small import assert_same_member, make_run, member, rows, without_time
 
-from ctrlib import resume, trainer
 from ctrlib.config import Run
 from ctrlib.coupling import complete, independent_groups, solo
-from ctrlib.resume import NEWEST, Checkpoints
-from ctrlib.runs import RunStore
+from ctrlib.store import checkpoints as resume
+from ctrlib.store.checkpoints import NEWEST, Checkpoints
+from ctrlib.store.runs import RunStore
+from ctrlib.training import loop as trainer
 
 KILLS = int(os.environ.get("CTRLIB_KILLS", "6"))
 NOISY = {"dropout": 0.3, "batch_norm": True}
@@ -147,7 +148,7 @@ def test_a_full_disk_costs_the_checkpoint_and_not_the_training(tmp_path: Path, m
         path.write_bytes(content[:100])
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("ctrlib.resume.write_synced", full)
+    monkeypatch.setattr("ctrlib.store.checkpoints.write_synced", full)
     run = scene("one model")
     trained = trainer.train(run, rows(), device="cpu", checkpoints=Checkpoints(tmp_path, "this run", 0.0))
     assert_same_member(trained, 0, trainer.train(run, rows(), device="cpu"), 0)
@@ -195,7 +196,9 @@ def test_a_cut_costs_no_more_than_the_interval(cuts: list[int]) -> None:
 
 # Real processes, forked from a server that has imported everything once.
 PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["torch._dynamo", "ctrlib.trainer", "ctrlib.runs", "safetensors.torch", "pytest"])
+PROCESSES.set_forkserver_preload(
+    ["torch._dynamo", "ctrlib.training.loop", "ctrlib.store.runs", "safetensors.torch", "pytest"]
+)
 STEP = trainer.train_step
 CHANGES = {"os.rename", "os.remove", "os.mkdir", "os.rmdir"}
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 from small import rows
 
-from ctrlib.data import rows as rows_module
-from ctrlib.data.rows import Rows, mapped_file
-from ctrlib.data.table import Split
+from ctrlib.training import batches as rows_module
+from ctrlib.training.batches import Rows, mapped_file
+from ctrlib.training.dataset import Split
 
 CPU = torch.device("cpu")
 

@@ -15,11 +15,14 @@ import pytest
 import torch
 from small import assert_same_member, make_run, member, one_line, rows, same_state
 
-from ctrlib import executors, metrics, progress, runs, trainer
 from ctrlib.config import Checkpoint, Run, digest
 from ctrlib.coupling import complete
 from ctrlib.errors import UserError
-from ctrlib.runs import Damaged, RunStore
+from ctrlib.stats import metrics
+from ctrlib.store import executors, progress, runs
+from ctrlib.store.record import Damaged
+from ctrlib.store.runs import RunStore
+from ctrlib.training import loop as trainer
 
 PARTS = ("run.json", "members.safetensors", "predictions.npz")
 
@@ -393,7 +396,9 @@ def test_workers_killed_while_idle_do_not_break_every_later_call(store) -> None:
 
 # Real processes, forked from a server that has imported everything once.
 PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["torch._dynamo", "ctrlib.trainer", "ctrlib.runs", "safetensors.torch", "pytest"])
+PROCESSES.set_forkserver_preload(
+    ["torch._dynamo", "ctrlib.training.loop", "ctrlib.store.runs", "safetensors.torch", "pytest"]
+)
 
 
 def process(target, *arguments) -> multiprocessing.Process:

@@ -13,8 +13,9 @@ import pandas as pd
 import pytest
 from markdown_it import MarkdownIt
 
-from ctrlib import figures, notebook
-from ctrlib.study import execute, plan
+from ctrlib.run.execute import execute
+from ctrlib.run.plan import plan
+from ctrlib.study import figures, notebook
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY = str(ROOT / "tests" / "tiny.yaml")
@@ -151,7 +152,7 @@ def test_an_executed_notebook_shows_text(tmp_path: Path) -> None:
     (tmp_path / "notebooks").mkdir()
     (tmp_path / "notebooks" / "profiles").mkdir()
     code = (
-        "import pandas as pd\nfrom ctrlib.notebook import as_text, say, show_table\n"
+        "import pandas as pd\nfrom ctrlib.study.notebook import as_text, say, show_table\n"
         f"names = {NAMES!r}\nshow_table(pd.DataFrame({{name: [name] for name in names}}))\n"
         "for name in names:\n    say(as_text(name))"
     )

@@ -9,12 +9,12 @@ from small import assert_same_member, distance, make_run, member, one_line, rows
 from test_trainer import checkpoints, hand_losses, with_validation
 from torch import nn
 
-from ctrlib import trainer
-from ctrlib.cohort import build, changing_tensors, load_state, make_adam, model_tensors, share_table
 from ctrlib.coupling import complete, one_way
 from ctrlib.errors import UserError
 from ctrlib.models import MODELS, embedding_parameters
-from ctrlib.step import train_step
+from ctrlib.training import loop as trainer
+from ctrlib.training.cohort import build, changing_tensors, load_state, make_adam, model_tensors, share_table
+from ctrlib.training.step import train_step
 
 CPU = torch.device("cpu")
 NOISY = {"dropout": 0.3, "batch_norm": True}

@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import integrate, stats
 
-from ctrlib import statistics
 from ctrlib.errors import UserError
-from ctrlib.metrics import relative_improvement
-from ctrlib.statistics import (
+from ctrlib.stats import paired as statistics
+from ctrlib.stats.metrics import relative_improvement
+from ctrlib.stats.paired import (
     PairedDifference,
     holm,
     minimum_detectable_effect,

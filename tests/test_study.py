@@ -12,7 +12,8 @@ import psutil
 import pytest
 
 from ctrlib.errors import UserError
-from ctrlib.study import data_digest, execute, plan, read_overrides
+from ctrlib.run.execute import execute
+from ctrlib.run.plan import data_digest, plan, read_overrides
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY = str(ROOT / "tests" / "tiny.yaml")

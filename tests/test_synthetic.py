@@ -16,12 +16,15 @@ from scipy.special import expit, logit
 from scipy.stats import chisquare
 from sklearn.metrics import mutual_info_score
 
-from ctrlib import cohort, evaluation, metrics, trainer
 from ctrlib.config import Coupling, Data, Member, Recipe, Run, SyntheticSettings
 from ctrlib.coupling import solo
-from ctrlib.data import synthetic, table
+from ctrlib.data import prepared as table
+from ctrlib.data import synthetic
 from ctrlib.data.synthetic import BLOCK_ROWS, generate, make_rows, make_world
 from ctrlib.errors import UserError
+from ctrlib.stats import metrics
+from ctrlib.training import cohort, evaluation
+from ctrlib.training import loop as trainer
 
 DEFAULT = SyntheticSettings()
 SMALL = SyntheticSettings(

@@ -8,13 +8,15 @@ import torch
 from small import assert_same_member, distance, make_run, member, one_line, rows, same_state, without_time
 from test_trainer import close_models, hand_step
 
-from ctrlib import trainer
-from ctrlib.cohort import build, load_state
 from ctrlib.config import Checkpoint, Coupling, Member, Run, StoredMember, SyntheticSettings
 from ctrlib.coupling import complete, solo
+from ctrlib.data.load import data_settings
 from ctrlib.errors import UserError
-from ctrlib.runs import Damaged, RunStore, data_settings
-from ctrlib.step import train_step
+from ctrlib.store.record import Damaged
+from ctrlib.store.runs import RunStore
+from ctrlib.training import loop as trainer
+from ctrlib.training.cohort import build, load_state
+from ctrlib.training.step import train_step
 
 CPU = torch.device("cpu")
 NOISY = {"dropout": 0.3, "batch_norm": True}

@@ -13,7 +13,7 @@ import pytest
 from test_browser import BROWSER, DESK, browse  # noqa: F401 (a fixture)
 
 from ctrlib.errors import UserError
-from ctrlib.slides import SOURCE, VENDOR, ExecutedPages, arrange, slide_type, to_html, write_slides
+from ctrlib.publish.slides import SOURCE, VENDOR, ExecutedPages, arrange, slide_type, to_html, write_slides
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "book" / "_ext"))

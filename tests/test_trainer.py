@@ -14,17 +14,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small import assert_same_member, distance, make_run, member, one_line, rows, same_state, without_time
 
-from ctrlib import cohort, evaluation, metrics, trainer
-from ctrlib.cohort import build
 from ctrlib.config import Checkpoint, Coupling, Recipe, Target
 from ctrlib.coupling import complete, independent_groups, one_way, solo
-from ctrlib.data.rows import Rows
-from ctrlib.data.table import Split
 from ctrlib.errors import UserError
 from ctrlib.models import MODELS, embedding_parameters
-from ctrlib.resume import Position
-from ctrlib.step import train_step
-from ctrlib.trainer import Group, batch_bounds, make_group, resolve_device, run_epoch, train
+from ctrlib.stats import metrics
+from ctrlib.store.checkpoints import Position
+from ctrlib.training import cohort, evaluation
+from ctrlib.training import loop as trainer
+from ctrlib.training.batches import Rows
+from ctrlib.training.cohort import build
+from ctrlib.training.dataset import Split
+from ctrlib.training.loop import Group, batch_bounds, make_group, resolve_device, run_epoch, train
+from ctrlib.training.step import train_step
 
 CPU = torch.device("cpu")
 NOISY = {"dropout": 0.3, "batch_norm": True}
@@ -594,7 +596,7 @@ import hashlib, json, sys
 from small import *
 from ctrlib.coupling import complete
 from ctrlib.models import MODELS
-from ctrlib.trainer import train
+from ctrlib.training.loop import train
 torch.set_num_threads(1)
 members = [member(n, 7, architecture=name, dropout=0.3, batch_norm=True) for n, name in enumerate(MODELS)]
 run = make_run(members, complete(len(members)), embedding_l2=1e-3, coupling={"target": "shuffled"})

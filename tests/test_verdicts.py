@@ -4,10 +4,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ctrlib.experiments import expectations, verdicts
-from ctrlib.experiments.finetuning import HEADLINE
-from ctrlib.experiments.tables import SCORES
-from ctrlib.statistics import paired_difference
+from ctrlib.stats.paired import paired_difference
+from ctrlib.study import expectations, verdicts
+from ctrlib.study.finetuning import HEADLINE
+from ctrlib.study.tables import SCORES
 
 SMALL = np.array([-1.0, 0.0, 1.0, 0.5, -0.5]) * 1e-5  # spread of five groups
 

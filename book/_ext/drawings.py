@@ -2,8 +2,8 @@
 
 An ``<img>`` knows nothing of the page around it; inside the page an SVG can use its variables. Every colour for which
 ``_static/figures.css`` has a variable (``--fig-0072b2`` for ``#0072b2``) becomes that variable, with the colour itself
-as fallback: the stylesheet alone says what a colour is in the dark. :mod:`ctrlib.book` wrote the name under which
-figure and data lie in ``_static/data`` into the drawing.
+as fallback: the stylesheet alone says what a colour is in the dark. :mod:`ctrlib.publish.book` wrote the name under
+which figure and data lie in ``_static/data`` into the drawing.
 """
 
 import re

@@ -1,7 +1,7 @@
 """Exercises on the page: a box and an anchor for each, and a table of all of them for teachers.
 
-How an exercise is written, and how its solution is taken out for students, is in ``ctrlib/exercises.py``. Here it is
-put into a box with the class of its kind and the anchor ``exercise-N``. ``teaching-table`` makes a table for
+How an exercise is written, and how its solution is taken out for students, is in ``ctrlib/publish/exercises.py``.
+Here it is put into a box with the class of its kind and the anchor ``exercise-N``. ``teaching-table`` makes a table for
 teachers from the pages themselves: a line for each page of the table of contents that has exercises.
 """
 
@@ -13,7 +13,7 @@ import yaml
 from docutils import nodes
 from sphinx.util.docutils import SphinxDirective
 
-from ctrlib.exercises import KINDS, find_exercises, page_text, without_solutions
+from ctrlib.publish.exercises import KINDS, find_exercises, page_text, without_solutions
 
 HEAD = re.compile(r"Exercise (\d+), ([\w-]+), \d+ minutes\.")
 

@@ -17,8 +17,9 @@ from docutils import nodes
 from sphinx.util.docutils import SphinxDirective
 
 from ctrlib import config
-from ctrlib.estimate import CHAINED, OWN_END_SHARE, side_by_side
-from ctrlib.study import declared_parameters, find_notebooks, plan, planned
+from ctrlib.run.estimate import CHAINED, OWN_END_SHARE, side_by_side
+from ctrlib.run.plan import declared_parameters, find_notebooks, plan, planned
+from ctrlib.study.parameters import StudyParameters
 
 BOUNDS = {
     annotated_types.Ge: ("ge", "from {}"),
@@ -92,7 +93,7 @@ def parameter_rows(root: Path) -> list[list[str]]:
     declared = {number: declared_parameters(path) for number, path in notebooks.items()}
     says = {number: help_texts(path) for number, path in notebooks.items()}
     rows = []
-    for name, field in config.StudyParameters.model_fields.items():
+    for name, field in StudyParameters.model_fields.items():
         numbers = [number for number in notebooks if name in declared[number]]
         if not numbers:
             continue

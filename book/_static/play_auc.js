@@ -1,5 +1,5 @@
 // Clicks and no clicks on a line of scores: move them, and see what AUC, accuracy and calibration make of it. AUC and log loss are
-// those of ctrlib/metrics.py, which a test compares.
+// those of ctrlib/stats/metrics.py, which a test compares.
 "use strict";
 
 play.auc = {

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ctrlib.metrics import auc
+from ctrlib.stats.metrics import auc
 
 
 def auc_by_pairs(labels, scores):

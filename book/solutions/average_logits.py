@@ -3,7 +3,7 @@
 import numpy as np
 from scipy.special import expit
 
-from ctrlib.metrics import auc, logloss
+from ctrlib.stats.metrics import auc, logloss
 
 random = np.random.default_rng(0)
 truth = 1.5 * random.standard_normal(50_000) - 1  # the true logit

@@ -4,7 +4,7 @@ import numpy as np
 
 from ctrlib.config import SyntheticSettings
 from ctrlib.data.synthetic import generate
-from ctrlib.metrics import auc, expected_auc
+from ctrlib.stats.metrics import auc, expected_auc
 
 PRIOR = 20  # rows of the average click rate that each code starts with: rare codes say little
 

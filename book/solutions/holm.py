@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ctrlib.statistics import holm
+from ctrlib.stats.paired import holm
 
 
 def by_hand(p_values):

@@ -3,7 +3,7 @@
 import numpy as np
 from scipy.stats import t
 
-from ctrlib.statistics import paired_difference
+from ctrlib.stats.paired import paired_difference
 
 
 def paired_interval(treatment, control, level=0.95):

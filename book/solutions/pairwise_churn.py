@@ -4,7 +4,7 @@ from itertools import combinations
 
 import numpy as np
 
-from ctrlib.metrics import churn
+from ctrlib.stats.metrics import churn
 
 
 def pairwise_churn(probabilities):

@@ -4,7 +4,7 @@ import numpy as np
 
 from ctrlib.config import SyntheticSettings
 from ctrlib.data.synthetic import generate
-from ctrlib.metrics import auc, expected_auc
+from ctrlib.stats.metrics import auc, expected_auc
 
 dataset = generate(SyntheticSettings(train_rows=1000, valid_rows=1000, test_rows=4000))
 probability = dataset.test.probability

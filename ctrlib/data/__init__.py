@@ -1,0 +1,1 @@
+"""Rows: made, read from files, fetched, encoded, kept on disk."""

@@ -15,8 +15,8 @@ import polars as pl
 
 from ctrlib.data.criteo import bucket_count
 from ctrlib.data.layouts import Rows
-from ctrlib.data.table import OOV
 from ctrlib.errors import UserError
+from ctrlib.training.dataset import OOV
 
 MOST_CATEGORIES = 1000  # a column of whole numbers with more distinct training values is taken as numeric
 MOST_FOLDS = 1000

@@ -7,12 +7,12 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from ctrlib.config import data_root
-from ctrlib.data.about import SPLITS
 from ctrlib.data.download import download
+from ctrlib.data.folders import data_root
+from ctrlib.data.manifest import SPLITS
+from ctrlib.data.prepared import read_about
 from ctrlib.data.published import PUBLISHED, Published, prepare_published
 from ctrlib.data.streaming import bytes_per_row
-from ctrlib.data.table import read_about
 from ctrlib.data.unpack import BadArchive, file_md5, unpack
 from ctrlib.data.writing import need_space
 from ctrlib.errors import UserError, unknown

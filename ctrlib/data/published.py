@@ -14,10 +14,10 @@ import numpy as np
 import polars as pl
 
 from ctrlib.data import criteo
-from ctrlib.data.about import SPLITS, write_about
 from ctrlib.data.blocks import Block, RawLines
 from ctrlib.data.criteo import Cells, Others, word_keys
 from ctrlib.data.layouts import AVAZU_COLUMNS, hour_parts
+from ctrlib.data.manifest import SPLITS, write_about
 from ctrlib.data.streaming import NumberedRows
 from ctrlib.data.text import one_line, shown
 from ctrlib.data.values import fraction_keys

@@ -8,11 +8,13 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import Field, field_validator, model_validator
 
-from ctrlib.config import Settings, SyntheticSettings, data_root
-from ctrlib.data.about import FILE, read_about, write_about
-from ctrlib.data.table import OOV, Dataset, Split, check, open_draw, save, verify_draw
+from ctrlib.config import Settings, SyntheticSettings
+from ctrlib.data.folders import data_root
+from ctrlib.data.manifest import FILE, read_about, write_about
+from ctrlib.data.prepared import check, open_draw, save, verify_draw
 from ctrlib.data.writing import file_sha256, new_folder
 from ctrlib.errors import UserError, shown, unknown
+from ctrlib.training.dataset import OOV, Dataset, Split
 
 _ROWS = 1 << 16  # rows looked at together
 LAYOUTS = ("criteo", "avazu", "frappe", "table")

@@ -15,9 +15,9 @@ import numpy as np
 import polars as pl
 
 from ctrlib.data import criteo
-from ctrlib.data.about import SPLITS
 from ctrlib.data.blocks import Block, RawLines
 from ctrlib.data.criteo import FIELDS, NUMBERS, Cells
+from ctrlib.data.manifest import SPLITS
 from ctrlib.data.values import FieldValues
 from ctrlib.data.workers import Workers
 from ctrlib.data.writing import DrawWriter, need_space

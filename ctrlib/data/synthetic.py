@@ -4,7 +4,7 @@ Each row has a latent cluster. A field's id is drawn from a Zipf law; in half of
 amount that belongs to the row's cluster, which makes the fields (weakly) dependent.
 The true logit is the sum of first-order effects, of planted pairs (dot products of rank-3 latent vectors) and of
 planted triples, scaled to ``logit_sd``; an intercept sets the click rate. The label is a coin with that probability.
-Because the probability is known, so are the best reachable AUC and log loss (:mod:`ctrlib.metrics`).
+Because the probability is known, so are the best reachable AUC and log loss (:mod:`ctrlib.stats.metrics`).
 
 Rows are made in blocks of fixed size, each from its own counter-based stream, so the bytes of a row depend on the
 settings and the row number alone, never on how many rows are asked for at a time, nor on how many threads make them.
@@ -18,9 +18,9 @@ from scipy.optimize import brentq
 from scipy.special import expit
 
 from ctrlib.config import SyntheticSettings, derive_seed, digest
-from ctrlib.data.table import Dataset, Split
 from ctrlib.data.workers import Workers, usable_cores
 from ctrlib.errors import UserError
+from ctrlib.training.dataset import Dataset, Split
 
 GENERATOR_VERSION = 1
 BLOCK_ROWS = 65_536

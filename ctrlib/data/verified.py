@@ -13,8 +13,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from ctrlib.data.files import parse_json, read_plain
 from ctrlib.data.writing import file_sha256
-from ctrlib.files import parse_json, read_plain
 
 NOTE = ".verified.json"
 LARGE = 1 << 28  # bytes

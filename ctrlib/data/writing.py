@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ctrlib.data.about import FILE, VOCABULARY, fingerprint
+from ctrlib.data.manifest import FILE, VOCABULARY, fingerprint
 from ctrlib.errors import UserError
 
 _BLOCK = 1 << 20

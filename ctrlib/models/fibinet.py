@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from ctrlib.models.kernels import LinearOfPairs
+from ctrlib.fast.kernels import LinearOfPairs
 from ctrlib.models.layers import MLP, SENET, BilinearInteraction, FeatureEmbedding, FirstOrder
 
 
@@ -59,7 +59,7 @@ class FiBiNET(nn.Module):
 
     def _all_pairs(self, feature_emb: Tensor, reweighted: Tensor) -> Tensor:
         """Both sets of pairs in the MLP's order: (B, 2 * P * D)."""
-        from ctrlib.models import gpu_kernels
+        from ctrlib.fast import gpu as gpu_kernels
 
         if feature_emb.shape[2] in gpu_kernels.DIMENSIONS:
             raw, senet = self.bilinear_raw.matrices(), self.bilinear_senet.matrices()

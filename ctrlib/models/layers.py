@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ctrlib.errors import UserError, unknown
-from ctrlib.models.kernels import PairInnerProducts, SecondOrderFM
+from ctrlib.fast.kernels import PairInnerProducts, SecondOrderFM
 
 EMBEDDING_STD = 1e-4
 
@@ -32,7 +32,7 @@ def field_offsets(field_dims: Sequence[int]) -> Tensor:
 def take_rows(table: Tensor, rows: Tensor) -> Tensor:
     """The rows (n,) of a table (C,) or (C, D): (n,) or (n, D)."""
     if table.is_cuda:
-        from ctrlib.models.gpu_kernels import TakeRows
+        from ctrlib.fast.gpu import TakeRows
 
         return TakeRows.apply(table, rows)
     return table.index_select(0, rows)

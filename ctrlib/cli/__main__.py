@@ -1,0 +1,5 @@
+"""``python -m ctrlib.cli``."""
+
+from ctrlib.cli import main
+
+main()

@@ -1,0 +1,218 @@
+"""``ctrlib runs``: what is in the run store."""
+
+import contextlib
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ctrlib.cli.output import console, reporting, say, table
+
+runs_app = typer.Typer(no_args_is_help=True, help="Run records: every training that was done, kept and checked.")
+Store = Annotated[
+    Path | None, typer.Option(help="Folder of the run store. (Default: runs/ of the project, or $CTRLIB_RUNS.)")
+]
+
+
+def open_store(folder: Path | None):
+    """The store that is meant."""
+    from ctrlib.data.folders import store_root
+    from ctrlib.store.runs import RunStore
+
+    return RunStore(folder or store_root())
+
+
+@runs_app.command("list")
+def runs_list(store: Store = None) -> None:
+    """List every run: its fingerprint, what it is, its data, its test AUC and the time it took.
+
+    [dim]ctrlib runs list[/dim]
+    """
+    from ctrlib.errors import UserError
+    from ctrlib.store.runs import label
+
+    found = open_store(store)
+    shown = table("run", "what", numbers=("epoch", "test AUC", "seconds"))
+    for name in found.fingerprints():
+        try:
+            record = found.open(name)
+        except UserError:
+            shown.add_row(name, "[red]not readable; `ctrlib runs verify` says why[/]")
+            continue
+        aucs = [test["auc"] for test in record.content["test"]]
+        shown.add_row(
+            name,
+            f"{record.run.data.name}: {label(record.run)}",
+            "-".join(str(e) for e in sorted(set(record.content["kept_epochs"]))),
+            f"{sum(aucs) / len(aucs):.4f}",
+            f"{record.seconds:.1f}",
+        )
+    console(stderr=False).print(shown)
+    say(f"{len(found.fingerprints())} runs in {found.root}")
+
+
+@runs_app.command("show")
+def runs_show(
+    run: Annotated[str, typer.Argument(help="Fingerprint of a run, or the beginning of one.")], store: Store = None
+) -> None:
+    """Show one run: settings, every epoch, test results, and the machine it ran on.
+
+    [dim]ctrlib runs show 3fa9[/dim]
+    """
+    import yaml
+
+    from ctrlib.store.runs import label
+
+    record = open_store(store).open(run)
+    content = record.content
+    say(f"run {record.fingerprint}: {label(record.run)}\n")
+    say(yaml.safe_dump({"settings": content["run"], "environment": content["environment"]}, sort_keys=False))
+    history = table(numbers=("epoch", "member", "rate", "click loss", "peer loss", "valid AUC", "log loss"))
+    for row in record.history:
+        history.add_row(
+            f"{row['epoch']}", f"{row['member']}", f"{row['learning_rate']:g}", f"{row['click_loss']:.5f}",
+            f"{row['peer_loss']:.6f}", f"{row['valid_auc']:.5f}", f"{row['valid_logloss']:.5f}",
+        )  # fmt: skip
+    test = table("member", "architecture", numbers=("kept epoch", "test AUC", "log loss", "calibration"))
+    for n, (member, row) in enumerate(zip(record.run.members, content["test"], strict=True)):
+        test.add_row(
+            f"{n}", member.architecture, f"{content['kept_epochs'][n]}", f"{row['auc']:.5f}", f"{row['logloss']:.5f}",
+            f"{row['calibration']:.4f}",
+        )  # fmt: skip
+    for part in (history, test):
+        console(stderr=False).print(part)
+
+
+@runs_app.command("verify")
+def runs_verify(
+    runs: Annotated[list[str] | None, typer.Argument(help="Fingerprints; all runs if none is given.")] = None,
+    recompute: Annotated[
+        int | None, typer.Option(min=1, help="Instead train so many recorded runs again, and compare.", metavar="N")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Which runs --recompute draws.")] = 0,
+    store: Store = None,
+) -> None:
+    """Check every file of every run, and the state of every unfinished training, against its checksum.
+
+    Exit code 1 when one is damaged, or was written by another ctrlib. A damaged run is trained again when it is needed,
+    a training whose state is damaged starts from its beginning; a run of another ctrlib is left as it is.
+
+    [dim]ctrlib runs verify[/dim]
+
+    [dim]ctrlib runs verify --recompute 3[/dim]     do published numbers come out again? Cheap runs, drawn by --seed;
+    bit for bit on a machine of the same kind, within a tolerance elsewhere; where none are published, the store's
+    """
+    if recompute is not None:
+        if runs:
+            raise typer.BadParameter("give fingerprints or --recompute, not both", param_hint="--recompute")
+        return recompute_runs(recompute, seed, open_store(store), published=store is None)
+    from rich.progress import track
+
+    from ctrlib.errors import UserError
+    from ctrlib.store.gc import unfinished_trainings
+    from ctrlib.store.record import Damaged
+
+    found = open_store(store)
+    names = [found.name(name) for name in runs] if runs else found.fingerprints()
+    damaged, other = [], []
+    for name in track(names, "checking", transient=True):
+        try:
+            found.verify(name)
+        except Damaged as problem:
+            damaged.append(problem)
+        except UserError as problem:
+            other.append(problem)
+    states = {} if runs else unfinished_trainings(found)
+    damaged += [problem for problem in states.values() if problem]
+    for kind, problems in (("damaged", damaged), ("cannot be used", other)):
+        for problem in problems:
+            typer.secho(f"{kind}: {problem}", fg="red", err=True)
+    trainings = f", {len(states)} unfinished trainings" if states else ""
+    typer.echo(f"{len(names)} runs{trainings} checked, {len(damaged)} damaged, {len(other)} that cannot be used")
+    if damaged or other:
+        raise typer.Exit(1)
+
+
+def recompute_runs(count: int, seed: int, found, published: bool) -> None:
+    """Train recorded runs again and say for each whether it matches; exit code 1 if one does not."""
+    from ctrlib.errors import UserError
+    from ctrlib.store.published import committed_results
+    from ctrlib.store.recompute import recompute
+
+    contents = committed_results().runs if published else {}
+    where = "published"
+    if not contents:
+        where = f"in {found.root}"
+        for name in found.fingerprints():
+            with contextlib.suppress(UserError):  # `verify` without --recompute names what is damaged
+                contents[name] = found.open(name).content
+    if not contents:
+        raise UserError(f"no runs are published, and none are in {found.root}; `ctrlib study` trains some")
+    say(f"{len(contents):,} runs {where}; computing {count} of them again, drawn by seed {seed}")
+    matches = []
+    with reporting("training") as tell:
+        for one in recompute(contents, count, seed, tell):
+            matches.append(one.matches)
+            say(str(one))
+    say(f"{sum(matches)} of {len(matches)} match")
+    if not all(matches):
+        raise typer.Exit(1)
+
+
+@runs_app.command("gc")
+def runs_gc(
+    delete: Annotated[bool, typer.Option("--delete", help="Delete what is listed; without it nothing is.")] = False,
+    unfinished: Annotated[
+        bool, typer.Option("--unfinished", help="Also states from which an interrupted training would go on.")
+    ] = False,
+    store: Store = None,
+) -> None:
+    """List what no study will ask for again, and with --delete free its space.
+
+    That is: half-written and damaged records, records of another version of the arithmetic, left-over states.
+
+    [dim]ctrlib runs gc[/dim]
+
+    [dim]ctrlib runs gc --delete[/dim]
+    """
+    from ctrlib.store.gc import find_garbage, remove
+
+    found = open_store(store)
+    garbage = find_garbage(found, unfinished)
+    shown = table("folder", "why", numbers=("MB",))
+    for one in garbage:
+        shown.add_row(one.folder.name, one.reason, f"{one.size / 1e6:.1f}")
+    if garbage:
+        console(stderr=False).print(shown)
+    total = sum(one.size for one in garbage) / 1e6
+    if delete:
+        remove(garbage)
+    done = "freed" if delete else "can be freed" + (" with --delete" if garbage else "")
+    say(f"{found.root}: {len(garbage)} folders, {total:.1f} MB {done}")
+
+
+@runs_app.command("publish")
+def runs_publish(
+    profile: Annotated[str, typer.Option(help="Whose runs: a profile of `ctrlib study`.")] = "published",
+) -> None:
+    """Write the records and measures of a profile to [bold]book/results/PROFILE.jsonl[/bold], to be committed.
+
+    With that file in place the pages of the profile are made without training, weights or data. Runs that are not
+    trained yet are counted and left out; the command can be repeated as they come.
+
+    [dim]ctrlib runs publish --profile published[/dim]
+    """
+    from ctrlib.data.folders import project_root
+    from ctrlib.run.plan import plan
+    from ctrlib.run.training import publish
+    from ctrlib.store.runs import open_store as own_store
+
+    root = project_root()
+    path = root / "book" / "results" / f"{Path(profile).stem}.jsonl"
+    jobs = plan(root, profile, [], {})
+    with reporting("gathering records"):
+        found = publish(jobs, own_store(), path)
+    say(
+        f"{path.relative_to(root)}: {found['run']:,} runs, {found['measure']:,} measures, {found['data']} data sets; "
+        f"{found['missing']:,} runs of the profile are not trained yet"
+    )

@@ -1,1 +1,0 @@
-"""The sub-commands of ``ctrlib``, one file a group; :mod:`ctrlib.cli` puts them together."""

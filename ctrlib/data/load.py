@@ -1,0 +1,30 @@
+"""The rows a run is defined on: their fingerprint before training, the rows themselves when it starts."""
+
+from functools import lru_cache
+from pathlib import Path
+
+from ctrlib.config import Data, SyntheticSettings
+from ctrlib.data.folders import data_root
+
+
+def data_settings(name: str, draw: int, synthetic: SyntheticSettings | None = None) -> Data:
+    """The :class:`Data` of a run: looks up (synthetic: computes) the fingerprint of the rows."""
+    if name == "synthetic":
+        from ctrlib.data.synthetic import fingerprint
+
+        synthetic = synthetic or SyntheticSettings()
+        return Data(name=name, draw=draw, synthetic=synthetic, fingerprint=fingerprint(synthetic, draw))
+    found = _load_cached(name, draw, None, str(data_root()))
+    return Data(name=name, draw=draw, fingerprint=found.fingerprint)
+
+
+def load_data(data: Data):
+    """The rows that ``data`` names (the last two are kept in memory)."""
+    return _load_cached(data.name, data.draw, data.synthetic, str(data_root()))
+
+
+@lru_cache(maxsize=2)
+def _load_cached(name: str, draw: int, synthetic: SyntheticSettings | None, root: str):
+    from ctrlib.data.sources import load
+
+    return load(name, draw=draw, data_dir=Path(root), synthetic=synthetic)

@@ -1,0 +1,105 @@
+"""``dataset.json``: what a prepared folder says of itself, written and read."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from ctrlib.config import digest
+from ctrlib.data.files import Irregular, parse_json, read_plain
+from ctrlib.errors import UserError, first_problem, shown
+
+FORMAT_VERSION = 1
+SPLITS = ("train", "valid", "test")
+FILE, VOCABULARY = "dataset.json", "vocabulary.parquet"
+AGAIN = "prepare the data set again"
+
+
+class _Strict(BaseModel):
+    """Exact types; what is not named here may be there too."""
+
+    model_config = ConfigDict(strict=True)
+
+
+class _Field(_Strict):
+    name: str
+    dim: int = Field(ge=1, lt=2**31)
+
+
+class _Draw(_Strict):
+    draw: int = Field(ge=0)
+    fields: list[_Field] = Field(min_length=1)
+    rows: dict[str, Annotated[int, Field(ge=1, lt=2**48)]]
+    click_rate: dict[str, Annotated[float, Field(ge=0, le=1)]]
+    sha256: dict[str, str]
+    fingerprint: str
+
+
+class _Source(_Strict):
+    file: str
+
+
+class _About(_Strict):
+    name: str
+    kind: str = ""
+    source: _Source | None = None
+    numeric_columns: list[str] = []
+    draws: list[_Draw] = Field(min_length=1)
+
+
+def array_names() -> list[str]:
+    """The arrays of a draw."""
+    return [f"{part}_{kind}.npy" for part in SPLITS for kind in ("ids", "labels")]
+
+
+def fingerprint(entry: dict[str, Any]) -> str:
+    """Name of a draw's content: fields, sizes and arrays, whatever the folder is called."""
+    arrays = {name: value for name, value in entry["sha256"].items() if name.endswith(".npy")}
+    return digest({"format": FORMAT_VERSION, "fields": entry["fields"], "rows": entry["rows"], "sha256": arrays})
+
+
+def write_about(folder: Path, name: str, about: dict[str, Any], draws: list[dict[str, Any]]) -> None:
+    """Write ``dataset.json``: what the data set is (``about``), the entries of its draws, and a checksum of it all."""
+    content = {"format": FORMAT_VERSION, "name": name, **about, "draw_count": len(draws), "draws": draws}
+    text = json.dumps({**content, "checksum": digest(content)}, indent=1, ensure_ascii=False) + "\n"
+    (folder / FILE).write_text(text, encoding="utf-8")
+
+
+def read_about(folder: Path) -> dict[str, Any]:
+    """The content of ``folder/dataset.json``; :class:`UserError` when it is missing, damaged or of another version."""
+    path = Path(folder) / FILE
+    try:
+        about = parse_json(read_plain(path))
+        if not isinstance(about, dict):
+            raise ValueError("it holds no object")
+        checksum, version = about.pop("checksum", None), about.get("format")
+        whole = digest(about) == checksum  # computed alike in every format
+    except FileNotFoundError:
+        raise UserError(f"{path}: not found, so this is no prepared data set; {AGAIN}") from None
+    except (Irregular, ValueError, RecursionError) as error:
+        raise UserError(f"{path}: damaged ({error}); {AGAIN}") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from None
+    if not whole:
+        why = "it has no checksum" if checksum is None else "its content is not that of its checksum"
+        raise UserError(f"{path}: damaged, or written by an earlier ctrlib ({why}); {AGAIN}")
+    if version != FORMAT_VERSION:
+        raise UserError(f"{path}: format {shown(version)}; allowed: {FORMAT_VERSION}; {AGAIN}")
+    try:
+        for entry in _About.model_validate(about).draws:
+            _check_draw(entry)
+    except ValidationError as error:
+        raise UserError(f"{path}: damaged ({first_problem(error)}); {AGAIN}") from None
+    except ValueError as error:
+        raise UserError(f"{path}: damaged ({error}); {AGAIN}") from None
+    return about
+
+
+def _check_draw(entry: _Draw) -> None:
+    """Raise ValueError unless an entry has all parts and files, and the fingerprint of its content."""
+    names = [set(entry.rows), set(entry.click_rate), set(entry.sha256)]
+    if names != [set(SPLITS), set(SPLITS), {*array_names(), VOCABULARY}]:
+        raise ValueError(f"draw {entry.draw}: a part or a file is missing")
+    if fingerprint(entry.model_dump()) != entry.fingerprint:
+        raise ValueError(f"draw {entry.draw}: its fingerprint is not that of its content")

@@ -1,0 +1,181 @@
+"""Encoded rows in memory (:class:`Dataset`) and their folder on disk.
+
+A prepared data set is a folder ``ROOT/NAME``::
+
+    dataset.json                        what it is, how it was made, and the SHA-256 of every file below
+    draw-0/{train,valid,test}_ids.npy       (N, F) int32 codes
+    draw-0/{train,valid,test}_labels.npy    (N,)   uint8, 0 or 1
+    draw-0/vocabulary.parquet               field, value, code
+    draw-1/ ...
+
+A *draw* is one division of the same rows into train, valid and test. Each draw has its own vocabulary, because a
+vocabulary may only know its own training rows.
+"""
+
+import math
+import stat
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ctrlib.data.files import open_plain, read_npy_header
+from ctrlib.data.manifest import AGAIN, FILE, SPLITS, VOCABULARY, read_about, write_about
+from ctrlib.data.verified import Files
+from ctrlib.data.writing import DrawWriter, need_space, new_folder
+from ctrlib.errors import UserError
+from ctrlib.training.dataset import Dataset, Split
+
+_ROWS = 1 << 16  # rows looked at together
+
+
+def check(dataset: Dataset) -> None:
+    """Raise :class:`UserError` unless shapes and types agree, codes are in range and each part has both classes."""
+    where = f"data set {dataset.name!r}, draw {dataset.draw}"
+    fields = len(dataset.field_names)
+    if fields == 0 or len(dataset.field_dims) != fields:
+        raise UserError(
+            f"{where}: {fields} field names and {len(dataset.field_dims)} field sizes; allowed: as many, > 0"
+        )
+    if len(set(dataset.field_names)) != fields:
+        raise UserError(f"{where}: a field name occurs twice in {list(dataset.field_names)}; allowed: unique names")
+    for part, split in dataset.splits().items():
+        place = f"{where}, {part}"
+        if split.labels.ndim != 1 or split.labels.dtype != np.uint8:
+            raise UserError(f"{place}: labels are {split.labels.dtype}{split.labels.shape}; allowed: uint8 (N,)")
+        if split.ids.dtype != np.int32 or split.ids.shape != (len(split), fields):
+            raise UserError(
+                f"{place}: ids are {split.ids.dtype}{split.ids.shape}; allowed: int32 {(len(split), fields)}"
+            )
+        if split.probability is not None and split.probability.shape != split.labels.shape:
+            raise UserError(f"{place}: probability has shape {split.probability.shape}; allowed: {split.labels.shape}")
+        if len(split) == 0:
+            raise UserError(f"{place}: no rows; allowed: at least one row of each class")
+        lowest, highest = _range(split.ids)
+        for name, size, low, high in zip(dataset.field_names, dataset.field_dims, lowest, highest, strict=True):
+            if low < 0 or high >= size:
+                raise UserError(f"{place}, field {name}: code {low if low < 0 else high}; allowed: 0 to {size - 1}")
+        clicks = int(np.count_nonzero(split.labels == 1))
+        if clicks + int(np.count_nonzero(split.labels == 0)) != len(split):
+            raise UserError(f"{place}: label {int(split.labels.max())}; allowed: 0 or 1")
+        if clicks in (0, len(split)):
+            problem = f"all {len(split)} labels are {int(clicks > 0)}"
+            raise UserError(f"{place}: {problem}; allowed: both 0 and 1 (more rows, or other shares or seed)")
+
+
+def _range(ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Smallest and largest code of each field, (F,) each; a table on disk is read in blocks."""
+    lowest, highest = ids[0].copy(), ids[0].copy()
+    for start in range(0, len(ids), _ROWS):
+        block = ids[start : start + _ROWS]
+        np.minimum(lowest, block.min(axis=0), out=lowest)
+        np.maximum(highest, block.max(axis=0), out=highest)
+    return lowest, highest
+
+
+def save(root: Path, name: str, draws: Iterable[tuple[Dataset, Any]], about: dict[str, Any]) -> Path:
+    """Write a prepared data set to ``root/name`` and return that folder.
+
+    ``draws`` yields ``(dataset, vocabulary)`` with the vocabulary a polars frame (field, value, code); it may be a
+    generator, so that one draw at a time is in memory. ``about`` goes to the head of ``dataset.json``. Everything is
+    written to a hidden sibling folder that takes the final name only when whole: whatever fails or is interrupted
+    before, an earlier ``root/name`` stays as it was.
+    """
+    with new_folder(root, name) as aside:
+        entries = [_save_draw(aside, dataset, vocabulary) for dataset, vocabulary in draws]
+        write_about(aside, name, about, entries)
+    return Path(root) / name
+
+
+def _save_draw(folder: Path, dataset: Dataset, vocabulary: Any) -> dict[str, Any]:
+    """Write one draw below ``folder``; return its entry for ``dataset.json``."""
+    check(dataset)
+    need_space(folder, sum(split.ids.nbytes + split.labels.nbytes for split in dataset.splits().values()))
+    rows = {part: len(split) for part, split in dataset.splits().items()}
+    with DrawWriter(folder, dataset.draw, rows, len(dataset.field_names)) as writer:
+        for part, split in dataset.splits().items():
+            writer.append(part, split.ids, split.labels)
+        return writer.finish(dataset.field_names, dataset.field_dims, vocabulary)
+
+
+def open_draw(folder: Path, draw: int = 0, mmap: bool = True, trust: bool = True) -> Dataset:
+    """Open draw ``draw`` of a prepared folder; every array is checked against its header and its SHA-256.
+
+    With ``mmap`` the code arrays stay on disk until they are read; labels are always in memory. With ``trust``, files
+    that are untouched since they were checked are not read again (:mod:`ctrlib.data.verified`). Raises
+    :class:`UserError` naming the file that is missing or damaged.
+    """
+    folder = Path(folder)
+    about = read_about(folder)
+    entries = {entry["draw"]: entry for entry in about["draws"]}
+    if draw not in entries:
+        raise UserError(f"{folder}: draw {draw} does not exist; allowed: 0 to {max(entries)} (prepare with --draws)")
+    entry = entries[draw]
+    place = folder / f"draw-{draw}"
+    files = Files(place, trust)
+    parts = {}
+    for part in SPLITS:
+        rows = entry["rows"][part]
+        ids = _open_array(place / f"{part}_ids.npy", files, entry, (rows, len(entry["fields"])), np.int32, mmap)
+        labels = _open_array(place / f"{part}_labels.npy", files, entry, (rows,), np.uint8, mmap=False)
+        parts[part] = Split(ids, labels)
+    dataset = Dataset(
+        name=about["name"],
+        draw=draw,
+        field_names=tuple(field["name"] for field in entry["fields"]),
+        field_dims=tuple(field["dim"] for field in entry["fields"]),
+        fingerprint=entry["fingerprint"],
+        **parts,
+    )
+    if files.fresh:  # what was hashed is in the system's cache now, so looking at the codes too costs little
+        check(dataset)
+        files.remember()
+    return dataset
+
+
+def verify_draw(folder: Path, draw: int) -> None:
+    """Read every byte of a draw, its vocabulary too; :class:`UserError` names the first file that is not whole."""
+    open_draw(folder, draw, trust=False)
+    (entry,) = (entry for entry in read_about(folder)["draws"] if entry["draw"] == draw)
+    path = Path(folder) / f"draw-{draw}" / VOCABULARY
+    _need_whole(path, Files(path.parent, trust=False), entry)
+
+
+def _need_whole(path: Path, files: Files, entry: dict[str, Any]) -> None:
+    """Raise :class:`UserError` unless a file is there and has the hash that ``dataset.json`` says."""
+    try:
+        if not stat.S_ISREG(path.lstat().st_mode):
+            raise UserError(f"{path}: damaged (a link, folder or device where a file should be); {AGAIN}")
+        whole = files.is_whole(path, entry["sha256"][path.name])
+    except (FileNotFoundError, NotADirectoryError):
+        raise UserError(f"{path}: missing; {AGAIN}") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from None
+    if not whole:
+        raise UserError(f"{path}: damaged (its SHA-256 differs from {FILE}); {AGAIN}")
+
+
+def _open_array(
+    path: Path, files: Files, entry: dict[str, Any], shape: tuple[int, ...], dtype: type, mmap: bool
+) -> np.ndarray:
+    """Load one ``.npy`` after comparing its hash, header and size with what ``dataset.json`` says."""
+    _need_whole(path, files, entry)
+    with open_plain(path) as file:
+        try:
+            found = read_npy_header(file)
+        except ValueError as error:
+            raise UserError(f"{path}: damaged ({error}); {AGAIN}") from None
+        size = file.tell() + math.prod(shape) * np.dtype(dtype).itemsize
+    if found != (shape, np.dtype(dtype)) or path.stat().st_size != size:
+        raise UserError(f"{path}: holds {found[1]}{found[0]}; allowed: {np.dtype(dtype)}{shape}; {AGAIN}")
+    return _load(path, mmap)
+
+
+def _load(path: Path, mmap: bool) -> np.ndarray:
+    if not mmap:
+        return np.load(path, allow_pickle=False)
+    try:  # copy-on-write: torch wraps only writable arrays, and what is written never reaches the file
+        return np.load(path, mmap_mode="c", allow_pickle=False)
+    except OSError:  # a system that sets memory aside for every writable page may refuse a large file
+        return np.load(path, mmap_mode="r", allow_pickle=False)

@@ -1,0 +1,1 @@
+"""From executed notebooks to the book, the student edition, slides and a PDF."""

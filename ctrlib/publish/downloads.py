@@ -1,0 +1,46 @@
+"""What a page of the book offers to take along: the data of its figures and tables, and its notebook."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from ctrlib.publish.exercises import strip
+
+
+def offer_data(notebook: Any, number: str, folder: Path) -> None:
+    """Take the data of each figure and table out of an executed notebook into CSV files, and leave their names there.
+
+    A figure is stored beside its data, and its drawing is marked with the name, for the page to link to; a table gets
+    its link here. What is published for other pages is the same drawing or table, and so has the same files.
+    """
+    names: dict[str, str] = {}  # drawing or table -> name
+    for cell in notebook.cells:
+        caption = cell.metadata.get("mystnb", {}).get("figure", {}).get("name")
+        for output in cell.get("outputs", []):
+            glued = output.get("metadata", {}).get("scrapbook", {})
+            prefix, bundle = glued.get("mime_prefix", ""), output.get("data", {})
+            numbers = bundle.pop(f"{prefix}text/csv", None)
+            if numbers is None:
+                continue
+            svg, html = f"{prefix}image/svg+xml", f"{prefix}text/html"
+            kind = "figure" if svg in bundle else "table"
+            shown = bundle[svg if kind == "figure" else html]
+            if shown not in names:
+                count = 1 + sum(name.startswith(kind) for name in names.values())
+                free = kind == "figure" and caption and caption not in names.values()
+                names[shown] = caption if free else f"{kind}-{number}-{count}"
+            name = names[shown]
+            (folder / f"{name}.csv").write_text(numbers, encoding="utf-8")
+            if kind == "table":
+                bundle[html] += f'<p class="downloads"><a href="../_static/data/{name}.csv" download>Data (CSV)</a></p>'
+                continue
+            drawn = bundle.pop(svg).replace("<svg ", f'<svg data-name="{name}" ', 1)
+            (folder / f"{name}.svg").write_text(drawn.replace("<svg ", '<svg style="background: #fff" ', 1), "utf-8")
+            # MyST-NB shows another page's HTML, but not its SVG
+            bundle[html if glued else svg] = drawn[drawn.index("<svg") :] if glued else drawn
+
+
+def offer_source(notebook: Path, folder: Path) -> None:
+    """Put the notebook as it is opened and run into ``folder``: without outputs, and without solutions."""
+    folder.mkdir(exist_ok=True)
+    strip(Path(shutil.copy2(notebook, folder / notebook.name)))

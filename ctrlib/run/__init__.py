@@ -1,0 +1,1 @@
+"""Notebooks planned, trained for and executed."""

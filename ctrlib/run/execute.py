@@ -1,0 +1,159 @@
+"""Execute one notebook with papermill in a process of its own, and put the result in place when it is whole."""
+
+import contextlib
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    pass
+from ctrlib.run.plan import (
+    Job,
+)
+
+KERNEL_START_S = 180
+
+
+STOP_S = 5
+
+
+KERNEL_ENVIRONMENT = {
+    "MPLBACKEND": "module://matplotlib_inline.backend_inline",  # whatever the shell says, figures go into the notebook
+    "PYDEVD_DISABLE_FILE_VALIDATION": "1",  # no debugger warnings in the outputs
+    "TQDM_DISABLE": "1",  # bars of other libraries would be frozen widgets on a page
+}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a job ended: ``done``, ``unchanged`` or ``failed`` (with the error in one line)."""
+
+    job: Job
+    state: str
+    seconds: float
+    error: str = ""
+
+
+def execute(job: Job, root: Path, on_line: Callable[[str], None]) -> Outcome:
+    """Execute one notebook aside and move it into place when whole; ``unchanged`` when it already stands there.
+
+    papermill runs in a process of its own, so that Ctrl-C ends it here, in one line, and takes its kernel along.
+    ``on_line`` gets each line that the notebook prints, as it comes.
+    """
+    if job.is_done():
+        return Outcome(job, "unchanged", 0.0)
+    began = time.monotonic()
+    running = job.output.with_suffix(".running.ipynb")
+    job.output.parent.mkdir(parents=True, exist_ok=True)
+    for old in (running, job.failed_copy):
+        old.unlink(missing_ok=True)
+    task = {"source": str(job.source), "output": str(running), "parameters": job.parameters, "cwd": str(root)}
+    command = [sys.executable, "-c", "from ctrlib.run.execute import papermill_process; papermill_process()"]
+    with tempfile.TemporaryFile("w+", encoding="utf-8") as errors:
+        child = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+            encoding="utf-8",
+            env={**os.environ, **KERNEL_ENVIRONMENT},
+            start_new_session=True,
+        )
+        try:
+            child.stdin.write(json.dumps(task))
+            child.stdin.close()
+            for line in child.stdout:
+                if line.strip():
+                    on_line(line.strip())
+            child.wait()
+        except BaseException:
+            stop(child)
+            running.unlink(missing_ok=True)
+            raise
+        errors.seek(0)
+        error = last_line(errors.read()) if child.returncode else ""
+    return settle(job, running, error, time.monotonic() - began)
+
+
+def papermill_process() -> None:
+    """The other end of :func:`execute`: one task as JSON on stdin, printed lines on stdout, the error on stderr."""
+    import papermill
+
+    task = json.load(sys.stdin)
+    try:
+        papermill.execute_notebook(
+            task["source"],
+            task["output"],
+            parameters=task["parameters"],
+            kernel_name="python3",
+            progress_bar=False,
+            stdout_file=sys.stdout,
+            start_timeout=KERNEL_START_S,
+            cwd=task["cwd"],
+            extra_arguments=["--IPKernelApp.log_level=ERROR"],  # else each kernel warns of its local TCP port
+        )
+    except Exception as failure:  # a failed cell, a dead kernel and a broken file come as many kinds
+        kind = "" if type(failure).__name__ == "PapermillExecutionError" else f"{type(failure).__name__}: "
+        print(kind + last_line(str(failure)), file=sys.stderr)
+        sys.exit(1)
+
+
+def stop(child: subprocess.Popen) -> None:
+    """End papermill, its kernel and the kernel's workers, and wait until they are gone: nothing writes afterwards."""
+    import psutil
+
+    try:
+        family = [psutil.Process(child.pid), *psutil.Process(child.pid).children(recursive=True)]
+    except psutil.NoSuchProcess:
+        family = []
+    child.terminate()  # the kernel notices that its parent died, the workers notice that the kernel did
+    for process in psutil.wait_procs(family, timeout=STOP_S)[1]:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(family, timeout=STOP_S)
+    child.wait()
+
+
+def settle(job: Job, running: Path, error: str, seconds: float) -> Outcome:
+    """Decide whether an execution is whole, and give the notebook its final name."""
+    import nbformat
+
+    if not running.exists():
+        return Outcome(job, "failed", seconds, error or "the notebook left no output")
+    notebook = nbformat.read(running, as_version=4)
+    if not error and notebook.metadata.get("papermill", {}).get("exception"):
+        error = "a cell ended the kernel's work (sys.exit?) before the notebook was through"
+    if error:
+        running.replace(job.failed_copy)
+        return Outcome(job, "failed", seconds, error)
+    finish(notebook, job, seconds)
+    nbformat.write(notebook, running)
+    running.replace(job.output)
+    return Outcome(job, "done", seconds)
+
+
+def finish(notebook: Any, job: Job, seconds: float) -> None:
+    """Mark a whole execution with its key, fold the injected cell, drop what names this machine's folders."""
+    notebook.metadata.pop("widgets", None)
+    facts = notebook.metadata.get("papermill", {})
+    for name in ("input_path", "output_path", "environment_variables"):
+        facts.pop(name, None)
+    notebook.metadata["ctrlib"] = {"key": job.key, "seconds": round(seconds, 1)}
+    for cell in notebook.cells:
+        if "injected-parameters" in cell.metadata.get("tags", []):
+            cell.metadata.tags.append("hide-input")
+
+
+def last_line(text: str) -> str:
+    """The last line that says something, without terminal colours."""
+    lines = [line.strip() for line in re.sub(r"\x1b\[[0-9;]*m", "", text).splitlines() if line.strip()]
+    return lines[-1] if lines else "no message"

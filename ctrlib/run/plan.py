@@ -1,0 +1,210 @@
+"""The study: notebooks x parameters, executed by papermill into a build folder.
+
+Everything is checked before anything runs: profile, notebook numbers, parameter names (papermill itself only warns
+of an unknown one) and values. A notebook whose text, parameters, data and code did not change since it was executed
+is not executed again; a failed one leaves ``NN_name.failed.ipynb`` and the others go on.
+"""
+
+import hashlib
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ctrlib.config import Run, digest
+from ctrlib.errors import UserError, shown, unknown
+from ctrlib.study.parameters import read_yaml
+
+if TYPE_CHECKING:
+    pass
+
+
+@dataclass(frozen=True)
+class Job:
+    """One notebook with its parameters and the place of its executed copy."""
+
+    number: str
+    source: Path
+    output: Path
+    parameters: dict[str, Any]
+    key: str
+
+    @property
+    def name(self) -> str:
+        """File name without ending."""
+        return self.source.stem
+
+    @property
+    def failed_copy(self) -> Path:
+        """Where a failed execution is left to look at."""
+        return self.output.with_suffix(".failed.ipynb")
+
+    def is_done(self) -> bool:
+        """Whether a whole executed copy with this key exists."""
+        if not self.output.exists():
+            return False
+        import nbformat
+
+        try:
+            return nbformat.read(self.output, as_version=4).metadata.get("ctrlib", {}).get("key") == self.key
+        except Exception:  # nbformat raises many kinds for a damaged file; damaged means: execute again
+            return False
+
+
+def find_notebooks(root: Path) -> dict[str, Path]:
+    """The notebooks by number, in reading order."""
+    found = {path.name[:2]: path for path in sorted((root / "notebooks").glob("[0-9][0-9]_*.ipynb"))}
+    if not found:
+        raise UserError(f"{root / 'notebooks'}: no notebooks here; start ctrlib inside the project folder")
+    return found
+
+
+def find_profile(root: Path, profile: str) -> dict[str, dict[str, Any]]:
+    """A profile's parameters: section ``all`` and one section per notebook number.
+
+    ``profile`` is the name of a file in ``notebooks/profiles`` or a path to a YAML file.
+    """
+    folder = root / "notebooks" / "profiles"
+    path = Path(profile) if profile.endswith((".yaml", ".yml")) else folder / f"{profile}.yaml"
+    if not path.is_file():
+        raise unknown("profile", profile, sorted(p.stem for p in folder.glob("*.yaml")))
+    try:
+        content = read_yaml(path.read_text(encoding="utf-8")) or {}
+    except ValueError as error:
+        raise UserError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from None
+    if not isinstance(content, dict) or not all(isinstance(part, dict) for part in content.values()):
+        raise UserError(f"{path}: must hold sections (all, 01, 02, ...) of parameter: value lines")
+    return {str(section): dict(part) for section, part in content.items()}
+
+
+def declared_parameters(notebook: Path) -> dict[str, Any]:
+    """Names and default values in the cell tagged ``parameters``; values are literals."""
+    import ast
+
+    import nbformat
+
+    cells = [c for c in nbformat.read(notebook, as_version=4).cells if "parameters" in c.metadata.get("tags", [])]
+    if len(cells) != 1:
+        raise UserError(f"{notebook}: has {len(cells)} cells tagged 'parameters'; exactly one is needed")
+    try:
+        lines = ast.parse(cells[0].source).body
+        targets = [line.target if isinstance(line, ast.AnnAssign) else line.targets[0] for line in lines]
+        return {target.id: ast.literal_eval(line.value) for target, line in zip(targets, lines, strict=True)}
+    except (SyntaxError, ValueError, AttributeError):
+        raise UserError(f"{notebook}: the parameters cell may only hold lines of `name = literal`") from None
+
+
+def read_overrides(assignments: list[str]) -> dict[str, Any]:
+    """``name=value`` texts from the command line; values are read as YAML (5, 1e-4, [1, 2], DCN)."""
+    overrides = {}
+    for text in assignments:
+        name, equals, value = text.partition("=")
+        if not equals or not name.strip():
+            raise UserError(f"--set {shown(text)}: must be name=value, as in --set instances=5")
+        try:
+            overrides[name.strip()] = read_value(value)
+        except ValueError as error:
+            raise UserError(f"--set {shown(text)}: {shown(value)} cannot be read as a value ({error})") from None
+    return overrides
+
+
+def read_value(text: str) -> Any:
+    """A YAML value; 1e-4, which YAML 1.1 takes for text, is a number."""
+    value = read_yaml(text)
+    if isinstance(value, str) and re.fullmatch(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", value):
+        return float(value)
+    return value
+
+
+def plan(root: Path, profile: str, only: list[str], overrides: dict[str, Any], out: Path | None = None) -> list[Job]:
+    """Check everything and return the jobs, in order; nothing runs.
+
+    Raises:
+        UserError: unknown profile, notebook, parameter (with the nearest name) or a value out of range.
+    """
+    notebooks = find_notebooks(root)
+    numbers = [number.zfill(2) for number in only] or list(notebooks)
+    for number in numbers:
+        if number not in notebooks:
+            raise unknown("notebook", number, notebooks)
+    sections = find_profile(root, profile)
+    for section in sections:
+        if section != "all" and section not in notebooks:
+            raise unknown(f"section in profile {profile}", section, ["all", *notebooks])
+    declared = {number: declared_parameters(notebooks[number]) for number in notebooks}
+    for name in overrides:
+        if not any(name in declared[number] for number in numbers):
+            raise unknown("parameter", name, sorted(set().union(*(declared[number] for number in numbers))))
+    for name in sections.get("all", {}):
+        if not any(name in parameters for parameters in declared.values()):
+            raise unknown(f"parameter in profile {profile}", name, sorted(set().union(*declared.values())))
+    label = Path(profile).stem
+    suffix = "".join(f"+{name}={value}" for name, value in overrides.items())
+    folder = out or root / "_build" / "study" / re.sub(r"[^\w.=+-]+", "_", label + suffix)[:120]
+    return [
+        make_job(root, number, notebooks[number], declared[number], sections, label, overrides, folder)
+        for number in numbers
+    ]
+
+
+def make_job(
+    root: Path,
+    number: str,
+    notebook: Path,
+    declared: dict[str, Any],
+    sections: dict[str, dict[str, Any]],
+    label: str,
+    overrides: dict[str, Any],
+    folder: Path,
+) -> Job:
+    """One notebook with what the profile and the command line say of its parameters, checked."""
+    from ctrlib.study.experiments import checked_parameters
+
+    own = sections.get(number, {})
+    for name in own:
+        if name not in declared:
+            raise unknown(f"parameter in section {number} of profile {label}", name, declared)
+    asked = {"profile": label, **sections.get("all", {}), **own, **overrides}
+    parameters = {name: value for name, value in asked.items() if name in declared}
+    checked_parameters(**{**declared, **parameters})  # before any kernel starts
+    key = digest(
+        {
+            "notebook": hashlib.sha256(notebook.read_bytes()).hexdigest(),
+            "parameters": parameters,
+            "code": code_digest(),
+            "data": data_digest({**declared, **parameters}.get("dataset", "synthetic")),
+            "benchmarks": benchmark_digest(root) if "benchmark" in declared else "",
+        }
+    )
+    return Job(number, notebook, folder / notebook.name, parameters, key)
+
+
+def code_digest() -> str:
+    """Hash of ctrlib's source: executed notebooks are those of this code."""
+    package = Path(__file__).parent.parent
+    return digest({str(p.relative_to(package)): p.read_text(encoding="utf-8") for p in sorted(package.rglob("*.py"))})
+
+
+def benchmark_digest(root: Path) -> str:
+    """Hash of the benchmark records and of what makes tables of them."""
+    files = sorted([*(root / "benchmarks").glob("*.py"), *(root / "benchmarks" / "results").glob("*.json")])
+    return digest({str(path.relative_to(root)): path.read_text(encoding="utf-8") for path in files})
+
+
+def data_digest(dataset: str) -> str:
+    """Hash of the draws of a prepared data set; the synthetic data follow from the parameters."""
+    if dataset == "synthetic":
+        return ""
+    from ctrlib.study.arms import data_draws
+
+    return digest(data_draws(dataset))
+
+
+def planned(job: Job) -> tuple[list[Run], str]:
+    """The runs that a notebook will ask for, and the device it asks for."""
+    from ctrlib.study.experiments import checked_parameters, planned_runs
+
+    parameters = checked_parameters(**{**declared_parameters(job.source), **job.parameters})
+    return planned_runs(job.name.partition("_")[2], parameters), parameters.device

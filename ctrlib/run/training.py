@@ -1,0 +1,88 @@
+"""Train what a plan of notebooks asks for, and publish the records."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ctrlib.config import Run
+
+if TYPE_CHECKING:
+    from ctrlib.store.runs import RunStore
+from ctrlib.run.execute import (
+    last_line,
+)
+from ctrlib.run.plan import (
+    Job,
+    planned,
+)
+
+
+def train_planned(
+    jobs: list[Job], on_line: Callable[[str], None], workers: int | None = None, dask: str | None = None
+) -> dict[str, str]:
+    """Train what the notebooks will ask for and the store lacks, so that they only have to read it.
+
+    A run that fails stops neither the others nor the notebooks that do without it.
+
+    Args:
+        jobs: those that are up to date ask for nothing.
+        on_line: gets the lines of progress.
+        workers: processes of this machine; all cores unless told.
+        dask: address of a scheduler, whose workers train instead.
+
+    Returns:
+        By notebook number, one line for each notebook that cannot be executed because runs of it are not there.
+
+    Raises:
+        UserError: no scheduler answers, or the store cannot be used.
+    """
+    from ctrlib.store.executors import TeamLost, stop_pools
+    from ctrlib.store.progress import label
+    from ctrlib.store.runs import open_store
+
+    wanted = {job.number: planned(job) for job in jobs if not job.is_done()}
+    by_device: dict[str, list[Run]] = {}
+    for runs, device in wanted.values():
+        by_device.setdefault(device, []).extend(runs)
+    store = open_store()
+    reasons: dict[str, Exception] = {}
+    lost: Exception | None = None
+    for device, runs in by_device.items():
+        try:
+            reasons |= store.ensure_all(runs, device, workers, dask, on_line)[1] if runs else {}
+        except TeamLost as error:
+            lost = error
+    stop_pools()  # the notebooks need the memory
+    lines = {}
+    for number, (runs, _) in wanted.items():
+        if missing := [run for run in runs if store.find(run) is None]:
+            why = reasons.get(missing[0].fingerprint, lost)
+            first = f"{label(missing[0])}: {type(why).__name__}: {last_line(str(why))}"
+            lines[number] = f"{len(missing)} of its {len(runs)} runs were not trained; the first, {first}"
+    return lines
+
+
+def publish(jobs: list[Job], store: "RunStore", path: Path) -> dict[str, int]:
+    """Write what the pages of these jobs are made of to ``path``: run records, measures and facts about data sets.
+
+    What was published before stays, so that a store need not hold it any more: pages can be published one by one.
+
+    Returns:
+        How many there are of each kind, and under ``missing`` how many runs of the plan are not trained yet.
+    """
+    from ctrlib.store.measures import stored_measures
+    from ctrlib.store.published import write
+    from ctrlib.study.arms import data_draws
+
+    runs = {run.fingerprint: run for job in jobs for run in planned(job)[0]}
+    records = {name: record for name, run in runs.items() if (record := store.find(run))}
+    measures = dict(store.results.measures) if store.results else {}
+    for one in stored_measures(store):
+        if {name for name, _ in one["runs"]} <= records.keys():
+            measures[one["key"]] = one["value"]
+    names = sorted({run.data.name for run in runs.values() if run.data.synthetic is None})
+    entries = [("run", record.content) for record in records.values()]
+    entries += [("measure", {"key": key, "value": value}) for key, value in measures.items()]
+    entries += [("data", {"name": name, "draws": data_draws(name)}) for name in names]
+    write(path, entries)
+    return {"run": len(records), "measure": len(measures), "data": len(names), "missing": len(runs) - len(records)}

@@ -1,0 +1,1 @@
+"""Is it real: metrics of predictions, paired intervals, DeLong, false claims, diminishing returns."""

@@ -1,0 +1,1 @@
+"""Each run trained once, kept whole, checked before it is used."""

@@ -1,0 +1,160 @@
+"""Numbers that are computed from finished runs, kept beside them so that they are computed once.
+
+A measure is a small JSON value with a name, the records it came from (by fingerprint and by the checksum of their
+predictions) and its parameters. It outlives the large files: whoever has the measures of a study can make all its
+tables and figures without weights, predictions or data. A new measure of published runs, whose predictions are not
+there, is computed from the same runs trained again, which on another kind of machine differ in the last digits.
+"""
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Any
+
+import numpy as np
+
+from ctrlib.config import digest
+from ctrlib.data.files import write_synced
+from ctrlib.data.load import load_data
+from ctrlib.stats import metrics
+from ctrlib.stats.delong import AucCovariance, RowDifference, delong, pool_folds
+from ctrlib.store.record import Record, storage_error
+from ctrlib.store.runs import RunStore
+
+FOLDER = ".measures"
+VERSION = 1  # raise by one whenever a measure of the same name would give another value
+
+
+def measured(
+    store: RunStore,
+    name: str,
+    records: Sequence[Record],
+    compute: Callable[[Sequence[Record]], Any],
+    **parameters: Any,
+) -> Any:
+    """The value of ``compute(records)``, a JSON value; from the store when it was computed before, or published.
+
+    Args:
+        store: keeps it.
+        name: what is measured.
+        records: what it is computed from.
+        compute: makes the value of the records with their files; called only when it is not there.
+        parameters: JSON values that the result depends on besides the records.
+    """
+    about = {
+        "measure": name,
+        "version": VERSION,
+        "parameters": parameters,
+        "runs": [[record.fingerprint, record.content["files"]["predictions.npz"]] for record in records],
+    }
+    key = digest(about)
+    path = store.root / FOLDER / f"{key}.json"
+    try:
+        content = json.loads(path.read_bytes())
+        if content["checksum"] == digest([about, content["value"]]):
+            return content["value"]
+        raise ValueError("checksum")
+    except FileNotFoundError:
+        if store.results and key in store.results.measures:
+            return store.results.measures[key]
+    except (ValueError, KeyError, TypeError, OSError):
+        print(f"damaged measure, will be computed again: {path}", flush=True)
+    value = json.loads(json.dumps(compute(store.whole(records))))  # the same whether it was computed or read
+    content = {**about, "key": key, "value": value, "checksum": digest([about, value])}
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        aside = path.with_suffix(f".{os.getpid()}.new")
+        write_synced(aside, json.dumps(content).encode())
+        aside.replace(path)
+    except OSError as error:
+        raise storage_error(error, store.root) from None
+    return value
+
+
+def stored_measures(store: RunStore) -> list[dict[str, Any]]:
+    """All whole measures in the folder of a store, each with ``key``, ``value`` and the ``runs`` it came from."""
+    found = []
+    for path in sorted((store.root / FOLDER).glob("*.json")):
+        with suppress(ValueError, KeyError, TypeError):
+            content = json.loads(path.read_bytes())
+            about = {name: content[name] for name in ("measure", "version", "parameters", "runs")}
+            if content["checksum"] == digest([about, content["value"]]) and content["key"] == path.stem:
+                found.append(content)
+    return found
+
+
+def group_scores(store: RunStore, records: Sequence[Record]) -> dict[str, Any]:
+    """How good the members of one group are, alone and averaged, and how much they differ.
+
+    Returns:
+        ``auc``, ``logloss``, ``valid_auc``: one value a member. ``ensemble_auc``, ``ensemble_logloss``,
+        ``ensemble_valid_auc``: of the mean probability. ``churn``: mean |p_a - p_b| of each pair (N, N).
+        ``reachable_auc``, ``reachable_logloss``: of the true probability, None where it is not known.
+    """
+    return measured(store, "group_scores", records, _group_scores)
+
+
+def _group_scores(records: Sequence[Record]) -> dict[str, Any]:
+    data = load_data(records[0].run.data)
+    labels, truth = data.test.labels, data.test.probability
+    valid = np.concatenate([record.probabilities("valid") for record in records])
+    test = np.concatenate([record.probabilities("test") for record in records])
+    ensemble = test.mean(axis=0)
+    return {
+        "auc": metrics.cohort_auc(labels, test).tolist(),
+        "logloss": [metrics.logloss(labels, one) for one in test],
+        "valid_auc": metrics.cohort_auc(data.valid.labels, valid).tolist(),
+        "ensemble_auc": metrics.auc(labels, ensemble),
+        "ensemble_logloss": metrics.logloss(labels, ensemble),
+        "ensemble_valid_auc": metrics.auc(data.valid.labels, valid.mean(axis=0)),
+        "churn": [[float(np.abs(a - b).mean()) for b in test] for a in test],
+        "reachable_auc": None if truth is None else metrics.auc(labels, truth),
+        "reachable_logloss": None if truth is None else metrics.logloss(labels, truth),
+    }
+
+
+def auc_covariance(store: RunStore, records: Sequence[Record]) -> AucCovariance:
+    """Test AUC of every member of the records and their covariance over the test rows (DeLong)."""
+
+    def compute(records: Sequence[Record]) -> dict[str, Any]:
+        labels = load_data(records[0].run.data).test.labels
+        found = delong(labels, np.concatenate([record.logits() for record in records]))
+        return {"aucs": found.aucs.tolist(), "covariance": found.covariance.tolist()}
+
+    value = measured(store, "auc_covariance", records, compute)
+    return AucCovariance(np.array(value["aucs"]), np.array(value["covariance"]))
+
+
+def pooled_difference(
+    store: RunStore, treated: Sequence[Sequence[Record]], controls: Sequence[Sequence[Record]]
+) -> RowDifference:
+    """Mean test AUC of the treated members minus that of the controls, over all groups, with the test rows' error.
+
+    Args:
+        store: keeps the measures.
+        treated, controls: the records of each group, in one order of groups; the test rows of the groups are taken as
+            independent, as those of the folds of one log are.
+    """
+    pairs = list(zip(treated, controls, strict=True))
+    pooled = pool_folds([auc_covariance(store, [*mine, *others]) for mine, others in pairs])
+    size = sum(len(record.run.members) for record in pairs[0][0])
+    rest = pooled.aucs.size - size
+    return pooled.contrast([1 / size] * size + [-1 / rest] * rest)
+
+
+def data_facts(store: RunStore, record: Record) -> dict[str, Any]:
+    """Rows, fields, codes and click rate of the data of a run, as its notebook shows them."""
+
+    def facts(_: Sequence[Record]) -> dict[str, Any]:
+        data = load_data(record.run.data)
+        return {
+            "train_rows": len(data.train),
+            "valid_rows": len(data.valid),
+            "test_rows": len(data.test),
+            "fields": len(data.field_dims),
+            "codes": sum(data.field_dims),
+            "test_clicks": float(data.test.labels.mean()),
+        }
+
+    return measured(store, "data_facts", [record], facts)

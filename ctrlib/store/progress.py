@@ -1,0 +1,71 @@
+"""What is said of runs while they train: names in a few words, signs of life, how far it is."""
+
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ctrlib.config import Run
+
+if TYPE_CHECKING:
+    from ctrlib.store.record import Record
+
+HEARTBEAT_S = 10.0
+
+
+def print_line(text: str) -> None:
+    """Print a line that is seen at once, in a notebook that runs elsewhere too."""
+    print(text, flush=True)
+
+
+class Progress:
+    """Lines that say how far a batch of runs is: one per run that ended, and a sign of life every few seconds."""
+
+    def __init__(self, total: int, show: Callable[[str], None] = print_line) -> None:
+        self.total, self.done, self.began, self.last = total, 0, time.monotonic(), time.monotonic()
+        self._show = show
+
+    def finished(self, record: "Record") -> None:
+        """Count a finished run and show it with the time that is left."""
+        self.done += 1
+        left = (time.monotonic() - self.began) / self.done * (self.total - self.done)
+        aucs = " ".join(f"{test['auc']:.4f}" for test in record.content["test"][:4])
+        to_go = f", about {left:.0f} s to go" if self.done < self.total else ""
+        self._print(f"[{self.done}/{self.total}] {label(record.run)}: AUC {aucs}, {record.seconds:.1f} s{to_go}")
+
+    def failed(self, run: Run, error: Exception) -> None:
+        """Count a run that failed and show why."""
+        self.done += 1
+        self._print(f"[{self.done}/{self.total}] {label(run)}: failed: {str(error) or type(error).__name__}")
+
+    def beat(self, text: str) -> None:
+        """Show ``text`` if nothing was shown for a while."""
+        if time.monotonic() - self.last > HEARTBEAT_S:
+            self._print(f"[{self.done}/{self.total}] ... {text}")
+
+    def _print(self, text: str) -> None:
+        self.last = time.monotonic()
+        self._show(text)
+
+
+def label(run: Run) -> str:
+    """A run in a few words: its members, how they are coupled, where they start."""
+    names = [member.architecture for member in run.members]
+    cohort = " + ".join(
+        f"{names.count(name)} {name}" if names.count(name) > 1 else name for name in dict.fromkeys(names)
+    )
+    kind = "solo" if run.coupling.is_solo else f"mutual {run.coupling.form} {run.coupling.target}"
+    start = "from scratch" if run.start is None else "from checkpoints"
+    return f"{cohort} {kind} {start}, draw {run.data.draw}"
+
+
+def epoch_line(run: Run, rows: list[dict]) -> str:
+    """The sign of life of a run in training."""
+    auc = np.mean([row["valid_auc"] for row in rows])
+    return f"{label(run)}: epoch {rows[0]['epoch']} of at most {run.recipe.epochs}, validation AUC {auc:.4f}"
+
+
+def progress_line(run: Run, epoch: int, share: float) -> str:
+    """The sign of life within an epoch."""
+    return f"{label(run)}: epoch {epoch} of at most {run.recipe.epochs}, {share:.0%} of its steps"

@@ -1,0 +1,1 @@
+"""The experiments: parameters, conditions, tables, verdicts, figures."""

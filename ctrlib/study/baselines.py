@@ -1,0 +1,52 @@
+"""The floor: what a linear model without learned embeddings reaches on the same codes (scikit-learn)."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import OneHotEncoder
+
+from ctrlib.data.load import load_data
+from ctrlib.stats import metrics
+from ctrlib.store.measures import measured
+from ctrlib.store.record import Record
+from ctrlib.store.runs import RunStore
+from ctrlib.training.dataset import Dataset
+
+
+def logistic_regression(dataset: Dataset, penalty_weight: float = 1.0) -> np.ndarray:
+    """Click probabilities (test rows,) of a logistic regression on one-hot codes, fitted on the training rows.
+
+    Args:
+        dataset: encoded rows.
+        penalty_weight: strength of the L2 penalty (1/C of scikit-learn).
+    """
+    model = make_pipeline(
+        OneHotEncoder(handle_unknown="ignore"),
+        LogisticRegression(C=1 / penalty_weight, solver="lbfgs", max_iter=200),
+    )
+    model.fit(dataset.train.ids, dataset.train.labels)
+    return model.predict_proba(dataset.test.ids)[:, 1]
+
+
+def baseline_scores(store: RunStore, records: Sequence[Record]) -> dict[str, float]:
+    """Two checks from outside on one group.
+
+    Returns:
+        ``logistic_regression_auc``: the floor, on the test rows. ``largest_auc_difference``: between our AUC and
+        scikit-learn's, over the members; anything above rounding is an error.
+    """
+
+    def compute(records: Sequence[Record]) -> dict[str, float]:
+        data = load_data(records[0].run.data)
+        labels = data.test.labels
+        members = np.concatenate([record.probabilities() for record in records])
+        off = [abs(metrics.auc(labels, one) - float(roc_auc_score(labels, one))) for one in members]
+        return {
+            "logistic_regression_auc": metrics.auc(labels, logistic_regression(data)),
+            "largest_auc_difference": max(off),
+        }
+
+    return measured(store, "baseline_scores", records, compute)

@@ -1,0 +1,243 @@
+"""What notebooks need to speak to the book: sentences made from numbers, and named values for other pages."""
+
+import re
+import sys
+from collections.abc import Iterable
+from datetime import date
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from IPython.display import Markdown, display
+from matplotlib.figure import Figure
+from pandas.io.formats.style import Styler
+
+from ctrlib.data.folders import project_root
+from ctrlib.errors import UserError, unknown
+from ctrlib.stats.paired import PairedDifference
+from ctrlib.store.environment import source_commit
+from ctrlib.study import figures
+from ctrlib.study.arms import Arm
+from ctrlib.study.parameters import StudyParameters
+
+
+def say(text: str) -> None:
+    """Show a sentence that was made from computed numbers, in Markdown; :func:`as_text` is for what comes from data."""
+    markdown = Markdown("")
+    markdown.data = text  # given at once, a text that begins with http would be fetched from there
+    display(markdown)
+
+
+def as_text(value: Any) -> str:
+    """A value that stays as it is inside Markdown: no markup, no HTML, no formula."""
+    line = re.sub(r"[^\w\s.,;/%]|_", lambda mark: f"&#{ord(mark[0])};", " ".join(str(value).split()))
+    # a formula would be found in the finished page, whatever the Markdown says
+    return f'<span class="tex2jax_ignore mathjax_ignore">{line}</span>' if re.search(r"[$\\]", str(value)) else line
+
+
+def sentence(difference: PairedDifference, treatment: str, control: str) -> str:
+    """A paired AUC difference in words; the verdict follows from the interval alone."""
+    mean = f"**{difference.mean:+.4f}** AUC"
+    if not np.isfinite(difference.low):
+        return f"{treatment} minus {control}: {mean} in the one group that was run; one group carries no interval."
+    interval = f"{100 * difference.level:.0f} % interval {difference.low:+.4f} to {difference.high:+.4f}"
+    words = {"gain": "a gain", "loss": "a loss", "no difference shown": "no difference shown"}[difference.verdict]
+    return f"{treatment} minus {control}: {words}, {mean} ({interval}, {difference.groups} groups)."
+
+
+def provenance(p: StudyParameters, arms: Iterable[Arm]) -> None:
+    """Show in one line what a page was made from: settings, runs, hardware, training time, date, version.
+
+    Hardware and time come from the run records, so they are those of the training, wherever the page was executed.
+
+    Args:
+        p: the parameters of the page.
+        arms: trained arms, from :func:`ctrlib.study.experiments.train_arms`.
+    """
+    records = {record.fingerprint: record.content for arm in arms for record in arm.records}.values()
+    data = dict.fromkeys(content["run"]["data"]["name"] for content in records)
+    places = dict.fromkeys(hardware(content["environment"]) for content in records)
+    days = sorted(content["finished"][:10] for content in records)
+    trained = f"trained {days[0]}" if days[0] == days[-1] else f"trained {days[0]} to {days[-1]}"
+    commit = source_commit()
+    spent = spoken_time(sum(content["seconds"] for content in records))
+    facts = [
+        f"profile *{as_text(p.profile)}*, data *{as_text(', '.join(data))}*, {counted(len(p.seeds), 'group')}",
+        f"{counted(len(records), 'run')} with {spent} of training, {trained}",
+        f"on {as_text('; '.join(places))}",
+        f"page made {date.today().isoformat()}" + (f" from version `{commit}`" if commit else ""),
+    ]
+    say(f"*This page shows:* {'; '.join(facts)}.")
+
+
+def counted(number: int, what: str) -> str:
+    """A number of things, in words."""
+    return f"{number} {what}" + ("" if number == 1 else "s")
+
+
+def hardware(environment: dict[str, Any]) -> str:
+    """Device and torch of a run, from the ``environment`` of its record."""
+    device = environment.get("device", "cpu")
+    name = environment.get("processor", device) if device == "cpu" else device
+    return f"{name}, torch {environment.get('torch', 'unknown')}"
+
+
+def spoken_time(seconds: float) -> str:
+    """A duration in the largest unit of which there are two or more."""
+    for unit, length in (("days", 86400), ("hours", 3600), ("minutes", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{seconds:.0f} seconds"
+
+
+def show_table(
+    table: pd.DataFrame, formats: dict[str, str] | str = "{:.4f}", numbers: pd.DataFrame | None = None
+) -> None:
+    """Show a table without its index, and offer its data as CSV.
+
+    Names and values are text: neither HTML nor formulas in them are carried out.
+
+    Args:
+        table: what is shown.
+        formats: by column, or one for all columns of fractions.
+        numbers: the data to offer, where what is shown holds words in place of numbers; the table itself unless given.
+    """
+    display(styled(table, formats, numbers))
+
+
+def styled(
+    table: pd.DataFrame, formats: dict[str, str] | str = "{:.4f}", numbers: pd.DataFrame | None = None
+) -> Styler:
+    """The table that :func:`show_table` shows, for :func:`publish`; ``numbers`` as there."""
+    if isinstance(formats, str):
+        formats = {name: formats for name in table.select_dtypes("floating").columns}
+    spoken = {name: str(name).replace("_", " ") for name in table.columns}
+    by_column = {spoken[name]: form for name, form in formats.items()}
+    styler = table.rename(columns=spoken).style.hide().format(by_column, escape="html")
+    styler = styler.format_index(escape="html", axis="columns")
+    # the class that the book's themes know, and those that MathJax passes by
+    styler.set_table_attributes('class="dataframe tex2jax_ignore mathjax_ignore"')
+    styler.numbers = table if numbers is None else numbers
+    return styler
+
+
+def show_effects(table: pd.DataFrame, names: dict[str, str] | None = None) -> None:
+    """Show rows of :func:`ctrlib.study.tables.effects_by`: what was compared, difference, interval, verdict.
+
+    The interval is that of one comparison; verdict and p are corrected for all in the table (Holm).
+
+    Args:
+        table: the rows; the columns before ``difference`` say what was compared.
+        names: other words for columns.
+    """
+    what = list(table.columns[: table.columns.get_loc("difference")])
+    shown = table[what].rename(columns=names or {})
+    shown["difference"] = [f"{value:+.4f}" for value in table["difference"]]
+    shown["95 % interval"] = [
+        f"{low:+.4f} to {high:+.4f}" for low, high in zip(table["low"], table["high"], strict=True)
+    ]
+    shown["verdict, Holm"] = table["verdict"]
+    shown["relative / RelaImpr, %"] = [
+        f"{a:+.2f} / {b:+.2f}" for a, b in zip(table["relative_%"], table["RelaImpr_%"], strict=True)
+    ]
+    shown["p, Holm"] = [f"{p:.3f}" for p in table["p_holm"]]
+    show_table(shown, {name: "{:g}" for name in shown.select_dtypes("number").columns}, numbers=table)
+
+
+def show_ratios(rows: pd.DataFrame) -> None:
+    """Show rows of a benchmark report: the ratio, its range over the repeats, the target, peak memory."""
+    shown = pd.DataFrame(
+        {
+            "what": rows["what"],
+            "ratio": [f"{value:.3g}" for value in rows["value"]],
+            "range": [f"{low:.3g} to {high:.3g}" for low, high in zip(rows["low"], rows["high"], strict=True)],
+            "target": rows["target"],
+            "met": [{True: "yes", False: "no"}.get(met, "") for met in rows["met"]],
+            "peak MB": [f"{peak:.0f}" if peak == peak else "" for peak in rows["peak_mb"]],
+            "note": rows["note"],
+        }
+    )
+    show_table(shown.replace({"nan": "", "nan to nan": ""}), numbers=rows)
+
+
+def benchmark_reports(name: str = "", gpu: bool = False) -> dict[str, Any]:
+    """For each suite of the benchmarks the tables of the newest file in ``benchmarks/results`` that has it.
+
+    Args:
+        name: the one file to take all of them from.
+        gpu: those of machines with a GPU instead; empty where there are none.
+
+    Raises:
+        UserError: no such file, or none at all.
+    """
+    if str(project_root()) not in sys.path:
+        sys.path.insert(0, str(project_root()))  # benchmarks/ belongs to the project, not to the installed module
+    from benchmarks.report import load, newest
+
+    folder = project_root() / "benchmarks" / "results"
+    if name and not (folder / name).is_file():
+        raise unknown("benchmark", name, sorted(path.name for path in folder.glob("*.json")))
+    if name:
+        report = load(folder / name)
+        return dict.fromkeys(report.ratios["suite"].unique(), report)
+    reports = newest(folder, gpu)
+    if not reports and not gpu:
+        raise UserError(f"{folder}: no record; `make bench` makes one")
+    return reports
+
+
+def ratios_of(reports: dict[str, Any]) -> pd.DataFrame:
+    """The ratios of every suite, each from its own report."""
+    return pd.concat([report.ratios[report.ratios["suite"] == suite] for suite, report in reports.items()])
+
+
+def say_where(reports: dict[str, Any], *suites: str) -> None:
+    """Say where and with what these suites were measured, each machine once."""
+    for line in dict.fromkeys(measured_on(reports[suite].machine) for suite in suites if suite in reports):
+        say(line)
+
+
+def measured_on(machine: dict[str, Any]) -> str:
+    """A benchmark's machine and versions as a sentence in Markdown."""
+    kind = as_text(machine["processor"])
+    if machine.get("gpu"):
+        kind = f"{as_text(machine['gpu'])}, driver {as_text(machine['gpu_driver'])}, {machine['cores']} cores of {kind}"
+    else:
+        kind += f" with {as_text(machine['vector_instructions'])}, {machine['cores']} cores, {machine['memory_gb']} GB"
+    versions = f"torch {machine['versions']['torch']}, `ctrlib` as of commit `{str(machine['commit'])[:7]}`"
+    return f"Measured on: {kind}, {versions}."
+
+
+class Picture:
+    """A figure that was drawn once, to be shown in more than one place."""
+
+    def __init__(self, figure: Figure) -> None:
+        self.bundle = figures.picture(figure)
+
+    def _repr_mimebundle_(self, **_: Any) -> dict[str, str]:
+        """IPython's hook: the drawing and its data."""
+        return self.bundle
+
+
+def publish_figure(name: str, figure: Figure) -> None:
+    """Show a figure here and make it available to other pages."""
+    shown = Picture(figure)
+    plt.close(figure)
+    display(shown)
+    publish(**{name: shown})
+
+
+def publish(**values: Any) -> None:
+    """Make values available to other pages of the book by name (MyST-NB's glue); numbers become plain floats.
+
+    Without MyST-NB, which only the book needs, there is no page to publish to and nothing happens.
+    """
+    try:
+        from myst_nb import glue
+    except ImportError:
+        return
+    for name, value in values.items():
+        if isinstance(value, np.generic):
+            value = value.item()
+        glue(name, value, display=False)

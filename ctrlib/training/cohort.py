@@ -1,0 +1,245 @@
+"""The models of a cohort in training: how they are made, what changes in them, and how that is put away and back.
+
+Shared embeddings: each model keeps an embedding module of its own, whose table is a view of one memory. So every
+member's gradient has a place of its own, whatever the order in which they arrive, and every model can be used alone.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from ctrlib.config import Checkpoint, Coupling, Member, Recipe, Run
+from ctrlib.errors import UserError
+from ctrlib.fast.distinct_ids import DistinctIds
+from ctrlib.fast.graphs import SideBySide, Step
+from ctrlib.models import build_model
+from ctrlib.models.layers import MLP, Dropout, FeatureEmbedding
+from ctrlib.training.averaging import WeightAverage
+from ctrlib.training.dataset import Dataset
+
+State = dict[str, Tensor]  # a member's weights ("weights.*") and Adam state ("adam.<kind>.*"), on the CPU
+Teacher = tuple[Member, State]
+
+
+@dataclass
+class Trainee:
+    """A member in training."""
+
+    index: int
+    member: Member
+    model: nn.Module
+    optimizer: torch.optim.Adam
+    dropout_generator: torch.Generator
+    best_auc: float = -1.0
+    kept_epoch: int = 0
+    kept_state: State | None = None
+
+
+@dataclass
+class SharedTable:
+    """The embedding table of members that have one in common: their views of it, and the one Adam that moves it."""
+
+    views: list[nn.Parameter]
+    optimizer: torch.optim.Adam  # of the first view
+
+    def step(self) -> None:
+        """One Adam step along the mean of the members' gradients, added up in the order of the members.
+
+        The mean, as EKTF takes the mean of its students' losses (under Adam the sum would do the same, but for its
+        epsilon). Decay and clipping are in each member's gradient already, so they mean what they mean for one member.
+        """
+        gradient = self.views[0].grad
+        for view in self.views[1:]:
+            gradient.add_(view.grad)
+        gradient.div_(len(self.views))
+        self.optimizer.step()
+
+
+@dataclass
+class Group:
+    """Members that train together: their part of A, their schedule, the frozen models they hear."""
+
+    trainees: list[Trainee]
+    weights: Tensor  # (K, K), or (K, T) with a column for each of ``frozen``
+    recipe: Recipe
+    coupling: Coupling
+    learning_rate: float
+    each: SideBySide
+    step: Step | None = None
+    distinct_ids: Callable[[Tensor], DistinctIds] | None = None  # of a batch, where models compute from them
+    frozen: list[nn.Module] = field(default_factory=list)
+    table: SharedTable | None = None
+    average: WeightAverage | None = None
+    best_auc: float = -1.0
+    epochs_without_gain: int = 0
+    stopped: bool = False
+
+    def set_learning_rate(self, learning_rate: float) -> None:
+        """Change the learning rate of every member, in place where a CUDA graph reads it."""
+        self.learning_rate = learning_rate
+        optimizers = [trainee.optimizer for trainee in self.trainees] + ([self.table.optimizer] if self.table else [])
+        for parameters in (p for optimizer in optimizers for p in optimizer.param_groups):
+            if isinstance(parameters["lr"], Tensor):
+                parameters["lr"].fill_(learning_rate)
+            else:
+                parameters["lr"] = learning_rate
+
+
+def build(member: Member, dataset: Dataset, device: torch.device) -> nn.Module:
+    """The model of a member with its initial weights, drawn on the CPU so that they do not depend on the device."""
+    return build_model(
+        member.architecture,
+        dataset.field_dims,
+        member.init_seed,
+        embedding_dim=member.embedding_dim,
+        hidden_units=member.hidden_units,
+        dropout=member.dropout,
+        batch_norm=member.batch_norm,
+        options=member.options,
+    ).to(device)
+
+
+def make_trainee(
+    index: int, run: Run, dataset: Dataset, start: State | None, checkpoint: Checkpoint | None, device: torch.device
+) -> Trainee:
+    """A member with a fused dense Adam; from a checkpoint its weights, and its Adam state if that is kept."""
+    member = run.members[index]
+    model = build(member, dataset, device)
+    optimizer = make_adam(model, run.recipe.learning_rate)
+    drawn = torch.Generator(device)
+    trainee = Trainee(index, member, model, optimizer, drawn)
+    if start is not None and checkpoint is not None:
+        try:
+            check_state(start, trainee)
+        except ValueError as error:
+            raise UserError(f"run {checkpoint.run} cannot be started from: {error}") from None
+        load_state(start, model, optimizer if checkpoint.optimizer == "keep" else None)
+    for module in model.modules():
+        if isinstance(module, Dropout):
+            module.generator = drawn
+        if isinstance(module, MLP):
+            module.bf16 = run.recipe.precision == "bf16"
+    return trainee
+
+
+def frozen_model(
+    index: int, trainees: list[Trainee], teachers: list[Teacher] | None, dataset: Dataset, device: torch.device
+) -> nn.Module:
+    """The model behind column ``index`` of a frozen target's A: a teacher, or a copy of a member as it starts."""
+    if teachers:
+        member, state = teachers[index]
+        model = build(member, dataset, device)
+        load_state(state, model)
+    else:
+        trainee = next(one for one in trainees if one.index == index)
+        model = build(trainee.member, dataset, device)
+        model.load_state_dict(trainee.model.state_dict())
+    return model.eval()
+
+
+def make_adam(model: nn.Module, learning_rate: float) -> torch.optim.Adam:
+    """Fused dense Adam with its state in place from the start, ready for CUDA graphs where the model is on a GPU."""
+    place = next(model.parameters()).device
+    captured = place.type == "cuda"
+    rate = torch.tensor(learning_rate, device=place) if captured else learning_rate
+    optimizer = torch.optim.Adam(model.parameters(), lr=rate, fused=True, capturable=captured)
+    for parameter in model.parameters():
+        optimizer.state[parameter] = {
+            "step": torch.zeros((), device=place),
+            "exp_avg": torch.zeros_like(parameter),
+            "exp_avg_sq": torch.zeros_like(parameter),
+        }
+    return optimizer
+
+
+def share_table(trainees: list[Trainee], learning_rate: float, from_scratch: bool) -> SharedTable:
+    """Let all models use the first one's embedding table, with its Adam state; first-order weights stay their own.
+
+    EKTF's students are MLPs on one embedding layer and have no first-order weights, so it does not say whose those are.
+
+    Raises:
+        UserError: an architecture without exactly one embedding table, or checkpoints whose tables differ.
+    """
+    tables = [embedding_table(trainee) for trainee in trainees]
+    first = tables[0].weight
+    if not from_scratch and not all(torch.equal(table.weight, first) for table in tables):
+        raise UserError(
+            "embeddings='shared': the checkpoints bring different tables; start from scratch, or from the members of "
+            "one run that shared a table to its last epoch (keep='last')"
+        )
+    optimizer = make_adam(tables[0], learning_rate)
+    optimizer.state[first] = trainees[0].optimizer.state[first]
+    for trainee, table in zip(trainees, tables, strict=True):
+        table.weight.data = first.data
+        own = trainee.optimizer.param_groups[0]
+        own["params"] = [parameter for parameter in own["params"] if parameter is not table.weight]
+        trainee.optimizer.state[table.weight] = optimizer.state[first]  # so that each member's state is complete
+    return SharedTable([table.weight for table in tables], optimizer)
+
+
+def embedding_table(trainee: Trainee) -> FeatureEmbedding:
+    """The one embedding table of a model."""
+    tables = [module for module in trainee.model.modules() if isinstance(module, FeatureEmbedding)]
+    if len(tables) != 1:
+        name = trainee.member.architecture
+        raise UserError(f"embeddings='shared': {name} has {len(tables)} embedding tables, exactly one can be shared")
+    return tables[0]
+
+
+def part_table(table: SharedTable) -> None:
+    """Give each model a table of its own again, when the training is over: members may keep different epochs."""
+    for view in table.views[1:]:
+        view.data = view.data.clone()
+
+
+def model_tensors(trainees: list[Trainee]) -> list[Tensor]:
+    """All weights and buffers of the models; a table that they share is there once."""
+    return each_once([tensor for trainee in trainees for tensor in trainee.model.state_dict().values()])
+
+
+def changing_tensors(trainees: list[Trainee]) -> list[Tensor]:
+    """Every tensor that training changes: weights, buffers, Adam's moments and step counts."""
+    adam = [t for one in trainees for state in one.optimizer.state.values() for t in state.values()]
+    return each_once([*model_tensors(trainees), *adam])
+
+
+def each_once(tensors: list[Tensor]) -> list[Tensor]:
+    """``tensors`` without those that are a view of an earlier one's memory."""
+    return list({tensor.data_ptr(): tensor for tensor in tensors if tensor.numel()}.values())
+
+
+def member_tensors(trainee: Trainee) -> State:
+    """The weights and Adam's moments and step count by name, where they are."""
+    state = {f"weights.{name}": value for name, value in trainee.model.state_dict().items()}
+    for name, parameter in trainee.model.named_parameters():
+        for kind, value in trainee.optimizer.state[parameter].items():
+            state[f"adam.{kind}.{name}"] = value
+    return state
+
+
+def member_state(trainee: Trainee) -> State:
+    """Copies of :func:`member_tensors` on the CPU."""
+    return {name: value.detach().cpu().clone() for name, value in member_tensors(trainee).items()}
+
+
+def check_state(state: State, trainee: Trainee) -> None:
+    """Raise ValueError unless a state has the names, shapes and types of a member's own."""
+    forms = [
+        {name: (value.shape, value.dtype) for name, value in tensors.items()}
+        for tensors in (state, member_tensors(trainee))
+    ]
+    if forms[0] != forms[1]:
+        raise ValueError(f"the state of member {trainee.index} is not that of a {trainee.member.architecture} like it")
+
+
+def load_state(state: State, model: nn.Module, optimizer: torch.optim.Adam | None = None) -> None:
+    """Put a member's weights into ``model`` and, where given, its Adam state into ``optimizer``."""
+    weights = {name.removeprefix("weights."): v for name, v in state.items() if name.startswith("weights.")}
+    model.load_state_dict(weights)
+    if optimizer is None:
+        return
+    for name, parameter in model.named_parameters():
+        for kind in ("step", "exp_avg", "exp_avg_sq"):
+            optimizer.state[parameter][kind] = state[f"adam.{kind}.{name}"].clone().to(parameter.device)

@@ -1,0 +1,68 @@
+"""One training step of a group of members on one batch.
+
+It has two halves that are each member's own business, forward and update, and one place between them where the
+members meet: the K logits of the batch, from which both losses and their gradients follow (:func:`train_step`).
+
+Legend: K members of a group, B batch.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from ctrlib.config import Recipe
+from ctrlib.coupling import click_loss, peer_loss
+from ctrlib.fast.distinct_ids import DistinctIds, model_logits
+from ctrlib.models.layers import embedding_parameters
+from ctrlib.training.cohort import Group, Trainee
+
+
+def train_step(group: Group, ids: Tensor, labels: Tensor, coupled: bool, shuffle: Tensor | None = None) -> Tensor:
+    """One step of every member of the group on one batch; returns click and peer loss (2, K), detached."""
+    distinct = group.distinct_ids(ids) if group.distinct_ids else None
+    outputs = group.each(lambda trainee: model_logits(trainee.model, ids, distinct), group.trainees)  # K logits (B,)
+    logits = torch.stack([output.detach() for output in outputs]).requires_grad_()  # (K, B): members meet here
+    click = click_loss(logits, labels)
+    peer = torch.zeros_like(click)
+    if coupled:
+        how = group.coupling
+        said = group.each(lambda model: ask(model, ids, distinct), group.frozen)
+        frozen = torch.stack(said) if said else None
+        peer = peer_loss(
+            logits, group.weights, how.form, how.target, frozen, shuffle, labels, how.peer_weighting, how.teacher_weight
+        )
+    (click + peer).sum().backward()
+    work = list(zip(group.trainees, outputs, logits.grad, strict=True))
+    group.each(lambda part: update(*part, group.recipe), work)
+    if group.table:
+        group.table.step()
+    return torch.stack([click.detach(), peer.detach()])
+
+
+@torch.no_grad()
+def ask(model: nn.Module, ids: Tensor, distinct: DistinctIds | None) -> Tensor:
+    """What a frozen model says of a batch: logits (B,)."""
+    return model_logits(model, ids, distinct)
+
+
+def update(trainee: Trainee, output: Tensor, gradient: Tensor, recipe: Recipe) -> None:
+    """Back from the logits' gradient (B,) through one model; embedding L2 (dense, as FuxiCTR), clipping, Adam.
+
+    The gradient of a shared table is left where it is, for all members together (:class:`SharedTable`).
+    """
+    trainee.model.zero_grad(set_to_none=True)
+    output.backward(gradient)
+    if recipe.embedding_l2:
+        for table in embedding_parameters(trainee.model):
+            table.grad.add_(table.detach(), alpha=recipe.embedding_l2)
+    clip_gradients(list(trainee.model.parameters()), recipe.clip_norm)
+    trainee.optimizer.step()
+
+
+def clip_gradients(parameters: list[nn.Parameter], max_norm: float) -> None:
+    """Scale the gradients so that their norm is at most ``max_norm``, as ``clip_grad_norm_``.
+
+    On a CPU gradients within the norm are left alone, where ``clip_grad_norm_`` would multiply all of them by 1.
+    """
+    norm = nn.utils.get_total_norm([parameter.grad for parameter in parameters])
+    if norm.is_cuda or not norm + 1e-6 <= max_norm:
+        nn.utils.clip_grads_with_norm_(parameters, max_norm, norm)
