@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook, new_output
 
-from ctrlib.publish.downloads import offer_data
+from ctrlib.publish.downloads import export_figure_data
 from ctrlib.study import figures
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -100,7 +100,7 @@ def test_data_become_files_beside_the_page(tmp_path):
         ({"text/html": "<table></table>", "text/csv": "y\n2\n"}, {}),
         ({"text/plain": "no data"}, {}),
     )
-    offer_data(notebook, "02", tmp_path)
+    export_figure_data(notebook, "02", tmp_path)
     first, glued, second, table, plain = (output.data for output in notebook.cells[0].outputs)
     assert first == {"image/svg+xml": "<?xml?><svg data-name=\"fig-02-arms\" a='1'/>"}
     assert glued == {"p/text/html": "<svg data-name=\"fig-02-arms\" a='1'/>"}

@@ -10,7 +10,7 @@ import nbformat
 import yaml
 
 from ctrlib.errors import UserError
-from ctrlib.publish.downloads import offer_data, offer_source
+from ctrlib.publish.downloads import export_figure_data, offer_source
 from ctrlib.publish.exercises import strip
 from ctrlib.publish.slides import write_slides
 from ctrlib.run.plan import find_notebooks
@@ -46,7 +46,7 @@ def assemble(root: Path, executed: Path, student: bool = False) -> Path:
     (static / "data").mkdir()
     for number, notebook in find_notebooks(root).items():
         shown = nbformat.read(executed / notebook.name, as_version=4)
-        offer_data(shown, number, static / "data")
+        export_figure_data(shown, number, static / "data")
         nbformat.write(shown, source / "notebooks" / notebook.name)
         offer_source(notebook, static / "notebooks")
     if student:

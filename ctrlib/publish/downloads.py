@@ -7,7 +7,7 @@ from typing import Any
 from ctrlib.publish.exercises import strip
 
 
-def offer_data(notebook: Any, number: str, folder: Path) -> None:
+def export_figure_data(notebook: Any, number: str, folder: Path) -> None:
     """Take the data of each figure and table out of an executed notebook into CSV files, and leave their names there.
 
     A figure is stored beside its data, and its drawing is marked with the name, for the page to link to; a table gets
