@@ -1,4 +1,4 @@
-"""Shared fixtures: a store and data folder of the test's own, the executed tiny study, the book built from it."""
+"""Shared fixtures: the executed tiny study, the one book built from it, and one running browser."""
 
 import os
 import shutil
@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from browser import browse  # noqa: F401 (a fixture)
 from hypothesis import settings
 
 # A busy machine is no failure; where CI is set, the drawn inputs are the same every time, so that a change is judged by
@@ -50,7 +51,7 @@ def tiny_study(project_copy: Path) -> dict[str, object]:
 
 @pytest.fixture(scope="session")
 def built_book(tiny_study: dict[str, object]) -> Path:
-    """The html folder of a strict build (every warning an error) from the tiny study."""
+    """The html folder of a strict build (every warning an error) from the tiny study: the one build of all tests."""
     from ctrlib.publish.book import render
 
     failed = [f"{o.job.name}: {o.error}" for o in tiny_study["outcomes"].values() if o.state == "failed"]
