@@ -1,12 +1,10 @@
 """Small sites built by Sphinx with the book's own extensions, in this process."""
 
-import sys
 from pathlib import Path
 
 from sphinx.cmd.build import main
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "book" / "_ext"))
 
 
 def build_site(folder: Path, pages: dict[str, str], conf: str) -> tuple[Path, str]:

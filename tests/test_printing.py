@@ -13,7 +13,8 @@ from ctrlib.publish.pdf import one_document, print_book
 
 PAGE = """<html><body><div class="logo__title">A book</div><p class="component-author">By someone</p>
 <nav class="bd-links"><a class="reference" href="#">Start</a><p class="caption">Part one</p>
-<a class="reference" href="loss.html">1. The loss</a><a class="reference" href="../notebooks/01_x.html">2. Runs</a></nav>
+<a class="reference" href="loss.html">1. The loss</a><a class="reference" href="../notebooks/01_x.html">2. Runs</a>
+</nav>
 <article class="bd-article"><h1 id="top">{title}<a class="headerlink" href="#top">#</a></h1><button>Copy</button>
 <a href="loss.html#top">the loss</a> <a href="../_static/x.csv">data</a> <a href="#top">up</a>
 <a href="https://example.org">away</a><p class="downloads">SVG</p><details class="hide">code</details>

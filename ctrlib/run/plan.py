@@ -5,7 +5,9 @@ of an unknown one) and values. A notebook whose text, parameters, data and code 
 is not executed again; a failed one leaves ``NN_name.failed.ipynb`` and the others go on.
 """
 
+import ast
 import hashlib
+import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,13 +50,10 @@ class Job:
 
     def is_done(self) -> bool:
         """Whether a whole executed copy with this key exists."""
-        if not self.output.exists():
-            return False
-        import nbformat
-
         try:
-            return nbformat.read(self.output, as_version=4).metadata.get("ctrlib", {}).get("key") == self.key
-        except Exception:  # nbformat raises many kinds for a damaged file; damaged means: execute again
+            metadata = json.loads(self.output.read_text(encoding="utf-8"))["metadata"]
+            return metadata["ctrlib"]["key"] == self.key
+        except (OSError, ValueError, KeyError, TypeError):  # none, or a damaged one
             return False
 
 
@@ -88,15 +87,12 @@ def find_profile(root: Path, profile: str) -> dict[str, dict[str, Any]]:
 
 def declared_parameters(notebook: Path) -> dict[str, Any]:
     """Names and default values in the cell tagged ``parameters``; values are literals."""
-    import ast
-
-    import nbformat
-
-    cells = [c for c in nbformat.read(notebook, as_version=4).cells if "parameters" in c.metadata.get("tags", [])]
-    if len(cells) != 1:
-        raise UserError(f"{notebook}: has {len(cells)} cells tagged 'parameters'; exactly one is needed")
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    tagged = [cell for cell in cells if "parameters" in cell["metadata"].get("tags", [])]
+    if len(tagged) != 1:
+        raise UserError(f"{notebook}: has {len(tagged)} cells tagged 'parameters'; exactly one is needed")
     try:
-        lines = ast.parse(cells[0].source).body
+        lines = ast.parse("".join(tagged[0]["source"])).body
         targets = [line.target if isinstance(line, ast.AnnAssign) else line.targets[0] for line in lines]
         return {target.id: ast.literal_eval(line.value) for target, line in zip(targets, lines, strict=True)}
     except (SyntaxError, ValueError, AttributeError):
