@@ -32,5 +32,5 @@ def test_what_is_in_the_store_already_is_not_waited_for() -> None:
 
 def test_the_limit_is_named() -> None:
     few, many = fleet_lines(*a_plan(), fleets=(2, 64))
-    assert few == "2 such devices: about 14 s, 96% busy; the limit is the number of devices"
-    assert "about 11 s, 4% busy; the limit is the longest chain" in many
+    assert few == "2 such devices: about 14 seconds, 96% busy; the limit is the number of devices"
+    assert "about 11 seconds, 4% busy; the limit is the longest chain" in many

@@ -159,16 +159,24 @@ def makespan(runs: list[Run], seconds: dict[str, float], devices: int) -> float:
     The first run that waits for no other goes to the first free device, as in
     :func:`ctrlib.store.executors.work_off`. ``seconds`` has the time of each run by fingerprint.
     """
-    after = {run.fingerprint: {one.run for one in builds_on(run)} & seconds.keys() for run in runs}
-    waiting, undone = list(after), set(after)
+    order = [run.fingerprint for run in runs]
+    after = [{one.run for one in builds_on(run)} & seconds.keys() for run in runs]
+    followers: dict[str, list[int]] = {name: [] for name in order}
+    for place, names in enumerate(after):
+        for name in names:
+            followers[name].append(place)
+    ready = [place for place, names in enumerate(after) if not names]
     running: list[tuple[float, str]] = []
     now = 0.0
-    while waiting or running:
-        for name in [name for name in waiting if not after[name] & undone][: devices - len(running)]:
-            waiting.remove(name)
+    while ready or running:
+        while ready and len(running) < devices:
+            name = order[heapq.heappop(ready)]
             heapq.heappush(running, (now + seconds[name], name))
         now, name = heapq.heappop(running)
-        undone.discard(name)
+        for place in followers[name]:
+            after[place].discard(name)
+            if not after[place]:
+                heapq.heappush(ready, place)
     return now
 
 
