@@ -6,7 +6,8 @@
 #             (WHEELS_FOR="--platform win_amd64 --python-version 3.12 --only-binary=:all:" for machines of another kind)
 # make links  after make book: every link to another site is tried
 # make pins   requirements.lock anew, with the newest versions that pyproject.toml allows
-# make test   all tests, among them a strict book build from notebooks executed with tiny parameters
+# make test   the tests, among them a strict book build from notebooks executed with tiny parameters: about ten minutes
+# make test-all   those marked long as well: every page in a browser, the students' edition, the whole book on paper
 # make env    only the environment in .venv                                          (TORCH=2.11.0 for another torch)
 # make soak   a training is killed at a hundred random moments, and at every change of a file, and must end bit for bit
 #             (KILLS=100)
@@ -17,7 +18,7 @@ PROFILE ?= quick
 TORCH   ?= 2.13.0
 READY   := .venv/.ready-torch-$(TORCH)
 
-.PHONY: book pdf student slides wheelhouse links pins test soak fuzz env study bench clean
+.PHONY: book pdf student slides wheelhouse links pins test test-all soak fuzz env study bench clean
 
 book: env
 	.venv/bin/ctrlib study --profile $(PROFILE)
@@ -39,6 +40,9 @@ study: env
 	.venv/bin/ctrlib study --profile $(PROFILE)
 
 test: env
+	.venv/bin/python -m pytest -m "not long"
+
+test-all: env
 	.venv/bin/python -m pytest
 
 KILLS ?= 100

@@ -1,7 +1,7 @@
 """A headless Chromium for tests, driven through its DevTools protocol, with the network cut off.
 
-The web socket comes from tornado, which Jupyter brings along. Import the fixture ``browse`` and give it a coroutine
-that takes a :class:`Tab`; where there is no browser, the tests that ask for it are skipped with a word.
+The web socket comes from tornado, which Jupyter brings along. The fixture ``browse`` runs a coroutine that takes a
+:class:`Tab`, in one browser for all tests; where there is none, the tests that ask for it are skipped.
 """
 
 import asyncio
@@ -14,28 +14,18 @@ import time
 from pathlib import Path
 
 import pytest
+from tornado import websocket
 
 from ctrlib.publish.pdf import find_browser
 
-websocket = pytest.importorskip("tornado.websocket", reason="tornado (part of Jupyter) is needed to talk to a browser")
-
 BROWSER = find_browser()
-NO_BROWSER = "no Chromium or Chrome on this machine: the book was not opened"
+needs_browser = pytest.mark.skipif(BROWSER is None, reason="no Chromium or Chrome on this machine")
 
 FLAGS = (
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--disable-dev-shm-usage",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--hide-scrollbars",
-    "--host-resolver-rules=MAP * ~NOTFOUND",
-    "--remote-debugging-port=0",
-)
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-dev-shm-usage", "--no-first-run",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync", "--hide-scrollbars",
+    "--host-resolver-rules=MAP * ~NOTFOUND", "--remote-debugging-port=0",
+)  # fmt: skip
 PHONE, DESK = (400, 850), (1280, 900)
 
 
@@ -171,11 +161,11 @@ async def _connect(profile, process):
     return tab
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def browse(tmp_path_factory):
     """A function that runs ``coroutine(tab)`` in one running browser."""
     if BROWSER is None:
-        pytest.skip(NO_BROWSER)
+        pytest.skip("no Chromium or Chrome on this machine")
     profile = tmp_path_factory.mktemp("browser")
     process = subprocess.Popen(
         [BROWSER, *FLAGS, f"--user-data-dir={profile}", "about:blank"],

@@ -1,4 +1,4 @@
-"""Shared fixtures: a store and data folder of the test's own, the executed tiny study, the book built from it."""
+"""Shared fixtures: the executed tiny study, the one book built from it, and one running browser."""
 
 import os
 import shutil
@@ -6,7 +6,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from browser import browse  # noqa: F401 (a fixture)
 from hypothesis import settings
+from warm_kernel import warm_kernels
 
 # A busy machine is no failure; where CI is set, the drawn inputs are the same every time, so that a change is judged by
 # itself. At a desk they are new each time, and find what nobody thought of.
@@ -32,7 +34,7 @@ def project_copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def tiny_study(project_copy: Path) -> dict[str, object]:
+def tiny_study(project_copy: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
     """Every notebook executed with the smallest settings, in a store of its own; outcomes by notebook number."""
     from ctrlib.run.execute import execute
     from ctrlib.run.plan import plan
@@ -44,13 +46,16 @@ def tiny_study(project_copy: Path) -> dict[str, object]:
         jobs = plan(project_copy, str(TINY), [], {})
         lacking = train_planned(jobs, lines.append)
         assert not lacking, lacking
-        outcomes = pool.map(lambda job: execute(job, project_copy, lines.append), jobs)
+        with warm_kernels(tmp_path_factory.mktemp("kernels")) as environment:
+            for name, value in environment.items():
+                patch.setenv(name, value)
+            outcomes = list(pool.map(lambda job: execute(job, project_copy, lines.append), jobs))
         return {"outcomes": {one.job.number: one for one in outcomes}, "lines": lines, "root": project_copy}
 
 
 @pytest.fixture(scope="session")
 def built_book(tiny_study: dict[str, object]) -> Path:
-    """The html folder of a strict build (every warning an error) from the tiny study."""
+    """The html folder of a strict build (every warning an error) from the tiny study: the one build of all tests."""
     from ctrlib.publish.book import render
 
     failed = [f"{o.job.name}: {o.error}" for o in tiny_study["outcomes"].values() if o.state == "failed"]

@@ -1,7 +1,6 @@
 """The rendered book in a real browser, opened from disk with the network cut off.
 
-Every page is visited once, and the tests look at what was noted there. A test here needs the fixture ``built_book``:
-the folder that holds the book's ``index.html``.
+Each page is visited once, and the tests look at what was noted there: one page in the usual run, all in the long one.
 """
 
 from dataclasses import dataclass, field
@@ -9,9 +8,9 @@ from pathlib import Path
 from urllib.parse import unquote, urlparse
 
 import pytest
-from browser import BROWSER, DESK, NO_BROWSER, PHONE, browse  # noqa: F401 (a fixture)
+from browser import PHONE, needs_browser
 
-pytestmark = pytest.mark.skipif(BROWSER is None, reason=NO_BROWSER)
+pytestmark = needs_browser
 
 AXE = Path(__file__).parent / "vendor" / "axe-core" / "axe.min.js"
 RULES = {
@@ -144,19 +143,20 @@ async def _visit(tab, page):
     return note
 
 
-@pytest.fixture(scope="module")
-def visits(built_book, browse):  # noqa: F811
-    """Every page of the book, visited: path below the book -> what was noted."""
+@pytest.fixture(scope="module", params=["book/loss.html", pytest.param("every page", marks=pytest.mark.long)])
+def visits(request, built_book, browse):
+    """Visited pages of the book: path below the book -> what was noted."""
+    pages = _pages(built_book) if request.param == "every page" else [built_book / request.param]
 
     async def task(tab):
-        return {str(page.relative_to(built_book)): await _visit(tab, page) for page in _pages(built_book)}
+        return {str(page.relative_to(built_book)): await _visit(tab, page) for page in pages}
 
     return browse(task)
 
 
-def test_index_opens_the_landing_page(built_book, browse):  # noqa: F811
+def test_index_opens_the_landing_page(built_book, browse):
     async def task(tab):
-        await tab.send("Page.navigate", url=(Path(built_book) / "index.html").as_uri())
+        await tab.send("Page.navigate", url=(built_book / "index.html").as_uri())
         return await tab.until("document.readyState === 'complete' && location.pathname.endsWith('/book/intro.html')")
 
     assert browse(task)
@@ -165,7 +165,7 @@ def test_index_opens_the_landing_page(built_book, browse):  # noqa: F811
 def test_pages_load_offline_without_errors(built_book, visits):
     """No console error, no failed request, no request off the disk, every formula typeset."""
     assert {name: note.problems for name, note in visits.items() if note.problems} == {}
-    assert any(_needs_maths(page) for page in _pages(built_book)), "no page with a formula: nothing was checked"
+    assert any(_needs_maths(built_book / name) for name in visits), "no page with a formula: nothing was checked"
 
 
 def test_no_serious_barrier(visits):
@@ -174,9 +174,9 @@ def test_no_serious_barrier(visits):
     assert found == {}
 
 
-def test_a_barrier_would_be_found(built_book, browse):  # noqa: F811
+def test_a_barrier_would_be_found(built_book, browse):
     async def task(tab):
-        await tab.open(Path(built_book) / "search.html")
+        await tab.open(built_book / "search.html")
         await tab.evaluate(
             "document.querySelector('main').insertAdjacentHTML('beforeend',"
             ' \'<img src="data:,"><p style="color: #888; background: #777">faint</p>\')'
@@ -194,9 +194,9 @@ def test_the_keyboard_reaches_everything_and_shows_where_it_is(visits):
     assert all(note.stops > 30 for note in visits.values())
 
 
-def test_the_first_stop_skips_to_the_text(built_book, browse):  # noqa: F811
+def test_the_first_stop_skips_to_the_text(built_book, browse):
     async def task(tab):
-        await tab.open(Path(built_book) / "book" / "loss.html")
+        await tab.open(built_book / "book" / "loss.html")
         await tab.press("Tab", code=9)
         words = await tab.evaluate("document.activeElement.innerText")
         visible = await tab.until(
@@ -226,7 +226,7 @@ def test_pages_are_light(visits):
 
 def test_links_lead_somewhere(built_book, visits):
     """Every link inside the book points at a file, and at an anchor that exists, after scripts have run."""
-    ids = {(Path(built_book) / name).as_uri(): note.ids for name, note in visits.items()}
+    ids = {(built_book / name).as_uri(): note.ids for name, note in visits.items()}
     dead = []
     for name, note in visits.items():
         for href in set(note.links):
@@ -240,11 +240,11 @@ def test_links_lead_somewhere(built_book, visits):
     assert dead == []
 
 
-def test_search_finds_a_page_by_keyboard_alone(built_book, browse):  # noqa: F811
+def test_search_finds_a_page_by_keyboard_alone(built_book, browse):
     """From any page: open the search, type, Enter, and the first result that is followed holds the word."""
 
     async def task(tab):
-        await tab.open(Path(built_book) / "book" / "loss.html")
+        await tab.open(built_book / "book" / "loss.html")
         await tab.press("k", code=75, modifiers=2)  # Ctrl-K
         assert await tab.until("document.activeElement?.type === 'search'"), "Ctrl-K does not open the search"
         for letter in "detached":
@@ -260,21 +260,9 @@ def test_search_finds_a_page_by_keyboard_alone(built_book, browse):  # noqa: F81
     assert browse(task)
 
 
-def test_a_quiz_of_the_book_answers_to_the_keyboard(built_book, browse):  # noqa: F811
+def test_dark_theme_is_dark(built_book, browse):
     async def task(tab):
-        await tab.open(Path(built_book) / "book" / "loss.html")
-        await tab.evaluate("document.querySelector('fieldset.quiz input').focus()")
-        await tab.press("ArrowDown", code=40)  # from the first option to the second
-        await tab.press("Tab", code=9)
-        await tab.press("Enter", text="\r", code=13)
-        return await tab.until("document.querySelector('fieldset.quiz .quiz-verdict').textContent")
-
-    assert browse(task).startswith(("Right", "Wrong"))
-
-
-def test_dark_theme_is_dark(built_book, browse):  # noqa: F811
-    async def task(tab):
-        await tab.open(Path(built_book) / "book" / "intro.html", theme="dark")
+        await tab.open(built_book / "book" / "intro.html", theme="dark")
         return await tab.evaluate("getComputedStyle(document.body).backgroundColor.match(/[0-9.]+/g).map(Number)")
 
     assert max(browse(task)[:3]) < 80

@@ -2,23 +2,17 @@
 
 import io
 import re
-import sys
-from pathlib import Path
 from xml.etree import ElementTree
 
+import drawings
 import matplotlib.pyplot as plt
 import nbformat
 import pandas as pd
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook, new_output
 
-from ctrlib.publish.downloads import offer_data
+from ctrlib.publish.downloads import export_figure_data
 from ctrlib.study import figures
-
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "book" / "_ext"))
-
-import drawings  # noqa: E402
 
 TABLE = pd.DataFrame({"group": [1, 2, 1, 2], "arm": ["solo", "solo", "mutual", "mutual"], "protocol": "equal_epochs"})
 GROUPS = TABLE.assign(auc=[0.1 + 0.2, 0.71, 0.72, 0.73], ensemble_auc=0.75)
@@ -100,7 +94,7 @@ def test_data_become_files_beside_the_page(tmp_path):
         ({"text/html": "<table></table>", "text/csv": "y\n2\n"}, {}),
         ({"text/plain": "no data"}, {}),
     )
-    offer_data(notebook, "02", tmp_path)
+    export_figure_data(notebook, "02", tmp_path)
     first, glued, second, table, plain = (output.data for output in notebook.cells[0].outputs)
     assert first == {"image/svg+xml": "<?xml?><svg data-name=\"fig-02-arms\" a='1'/>"}
     assert glued == {"p/text/html": "<svg data-name=\"fig-02-arms\" a='1'/>"}
@@ -118,8 +112,8 @@ def test_data_become_files_beside_the_page(tmp_path):
 
 def test_every_figure_and_table_of_a_page_can_be_had_with_its_data(built_book):
     """Each drawing and each table that a notebook made has a link below it, to a file that holds rows."""
-    data = Path(built_book) / "_static" / "data"
-    for page in sorted((Path(built_book) / "notebooks").glob("*.html")):
+    data = built_book / "_static" / "data"
+    for page in sorted((built_book / "notebooks").glob("*.html")):
         text = page.read_text(encoding="utf-8")
         names = re.findall(r'href="\.\./_static/data/([\w-]+)\.csv"', text)
         assert text.count('<svg class="drawing"') == text.count("figure (SVG)") >= 1

@@ -5,12 +5,13 @@ import json
 import re
 import runpy
 import shlex
-import sys
 from pathlib import Path
 
 import pytest
 import typer
 import yaml
+from pages import ROOT
+from quiz import parse_quiz
 from sphinx.search.en import SearchEnglish
 
 from ctrlib.cli import app
@@ -20,11 +21,6 @@ from ctrlib.publish.book import FOR_TEACHERS, assemble, render
 from ctrlib.publish.exercises import KINDS, find_exercises, page_text, strip, without_solutions
 from ctrlib.publish.slides import SOURCE
 from ctrlib.run.plan import find_notebooks, plan, read_overrides
-
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "book" / "_ext"))
-
-from quiz import parse_quiz  # noqa: E402
 
 NOTEBOOKS = list(find_notebooks(ROOT).values())
 PAGES = [*sorted((ROOT / "book").glob("*.md")), *NOTEBOOKS]
@@ -165,12 +161,12 @@ def telling(text: str) -> str:
     return max(runs, key=len, default="")
 
 
-def answers() -> list[str]:
+def answers(quizzes: bool = True) -> list[str]:
     """For each solution, each of its programs and each reason of a quiz, words that stand nowhere else."""
     found = []
     for path, exercises in EXERCISES.items():
         found += [telling(one.solution) for one in exercises if one.kind != "build"]
-        for quiz in re.findall(r"```\{quiz\}\n(.*?)```", page_text(path), flags=re.DOTALL):
+        for quiz in re.findall(r"```\{quiz\}\n(.*?)```", page_text(path) if quizzes else "", flags=re.DOTALL):
             found += [telling(option.why) for question in parse_quiz(quiz) for option in question.options]
     found += [telling(path.read_text(encoding="utf-8").split('"""')[1]) for path in PROGRAMS]
     assert found.count("") < len(found) / 10
@@ -184,42 +180,55 @@ def texts(folder: Path) -> str:
     return "\n".join(plain(path.read_text(encoding="utf-8", errors="replace")) for path in sorted(files))
 
 
-def search_terms(folder: Path) -> set[str]:
-    index = (folder / "searchindex.js").read_text(encoding="utf-8")
-    return set(json.loads(index[len("Search.setIndex(") : -1])["terms"])
-
-
-@pytest.fixture(scope="module")
-def student_book(tiny_study) -> Path:
-    root = tiny_study["root"]
-    return render(root, root / "_build" / "study" / "tiny", student=True).parents[2]
-
-
 def test_the_full_edition_shows_every_answer(built_book):
     shown = texts(built_book)
-    hidden = [answer for answer in answers() if answer not in shown]
-    assert not hidden
+    assert not [answer for answer in answers() if answer not in shown]
 
 
-def test_the_students_edition_holds_no_answer_in_any_file(student_book, built_book):
+def test_the_students_edition_is_made_from_sources_without_solutions(tiny_study):
+    """Quizzes keep their answers in the source; tests/test_quiz.py has what becomes of them."""
+    root = tiny_study["root"]
+    source = assemble(root, root / "_build" / "study" / "tiny", student=True)
+    shown = texts(source)
+    assert "Exercise 1, predict" in shown
+    assert not [answer for answer in answers(quizzes=False) if answer in shown]
+    assert not list(source.rglob("solutions"))
+    for name in FOR_TEACHERS:
+        assert len((source / name).read_text(encoding="utf-8").splitlines()) == 3
+    config = yaml.safe_load((source / "_config.yml").read_text(encoding="utf-8"))
+    assert config["sphinx"]["config"]["student"] is True
+
+
+@pytest.mark.long
+def test_the_students_edition_holds_no_answer_in_any_file(tiny_study, built_book):
+    root = tiny_study["root"]
+    student_book = render(root, root / "_build" / "study" / "tiny", student=True).parents[2]
     shown = texts(student_book)
     assert "Exercise 1, predict" in shown
     assert not [answer for answer in answers() if answer in shown]
-    assert "Solution" not in plain((student_book / "_build" / "html" / "book" / "clicks.html").read_text())
     assert not list(student_book.rglob("solutions"))
+    for path in NOTEBOOKS:
+        before, after = (read_cells(one) for one in (path, student_book / "notebooks" / path.name))
+        assert [cell["id"] for cell in before] == [cell["id"] for cell in after]
+        assert code(before) == code(after)
+    check_search(built_book, student_book / "_build" / "html")
 
 
-def test_the_students_search_knows_no_word_of_an_answer(student_book, built_book):
+def check_search(full: Path, student: Path) -> None:
+    """The students' search index knows no word that stands in solutions only; that of the full edition does."""
     solutions = " ".join(one.solution for found in EXERCISES.values() for one in found if one.kind != "build")
-    others = [*PAGES, *NOTEBOOKS, *(ROOT / "ctrlib").rglob("*.py")]
+    others = [*PAGES, *(ROOT / "ctrlib").rglob("*.py")]
     elsewhere = " ".join(without_solutions(page_text(path)) for path in others)
-    code = " ".join("".join(c["source"]) for path in NOTEBOOKS for c in read_cells(path) if c["cell_type"] == "code")
-    told = stems(solutions) - stems(elsewhere + code)
-    assert len(told & search_terms(built_book)) > 20, "the full edition's search knows such words"
-    pages = student_book / "_build" / "html"
-    seen = stems(" ".join(plain(path.read_text(encoding="utf-8")) for path in pages.rglob("*.html")))
-    assert not told & search_terms(pages) - seen, "their search knows what no page of theirs says"
-    assert len(told - search_terms(pages)) > len(told) / 2
+    told = stems(solutions) - stems(elsewhere + " ".join(code(read_cells(path)) for path in NOTEBOOKS))
+    assert len(told & search_terms(full)) > 20
+    seen = stems(" ".join(plain(path.read_text(encoding="utf-8")) for path in student.rglob("*.html")))
+    assert not told & search_terms(student) - seen
+    assert len(told - search_terms(student)) > len(told) / 2
+
+
+def search_terms(folder: Path) -> set[str]:
+    index = (folder / "searchindex.js").read_text(encoding="utf-8")
+    return set(json.loads(index[len("Search.setIndex(") : -1])["terms"])
 
 
 def stems(text: str) -> set[str]:
@@ -232,25 +241,8 @@ def read_cells(path: Path) -> list[dict]:
     return json.loads(path.read_text(encoding="utf-8"))["cells"]
 
 
-def test_students_get_notebooks_without_solutions_and_otherwise_the_same(student_book):
-    for path in NOTEBOOKS:
-        given = student_book / "notebooks" / path.name
-        before, after = (read_cells(one) for one in (path, given))
-        assert [cell["id"] for cell in before] == [cell["id"] for cell in after]
-        assert [c["source"] for c in before if c["cell_type"] == "code"] == [
-            c["source"] for c in after if c["cell_type"] == "code"
-        ]
-        assert "**Exercise 1" in page_text(given)
-        assert "solution" not in page_text(given)
-
-
-def test_pages_for_teachers_keep_their_title_only(tiny_study):
-    root = tiny_study["root"]
-    source = assemble(root, root / "_build" / "study" / "tiny", student=True)
-    for name in FOR_TEACHERS:
-        assert len((source / name).read_text(encoding="utf-8").splitlines()) == 3
-    config = yaml.safe_load((source / "_config.yml").read_text(encoding="utf-8"))
-    assert config["sphinx"]["config"]["student"] is True
+def code(cells: list[dict]) -> str:
+    return "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
 
 
 def test_what_has_no_solution_is_left_as_it_is(tmp_path):

@@ -4,7 +4,7 @@ from small import make_run, member
 
 from ctrlib.config import Checkpoint, Run
 from ctrlib.coupling import complete
-from ctrlib.run.estimate import fleet_lines, side_by_side
+from ctrlib.run.estimate import fleet_lines, makespan
 
 
 def a_plan() -> tuple[list[Run], dict[str, float]]:
@@ -16,21 +16,21 @@ def a_plan() -> tuple[list[Run], dict[str, float]]:
     return [cohort, *before], {**seconds, cohort.fingerprint: 5.0}
 
 
-def test_devices_side_by_side() -> None:
+def test_devices_makespan() -> None:
     runs, seconds = a_plan()
-    assert side_by_side(runs, seconds, 1) == 27.0
-    assert side_by_side(runs, seconds, 2) == 14.0  # 6 5 3 beside 4 3 3 3
-    assert side_by_side(runs, seconds, 3) == 11.0  # 4 3 3, 6 5, 3 3
-    assert side_by_side(runs, seconds, 100) == 11.0, "the cohort waits for the slower of its two"
+    assert makespan(runs, seconds, 1) == 27.0
+    assert makespan(runs, seconds, 2) == 14.0  # 6 5 3 beside 4 3 3 3
+    assert makespan(runs, seconds, 3) == 11.0  # 4 3 3, 6 5, 3 3
+    assert makespan(runs, seconds, 100) == 11.0, "the cohort waits for the slower of its two"
 
 
 def test_what_is_in_the_store_already_is_not_waited_for() -> None:
     runs, seconds = a_plan()
     cohort = runs[0]
-    assert side_by_side([cohort], {cohort.fingerprint: seconds[cohort.fingerprint]}, 8) == 5.0
+    assert makespan([cohort], {cohort.fingerprint: seconds[cohort.fingerprint]}, 8) == 5.0
 
 
 def test_the_limit_is_named() -> None:
     few, many = fleet_lines(*a_plan(), fleets=(2, 64))
-    assert few == "2 such devices: about 14 s, 96% busy; the limit is the number of devices"
-    assert "about 11 s, 4% busy; the limit is the longest chain" in many
+    assert few == "2 such devices: about 14 seconds, 96% busy; the limit is the number of devices"
+    assert "about 11 seconds, 4% busy; the limit is the longest chain" in many

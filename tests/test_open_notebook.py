@@ -1,48 +1,31 @@
 """Each notebook's page says where its source is: in the book, and at services where there is a public address."""
 
 import json
-import subprocess
-import sys
-from pathlib import Path
 
+import open_notebook
 import pytest
+from pages import ROOT, build_site
 
 from ctrlib.publish.downloads import offer_source
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "book" / "_ext"))
-
-import open_notebook  # noqa: E402
-
 CONF = """
-import sys
-sys.path.insert(0, {ext!r})
 extensions = ["myst_parser", "open_notebook"]
 html_theme = "sphinx_book_theme"
 html_theme_options = {options!r}
 """
-SOLVED = """Text.
-
-<details class="solution"><summary>Solution</summary>
-
-The answer.
-
-</details>
-"""
+SOLVED = 'Text.\n\n<details class="solution"><summary>Solution</summary>\n\nThe answer.\n\n</details>\n'
 
 
 @pytest.mark.parametrize("address", ["", "https://github.com/someone/study"])
 def test_links_to_services_only_where_there_is_an_address(tmp_path, address):
-    source = tmp_path / "source"
-    (source / "notebooks").mkdir(parents=True)
+    pages = {
+        "index.md": "# Start\n\n```{toctree}\nnotebooks/02_x\n```\n",
+        "notebooks/02_x.md": "# A notebook\n\nText.\n",
+    }
     options = {"repository_url": address, "repository_branch": "main"} if address else {}
-    (source / "conf.py").write_text(CONF.format(ext=str(ROOT / "book" / "_ext"), options=options))
-    (source / "index.md").write_text("# Start\n\n```{toctree}\nnotebooks/02_x\n```\n")
-    (source / "notebooks" / "02_x.md").write_text("# A notebook\n\nText.\n")
-    command = [sys.executable, "-m", "sphinx", "-W", "-q", str(source), str(tmp_path / "html")]
-    built = subprocess.run(command, capture_output=True, text=True)
-    assert built.returncode == 0, built.stderr
-    page = (tmp_path / "html" / "notebooks" / "02_x.html").read_text(encoding="utf-8")
+    html, warnings = build_site(tmp_path, pages, CONF.format(options=options))
+    assert not warnings
+    page = (html / "notebooks" / "02_x.html").read_text(encoding="utf-8")
     assert 'href="../_static/notebooks/02_x.ipynb" download' in page
     wanted = {
         "https://colab.research.google.com/github/someone/study/blob/main/notebooks/02_x.ipynb",
@@ -51,7 +34,7 @@ def test_links_to_services_only_where_there_is_an_address(tmp_path, address):
     }
     assert {href for href in wanted if f'href="{href}"' in page} == (wanted if address else set())
     assert ("colab" in page) is bool(address)
-    assert "open-notebook" not in (tmp_path / "html" / "index.html").read_text(encoding="utf-8")
+    assert "open-notebook" not in (html / "index.html").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(
@@ -82,9 +65,9 @@ def test_what_is_offered_has_neither_outputs_nor_solutions(tmp_path):
 
 
 def test_every_notebook_of_the_book_is_offered(built_book):
-    offered = sorted((Path(built_book) / "_static" / "notebooks").glob("*.ipynb"))
+    offered = sorted((built_book / "_static" / "notebooks").glob("*.ipynb"))
     assert [path.name for path in offered] == sorted(path.name for path in (ROOT / "notebooks").glob("*.ipynb"))
     for path in offered:
-        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
-        assert not any(cell.get("outputs") for cell in cells)
-        assert 'class=\\"solution\\"' not in path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8")
+        assert not any(cell.get("outputs") for cell in json.loads(text)["cells"])
+        assert 'class=\\"solution\\"' not in text

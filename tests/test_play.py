@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from browser import BROWSER, NO_BROWSER, browse  # noqa: F401 (a fixture)
+from browser import needs_browser
 
 from ctrlib.coupling import click_loss, complete, peer_loss
 from ctrlib.stats import metrics
 
-pytestmark = pytest.mark.skipif(BROWSER is None, reason=NO_BROWSER)
+pytestmark = needs_browser
 STATIC = Path(__file__).resolve().parents[1] / "book" / "_static"
 PAGE = """<!doctype html><html lang="en"><head><meta charset="utf-8"><title>t</title>
 <link rel="stylesheet" href="{static}/play.css"></head><body><main><div class="play" data-play="{name}"></div></main>
@@ -45,10 +45,11 @@ def by_torch(own, peer, label, weight, form):
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("form", ["mse", "mse_logit", "kl"])
-def test_coupling_is_that_of_ctrlib(stage, browse, form):  # noqa: F811
+def test_coupling_is_that_of_ctrlib(stage, browse):
+    """Loss and gradients, for random logits, labels and weights."""
     cases = [
         [*RANDOM.normal(scale=3, size=2), int(RANDOM.integers(2)), float(RANDOM.choice([0.5, 1, 20])), form]
+        for form in ("mse", "mse_logit", "kl")
         for _ in range(25)
     ]
 
@@ -60,37 +61,21 @@ def test_coupling_is_that_of_ctrlib(stage, browse, form):  # noqa: F811
         assert found == pytest.approx(by_torch(*case), rel=1e-9, abs=1e-12), case
 
 
-def test_measures_are_those_of_ctrlib(stage, browse):  # noqa: F811
-    """AUC with ties, log loss, calibration; accuracy by counting."""
+def test_measures_are_those_of_ctrlib(stage, browse):
+    """AUC with ties, log loss, calibration; accuracy by counting; the area under the drawn curve is the AUC."""
     labels = (RANDOM.random(60) < 0.3).astype(int)
     scores = RANDOM.integers(1, 15, 60) / 15.5
     parts = json.dumps([scores[labels == 1].tolist(), scores[labels == 0].tolist()])
 
     async def task(tab):
         await tab.open(stage("auc"))
-        return await tab.evaluate(
-            f"(([c, o]) => [play.auc.auc(c, o), play.auc.logloss(c, o), play.auc.calibration(c, o),"
-            f" play.auc.accuracy(c, o, 0.5)])({parts})"
-        )
+        names = "auc(c, o)", "logloss(c, o)", "calibration(c, o)", "accuracy(c, o, 0.5)", "roc(c, o)"
+        return await tab.evaluate(f"(([c, o]) => [{', '.join(f'play.auc.{name}' for name in names)}])({parts})")
 
-    assert browse(task) == pytest.approx(
-        [
-            metrics.auc(labels, scores),
-            metrics.logloss(labels, scores),
-            scores.mean() / labels.mean(),
-            ((scores >= 0.5) == labels).mean(),
-        ]
-    )
-
-
-def test_the_area_under_the_drawn_curve_is_the_auc(stage, browse):  # noqa: F811
-    async def task(tab):
-        await tab.open(stage("auc"))
-        return await tab.evaluate(
-            "[play.auc.roc([0.9, 0.5, 0.2], [0.5, 0.1]), play.auc.auc([0.9, 0.5, 0.2], [0.5, 0.1])]"
-        )
-
-    curve, auc = browse(task)
+    *found, curve = browse(task)
+    auc = metrics.auc(labels, scores)
+    accuracy = ((scores >= 0.5) == labels).mean()
+    assert found == pytest.approx([auc, metrics.logloss(labels, scores), scores.mean() / labels.mean(), accuracy])
     x, y = np.transpose(curve)
     assert np.trapezoid(y, x) == pytest.approx(auc)
 
@@ -99,7 +84,7 @@ async def texts(tab, selector):
     return await tab.evaluate(f"[...document.querySelectorAll({selector!r})].map(e => e.textContent)")
 
 
-def test_two_models_move_by_keyboard(stage, browse):  # noqa: F811
+def test_two_models_move_by_keyboard(stage, browse):
     async def task(tab):
         await tab.open(stage("coupling"))
         seen = [(await texts(tab, "tbody td"), await texts(tab, "[role=status]"))]
@@ -119,7 +104,7 @@ def test_two_models_move_by_keyboard(stage, browse):  # noqa: F811
     assert problems == []
 
 
-def test_adding_to_every_logit_leaves_the_auc(stage, browse):  # noqa: F811
+def test_adding_to_every_logit_leaves_the_auc(stage, browse):
     async def task(tab):
         await tab.open(stage("auc"))
         seen = [await texts(tab, "tbody td")]
@@ -142,12 +127,12 @@ def test_adding_to_every_logit_leaves_the_auc(stage, browse):  # noqa: F811
     assert problems == []
 
 
-def test_the_chart_on_the_landing_page_reads_its_numbers(built_book, browse):  # noqa: F811
-    with (Path(built_book) / "_static" / "data" / "fig-02-effects.csv").open(encoding="utf-8", newline="") as lines:
+def test_the_chart_on_the_landing_page_reads_its_numbers(built_book, browse):
+    with (built_book / "_static" / "data" / "fig-02-effects.csv").open(encoding="utf-8", newline="") as lines:
         rows = list(csv.DictReader(lines))
 
     async def task(tab):
-        await tab.open(Path(built_book) / "book" / "intro.html")
+        await tab.open(built_book / "book" / "intro.html")
         labels = await tab.evaluate(
             "[...document.querySelectorAll('.chart-row')].map(e => e.getAttribute('aria-label'))"
         )
@@ -164,11 +149,11 @@ def test_the_chart_on_the_landing_page_reads_its_numbers(built_book, browse):  #
     assert not still_visible, "one picture, not two"
 
 
-def test_without_scripts_there_are_words_and_the_figure(built_book, browse):  # noqa: F811
+def test_without_scripts_there_are_words_and_the_figure(built_book, browse):
     async def task(tab):
         await tab.send("Emulation.setScriptExecutionDisabled", value=True)
         try:
-            await tab.send("Page.navigate", url=(Path(built_book) / "book" / "loss.html").as_uri())
+            await tab.send("Page.navigate", url=(built_book / "book" / "loss.html").as_uri())
             await tab.until("document.readyState === 'complete' && !!document.querySelector('[data-play]')")
             shown = await tab.evaluate("document.querySelector('[data-play]').innerText")
             formula = await tab.evaluate("document.querySelector('.math').innerText")

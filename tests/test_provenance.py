@@ -9,7 +9,7 @@ import pytest
 from ctrlib.store import environment
 from ctrlib.store.environment import source_commit
 from ctrlib.study import notebook
-from ctrlib.study.notebook import hardware, provenance, spoken_time
+from ctrlib.study.notebook import hardware, humanize, provenance
 from ctrlib.study.parameters import StudyParameters
 
 CPU = {"processor": "Fast *CPU* <b>9</b>", "device": "cpu", "torch": "2.13.0"}
@@ -68,7 +68,7 @@ def test_hardware_is_the_device_or_the_processor() -> None:
     ],
 )
 def test_time_is_in_the_largest_unit_of_which_there_are_two(seconds: float, words: str) -> None:
-    assert spoken_time(seconds) == words
+    assert humanize(seconds) == words
 
 
 def test_version_is_the_commit_of_the_project_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,19 +1,13 @@
 """Quick checks: what a quiz may hold, what the page becomes, and what happens when somebody clicks."""
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from browser import BROWSER, browse  # noqa: F401 (a fixture)
+from browser import needs_browser
+from pages import ROOT, build_site
+from quiz import parse_quiz
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "book" / "_ext"))
-
-from quiz import parse_quiz  # noqa: E402
-
-PAGES = sorted((ROOT / "book").glob("*.md"))
 QUIZ = """
 - question: What is $1 + 1$, *exactly*?
   options:
@@ -25,37 +19,32 @@ QUIZ = """
     - {text: "None", why: "Half of something is something."}
 """
 CONF = """
-import sys
-sys.path.insert(0, {ext!r})
 extensions = ["myst_parser", "quiz", "katex"]
 myst_enable_extensions = ["dollarmath"]
 html_static_path = [{static!r}]
 html_math_renderer = "katex"
+html_copy_source = False
 def setup(app):
     app.add_config_value("student", {student}, "env")
 """
 CONCEPTS = ("question", "clicks", "interactions", "distillation", "loss", "method", "data", "decide")
 
 
-def build(folder: Path, student: bool, quiz: str = QUIZ) -> tuple[Path, subprocess.CompletedProcess]:
-    """A page with ``quiz`` built by Sphinx, warnings being errors."""
-    source = folder / "source"
-    source.mkdir(parents=True)
+def build(folder: Path, student: bool, quiz: str = QUIZ) -> tuple[Path, str]:
+    """A page with ``quiz``, and the warnings."""
     static = folder / "static"
     (static / "vendor").mkdir(parents=True)
     for name in ("quiz.js", "quiz.css", "katex.js", "vendor/katex"):
         (static / name).symlink_to(ROOT / "book" / "_static" / name)
-    conf = CONF.format(ext=str(ROOT / "book" / "_ext"), static=str(static), student=student)
-    (source / "conf.py").write_text(conf)
-    (source / "index.md").write_text(f"# Quick check\n\n```{{quiz}}\n{quiz}\n```\n")
-    command = [sys.executable, "-m", "sphinx", "-W", "-q", str(source), str(folder / "html")]
-    return folder / "html" / "index.html", subprocess.run(command, capture_output=True, text=True)
+    text = f"# Quick check\n\n```{{quiz}}\n{quiz}\n```\n"
+    html, warnings = build_site(folder, {"index.md": text}, CONF.format(static=str(static), student=student))
+    return html / "index.html", warnings
 
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory):
-    path, result = build(tmp_path_factory.mktemp("quiz"), student=False)
-    assert result.returncode == 0, result.stderr
+    path, warnings = build(tmp_path_factory.mktemp("quiz"), student=False)
+    assert not warnings
     return path
 
 
@@ -78,16 +67,15 @@ def test_a_quiz_is_read():
         (QUIZ.replace("right: true", "rigth: true", 1), "0 options 1 rigth: Extra inputs are not permitted"),
     ],
 )
-def test_a_quiz_that_is_none_is_refused_in_one_line(text, reason):
+def test_an_invalid_quiz_is_refused_in_one_line(text, reason):
     with pytest.raises(ValueError, match=re.escape(reason)) as caught:
         parse_quiz(text)
     assert "\n" not in str(caught.value)
 
 
 def test_the_build_says_what_is_wrong_with_a_quiz(tmp_path):
-    _, result = build(tmp_path, student=False, quiz=QUIZ.replace("right: true, ", "", 1))
-    assert result.returncode
-    assert "quiz: 0: Value error, exactly one option must be right" in result.stderr
+    _, warnings = build(tmp_path, student=False, quiz=QUIZ.replace("right: true, ", "", 1))
+    assert "quiz: 0: Value error, exactly one option must be right" in warnings
 
 
 def test_without_scripts_it_is_a_list_with_folded_answers(page):
@@ -103,18 +91,16 @@ def test_without_scripts_it_is_a_list_with_folded_answers(page):
 
 
 def test_a_student_edition_holds_no_answer_in_any_file(tmp_path):
-    path, result = build(tmp_path, student=True)
-    assert result.returncode == 0, result.stderr
+    path, warnings = build(tmp_path, student=True)
+    assert not warnings
     html = path.read_text(encoding="utf-8")
     assert "It is " in html
     assert html.count('type="radio"') == 4
-    assert not re.search(
-        r"quiz-answers|quiz-right|quiz-wrong|checked|data-", html.split("<fieldset", 1)[1].split("</div>")[0]
-    )
-    left_out = ("_static", "_sources")  # the book's settings copy no sources
-    files = [p for p in path.parent.rglob("*") if p.is_file() and not set(left_out) & set(p.parts)]
-    leaks = [p.name for p in files if b"Too much by one" in p.read_bytes() or b"Halved it is" in p.read_bytes()]
-    assert not leaks
+    told = r"quiz-answers|quiz-right|quiz-wrong|checked|data-"
+    assert not re.search(told, html.split("<fieldset", 1)[1].split("</div>")[0])
+    files = [p for p in path.parent.rglob("*") if p.is_file() and "_static" not in p.parts and "doctrees" not in str(p)]
+    assert len(files) > 3
+    assert not [p for p in files if b"Too much by one" in p.read_bytes() or b"Halved it is" in p.read_bytes()]
 
 
 def test_concept_pages_have_two_to_four_questions_and_no_telling_order():
@@ -128,11 +114,8 @@ def test_concept_pages_have_two_to_four_questions_and_no_telling_order():
     assert max(places.count(place) for place in set(places)) <= 0.6 * len(places)
 
 
-needs_browser = pytest.mark.skipif(BROWSER is None, reason="no Chromium or Chrome on this machine: nothing was clicked")
-
-
 @needs_browser
-def test_a_click_says_right_or_wrong_and_why(page, browse):  # noqa: F811
+def test_a_click_says_right_or_wrong_and_why(page, browse):
     async def task(tab):
         await tab.open(page)
         seen = [await tab.evaluate("[...document.querySelectorAll('.quiz-answers')].every(e => e.hidden)")]
@@ -147,9 +130,8 @@ def test_a_click_says_right_or_wrong_and_why(page, browse):  # noqa: F811
             seen.append(await tab.evaluate(f"getComputedStyle({verdict}, '::before').content"))
         return seen, tab.problems
 
-    seen, problems = browse(task)
+    (hidden, nothing, no_sign, emptied, wrong, cross, emptied_again, right, tick), problems = browse(task)
     assert problems == []
-    hidden, nothing, no_sign, emptied, wrong, cross, emptied_again, right, tick = seen
     assert hidden is True
     assert nothing == "quiz-verdict: Choose an option first."
     assert no_sign == "none"
@@ -160,25 +142,20 @@ def test_a_click_says_right_or_wrong_and_why(page, browse):  # noqa: F811
 
 
 @needs_browser
-def test_the_keyboard_is_enough(page, browse):  # noqa: F811
+def test_the_keyboard_is_enough(page, browse):
     """Tab to the options, arrow to the second, Tab to the button, Space."""
-
-    async def press(tab, key, code, text=""):
-        about = {"key": key, "code": key if key != " " else "Space", "windowsVirtualKeyCode": code}
-        await tab.send("Input.dispatchKeyEvent", type="keyDown", text=text, **about)
-        await tab.send("Input.dispatchKeyEvent", type="keyUp", **about)
 
     async def task(tab):
         await tab.open(page)
         for _ in range(30):
-            await press(tab, "Tab", 9)
+            await tab.press("Tab", code=9)
             if await tab.evaluate("document.activeElement.type === 'radio'"):
                 break
-        await press(tab, "ArrowDown", 40)
-        await press(tab, "Tab", 9)
+        await tab.press("ArrowDown", code=40)
+        await tab.press("Tab", code=9)
         focused = await tab.evaluate("document.activeElement.textContent")
         outline = await tab.evaluate("getComputedStyle(document.activeElement).outlineStyle")
-        await press(tab, " ", 32, " ")
+        await tab.press(" ", text=" ", code=32)
         return focused, outline, await tab.evaluate("document.querySelector('.quiz-verdict').textContent")
 
     focused, outline, verdict = browse(task)

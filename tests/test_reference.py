@@ -1,20 +1,15 @@
 """The reference part: tables made from the code, and an API page for every module that is meant to be used."""
 
 import re
-import sys
-from pathlib import Path
 from typing import Annotated, Literal
 
 import pytest
+from pages import ROOT
 from pydantic import BaseModel, Field
+from reference import allowed, fleet_rows, literal, package_rows, parameter_rows, spans, table
 
 from ctrlib.run.plan import declared_parameters, find_notebooks
 from ctrlib.study.parameters import StudyParameters
-
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "book" / "_ext"))
-
-from reference import allowed, fleet_rows, literal, package_rows, parameter_rows, spans, table  # noqa: E402
 
 
 class Sample(BaseModel):

@@ -5,41 +5,42 @@ import json
 import os
 import re
 import subprocess
-import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
+import nbformat
 import pytest
-from test_browser import BROWSER, DESK, browse  # noqa: F401 (a fixture)
+from browser import needs_browser
+from exercises import pages_in_order, reading_minutes, what_it_took
+from nbformat.v4 import new_code_cell, new_notebook, new_output
+from pages import ROOT
 
 from ctrlib.errors import UserError
 from ctrlib.publish.slides import SOURCE, VENDOR, ExecutedPages, arrange, slide_type, to_html, write_slides
-
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "book" / "_ext"))
-
-from exercises import pages_in_order, reading_minutes, what_it_took  # noqa: E402
 
 PICTURE = base64.b64encode(b"picture").decode()
 CELLS = json.loads((ROOT / SOURCE).read_text(encoding="utf-8"))["cells"]
 
 
+def shown(data: dict, metadata: dict | None = None) -> dict:
+    return new_output("display_data", data=data, metadata=metadata or {})
+
+
 def page(folder: Path, name: str, outputs: list[dict], metadata: dict | None = None) -> None:
-    cell = {"cell_type": "code", "metadata": metadata or {}, "outputs": outputs, "source": []}
-    (folder / f"{name}.ipynb").write_text(json.dumps({"cells": [cell]}))
+    cell = new_code_cell(metadata=metadata or {}, outputs=outputs)
+    nbformat.write(new_notebook(cells=[cell]), folder / f"{name}.ipynb")
 
 
 def glued(name: str, text: str) -> dict:
     prefix = "application/papermill.record/"
-    return {"data": {prefix + "text/plain": text}, "metadata": {"scrapbook": {"name": name, "mime_prefix": prefix}}}
+    return shown({prefix + "text/plain": text}, {"scrapbook": {"name": name, "mime_prefix": prefix}})
 
 
 def test_numbers_and_figures_come_from_executed_pages(tmp_path):
-    shown = {"data": {"image/png": PICTURE}, "metadata": {}}
     page(
         tmp_path,
         "02_x",
-        [shown, glued("effect", "0.00123"), glued("name", "'a <b>'"), glued("far", "nan")],
+        [shown({"image/png": PICTURE}), glued("effect", "0.00123"), glued("name", "'a <b>'"), glued("far", "nan")],
         {"mystnb": {"figure": {"name": "fig-x"}}},
     )
     pages = ExecutedPages(tmp_path)
@@ -103,7 +104,7 @@ class Addresses(HTMLParser):
         self.without_alt += tag == "img" and not given.get("alt")
 
 
-def test_slides_of_the_book_need_no_network_and_lie_where_the_guide_says(tiny_study, built_book):
+def test_slides_of_the_book_need_no_network_and_lie_where_the_guide_says(built_book):
     slides = built_book / "_static" / "slides" / "lesson.html"
     parsed = Addresses()
     parsed.feed(slides.read_text(encoding="utf-8"))
@@ -116,13 +117,13 @@ def test_slides_of_the_book_need_no_network_and_lie_where_the_guide_says(tiny_st
     assert 'href="../_static/slides/lesson.html"' in guide
 
 
-@pytest.mark.skipif(BROWSER is None, reason="no Chromium or Chrome on this machine: the slides were not shown")
-def test_every_slide_fits_and_nothing_is_missed_offline(built_book, browse):  # noqa: F811
+@needs_browser
+def test_every_slide_fits_and_nothing_is_missed_offline(built_book, browse):
     """Shown one after the other with the network cut off: no error, and nothing runs over the edge of a slide."""
     size = "[s.querySelector('h1, h2').textContent, s.scrollWidth, s.scrollHeight]"
 
     async def task(tab):
-        await tab.open(built_book / "_static" / "slides" / "lesson.html", DESK)
+        await tab.open(built_book / "_static" / "slides" / "lesson.html")
         seen = []
         for _ in range(await tab.evaluate("Reveal.getTotalSlides()")):
             seen.append(await tab.evaluate(f"(s => {size})(Reveal.getCurrentSlide())"))
@@ -160,7 +161,7 @@ def test_the_guide_says_what_every_page_takes(built_book):
 
 def test_what_pages_take_is_read_from_them(tmp_path):
     said = "*This page shows:* data; 8 runs with 3 minutes of training, trained 2026-01-01; on AMD, torch 2; page made"
-    page(tmp_path, "01_x", [{"data": {"text/markdown": said}, "metadata": {}}])
+    page(tmp_path, "01_x", [shown({"text/markdown": said})])
     assert what_it_took(tmp_path / "01_x.ipynb") == ("8 runs, 3 minutes", "AMD, torch 2")
     (tmp_path / "page.md").write_text("word " * 360)
     assert what_it_took(tmp_path / "page.md") == ("", "")

@@ -17,7 +17,7 @@ from docutils import nodes
 from sphinx.util.docutils import SphinxDirective
 
 from ctrlib import config
-from ctrlib.run.estimate import CHAINED, OWN_END_SHARE, side_by_side
+from ctrlib.run.estimate import CHAINED, EARLY_STOPPING_SHARE, makespan
 from ctrlib.run.plan import declared_parameters, find_notebooks, plan, planned
 from ctrlib.study.parameters import StudyParameters
 
@@ -162,13 +162,13 @@ def fleet_rows(root: Path) -> list[list[str]]:
     for job in plan(root, "paper", PAPER_GRID, {"dataset": "synthetic"}):
         runs |= {run.fingerprint: run for run in planned(job)[0]}
     epochs = {
-        name: len(run.members) * run.recipe.epochs * (OWN_END_SHARE if run.recipe.patience else 1)
+        name: len(run.members) * run.recipe.epochs * (EARLY_STOPPING_SHARE if run.recipe.patience else 1)
         for name, run in runs.items()
     }
-    everything, chain = sum(epochs.values()), side_by_side(list(runs.values()), epochs, len(runs))
+    everything, chain = sum(epochs.values()), makespan(list(runs.values()), epochs, len(runs))
     rows = []
     for devices in (1, 8, 64, len(runs)):
-        takes = side_by_side(list(runs.values()), epochs, devices)
+        takes = makespan(list(runs.values()), epochs, devices)
         limit = "the longest chain" if takes < CHAINED * chain else "the number of devices"
         rows.append([f"{devices:,}", f"{takes:,.0f}", f"{everything / (devices * takes):.0%}", limit])
     return rows

@@ -1,4 +1,4 @@
-"""Put the book together: prose pages and executed notebooks side by side, then let Jupyter Book render them."""
+"""Put pages and executed notebooks into one folder, and render it with Jupyter Book."""
 
 import re
 import shutil
@@ -10,7 +10,7 @@ import nbformat
 import yaml
 
 from ctrlib.errors import UserError
-from ctrlib.publish.downloads import offer_data, offer_source
+from ctrlib.publish.downloads import export_figure_data, offer_source
 from ctrlib.publish.exercises import strip
 from ctrlib.publish.slides import write_slides
 from ctrlib.run.plan import find_notebooks
@@ -20,18 +20,19 @@ FOR_TEACHERS_ONLY = "This page is for teachers and is left out of the students' 
 
 
 def assemble(root: Path, executed: Path, student: bool = False) -> Path:
-    """A folder that Jupyter Book can render: ``_build/book_src`` with the pages and the executed notebooks.
+    """The folder that Jupyter Book renders, ``_build/book_src``: pages, executed notebooks and what pages show.
 
     Args:
         root: the project.
         executed: the folder of the executed notebooks.
-        student: leave out every answer; the folder is then ``_build/student_src``.
+        student: without answers, in ``_build/student_src``.
 
     Raises:
         UserError: a notebook was not executed; the line names the command that does it.
     """
     source = root / "_build" / ("student_src" if student else "book_src")
-    for notebook in find_notebooks(root).values():
+    notebooks = find_notebooks(root)
+    for notebook in notebooks.values():
         if not (executed / notebook.name).exists():
             raise UserError(
                 f"{executed / notebook.name} is missing; run `ctrlib study --profile {executed.name}` first"
@@ -44,23 +45,23 @@ def assemble(root: Path, executed: Path, student: bool = False) -> Path:
         shutil.copytree(root / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
     static = source / "book" / "_static"
     (static / "data").mkdir()
-    for number, notebook in find_notebooks(root).items():
-        shown = nbformat.read(executed / notebook.name, as_version=4)
-        offer_data(shown, number, static / "data")
-        nbformat.write(shown, source / "notebooks" / notebook.name)
+    for number, notebook in notebooks.items():
+        page = nbformat.read(executed / notebook.name, as_version=4)
+        export_figure_data(page, number, static / "data")
+        nbformat.write(page, source / "notebooks" / notebook.name)
         offer_source(notebook, static / "notebooks")
     if student:
         leave_out_answers(source)
     else:
-        write_slides(root, executed, source / "book" / "_static" / "slides", "../vendor")
+        write_slides(root, executed, static / "slides", "../vendor")
     return source
 
 
 def leave_out_answers(source: Path) -> None:
-    """Cut every answer out of an assembled folder, so that nothing made of it can hold one.
+    """Delete every answer from an assembled folder.
 
-    Solutions of exercises go, with the programs among them; quizzes are told by the setting ``student`` to keep their
-    answers; pages for teachers keep their title.
+    Solutions of exercises and their programs are removed; the setting ``student`` makes quizzes leave out their
+    answers; pages for teachers keep their title only.
     """
     for path in (*(source / "book").rglob("*.md"), *(source / "notebooks").glob("*.ipynb")):
         strip(path)
@@ -89,31 +90,14 @@ def render(root: Path, executed: Path, out: Path | None = None, student: bool = 
     """
     source = assemble(root, executed, student)
     out = out or (root / "_build" / "student" if student else root)
-    jupyter_book = [sys.executable, "-c", "from jupyter_book.cli.main import main; main()"]
-    command = [
-        *jupyter_book,
-        "build",
-        str(source),
-        "--path-output",
-        str(out),
-        "--all",
-        "-n",
-        "-W",
-        "--keep-going",
-        "-q",
-    ]
-    result = subprocess.run(command, cwd=root)
+    command = [sys.executable, "-c", "from jupyter_book.cli.main import main; main()", "build", str(source)]
+    strict = ["--all", "-n", "-W", "--keep-going", "-q"]
+    result = subprocess.run([*command, "--path-output", str(out), *strict], cwd=root)
     page = out / "_build" / "html" / "index.html"
     if result.returncode or not page.exists():
         raise UserError("the book was not built; the lines above say what is wrong")
     if student:
-        student_notebooks(root, out / "notebooks")
+        shutil.rmtree(out / "notebooks", ignore_errors=True)
+        for notebook in find_notebooks(root).values():
+            offer_source(notebook, out / "notebooks")
     return page
-
-
-def student_notebooks(root: Path, folder: Path) -> None:
-    """The source notebooks without solutions, to hand out beside the students' edition."""
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    for notebook in find_notebooks(root).values():
-        strip(Path(shutil.copy2(notebook, folder / notebook.name)))

@@ -1,4 +1,4 @@
-"""What a page of the book offers to take along: the data of its figures and tables, and its notebook."""
+"""Downloads of a page of the book: the data of its figures and tables, and its notebook."""
 
 import shutil
 from pathlib import Path
@@ -7,11 +7,11 @@ from typing import Any
 from ctrlib.publish.exercises import strip
 
 
-def offer_data(notebook: Any, number: str, folder: Path) -> None:
-    """Take the data of each figure and table out of an executed notebook into CSV files, and leave their names there.
+def export_figure_data(notebook: Any, number: str, folder: Path) -> None:
+    """Move the data of each figure and table of an executed notebook into CSV files in ``folder``.
 
-    A figure is stored beside its data, and its drawing is marked with the name, for the page to link to; a table gets
-    its link here. What is published for other pages is the same drawing or table, and so has the same files.
+    A figure is stored beside its data, and its drawing gets the file's name for the page to link to; a table gets its
+    link here. A copy that the notebook published for other pages has the same files.
     """
     names: dict[str, str] = {}  # drawing or table -> name
     for cell in notebook.cells:
@@ -24,12 +24,12 @@ def offer_data(notebook: Any, number: str, folder: Path) -> None:
                 continue
             svg, html = f"{prefix}image/svg+xml", f"{prefix}text/html"
             kind = "figure" if svg in bundle else "table"
-            shown = bundle[svg if kind == "figure" else html]
-            if shown not in names:
+            content = bundle[svg if kind == "figure" else html]
+            if content not in names:
                 count = 1 + sum(name.startswith(kind) for name in names.values())
                 free = kind == "figure" and caption and caption not in names.values()
-                names[shown] = caption if free else f"{kind}-{number}-{count}"
-            name = names[shown]
+                names[content] = caption if free else f"{kind}-{number}-{count}"
+            name = names[content]
             (folder / f"{name}.csv").write_text(numbers, encoding="utf-8")
             if kind == "table":
                 bundle[html] += f'<p class="downloads"><a href="../_static/data/{name}.csv" download>Data (CSV)</a></p>'

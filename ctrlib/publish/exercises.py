@@ -10,8 +10,8 @@ An exercise is plain Markdown, so that it reads as well in JupyterLab as in the 
 
     </details>
 
-``predict`` is answered before looking or by thinking, ``re-run`` by a command, ``build`` by a few lines of code. An
-edition for students is made from sources out of which the solutions were cut: what nobody reads, nobody can leak.
+``predict`` is answered before looking or by thinking, ``re-run`` by a command, ``build`` by a few lines of code. The
+students' edition is rendered from sources without the solutions, so that no file of it can hold one.
 """
 
 import json
@@ -31,7 +31,7 @@ SLIP = re.compile(r"^\*\*Exercise|class=.?solution", flags=re.MULTILINE)
 
 @dataclass(frozen=True)
 class Exercise:
-    """One exercise of a page: its number there, its kind, its minutes, what is asked and what is answered."""
+    """One exercise of a page."""
 
     number: int
     kind: str
@@ -44,7 +44,7 @@ def find_exercises(text: str, place: str = "page") -> list[Exercise]:
     """The exercises of a page's Markdown, in order.
 
     Raises:
-        UserError: one that is not whole: a head that is none, no solution, a number out of turn, an unknown kind.
+        UserError: one that is incomplete: no such head, no solution, a number out of turn, an unknown kind.
     """
     heads = list(HEAD.finditer(text))
     ends = [head.start() for head in heads[1:]] + [len(text)]
@@ -58,11 +58,8 @@ def find_exercises(text: str, place: str = "page") -> list[Exercise]:
                 "take minutes and have a solution"
             )
         found.append(Exercise(number, kind, minutes, text[head.end() : solution.start()].strip(), solution[1].strip()))
-    slips = len(SLIP.findall(text)) - 2 * len(found)
-    if slips:
-        raise UserError(
-            f"{place}: {abs(slips)} exercises or solutions are not written as ctrlib.publish.exercises says"
-        )
+    if slips := abs(len(SLIP.findall(text)) - 2 * len(found)):
+        raise UserError(f"{place}: {slips} exercises or solutions are not written as ctrlib.publish.exercises says")
     return found
 
 
@@ -71,30 +68,26 @@ def without_solutions(text: str) -> str:
     return re.sub(r"\n{3,}", "\n\n", SOLUTION.sub("", text))
 
 
-def notebook_text(path: Path) -> str:
-    """The Markdown of a notebook, its cells one after the other."""
-    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
-    return "\n\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
-
-
 def page_text(path: Path) -> str:
-    """The Markdown of a page, be it a file or a notebook."""
-    return notebook_text(path) if path.suffix == ".ipynb" else path.read_text(encoding="utf-8")
+    """The Markdown of a page: of a file, or of the cells of a notebook one after the other."""
+    text = path.read_text(encoding="utf-8")
+    if path.suffix != ".ipynb":
+        return text
+    cells = [cell for cell in json.loads(text)["cells"] if cell["cell_type"] == "markdown"]
+    return "\n\n".join("".join(cell["source"]) for cell in cells)
 
 
 def strip(path: Path) -> None:
-    """Take the solutions out of a page or notebook, in place; one that has none is left alone."""
+    """Remove the solutions from a page or notebook, in place; a file without any stays as it is."""
+    text = page_text(path)
+    if OPENING not in text:
+        return
     if path.suffix == ".ipynb":
         notebook = json.loads(path.read_text(encoding="utf-8"))
-        cells = [cell for cell in notebook["cells"] if cell["cell_type"] == "markdown"]
-        before = ["".join(cell["source"]) for cell in cells]
-        after = [without_solutions(text) for text in before]
-        for cell, text in zip(cells, after, strict=True):
-            cell["source"] = text.splitlines(keepends=True)
+        for cell in notebook["cells"]:
+            if cell["cell_type"] == "markdown":
+                cell["source"] = without_solutions("".join(cell["source"])).splitlines(keepends=True)
         written = json.dumps(notebook, indent=1, ensure_ascii=False) + "\n"
     else:
-        before = [path.read_text(encoding="utf-8")]
-        after = [without_solutions(before[0])]
-        written = after[0]
-    if any(OPENING in text for text in before):
-        path.write_text(written, encoding="utf-8")
+        written = without_solutions(text)
+    path.write_text(written, encoding="utf-8")

@@ -1,7 +1,7 @@
-"""The whole book as one PDF: its pages one after the other in one document, printed by a browser without a window.
+"""The whole book as one PDF: its pages in one document, printed by Chromium or Chrome without a window.
 
-No LaTeX is needed, and formulas and figures are those of the pages. Contents and links between pages work inside
-the PDF, and its headings become bookmarks.
+No LaTeX is needed; formulas and figures are those of the pages. Contents and links between pages work inside the PDF,
+and its headings become bookmarks.
 """
 
 import os
@@ -28,14 +28,14 @@ FLAGS = (
 )  # fmt: skip
 SHEETS = ("pygments.css", "vendor/katex/katex.min.css", "figures.css", "quiz.css", "print.css")
 SCRIPTS = ("vendor/katex/katex.min.js", "katex.js")
-# what a reader of paper cannot use: buttons, links to files, folded code, and the scripts of the page
+# of no use on paper: buttons, links to files, folded code, scripts
 SCREEN_ONLY = "a.headerlink, script, button, .downloads, .open-notebook, details.hide, .onlyprint"
 PATIENCE_S = 300
 
 
 @dataclass(frozen=True)
 class Page:
-    """A page of the book: its part, its title with the number, and its file."""
+    """A page of the book: its part, its numbered title, and its file."""
 
     part: str
     title: str
@@ -43,12 +43,12 @@ class Page:
 
     @property
     def name(self) -> str:
-        """What stands before its anchors in the one document."""
+        """Its anchor in the one document, and the beginning of its own anchors."""
         return f"{self.path.parent.name}-{self.path.stem}"
 
 
 def find_browser() -> str | None:
-    """Chromium or Chrome on this machine: ``CTR_BROWSER`` if that is set, else the first that is found."""
+    """The path of Chromium or Chrome: ``CTR_BROWSER`` if that is set, else the first that is found."""
     return os.environ.get("CTR_BROWSER") or next((found for name in BROWSERS if (found := shutil.which(name))), None)
 
 

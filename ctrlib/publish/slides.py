@@ -13,11 +13,12 @@ The result is one HTML file for reveal.js, which lies beside it; nothing is fetc
 import ast
 import base64
 import html
-import json
 import re
 import shutil
 from pathlib import Path
 from typing import Any
+
+import nbformat
 
 from ctrlib.errors import UserError, unknown
 
@@ -25,6 +26,7 @@ SOURCE = Path("book") / "slides" / "lesson.ipynb"
 VENDOR = Path("book") / "_static" / "vendor"
 NUMBER = re.compile(r"\{glue:text\}`/notebooks/([^:`]+)\.ipynb::(\w+):([^`]*)`")
 FIGURE = re.compile(r"!\[([^\]]+)\]\(/notebooks/([^)#]+)\.ipynb#([\w-]+)\)")
+PARTS = {"fragment": '<div class="fragment">{}</div>', "notes": '<aside class="notes">{}</aside>', "-": "{}"}
 PAGE = """<!doctype html>
 <html lang="en">
 <head>
@@ -73,11 +75,11 @@ def write_slides(root: Path, executed: Path, folder: Path, vendor: str = "vendor
     for name in ("reveal", "katex"):
         if not (folder / vendor / name).exists():
             shutil.copytree(root / VENDOR / name, folder / vendor / name)
-    cells = json.loads((root / SOURCE).read_text(encoding="utf-8"))["cells"]
+    cells = nbformat.read(root / SOURCE, as_version=4).cells
     pages = ExecutedPages(executed)
     style = (root / "book" / "_static" / "slides.css").read_text(encoding="utf-8")
-    title = re.search(r"^# (.+)$", "".join(cells[0]["source"]), flags=re.MULTILINE)[1]
-    slides = arrange([(slide_type(cell), to_html(pages.fill("".join(cell["source"])))) for cell in cells])
+    title = re.search(r"^# (.+)$", cells[0].source, flags=re.MULTILINE)[1]
+    slides = arrange([(slide_type(cell), to_html(pages.fill(cell.source))) for cell in cells])
     path = folder / "lesson.html"
     page = PAGE.format(title=html.escape(title), vendor=vendor, style=style, slides=slides)
     path.write_text(page, encoding="utf-8")
@@ -85,7 +87,7 @@ def write_slides(root: Path, executed: Path, folder: Path, vendor: str = "vendor
 
 
 def slide_type(cell: dict[str, Any]) -> str:
-    """What Jupyter calls the slide type of a cell; a cell without one goes on with the slide before."""
+    """The slide type of a cell in Jupyter; ``-``, for a cell without one, continues the slide before."""
     return cell["metadata"].get("slideshow", {}).get("slide_type", "-") or "-"
 
 
@@ -97,12 +99,8 @@ def arrange(parts: list[tuple[str, str]]) -> str:
             columns.append([[content]])
         elif kind == "subslide":
             columns[-1].append([content])
-        elif kind == "fragment":
-            columns[-1][-1].append(f'<div class="fragment">{content}</div>')
-        elif kind == "notes":
-            columns[-1][-1].append(f'<aside class="notes">{content}</aside>')
-        elif kind == "-":
-            columns[-1][-1].append(content)
+        elif kind in PARTS:
+            columns[-1][-1].append(PARTS[kind].format(content))
     nested = [["<section>" + "\n".join(slide) + "</section>" for slide in column] for column in columns]
     return "\n".join(one[0] if len(one) == 1 else f"<section>{''.join(one)}</section>" for one in nested)
 
@@ -117,54 +115,57 @@ def to_html(text: str) -> str:
 
 
 class ExecutedPages:
-    """Numbers and figures of executed notebooks."""
+    """Numbers and figures of the executed notebooks in ``folder``."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self._read = folder, {}
+        self.folder = folder
+        self._outputs: dict[str, list[tuple[str, dict[str, Any]]]] = {}
 
     def fill(self, text: str) -> str:
-        """Markdown in which numbers and pictures stand in place of what asks for them."""
+        """Markdown with each reference to a number or figure replaced by it."""
         text = NUMBER.sub(lambda asked: html.escape(format(self.value(asked[1], asked[2]), asked[3])), text)
         return FIGURE.sub(lambda asked: self.picture(asked[2], asked[3], asked[1]), text)
 
-    def cells(self, name: str) -> list[dict[str, Any]]:
-        """The cells of an executed notebook."""
-        if name not in self._read:
+    def outputs(self, name: str) -> list[tuple[str, dict[str, Any]]]:
+        """The outputs of a notebook, each with the name of its cell's figure, which may be empty."""
+        if name not in self._outputs:
             path = self.folder / f"{name}.ipynb"
             if not path.exists():
                 raise UserError(f"{path} is missing; run `ctrlib study --profile {self.folder.name}` first")
-            self._read[name] = json.loads(path.read_text(encoding="utf-8"))["cells"]
-        return self._read[name]
+            self._outputs[name] = [
+                (cell.metadata.get("mystnb", {}).get("figure", {}).get("name", ""), output)
+                for cell in nbformat.read(path, as_version=4).cells
+                for output in cell.get("outputs", [])
+            ]
+        return self._outputs[name]
 
     def value(self, name: str, key: str) -> Any:
         """A number or a text that a notebook published."""
         found = {}
-        for output in (output for cell in self.cells(name) for output in cell.get("outputs", [])):
+        for _, output in self.outputs(name):
             record = output.get("metadata", {}).get("scrapbook", {})
-            shown = output.get("data", {}).get(record.get("mime_prefix", "") + "text/plain")
-            if record and shown is not None:
-                found[record["name"]] = "".join(shown)
+            text = output.get("data", {}).get(record.get("mime_prefix", "") + "text/plain")
+            if record and text is not None:
+                found[record["name"]] = text
         if key not in found:
             raise unknown(f"value of {name}", key, sorted(found))
         return float("nan") if found[key] == "nan" else ast.literal_eval(found[key])
 
     def picture(self, name: str, figure: str, alt: str) -> str:
         """A figure of a notebook as an image that is part of the file."""
-        figures = {}
-        for cell in self.cells(name):
-            label = cell["metadata"].get("mystnb", {}).get("figure", {}).get("name")
-            pictures = [p for output in cell.get("outputs", []) if (p := as_address(output.get("data", {})))]
-            if label and pictures:
-                figures[label] = pictures[0]
+        figures: dict[str, str] = {}
+        for label, output in self.outputs(name):
+            if label and (address := data_url(output.get("data", {}))):
+                figures.setdefault(label, address)
         if figure not in figures:
             raise unknown(f"figure of {name}", figure, sorted(figures))
         return f'<img src="{figures[figure]}" alt="{html.escape(alt)}">'
 
 
-def as_address(data: dict[str, Any]) -> str:
-    """An output as an address that holds the picture itself; empty where it shows none."""
+def data_url(data: dict[str, str]) -> str:
+    """The picture of an output as an address that holds it; empty where there is none."""
     if "image/png" in data:
-        return "data:image/png;base64," + "".join("".join(data["image/png"]).split())
+        return "data:image/png;base64," + "".join(data["image/png"].split())
     if "image/svg+xml" in data:
-        return "data:image/svg+xml;base64," + base64.b64encode("".join(data["image/svg+xml"]).encode()).decode()
+        return "data:image/svg+xml;base64," + base64.b64encode(data["image/svg+xml"].encode()).decode()
     return ""

@@ -1,4 +1,4 @@
-"""Execute one notebook with papermill in a process of its own, and put the result in place when it is whole."""
+"""Execute one notebook with papermill in a process of its own; the executed copy is put in place when complete."""
 
 import contextlib
 import json
@@ -11,20 +11,11 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    pass
-from ctrlib.run.plan import (
-    Job,
-)
+from ctrlib.run.plan import Job
 
 KERNEL_START_S = 180
-
-
 STOP_S = 5
-
-
 KERNEL_ENVIRONMENT = {
     "MPLBACKEND": "module://matplotlib_inline.backend_inline",  # whatever the shell says, figures go into the notebook
     "PYDEVD_DISABLE_FILE_VALIDATION": "1",  # no debugger warnings in the outputs
@@ -43,9 +34,9 @@ class Outcome:
 
 
 def execute(job: Job, root: Path, on_line: Callable[[str], None]) -> Outcome:
-    """Execute one notebook aside and move it into place when whole; ``unchanged`` when it already stands there.
+    """Execute one notebook; ``unchanged`` where its executed copy is up to date.
 
-    papermill runs in a process of its own, so that Ctrl-C ends it here, in one line, and takes its kernel along.
+    papermill runs in a process of its own, so that Ctrl-C ends it and its kernel, in one line.
     ``on_line`` gets each line that the notebook prints, as it comes.
     """
     if job.is_done():
@@ -81,7 +72,7 @@ def execute(job: Job, root: Path, on_line: Callable[[str], None]) -> Outcome:
             raise
         errors.seek(0)
         error = last_line(errors.read()) if child.returncode else ""
-    return settle(job, running, error, time.monotonic() - began)
+    return finalize_notebook(job, running, error, time.monotonic() - began)
 
 
 def papermill_process() -> None:
@@ -123,8 +114,11 @@ def stop(child: subprocess.Popen) -> None:
     child.wait()
 
 
-def settle(job: Job, running: Path, error: str, seconds: float) -> Outcome:
-    """Decide whether an execution is whole, and give the notebook its final name."""
+def finalize_notebook(job: Job, running: Path, error: str, seconds: float) -> Outcome:
+    """Give an executed notebook its final name: that of the output, with the job's key, or that of a failed copy.
+
+    The injected parameters are folded, and what names folders of this machine is dropped.
+    """
     import nbformat
 
     if not running.exists():
@@ -135,14 +129,6 @@ def settle(job: Job, running: Path, error: str, seconds: float) -> Outcome:
     if error:
         running.replace(job.failed_copy)
         return Outcome(job, "failed", seconds, error)
-    finish(notebook, job, seconds)
-    nbformat.write(notebook, running)
-    running.replace(job.output)
-    return Outcome(job, "done", seconds)
-
-
-def finish(notebook: Any, job: Job, seconds: float) -> None:
-    """Mark a whole execution with its key, fold the injected cell, drop what names this machine's folders."""
     notebook.metadata.pop("widgets", None)
     facts = notebook.metadata.get("papermill", {})
     for name in ("input_path", "output_path", "environment_variables"):
@@ -151,6 +137,9 @@ def finish(notebook: Any, job: Job, seconds: float) -> None:
     for cell in notebook.cells:
         if "injected-parameters" in cell.metadata.get("tags", []):
             cell.metadata.tags.append("hide-input")
+    nbformat.write(notebook, running)
+    running.replace(job.output)
+    return Outcome(job, "done", seconds)
 
 
 def last_line(text: str) -> str:

@@ -5,28 +5,37 @@ of an unknown one) and values. A notebook whose text, parameters, data and code 
 is not executed again; a failed one leaves ``NN_name.failed.ipynb`` and the others go on.
 """
 
+import ast
 import hashlib
+import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ctrlib.config import Run, digest
 from ctrlib.errors import UserError, shown, unknown
-from ctrlib.study.parameters import read_yaml
-
-if TYPE_CHECKING:
-    pass
+from ctrlib.study.parameters import StudyParameters, read_yaml
 
 
 @dataclass(frozen=True)
 class Job:
-    """One notebook with its parameters and the place of its executed copy."""
+    """One notebook with its parameters and the place of its executed copy.
+
+    Attributes:
+        number: the first two digits of its name.
+        source: the notebook as it is written.
+        output: its executed copy.
+        parameters: those that differ from what the notebook declares.
+        settings: all its parameters, checked.
+        key: hash of text, parameters, code and data; a copy with another key is out of date.
+    """
 
     number: str
     source: Path
     output: Path
     parameters: dict[str, Any]
+    settings: StudyParameters
     key: str
 
     @property
@@ -36,18 +45,15 @@ class Job:
 
     @property
     def failed_copy(self) -> Path:
-        """Where a failed execution is left to look at."""
+        """Where a failed execution is kept."""
         return self.output.with_suffix(".failed.ipynb")
 
     def is_done(self) -> bool:
         """Whether a whole executed copy with this key exists."""
-        if not self.output.exists():
-            return False
-        import nbformat
-
         try:
-            return nbformat.read(self.output, as_version=4).metadata.get("ctrlib", {}).get("key") == self.key
-        except Exception:  # nbformat raises many kinds for a damaged file; damaged means: execute again
+            metadata = json.loads(self.output.read_text(encoding="utf-8"))["metadata"]
+            return metadata["ctrlib"]["key"] == self.key
+        except (OSError, ValueError, KeyError, TypeError):  # none, or a damaged one
             return False
 
 
@@ -71,7 +77,7 @@ def find_profile(root: Path, profile: str) -> dict[str, dict[str, Any]]:
     try:
         content = read_yaml(path.read_text(encoding="utf-8")) or {}
     except ValueError as error:
-        raise UserError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from None
+        raise UserError(f"{path}: not readable as YAML: {error}") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error})") from None
     if not isinstance(content, dict) or not all(isinstance(part, dict) for part in content.values()):
@@ -81,15 +87,12 @@ def find_profile(root: Path, profile: str) -> dict[str, dict[str, Any]]:
 
 def declared_parameters(notebook: Path) -> dict[str, Any]:
     """Names and default values in the cell tagged ``parameters``; values are literals."""
-    import ast
-
-    import nbformat
-
-    cells = [c for c in nbformat.read(notebook, as_version=4).cells if "parameters" in c.metadata.get("tags", [])]
-    if len(cells) != 1:
-        raise UserError(f"{notebook}: has {len(cells)} cells tagged 'parameters'; exactly one is needed")
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    tagged = [cell for cell in cells if "parameters" in cell["metadata"].get("tags", [])]
+    if len(tagged) != 1:
+        raise UserError(f"{notebook}: has {len(tagged)} cells tagged 'parameters'; exactly one is needed")
     try:
-        lines = ast.parse(cells[0].source).body
+        lines = ast.parse("".join(tagged[0]["source"])).body
         targets = [line.target if isinstance(line, ast.AnnAssign) else line.targets[0] for line in lines]
         return {target.id: ast.literal_eval(line.value) for target, line in zip(targets, lines, strict=True)}
     except (SyntaxError, ValueError, AttributeError):
@@ -141,44 +144,38 @@ def plan(root: Path, profile: str, only: list[str], overrides: dict[str, Any], o
         if not any(name in parameters for parameters in declared.values()):
             raise unknown(f"parameter in profile {profile}", name, sorted(set().union(*declared.values())))
     label = Path(profile).stem
+    for number in numbers:
+        for name in sections.get(number, {}):
+            if name not in declared[number]:
+                raise unknown(f"parameter in section {number} of profile {label}", name, declared[number])
     suffix = "".join(f"+{name}={value}" for name, value in overrides.items())
     folder = out or root / "_build" / "study" / re.sub(r"[^\w.=+-]+", "_", label + suffix)[:120]
-    return [
-        make_job(root, number, notebooks[number], declared[number], sections, label, overrides, folder)
-        for number in numbers
-    ]
+    code, jobs = code_digest(), []
+    for number in numbers:
+        asked = {"profile": label, **sections.get("all", {}), **sections.get(number, {}), **overrides}
+        parameters = {name: value for name, value in asked.items() if name in declared[number]}
+        output = folder / notebooks[number].name
+        jobs.append(make_job(root, notebooks[number], output, declared[number], parameters, code))
+    return jobs
 
 
 def make_job(
-    root: Path,
-    number: str,
-    notebook: Path,
-    declared: dict[str, Any],
-    sections: dict[str, dict[str, Any]],
-    label: str,
-    overrides: dict[str, Any],
-    folder: Path,
+    root: Path, notebook: Path, output: Path, declared: dict[str, Any], parameters: dict[str, Any], code: str
 ) -> Job:
-    """One notebook with what the profile and the command line say of its parameters, checked."""
+    """One notebook with its parameters checked; ``declared`` are those it has, ``code`` the hash of ctrlib."""
     from ctrlib.study.experiments import checked_parameters
 
-    own = sections.get(number, {})
-    for name in own:
-        if name not in declared:
-            raise unknown(f"parameter in section {number} of profile {label}", name, declared)
-    asked = {"profile": label, **sections.get("all", {}), **own, **overrides}
-    parameters = {name: value for name, value in asked.items() if name in declared}
-    checked_parameters(**{**declared, **parameters})  # before any kernel starts
+    settings = checked_parameters(**{**declared, **parameters})
     key = digest(
         {
             "notebook": hashlib.sha256(notebook.read_bytes()).hexdigest(),
             "parameters": parameters,
-            "code": code_digest(),
-            "data": data_digest({**declared, **parameters}.get("dataset", "synthetic")),
+            "code": code,
+            "data": data_digest(settings.dataset),
             "benchmarks": benchmark_digest(root) if "benchmark" in declared else "",
         }
     )
-    return Job(number, notebook, folder / notebook.name, parameters, key)
+    return Job(notebook.name[:2], notebook, output, parameters, settings, key)
 
 
 def code_digest() -> str:
@@ -203,8 +200,7 @@ def data_digest(dataset: str) -> str:
 
 
 def planned(job: Job) -> tuple[list[Run], str]:
-    """The runs that a notebook will ask for, and the device it asks for."""
-    from ctrlib.study.experiments import checked_parameters, planned_runs
+    """The distinct runs that a notebook trains or reads, and the device that trains them."""
+    from ctrlib.study.experiments import planned_runs
 
-    parameters = checked_parameters(**{**declared_parameters(job.source), **job.parameters})
-    return planned_runs(job.name.partition("_")[2], parameters), parameters.device
+    return planned_runs(job.name.partition("_")[2], job.settings), job.settings.device

@@ -14,6 +14,14 @@ if TYPE_CHECKING:
 HEARTBEAT_S = 10.0
 
 
+def humanize(seconds: float) -> str:
+    """A duration in the largest unit of which there are two or more."""
+    for unit, length in (("days", 86400), ("hours", 3600), ("minutes", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{seconds:.0f} seconds"
+
+
 def print_line(text: str) -> None:
     """Print a line that is seen at once, in a notebook that runs elsewhere too."""
     print(text, flush=True)

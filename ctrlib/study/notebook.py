@@ -17,6 +17,7 @@ from ctrlib.data.folders import project_root
 from ctrlib.errors import UserError, unknown
 from ctrlib.stats.paired import PairedDifference
 from ctrlib.store.environment import source_commit
+from ctrlib.store.progress import humanize
 from ctrlib.study import figures
 from ctrlib.study.arms import Arm
 from ctrlib.study.parameters import StudyParameters
@@ -61,7 +62,7 @@ def provenance(p: StudyParameters, arms: Iterable[Arm]) -> None:
     days = sorted(content["finished"][:10] for content in records)
     trained = f"trained {days[0]}" if days[0] == days[-1] else f"trained {days[0]} to {days[-1]}"
     commit = source_commit()
-    spent = spoken_time(sum(content["seconds"] for content in records))
+    spent = humanize(sum(content["seconds"] for content in records))
     facts = [
         f"profile *{as_text(p.profile)}*, data *{as_text(', '.join(data))}*, {counted(len(p.seeds), 'group')}",
         f"{counted(len(records), 'run')} with {spent} of training, {trained}",
@@ -81,14 +82,6 @@ def hardware(environment: dict[str, Any]) -> str:
     device = environment.get("device", "cpu")
     name = environment.get("processor", device) if device == "cpu" else device
     return f"{name}, torch {environment.get('torch', 'unknown')}"
-
-
-def spoken_time(seconds: float) -> str:
-    """A duration in the largest unit of which there are two or more."""
-    for unit, length in (("days", 86400), ("hours", 3600), ("minutes", 60)):
-        if seconds >= 2 * length:
-            return f"{seconds / length:.0f} {unit}"
-    return f"{seconds:.0f} seconds"
 
 
 def show_table(

@@ -1,0 +1,98 @@
+"""Jupyter kernels forked from one process that has imported everything: twenty notebooks import torch once.
+
+``warm_kernels`` puts a kernel named python3 before the installed one. It is a client that sends its arguments and
+its environment to the server, which forks; the client ends when the forked kernel does.
+"""
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+PRELOAD = (
+    "ipykernel.kernelapp", "ipykernel.ipkernel", "matplotlib_inline.backend_inline", "myst_nb", "pandas", "seaborn",
+    "scipy.optimize", "scipy.stats", "sklearn.linear_model", "ctrlib.study.analysis", "ctrlib.study.experiments",
+    "ctrlib.study.inside", "ctrlib.study.notebook", "ctrlib.study.verdicts", "ctrlib.training.loop",
+)  # fmt: skip
+
+
+@contextlib.contextmanager
+def warm_kernels(folder: Path) -> Iterator[dict[str, str]]:
+    """The environment in which notebooks get such kernels; where nothing can be forked, usual ones."""
+    from ctrlib.run.execute import KERNEL_ENVIRONMENT
+
+    if sys.platform != "linux":
+        yield {}
+        return
+    spec = folder / "kernels" / "python3" / "kernel.json"
+    spec.parent.mkdir(parents=True)
+    address = str(folder / "socket")
+    argv = [sys.executable, __file__, "kernel", address, "-f", "{connection_file}"]
+    spec.write_text(json.dumps({"argv": argv, "display_name": "Python 3", "language": "python"}))
+    server = subprocess.Popen(
+        [sys.executable, __file__, "serve", address], env={**os.environ, **KERNEL_ENVIRONMENT}, stdout=subprocess.PIPE
+    )
+    try:
+        server.stdout.readline()  # it listens
+        yield {"JUPYTER_PATH": str(folder)}
+    finally:
+        server.kill()
+        server.wait()
+
+
+def serve(address: str) -> None:
+    """Import, listen, fork for each client."""
+    import importlib
+
+    for name in PRELOAD:
+        with contextlib.suppress(ImportError):
+            importlib.import_module(name)
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # ended kernels are not waited for
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(address)
+        server.listen()
+        print("ready", flush=True)
+        while True:
+            client, _ = server.accept()
+            if os.fork() == 0:
+                signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+                server.close()
+                return kernel(client)
+            client.close()
+
+
+def kernel(client: socket.socket) -> None:
+    """The forked process becomes what the client asked for; ``client`` is closed when it ends."""
+    from ipykernel.kernelapp import IPKernelApp
+
+    message, streams, _, _ = socket.recv_fds(client, 1_000_000, 3)
+    order = json.loads(message)
+    for number, stream in enumerate(streams):
+        os.dup2(stream, number)
+    os.environ.clear()
+    os.environ.update(order["environment"])
+    os.chdir(order["folder"])
+    sys.path[0] = ""
+    IPKernelApp.launch_instance(argv=order["arguments"])
+
+
+def ask(address: str, arguments: list[str]) -> None:
+    """The client: a kernel, please; then wait for its end."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Jupyter sends it before it asks the kernel to end
+    with socket.socket(socket.AF_UNIX) as server:
+        server.connect(address)
+        order = {"arguments": arguments, "environment": dict(os.environ), "folder": os.getcwd()}
+        socket.send_fds(server, [json.dumps(order).encode()], [0, 1, 2])
+        server.recv(1)
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "serve":
+        serve(sys.argv[2])
+    else:
+        ask(sys.argv[2], sys.argv[3:])
