@@ -8,7 +8,7 @@ import typer
 from typer.core import TyperGroup
 
 from ctrlib.cli.data import data_app
-from ctrlib.cli.output import console
+from ctrlib.cli.output import complain
 from ctrlib.cli.runs import runs_app
 from ctrlib.cli.study import book, pdf, slides, study
 from ctrlib.errors import UserError
@@ -17,9 +17,9 @@ EXIT_FAILED, EXIT_USER, EXIT_STOPPED = 1, 2, 130
 
 
 class Commands(TyperGroup):
-    """The root command: whatever goes wrong in a command ends as one line on stderr and an exit code.
+    """The root command: an error of a command ends as one line on stderr and an exit code.
 
-    2 = something the user can mend, 1 = the system refused (disk, permission, memory), 130 = stopped with Ctrl-C.
+    2: something the user can mend; 1: the system refused (disk, permission, memory); 130: stopped with Ctrl-C.
     With ``--debug`` the exception is raised as it is.
     """
 
@@ -31,7 +31,7 @@ class Commands(TyperGroup):
             if (ctx.obj or {}).get("debug") or getattr(error, "errno", None) == errno.EPIPE:
                 raise
             line, code = _last_line(error)
-            console().print(" ".join(line.split("\n")), style="red", markup=False, highlight=False, soft_wrap=True)
+            complain(line)
             raise typer.Exit(code) from None
 
 
@@ -57,10 +57,8 @@ app = typer.Typer(
     rich_markup_mode="rich",
     help="Does mutual learning help click-through-rate models? Data, studies and run records of this project.",
 )
-app.command("study")(study)
-app.command("book")(book)
-app.command("pdf")(pdf)
-app.command("slides")(slides)
+for command in (study, book, pdf, slides):
+    app.command(command.__name__)(command)
 app.add_typer(data_app, name="data")
 app.add_typer(runs_app, name="runs")
 

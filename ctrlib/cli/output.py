@@ -1,11 +1,11 @@
-"""How commands speak: tables, lines and progress, in one look."""
+"""How commands report: results (lines and tables) on stdout; errors, notes and progress on stderr."""
 
 from contextlib import contextmanager
 from typing import Any
 
 
 def console(stderr: bool = True) -> Any:
-    """A rich console; stderr is for progress and errors."""
+    """A rich console on stderr, or on stdout."""
     from rich.console import Console
 
     return Console(stderr=stderr)
@@ -23,19 +23,28 @@ def table(*texts: str, numbers: tuple[str, ...] = (), last: tuple[str, ...] = ()
     from rich import box
     from rich.table import Table
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    made = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for place, name in enumerate(texts):
-        table.add_column(name, no_wrap=place == 0)
-    for name in numbers:
-        table.add_column(name, justify="right", no_wrap=True)
-    for name in last:
-        table.add_column(name, no_wrap=True)
-    return table
+        made.add_column(name, no_wrap=place == 0)
+    for name in (*numbers, *last):
+        made.add_column(name, justify="right" if name in numbers else "left", no_wrap=True)
+    return made
 
 
 def say(line: str) -> None:
     """A line on stdout, as it is."""
     console(stderr=False).print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def show(made: Any) -> None:
+    """A table on stdout."""
+    console(stderr=False).print(made)
+
+
+def complain(text: str) -> None:
+    """One red line on stderr, whatever line breaks the text has."""
+    line = " ".join(text.split("\n"))
+    console().print(line, style="red", markup=False, highlight=False, soft_wrap=True)
 
 
 def plain(value: Any) -> str:

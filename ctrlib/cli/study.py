@@ -1,4 +1,4 @@
-"""``ctrlib study``, ``book``, ``slides`` and ``pdf``: execute notebooks, render the book and the slides, print it."""
+"""``ctrlib study``, ``book``, ``slides`` and ``pdf``: execute the notebooks, render book and slides, print the book."""
 
 import re
 import time
@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ctrlib.cli.output import console, say, table
+from ctrlib.cli.output import complain, console, reporting, say, show, table
 
 
 def study(
@@ -64,12 +64,12 @@ def study(
     if plan_only:
         return show_plan(jobs, workers)
     outcomes = []
-    with Reporter(len(jobs)) as reporter:
+    with Reporter() as reporter:
         reporter.start("training what the notebooks ask for")
         lacking = train_planned(jobs, reporter.line, workers, dask)
         reporter.end("done")
-        for job in jobs:
-            reporter.start_notebook(job.name)
+        for number, job in enumerate(jobs, start=1):
+            reporter.start(f"notebook {number} of {len(jobs)}, {job.name}")
             if job.number in lacking:
                 job.failed_copy.unlink(missing_ok=True)
                 outcomes.append(Outcome(job, "failed", 0.0, lacking[job.number]))
@@ -80,21 +80,21 @@ def study(
     for outcome in outcomes:
         colour = "red" if outcome.state == "failed" else "green"
         summary.add_row(outcome.job.name, f"[{colour}]{outcome.state}[/]", f"{outcome.seconds:.0f}")
-    console(stderr=False).print(summary)
-    say(f"executed notebooks, profile {profile}: {shown(jobs[0].output.parent, root)}")
+    show(summary)
+    say(f"executed notebooks, profile {profile}: {within_project(jobs[0].output.parent, root)}")
     failures = [outcome for outcome in outcomes if outcome.state == "failed"]
     for outcome in failures:
-        see = f"; see {shown(outcome.job.failed_copy, root)}" if outcome.job.failed_copy.exists() else ""
-        typer.secho(f"error: {outcome.job.source.name}: {outcome.error}{see}", fg="red", err=True)
+        see = f"; see {within_project(outcome.job.failed_copy, root)}" if outcome.job.failed_copy.exists() else ""
+        complain(f"error: {outcome.job.source.name}: {outcome.error}{see}")
     if failures:
         raise typer.Exit(1)
 
 
 def show_plan(jobs: list[Any], workers: int | None) -> None:
-    """What each notebook asks for, what the store has of it, and how long the rest takes here."""
-    from ctrlib.cli.output import reporting
-    from ctrlib.run.estimate import Clock, fleet_lines, plan_parts, spoken_time
+    """Show the runs of each notebook, how many the store holds, and how long the rest takes here."""
+    from ctrlib.run.estimate import Clock, fleet_lines, plan_parts
     from ctrlib.run.plan import planned
+    from ctrlib.store.progress import humanize
     from ctrlib.store.runs import open_store, side_by_side
     from ctrlib.training.loop import resolve_device
 
@@ -110,16 +110,15 @@ def show_plan(jobs: list[Any], workers: int | None) -> None:
         distinct = {run.fingerprint: run for runs in wanted.values() for run in runs}
         missing = [run for run in distinct.values() if store.find(run) is None]
         seconds = {run.fingerprint: clock.estimate(run).likely for run in missing}
-    shown = table("notebook", numbers=("runs", "in the store", "shared", "to train", "time"))
+    made = table("notebook", numbers=("runs", "in the store", "shared", "to train", "time"))
     for part in parts:
-        left = part.runs - part.trained - part.shared
-        times = spoken_time(part.time.likely)
-        shown.add_row(part.name, *(f"{n:,}" for n in (part.runs, part.trained, part.shared, left)), times)
-    console(stderr=False).print(shown)
-    everything = parts[-1]
+        counts = (part.runs, part.trained, part.shared, part.runs - part.trained - part.shared)
+        made.add_row(part.name, *(f"{count:,}" for count in counts), humanize(part.time.likely))
+    show(made)
+    total = parts[-1]
     say(
-        f"{everything.runs - everything.trained:,} of {everything.runs:,} distinct runs to train: about "
-        f"{spoken_time(everything.time.likely)} on {cores} core(s), {spoken_time(everything.time.most)} at most. "
+        f"{total.runs - total.trained:,} of {total.runs:,} distinct runs to train: about "
+        f"{humanize(total.time.likely)} on {cores} core(s), {humanize(total.time.most)} at most. "
         "Shared: trained for an earlier notebook of the list."
     )
     for line in fleet_lines(missing, seconds) if missing else []:
@@ -142,7 +141,7 @@ def book(
 
     root = project_root()
     page = render(root, root / "_build" / "study" / Path(profile).stem, out.absolute() if out else None, student)
-    typer.echo(f"The book: {shown(page, root)}")
+    say(f"The book: {within_project(page, root)}")
 
 
 def slides(
@@ -159,7 +158,7 @@ def slides(
     root = project_root()
     folder = out.absolute() if out else root / "_build" / "slides"
     page = write_slides(root, root / "_build" / "study" / Path(profile).stem, folder)
-    typer.echo(f"The slides: {shown(page, root)}")
+    say(f"The slides: {within_project(page, root)}")
 
 
 def pdf(
@@ -174,33 +173,26 @@ def pdf(
 
     root = project_root()
     printed = print_book(root / "_build" / "html", out.absolute() if out else root / "_build" / "book.pdf")
-    typer.echo(f"The book on paper: {shown(printed, root)}")
+    say(f"The book on paper: {within_project(printed, root)}")
 
 
-def shown(path: Path, root: Path) -> str:
-    """A path below the project without the part everybody knows."""
+def within_project(path: Path, root: Path) -> str:
+    """A path as seen from the project's folder."""
     return str(path.relative_to(root)) if path.is_relative_to(root) else str(path)
 
 
 class Reporter:
-    """On a terminal one moving line (notebook, run, time); in a log file one line per thing that happened."""
+    """Progress of a study: on a terminal one moving line (notebook, run, time), elsewhere one line per event."""
 
-    def __init__(self, notebooks: int) -> None:
-        self.console = console()
-        self.notebooks, self.number, self.title, self.began = notebooks, 0, "", 0.0
-        self.progress: Any = None
+    def __init__(self) -> None:
+        self.console, self.progress = console(), None
 
     def __enter__(self) -> "Reporter":
         if self.console.is_terminal:
             from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-            self.progress = Progress(
-                SpinnerColumn(),
-                TextColumn("{task.description}"),
-                BarColumn(20),
-                TimeElapsedColumn(),
-                console=self.console,
-            )
+            columns = SpinnerColumn(), TextColumn("{task.description}"), BarColumn(20), TimeElapsedColumn()
+            self.progress = Progress(*columns, console=self.console)
             self.progress.start()
         return self
 
@@ -208,13 +200,8 @@ class Reporter:
         if self.progress:
             self.progress.stop()
 
-    def start_notebook(self, name: str) -> None:
-        """The next notebook begins."""
-        self.number += 1
-        self.start(f"notebook {self.number} of {self.notebooks}, {name}")
-
     def start(self, title: str) -> None:
-        """A part of the study begins."""
+        """The training or a notebook begins."""
         self.title, self.began = title, time.monotonic()
         if self.progress:
             self.task = self.progress.add_task(title, total=None)
@@ -222,18 +209,17 @@ class Reporter:
             self._print(title)
 
     def line(self, text: str) -> None:
-        """A printed line: what is being trained and how long that will take."""
+        """A line of the training, with its count of runs, or of a notebook."""
         if not self.progress:
             self._print(f"  {text}")
             return
         counted = re.match(r"\[(\d+)/(\d+)\]", text)
         done = {"completed": int(counted[1]), "total": int(counted[2])} if counted else {}
-        self.progress.update(
-            self.task, description=f"{self.title}\n  [dim]{text.replace('[', chr(92) + '[')}[/dim]", **done
-        )
+        escaped = text.replace("[", r"\[")
+        self.progress.update(self.task, description=f"{self.title}\n  [dim]{escaped}[/dim]", **done)
 
     def end(self, state: str) -> None:
-        """The part is through."""
+        """It ended: how, and after how many seconds."""
         if self.progress:
             self.progress.remove_task(self.task)
         self._print(f"{self.title}: {state}, {time.monotonic() - self.began:.0f} s")
