@@ -170,7 +170,7 @@ def plan_parts(wanted: dict[str, list[Run]], store: RunStore, clock: Clock, core
 def side_by_side(runs: list[Run], seconds: dict[str, float], devices: int) -> float:
     """Seconds until ``devices`` equal devices have trained all runs, one on each at a time.
 
-    As :func:`ctrlib.store.executors.work_off` does it: the first run that waits for no other goes to the first free
+    As :func:`ctrlib.store.executors.run_tasks` does it: the first run that waits for no other goes to the first free
     device.
     ``seconds`` has the time of each run by fingerprint.
     """
