@@ -119,15 +119,21 @@ def test_in_this_process_one_after_the_other() -> None:
     assert progress_sink() is None
 
 
+def interrupted(tasks: list[Task], pool: Pool) -> None:
+    """Ctrl-C after the first task."""
+    with pool:
+        for _ in run_tasks(tasks, pool, print, str):
+            raise KeyboardInterrupt
+
+
 def test_ctrl_c_ends_the_workers() -> None:
     """A KeyboardInterrupt in the process that waits: its workers do not go on for nobody."""
     tasks = [Task("a", bool, (1,)), Task("b", time.sleep, (60,)), Task("c", time.sleep, (60,))]
     pool = Pool(2)
     try:
         numbers = [pool.executor.submit(os.getpid).result(90)]
-        with pytest.raises(KeyboardInterrupt), pool:
-            for _ in run_tasks(tasks, pool, print, str):
-                raise KeyboardInterrupt
+        with pytest.raises(KeyboardInterrupt):
+            interrupted(tasks, pool)
         until(lambda: not any(alive(number) for number in numbers), "end")
     finally:
         executors.stop_pools()
