@@ -230,7 +230,8 @@ def workers(cores: int, team: str, workers: int, runs: int, rows: int, epochs: i
     from benchmarks import cohort
     from ctrlib.config import SyntheticSettings
     from ctrlib.data.load import data_settings
-    from ctrlib.store.executors import SLOT, stop_pools
+    from ctrlib.store.dask import SLOT
+    from ctrlib.store.executors import stop_pools
     from ctrlib.store.runs import RunStore
 
     settings = SyntheticSettings(train_rows=rows, valid_rows=1000, test_rows=1000, fields=10, largest_field=1000)

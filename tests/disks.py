@@ -1,7 +1,6 @@
 """Disks as a test needs them: read-only or small, seen by one process only. Needs the right to mount (root)."""
 
 import ctypes
-import multiprocessing
 import os
 import sys
 from collections.abc import Callable
@@ -9,14 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from processes import PROCESSES
 
 NEW_MOUNTS, RECURSIVE, PRIVATE = 0x00020000, 0x4000, 1 << 18
 READ_ONLY, REMOUNT, BIND = 1, 32, 4096
-# Real processes, forked from a server that has imported everything once.
-PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(
-    ["torch._dynamo", "ctrlib.training.loop", "ctrlib.store.runs", "safetensors.torch", "pytest"]
-)
 
 
 def mount(source: str, target: Path | str, kind: str | None, flags: int, options: str | None = None) -> None:

@@ -40,25 +40,11 @@ def until(condition: Callable[[], object], what: str) -> object:
     return found
 
 
-class NoSystemLock:
-    """A lock of the operating system that does not reach: everybody gets it, as on some shared folders."""
-
-    def __init__(self, path: str) -> None:
-        pass
-
-    def acquire(self, timeout: float) -> None:
-        pass
-
-    def release(self) -> None:
-        pass
-
-
 def on_machine(name: str) -> None:
-    """From now on this process looks like one of another machine, which the system's locks do not reach."""
+    """From now on this process looks like one of another machine, whose processes nobody else can see."""
     from ctrlib.store import locks
 
     locks.this_machine = lambda: f"{name}/start"
-    locks.FileLock = NoSystemLock
 
 
 def enter_host(name: str) -> None:
@@ -103,7 +89,6 @@ def serve_worker(address: str, log: str, host: str | None, heartbeat_s: float, s
     locks.HEARTBEAT_S = heartbeat_s
     if host:
         enter_host(host)
-        locks.FileLock = NoSystemLock
     train = trainer.train
 
     def note(what: str, run) -> None:

@@ -1,18 +1,21 @@
-"""The loop that works tasks off, with an executor of threads that the tests steer."""
+"""The loop that does tasks, with an executor of threads that the tests steer; worker processes and their end."""
 
+import contextlib
+import os
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from multiprocessing.connection import wait
 
+import psutil
 import pytest
+from processes import PROCESSES, until
 
 from ctrlib.errors import UserError
 from ctrlib.store import executors
-from ctrlib.store.executors import Pool, Task, Team, work_off
+from ctrlib.store.executors import Backend, InProcess, Pool, Task, progress_sink, run_tasks
 
 
-class Threads(Team):
+class Threads(Backend):
     """Two slots."""
 
     def __init__(self) -> None:
@@ -47,8 +50,10 @@ def soon(monkeypatch) -> None:
     monkeypatch.setattr(executors, "POLL_S", 0.01)
 
 
-def run(tasks: list[Task], team: Team | None = None, report=lambda line: None) -> dict[str, Exception | None]:
-    return {task.name: error for task, error in work_off(tasks, team or Threads(), report, lambda names: str(names))}
+def run(tasks: list[Task], backend: Backend | None = None, report=lambda line: None) -> dict[str, Exception | None]:
+    return {
+        task.name: error for task, error in run_tasks(tasks, backend or Threads(), report, lambda names: str(names))
+    }
 
 
 def test_tasks_wait_for_those_they_start_from_and_others_go_ahead() -> None:
@@ -104,33 +109,56 @@ def test_in_this_process_one_after_the_other() -> None:
     log, told = Log(), []
 
     def work(name: str) -> bool:
-        executors.teller()(name)
+        progress_sink()(name)
         return log.work(name)
 
-    with Team(told.append) as team:
-        assert run([Task(name, work, (name,)) for name in "abc"], team) == dict.fromkeys("abc")
+    with InProcess(told.append) as backend:
+        assert run([Task(name, work, (name,)) for name in "abc"], backend) == dict.fromkeys("abc")
     assert told == list("abc")
     assert log.most_at_once == 1
-    assert executors.teller() is None
+    assert progress_sink() is None
 
 
-def interrupted(team: Pool) -> None:
-    """Ctrl-C after the first of two tasks; it brings along the workers that there were."""
-    processes: list = []
-    with team:
-        for _ in work_off([Task("a", bool, (1,)), Task("b", time.sleep, (60,))], team, print, str):
-            processes += team.executor._processes.values()
-            raise KeyboardInterrupt(processes)
+def interrupted(tasks: list[Task], pool: Pool) -> None:
+    """Ctrl-C after the first task."""
+    with pool:
+        for _ in run_tasks(tasks, pool, print, str):
+            raise KeyboardInterrupt
 
 
 def test_ctrl_c_ends_the_workers() -> None:
     """A KeyboardInterrupt in the process that waits: its workers do not go on for nobody."""
+    tasks = [Task("a", bool, (1,)), Task("b", time.sleep, (60,)), Task("c", time.sleep, (60,))]
+    pool = Pool(2)
     try:
-        with pytest.raises(KeyboardInterrupt) as caught:
-            interrupted(Pool(2))
-        assert caught.value.args[0]
-        # Not join: the pool's own thread waits for these processes too, and of two who wait one hears of the end.
-        ends = {process.sentinel for process in caught.value.args[0]}
-        assert ends == {end for end in ends if wait([end], timeout=30)}
+        numbers = [pool.executor.submit(os.getpid).result(90)]
+        with pytest.raises(KeyboardInterrupt):
+            interrupted(tasks, pool)
+        until(lambda: not any(alive(number) for number in numbers), "end")
     finally:
         executors.stop_pools()
+
+
+def keep_workers(answer) -> None:
+    """A process with a pool at work."""
+    pool = Pool(1)
+    answer.send(pool.executor.submit(os.getpid).result(90))
+    pool.executor.submit(time.sleep, 60).result()
+
+
+def test_workers_end_with_a_parent_that_is_killed() -> None:
+    receive, send = PROCESSES.Pipe(duplex=False)
+    parent = PROCESSES.Process(target=keep_workers, args=(send,))
+    parent.start()
+    assert receive.poll(90)
+    worker = receive.recv()
+    assert alive(worker)
+    parent.kill()
+    parent.join()
+    until(lambda: not alive(worker), "end")
+
+
+def alive(number: int) -> bool:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return psutil.Process(number).status() != psutil.STATUS_ZOMBIE
+    return False

@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 
 import pytest
-from filelock import FileLock
 from small import make_run, member
 from typer.testing import CliRunner
 
@@ -44,7 +43,9 @@ def test_what_nobody_will_ask_for_is_found(store: RunStore) -> None:
 
 
 def test_what_a_living_process_works_on_is_left_alone(store: RunStore) -> None:
-    with FileLock(store.root / ".locks" / "0000.lock"):
+    lock = store.lock("0000")
+    assert lock.acquire()
+    with lock:
         assert ".writing-0000" not in reasons(store)
     assert ".writing-0000" in reasons(store)
 

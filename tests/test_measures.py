@@ -7,7 +7,10 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 from small import make_run, member, one_line
+from typer.testing import CliRunner
 
+from ctrlib.cli import app
+from ctrlib.config import Checkpoint, digest
 from ctrlib.coupling import complete
 from ctrlib.data.load import load_data
 from ctrlib.errors import UserError
@@ -46,20 +49,19 @@ def test_a_measure_is_computed_once(trained) -> None:
     assert len(calls) == 4, "another parameter, order of records or name is another measure"
 
 
-@pytest.mark.parametrize("damage", [b"", b"{", b"[]", b'{"checksum": 1, "value": 2}', None])
-def test_a_damaged_measure_is_said_and_computed_again(trained, capsys, damage) -> None:
+def test_a_damaged_measure_is_said_and_computed_again(trained, capsys) -> None:
     store, alone, _ = trained
     value = group_scores(store, alone)
     (path,) = (store.root / FOLDER).glob("*.json")
-    if damage is None:
-        content = json.loads(path.read_bytes())
-        content["value"]["ensemble_auc"] += 0.01
-        damage = json.dumps(content).encode()
-    path.write_bytes(damage)
-    assert group_scores(store, alone) == value
-    assert "damaged measure" in capsys.readouterr().out
-    assert group_scores(store, alone) == value
-    assert "damaged" not in capsys.readouterr().out
+    altered = json.loads(path.read_bytes())
+    altered["value"]["ensemble_auc"] += 0.01
+    for damage in (b"", b"[]", b'{"checksum": 1, "value": 2}', json.dumps(altered).encode()):
+        path.write_bytes(damage)
+        assert measures.stored_measures(store) == []
+        assert group_scores(store, alone) == value
+        assert "damaged measure" in capsys.readouterr().out
+        assert group_scores(store, alone) == value
+        assert "damaged" not in capsys.readouterr().out
 
 
 def test_auc_covariance_has_the_aucs_of_all_members(trained) -> None:
@@ -96,7 +98,7 @@ def test_committed_results_serve_where_nothing_is_trained(trained, tmp_path, mon
     store, alone, together = trained
     records = [*alone, *together]
     scores, facts = group_scores(store, together), data_facts(store, alone[0])
-    results = commit(store, records, tmp_path / "results" / "x.jsonl")
+    results = commit(store, records, tmp_path / "results" / "x.parquet")
     fresh = RunStore(tmp_path / "empty", results=results)
     monkeypatch.setattr(measures, "load_data", lambda _: pytest.fail("no data are needed"))
     found = fresh.ensure([record.run for record in records])
@@ -110,7 +112,7 @@ def test_committed_results_serve_where_nothing_is_trained(trained, tmp_path, mon
 
 def test_a_measure_that_was_not_committed_trains_what_it_needs(trained, tmp_path) -> None:
     store, alone, together = trained
-    results = commit(store, [*alone, *together], tmp_path / "results" / "x.jsonl")
+    results = commit(store, [*alone, *together], tmp_path / "results" / "x.parquet")
     fresh = RunStore(tmp_path / "empty", results=results)
     found = fresh.ensure([record.run for record in together])
     assert group_scores(fresh, found) == group_scores(store, together), "bit for bit on one machine"
@@ -118,10 +120,8 @@ def test_a_measure_that_was_not_committed_trains_what_it_needs(trained, tmp_path
 
 
 def test_a_run_that_starts_from_a_committed_one_trains_that_first(trained, tmp_path) -> None:
-    from ctrlib.config import Checkpoint
-
     store, alone, _ = trained
-    results = commit(store, alone, tmp_path / "results" / "x.jsonl")
+    results = commit(store, alone, tmp_path / "results" / "x.parquet")
     fresh = RunStore(tmp_path / "empty", results=results)
     run = make_run([member(1)], start=[Checkpoint(run=alone[0].fingerprint)])
     (record,) = fresh.ensure([run])
@@ -136,11 +136,11 @@ def test_a_published_record_goes_before_one_trained_again(trained, tmp_path) -> 
     elsewhere = copy.deepcopy(alone[0].content)
     elsewhere["files"]["predictions.npz"] = "0" * 64
     elsewhere["seconds"] += 1
-    write(tmp_path / "results" / "x.jsonl", [("run", elsewhere)])
+    write(tmp_path / "results" / "x.parquet", [("run", elsewhere)])
     both = RunStore(store.root, results=Results(tmp_path / "results"))
     run = alone[0].run
     assert both.find(run).content == elsewhere
-    assert both.find(run, whole=True).content == alone[0].content
+    assert both.find(run, with_files=True).content == alone[0].content
     assert group_scores(both, [both.find(run)]) == group_scores(store, alone[:1])
     (key,) = {one["key"] for one in measures.stored_measures(store) if one["runs"][0][1] == "0" * 64}
     assert key, "the measure is kept under the published record, where the next reader looks for it"
@@ -149,7 +149,7 @@ def test_a_published_record_goes_before_one_trained_again(trained, tmp_path) -> 
 def test_pages_are_published_one_by_one(trained, tmp_path, monkeypatch) -> None:
     """From a store that has only the second page's runs; those of the first were published from another."""
     store, alone, together = trained
-    path = tmp_path / "results" / "x.jsonl"
+    path = tmp_path / "results" / "x.parquet"
     first = group_scores(store, alone)
     commit(store, alone, path)
     runs = [record.run for record in (*alone, *together)]
@@ -165,22 +165,82 @@ def test_pages_are_published_one_by_one(trained, tmp_path, monkeypatch) -> None:
     assert not fresh.fingerprints()
 
 
-@pytest.mark.parametrize(
-    "line",
-    ["", "{", '{"run": {}}', '{"run": {"fingerprint": "a"}, "checksum": "0"}', '{"other": 1, "checksum": "x"}', "[1]"],
-)
-def test_damaged_results_are_refused_with_their_line(tmp_path, line) -> None:
-    write(tmp_path / "a.jsonl", [("data", {"name": "x", "draws": []})])
-    with (tmp_path / "a.jsonl").open("a") as file:
-        file.write(line + "\n")
-    with pytest.raises(UserError) as caught:
-        Results(tmp_path)
-    assert "a.jsonl, line 2: damaged" in one_line(caught)
+# ---- files of results ------------------------------------------------------------------------------------------------
 
 
-def test_results_are_written_in_one_order(tmp_path) -> None:
-    entries = [("data", {"name": name, "draws": []}) for name in "cab"]
-    write(tmp_path / "a.jsonl", entries)
-    write(tmp_path / "b.jsonl", entries[::-1])
-    assert (tmp_path / "a.jsonl").read_bytes() == (tmp_path / "b.jsonl").read_bytes()
-    assert sorted(Results(tmp_path).data) == ["a", "b", "c"]
+def entries() -> list[tuple[str, dict]]:
+    """Invented results with what JSON can hold: empty lists, None, floats that are whole, large integers."""
+    epoch = {"epoch": 1, "member": 0, "learning_rate": 0.01, "click_loss": 1 / 3, "peer_loss": 0.0, "valid_auc": 0.5}
+    epoch |= {"valid_logloss": 5e-324, "seconds": 1e300}
+    run = {"format": 1, "run": {"weights": [[0.0, 1], []], "start": None}, "history": [epoch, epoch | {"epoch": 2}]}
+    run |= {"test": [{"auc": 0.1 + 0.2}], "kept_epochs": [2], "files": {"predictions.npz": "0" * 64}, "seconds": 3.0}
+    other = run | {"history": [epoch | {"seconds": 1}, epoch | {"more": "–"}], "fingerprint": "b"}  # of another ctrlib
+    values = [None, 1, 1.0, [], [[0.1, None], {"a": 2**60, "b": True}], "text"]
+    found = [("run", run | {"fingerprint": "a"}), ("run", other), ("run", other | {"history": [], "fingerprint": "c"})]
+    found += [("measure", {"key": f"key {n}", "value": value}) for n, value in enumerate(values)]
+    return [*found, ("data", {"name": "mine", "draws": [{"rows": {"train": 3}, "dims": [1, 2]}]})]
+
+
+def as_json(results: Results) -> str:
+    """All that there is, with the types of all numbers."""
+    return json.dumps([dict(part) for part in (results.runs, results.measures, results.data)], sort_keys=True)
+
+
+def test_results_come_back_as_they_were_from_either_kind_of_file(tmp_path) -> None:
+    for name, order in (("a", entries()), ("b", entries()[::-1])):
+        assert write(tmp_path / name / "x.parquet", order) == len(order)
+    assert (tmp_path / "a" / "x.parquet").read_bytes() == (tmp_path / "b" / "x.parquet").read_bytes(), "one order"
+    lines = [json.dumps({kind: entry, "checksum": digest({kind: entry})}) for kind, entry in entries()]
+    (tmp_path / "old.jsonl").write_text("".join(f"{line}\n" for line in lines))
+    contents = {kind: [entry for found, entry in entries() if found == kind] for kind in ("run", "measure", "data")}
+    expected = json.dumps(
+        [
+            {entry["fingerprint"]: entry for entry in contents["run"]},
+            {entry["key"]: entry["value"] for entry in contents["measure"]},
+            {entry["name"]: entry["draws"] for entry in contents["data"]},
+        ],
+        sort_keys=True,
+    )
+    assert as_json(Results(tmp_path / "a")) == as_json(Results(tmp_path / "old.jsonl")) == expected
+
+
+def test_damaged_results_are_refused(tmp_path) -> None:
+    """Any byte, also of the checksum itself, and a file that ends early."""
+    write(tmp_path / "x.parquet", entries())
+    whole = (tmp_path / "x.parquet").read_bytes()
+    flipped = [whole[:n] + bytes([whole[n] ^ 1]) + whole[n + 1 :] for n in range(0, len(whole), 97)]
+    cases = [("x.parquet", damaged) for damaged in (b"", whole[:-1], *flipped)]
+    for name, damaged in [*cases, ("y.jsonl", b'{"data": {"name": "a", "draws": []}, "checksum": "1"}')]:
+        (tmp_path / "x.parquet").write_bytes(whole)
+        (tmp_path / name).write_bytes(damaged)
+        with pytest.raises(UserError) as caught:
+            Results(tmp_path)
+        assert f"{name}: damaged" in one_line(caught)
+
+
+def test_two_files_of_results_are_compared(trained, tmp_path) -> None:
+    """By the command: what is in one alone, how far metrics are apart, other predictions of equal metrics."""
+    _, alone, together = trained
+    first, second, third = (copy.deepcopy(record.content) for record in (*alone, *together))
+    value = {"key": "k", "value": {"auc": [0.5, 0.75], "none": None}}
+    write(tmp_path / "a.parquet", [("run", first), ("run", second), ("measure", value)])
+    changed = copy.deepcopy(first)
+    changed["test"][0]["auc"] += 2e-4
+    changed["history"][1]["valid_auc"] += 1e-4
+    changed["seconds"] += 5
+    other = second | {"files": second["files"] | {"predictions.npz": "0" * 64}}
+    value = {"key": "k", "value": {"auc": [0.5, 0.5], "none": None}}
+    write(tmp_path / "b.parquet", [("run", changed), ("run", other), ("run", third), ("measure", value)])
+    done = CliRunner().invoke(app, ["runs", "diff", *(str(tmp_path / f"{name}.parquet") for name in "ab")])
+    assert done.exit_code == 0, done.output
+    assert done.output.splitlines() == [
+        "runs: 2 and 3, 2 of them in both, of which 2 differ",
+        f"  only in the second: {third['fingerprint']} 2 DeepFM mutual mse live from scratch, draw 0",
+        f"  {second['fingerprint']} DeepFM solo from scratch, draw 0: differs at files.predictions.npz",
+        f"  {first['fingerprint']} DeepFM solo from scratch, draw 0: largest difference 0.0002 at test[0].auc",
+        "measures: 1 and 1, 1 of them in both, of which 1 differ",
+        "  k: largest difference 0.25 at auc[1]",
+        "data: 0 and 0, 0 of them in both, of which 0 differ",
+    ]
+    same = CliRunner().invoke(app, ["runs", "diff", *[str(tmp_path / "a.parquet")] * 2])
+    assert same.output.count("0 differ") == 3

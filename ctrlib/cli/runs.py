@@ -29,7 +29,7 @@ def runs_list(store: Store = None) -> None:
     [dim]ctrlib runs list[/dim]
     """
     from ctrlib.errors import UserError
-    from ctrlib.store.runs import label
+    from ctrlib.store.progress import label
 
     found = open_store(store)
     shown = table("run", "what", numbers=("epoch", "test AUC", "seconds"))
@@ -61,7 +61,7 @@ def runs_show(
     """
     import yaml
 
-    from ctrlib.store.runs import label
+    from ctrlib.store.progress import label
 
     record = open_store(store).open(run)
     content = record.content
@@ -195,7 +195,7 @@ def runs_gc(
 def runs_publish(
     profile: Annotated[str, typer.Option(help="Whose runs: a profile of `ctrlib study`.")] = "published",
 ) -> None:
-    """Write the records and measures of a profile to [bold]book/results/PROFILE.jsonl[/bold], to be committed.
+    """Write the records and measures of a profile to [bold]book/results/PROFILE.parquet[/bold], to be committed.
 
     With that file in place the pages of the profile are made without training, weights or data. Runs that are not
     trained yet are counted and left out; the command can be repeated as they come.
@@ -208,7 +208,7 @@ def runs_publish(
     from ctrlib.store.runs import open_store as own_store
 
     root = project_root()
-    path = root / "book" / "results" / f"{Path(profile).stem}.jsonl"
+    path = root / "book" / "results" / f"{Path(profile).stem}.parquet"
     jobs = plan(root, profile, [], {})
     with reporting("gathering records"):
         found = publish(jobs, own_store(), path)
@@ -216,3 +216,19 @@ def runs_publish(
         f"{path.relative_to(root)}: {found['run']:,} runs, {found['measure']:,} measures, {found['data']} data sets; "
         f"{found['missing']:,} runs of the profile are not trained yet"
     )
+
+
+@runs_app.command("diff")
+def runs_diff(
+    first: Annotated[Path, typer.Argument(help="A file of records: .parquet, or .jsonl of version 0.1.")],
+    second: Annotated[Path, typer.Argument(help="Another one, or a folder of such files.")],
+) -> None:
+    """Say what two files of records hold differently: runs and measures in one alone, and how far metrics are apart.
+
+    [dim]ctrlib runs diff old.parquet book/results/published.parquet[/dim]
+    """
+    from ctrlib.store.compare import differences
+    from ctrlib.store.published import Results
+
+    for line in differences(Results(first), Results(second)):
+        say(line)

@@ -94,8 +94,9 @@ def show_plan(jobs: list[Any], workers: int | None) -> None:
     """Show the runs of each notebook, how many the store holds, and how long the rest takes here."""
     from ctrlib.run.estimate import Clock, fleet_lines, plan_parts
     from ctrlib.run.plan import planned
+    from ctrlib.store.ensure import default_workers
     from ctrlib.store.progress import humanize
-    from ctrlib.store.runs import open_store, side_by_side
+    from ctrlib.store.runs import open_store
     from ctrlib.training.loop import resolve_device
 
     with reporting("listing runs, timing a few steps of each kind"):
@@ -103,7 +104,7 @@ def show_plan(jobs: list[Any], workers: int | None) -> None:
         for job in jobs:
             wanted[job.name], device = planned(job)
         on_gpu = resolve_device(device).type == "cuda"  # processes that share one do not multiply its speed
-        cores = 1 if on_gpu else workers or side_by_side(device)
+        cores = 1 if on_gpu else workers or default_workers(device)
         store = open_store()
         clock = Clock(store, device)
         parts = plan_parts(wanted, store, clock, cores)

@@ -5,10 +5,13 @@ import os
 import shutil
 import stat
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
+
+from ctrlib.config import digest
 
 LONGEST_HEADER = 10_000  # bytes of a .npy header; numpy's own limit
 
@@ -48,6 +51,57 @@ def parse_json(content: bytes | str) -> Any:
 
 def _refuse(constant: str) -> None:
     raise ValueError(f"{constant} is not JSON")
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Give ``path`` a new content in one move, so that no reader ever finds half of it."""
+    staging = path.with_name(f".{path.name}.new-{os.getpid()}")
+    try:
+        write_synced(staging, content)
+        os.replace(staging, path)
+    finally:
+        staging.unlink(missing_ok=True)
+
+
+class BrokenSeal(ValueError):
+    """JSON without its checksum, or with another one than that of its content."""
+
+
+def seal(content: dict[str, Any], checksum: Callable[[dict[str, Any]], str] = digest, **style: Any) -> str:
+    """``content`` as JSON text with its ``checksum`` as the last entry; ``style``: what ``json.dumps`` takes."""
+    return json.dumps({**content, "checksum": checksum(content)}, **style)
+
+
+def unseal(text: bytes | str, checksum: Callable[[dict[str, Any]], str] = digest) -> dict[str, Any]:
+    """The content of a text that :func:`seal` made; :class:`BrokenSeal` or another ValueError when it is not whole.
+
+    ``checksum`` may raise KeyError or TypeError for content that lacks what it needs.
+    """
+    content = parse_json(text)
+    if not isinstance(content, dict):
+        raise ValueError("it holds no object")
+    if "checksum" not in content:
+        raise BrokenSeal("it has no checksum")
+    known = content.pop("checksum")
+    try:
+        whole = checksum(content) == known
+    except (KeyError, TypeError, RecursionError):
+        whole = False
+    if not whole:
+        raise BrokenSeal("its content is not that of its checksum")
+    return content
+
+
+def read_sealed(path: Path, checksum: Callable[[dict[str, Any]], str] = digest) -> dict[str, Any]:
+    """The content of a file of :func:`write_sealed`. Raises OSError (:class:`Irregular`), or as :func:`unseal`."""
+    return unseal(read_plain(path), checksum)
+
+
+def write_sealed(
+    path: Path, content: dict[str, Any], checksum: Callable[[dict[str, Any]], str] = digest, **style: Any
+) -> None:
+    """Write ``content`` with its checksum as the JSON file ``path``, whole or not at all, safe on disk."""
+    replace_file(path, f"{seal(content, checksum, **style)}\n".encode())
 
 
 def remove(path: Path) -> None:

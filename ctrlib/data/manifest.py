@@ -1,13 +1,12 @@
 """``dataset.json``: what a prepared folder says of itself, written and read."""
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ctrlib.config import digest
-from ctrlib.data.files import Irregular, parse_json, read_plain
+from ctrlib.data.files import BrokenSeal, Irregular, read_sealed, write_sealed
 from ctrlib.errors import UserError, first_problem, shown
 
 FORMAT_VERSION = 1
@@ -62,29 +61,23 @@ def fingerprint(entry: dict[str, Any]) -> str:
 def write_about(folder: Path, name: str, about: dict[str, Any], draws: list[dict[str, Any]]) -> None:
     """Write ``dataset.json``: what the data set is (``about``), the entries of its draws, and a checksum of it all."""
     content = {"format": FORMAT_VERSION, "name": name, **about, "draw_count": len(draws), "draws": draws}
-    text = json.dumps({**content, "checksum": digest(content)}, indent=1, ensure_ascii=False) + "\n"
-    (folder / FILE).write_text(text, encoding="utf-8")
+    write_sealed(folder / FILE, content, indent=1, ensure_ascii=False)
 
 
 def read_about(folder: Path) -> dict[str, Any]:
     """The content of ``folder/dataset.json``; :class:`UserError` when it is missing, damaged or of another version."""
     path = Path(folder) / FILE
     try:
-        about = parse_json(read_plain(path))
-        if not isinstance(about, dict):
-            raise ValueError("it holds no object")
-        checksum, version = about.pop("checksum", None), about.get("format")
-        whole = digest(about) == checksum  # computed alike in every format
+        about = read_sealed(path)  # alike in every format
     except FileNotFoundError:
         raise UserError(f"{path}: not found, so this is no prepared data set; {AGAIN}") from None
-    except (Irregular, ValueError, RecursionError) as error:
+    except BrokenSeal as error:
+        raise UserError(f"{path}: damaged, or written by an earlier ctrlib ({error}); {AGAIN}") from None
+    except (Irregular, ValueError) as error:
         raise UserError(f"{path}: damaged ({error}); {AGAIN}") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error})") from None
-    if not whole:
-        why = "it has no checksum" if checksum is None else "its content is not that of its checksum"
-        raise UserError(f"{path}: damaged, or written by an earlier ctrlib ({why}); {AGAIN}")
-    if version != FORMAT_VERSION:
+    if (version := about.get("format")) != FORMAT_VERSION:
         raise UserError(f"{path}: format {shown(version)}; allowed: {FORMAT_VERSION}; {AGAIN}")
     try:
         for entry in _About.model_validate(about).draws:

@@ -157,7 +157,7 @@ def makespan(runs: list[Run], seconds: dict[str, float], devices: int) -> float:
     """Seconds until ``devices`` equal devices have trained all runs, one run on each at a time.
 
     The first run that waits for no other goes to the first free device, as in
-    :func:`ctrlib.store.executors.work_off`. ``seconds`` has the time of each run by fingerprint.
+    :func:`ctrlib.store.executors.run_tasks`. ``seconds`` has the time of each run by fingerprint.
     """
     order = [run.fingerprint for run in runs]
     after = [{one.run for one in builds_on(run)} & seconds.keys() for run in runs]

@@ -43,7 +43,7 @@ class Test(_Strict):
     calibration: float
 
 
-class Rows(_Strict):
+class RowCounts(_Strict):
     """Rows of each part."""
 
     train: int = Field(ge=1)
@@ -59,7 +59,7 @@ class Content(_Strict):
     history: list[Epoch]
     kept_epochs: list[int]
     test: list[Test]
-    rows: Rows
+    rows: RowCounts
     seconds: float
     finished: str
     environment: dict[str, Any]
@@ -69,7 +69,7 @@ class Content(_Strict):
 HISTORY = TypeAdapter(list[Epoch])
 
 
-def check_content(content: dict[str, Any], members: int, files: tuple[str, ...]) -> None:
+def validate_content(content: dict[str, Any], members: int, files: tuple[str, ...]) -> None:
     """Raise ValueError unless ``content`` is that of a ``run.json`` of so many members and with these files."""
     checked = Content.model_validate(content)
     if len(checked.test) != members or len(checked.kept_epochs) != members:

@@ -1,17 +1,19 @@
 """One lock per run: who trains it, on this machine or on another that shares the folder.
 
-Two signs say that a run is being trained. The operating system's lock is freed with the process that held it, however
-that ended, but on a shared folder it may not reach the other machines. So the owner also leaves a file with its name
-and a counter that it moves on every ``HEARTBEAT_S`` seconds. A counter that stands still for six times as long, by the
-clock of the one who looks, means that the owner is gone: no two clocks are ever compared.
+The owner leaves a file with its name and a counter that it moves on every ``HEARTBEAT_S`` seconds. It is dead when its
+process is gone, which only its own machine can tell, or when the counter stands still for six times as long, by the
+clock of the observer: no two clocks are ever compared.
 
-    NAME.lock           the operating system's lock
     NAME.owner          the first owner: machine, process, start, counter, and a token that is never used again
     NAME.after-TOKEN    the owner after the one with that token, who was found dead
 
 Only one process can make each of these files (``O_EXCL``, which NFS keeps to as well), so a dead owner has one heir.
-Who inherits from an owner that freed the lock meanwhile finds that nothing leads to it, and gives way.
-(The lease of the filelock package would do, but it exchanges two names in one step, which NFS and SMB refuse.)
+Who inherits from an owner that freed the lock meanwhile finds that nothing leads to its file, and gives way.
+
+Why not a lock of the filelock package: ``SoftFileLease`` takes a dead owner's place by exchanging two names in one step
+(``renameat2``), which NFS, SMB and most cluster file systems refuse. There, a run whose owner was killed would be
+blocked for good, even on its own machine. ``SoftReadWriteLock`` does without, but it is for the processes of one user,
+and on one machine too it waits for the heartbeat of an owner that was killed.
 """
 
 import contextlib
@@ -24,14 +26,14 @@ import secrets
 import threading
 import time
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
-from filelock import FileLock, Timeout
+import psutil
 
 HEARTBEAT_S = 10.0
 STALE_HEARTBEATS = 6
 LARGEST_FILE = 1000
-NOT_SUPPORTED = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP)
 
 _seen: dict[Path, tuple[str, float]] = {}  # by lock: what its last owner's file said, and since when
 
@@ -41,11 +43,15 @@ def stale_s() -> float:
     return STALE_HEARTBEATS * HEARTBEAT_S
 
 
+@cache
 def this_machine() -> str:
-    """Host name and, where the system has one, the name of this start of it: two machines may share a host name."""
+    """Where a process number means one process: host name and, as far as the system names them, boot and container."""
+    parts = [platform.node()]
     with contextlib.suppress(OSError):
-        return f"{platform.node()}/{Path('/proc/sys/kernel/random/boot_id').read_text().strip()}"
-    return platform.node()
+        parts.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip())
+    with contextlib.suppress(OSError):
+        parts.append(os.readlink("/proc/self/ns/pid"))
+    return "/".join(parts)
 
 
 @dataclass(frozen=True)
@@ -57,11 +63,23 @@ class Owner:
     token: str = "unknown"
     machine: str = "unknown"
     process: int = 0
-    has_system_lock: bool = False
 
     def __str__(self) -> str:
         host = "".join(c for c in self.machine.partition("/")[0] if c.isprintable())
         return f"process {self.process} on {host[:100]}" if self.process else "a process that did not say its name"
+
+    def is_here(self) -> bool:
+        """Whether this machine would know if the owner died."""
+        return self.machine == this_machine()
+
+    def is_gone(self) -> bool:
+        """Whether the owner's process is known to have ended. One with the same number may have come after it."""
+        try:
+            return self.is_here() and psutil.Process(self.process).status() == psutil.STATUS_ZOMBIE
+        except (psutil.NoSuchProcess, ValueError):
+            return True
+        except psutil.Error:
+            return False
 
 
 class RunLock:
@@ -69,7 +87,6 @@ class RunLock:
 
     def __init__(self, folder: Path, name: str) -> None:
         self._path = Path(folder) / name
-        self._system = FileLock(f"{self._path}.lock")
         self._token = ""
         self._over = threading.Event()
 
@@ -79,16 +96,8 @@ class RunLock:
         Raises:
             OSError: the folder does not take files.
         """
-        reached = self._acquire_system()
-        try:
-            before = self.owner()
-            if self._is_free(reached, before) and self._claim(before, reached is True):
-                return True
-        except BaseException:
-            self._system.release()
-            raise
-        self._system.release()
-        return False
+        before = self.owner()
+        return (before is None or self._is_dead(before)) and self._claim(before)
 
     def owner(self) -> Owner | None:
         """Who has the lock, or was the last to have it before dying; None when nobody left a file."""
@@ -96,16 +105,12 @@ class RunLock:
         return chain[-1] if chain else None
 
     def is_held(self) -> bool | None:
-        """Whether a living process has the lock; None: the heartbeat of one that the system does not tell about has
-        to be watched, so ask again after :func:`stale_s` seconds."""
-        reached = self._acquire_system()
-        try:
-            before = self.owner()
-            if self._is_free(reached, before):
-                return False
-            return None if before and reached is not False else True
-        finally:
-            self._system.release()
+        """Whether a living process has the lock; None: the heartbeat of one on another machine has to be watched, so
+        ask again after :func:`stale_s` seconds."""
+        owner = self.owner()
+        if owner is None or self._is_dead(owner):
+            return False
+        return True if owner.is_here() else None
 
     def is_lost(self) -> bool:
         """Whether others took this lock from its living owner, who must have slept for longer than they waited."""
@@ -124,32 +129,15 @@ class RunLock:
                 for owner in chain:  # the first one first: without it nothing leads to the others
                     owner.path.unlink(missing_ok=True)
         self._file.close()
-        self._system.release()
 
-    def _acquire_system(self) -> bool | None:
-        """Whether the operating system gave its lock; None where its file system has none."""
-        try:
-            self._system.acquire(timeout=0)
-        except Timeout:
-            return False
-        except OSError as error:
-            if error.errno in NOT_SUPPORTED:
-                return None
-            raise
-        return True
-
-    def _is_free(self, reached: bool | None, before: Owner | None) -> bool:
-        """Whether the lock can be taken: nobody has it, or who had it is dead."""
-        if before is None and reached is not False:
-            return True
-        if before and reached and before.has_system_lock and before.machine == this_machine():
-            return True  # the operating system, which knows on one machine, would not have given it to us
-        text = f"{before.path.name} {before.text}" if before else ""
-        if _seen.get(self._path, ("", 0.0))[0] != text or self._path not in _seen:
+    def _is_dead(self, owner: Owner) -> bool:
+        """Whether the process of an owner is gone, or its counter has stood still for long enough."""
+        text = f"{owner.path.name} {owner.text}"
+        if self._path not in _seen or _seen[self._path][0] != text:
             _seen[self._path] = (text, time.monotonic())
-        return time.monotonic() - _seen[self._path][1] >= stale_s()
+        return owner.is_gone() or time.monotonic() - _seen[self._path][1] >= stale_s()
 
-    def _claim(self, before: Owner | None, has_system_lock: bool) -> bool:
+    def _claim(self, before: Owner | None) -> bool:
         """Become the owner after ``before``; False if others were faster."""
         path = Path(f"{self._path}.owner" if before is None else f"{self._path}.after-{before.token}")
         flags = os.O_CREAT | os.O_EXCL | os.O_RDWR | getattr(os, "O_SYNC", 0)  # others are to see it at once
@@ -158,13 +146,8 @@ class RunLock:
         except FileExistsError:
             return False
         self._token, self._beats = secrets.token_hex(8), 0
-        self._about = {
-            "token": self._token,
-            "machine": this_machine(),
-            "process": os.getpid(),
-            "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-            "system_lock": has_system_lock,
-        }
+        started = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        self._about = {"token": self._token, "machine": this_machine(), "process": os.getpid(), "started": started}
         mine = False
         try:
             self._beat()
@@ -211,8 +194,8 @@ def read_owner(path: Path) -> Owner | None:
     try:
         about = json.loads(text)
         token, machine, process = str(about["token"]), str(about["machine"]), int(about["process"])
-        if not re.fullmatch("[0-9a-f]{16}", token):  # it becomes part of a file name
-            return Owner(path, text)
-        return Owner(path, text, token, machine, process, about["system_lock"] is True)
+        if re.fullmatch("[0-9a-f]{16}", token):  # it becomes part of a file name
+            return Owner(path, text, token, machine, process)
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
-        return Owner(path, text)
+        pass
+    return Owner(path, text)

@@ -7,15 +7,15 @@ there, is computed from the same runs trained again, which on another kind of ma
 """
 
 import json
-import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ctrlib.config import digest
-from ctrlib.data.files import write_synced
+from ctrlib.data.files import read_sealed, write_sealed
 from ctrlib.data.load import load_data
 from ctrlib.stats import metrics
 from ctrlib.stats.delong import AucCovariance, RowDifference, delong, pool_folds
@@ -23,6 +23,7 @@ from ctrlib.store.record import Record, storage_error
 from ctrlib.store.runs import RunStore
 
 FOLDER = ".measures"
+ABOUT = ("measure", "version", "parameters", "runs")  # what a measure is of; its digest is the key
 VERSION = 1  # raise by one whenever a measure of the same name would give another value
 
 
@@ -51,36 +52,39 @@ def measured(
     key = digest(about)
     path = store.root / FOLDER / f"{key}.json"
     try:
-        content = json.loads(path.read_bytes())
-        if content["checksum"] == digest([about, content["value"]]):
-            return content["value"]
-        raise ValueError("checksum")
+        return _read(path)["value"]
     except FileNotFoundError:
         if store.results and key in store.results.measures:
             return store.results.measures[key]
-    except (ValueError, KeyError, TypeError, OSError):
+    except (ValueError, OSError):
         print(f"damaged measure, will be computed again: {path}", flush=True)
-    value = json.loads(json.dumps(compute(store.whole(records))))  # the same whether it was computed or read
-    content = {**about, "key": key, "value": value, "checksum": digest([about, value])}
+    value = json.loads(json.dumps(compute(store.with_files(records))))  # the same whether it was computed or read
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        aside = path.with_suffix(f".{os.getpid()}.new")
-        write_synced(aside, json.dumps(content).encode())
-        aside.replace(path)
+        write_sealed(path, {**about, "key": key, "value": value}, _checksum)
     except OSError as error:
         raise storage_error(error, store.root) from None
     return value
+
+
+def _checksum(content: dict[str, Any]) -> str:
+    return digest([{name: content[name] for name in ABOUT}, content["value"]])
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """What the file of a measure holds; ValueError unless it is that measure, whole."""
+    content = read_sealed(path, _checksum)
+    if digest({name: content[name] for name in ABOUT}) != path.stem:
+        raise ValueError("it is another measure")
+    return content
 
 
 def stored_measures(store: RunStore) -> list[dict[str, Any]]:
     """All whole measures in the folder of a store, each with ``key``, ``value`` and the ``runs`` it came from."""
     found = []
     for path in sorted((store.root / FOLDER).glob("*.json")):
-        with suppress(ValueError, KeyError, TypeError):
-            content = json.loads(path.read_bytes())
-            about = {name: content[name] for name in ("measure", "version", "parameters", "runs")}
-            if content["checksum"] == digest([about, content["value"]]) and content["key"] == path.stem:
-                found.append(content)
+        with suppress(ValueError, OSError):
+            found.append(_read(path))
     return found
 
 

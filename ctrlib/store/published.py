@@ -1,56 +1,121 @@
-"""Results that are kept as text beside the book: run records and measures without weights, predictions or rows.
+"""Results that are kept beside the book: run records and measures without weights, predictions or rows.
 
-``book/results/NAME.jsonl`` holds one JSON object a line, each with the checksum of what it says:
+``book/results/NAME.parquet`` is a table with one row for each
 
-    {"run": ...}       run.json of a finished run
-    {"measure": ...}   a measure of some runs (ctrlib.store.measures)
-    {"data": ...}      what a plan has to know of a prepared data set: fingerprint, rows and field sizes of each draw
+    run       run.json of a finished run: settings and all else as JSON, the history in columns
+    measure   a measure of some runs (ctrlib.store.measures), its value as JSON
+    data      what a plan has to know of a prepared data set: fingerprint, rows and field sizes of each draw
 
-Whoever has these can make every table and figure of the book, without training and without the data.
+and a checksum of the whole file. Names are read at once, the rest when the first entry is asked for. Whoever has these
+files can make every table and figure of the book, without training and without the data.
 """
 
+import hashlib
+import io
 import json
-from collections.abc import Iterable
-from functools import lru_cache
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ctrlib.config import digest
-from ctrlib.data.files import write_synced
+from ctrlib.data.files import replace_file, unseal
 from ctrlib.data.folders import project_root
 from ctrlib.errors import UserError
 
-KINDS = ("run", "measure", "data")
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+NAMES = {"run": "fingerprint", "measure": "key", "data": "name"}  # kind -> where its content says its name
+VALUES = {"measure": "value", "data": "draws"}  # kind -> where its content says the rest
+COUNTS = ("epoch", "member")  # the columns of a history
+NUMBERS = ("learning_rate", "click_loss", "peer_loss", "valid_auc", "valid_logloss", "seconds")
+MARK, ZEROS = b"SHA-256 of this file with zeros in this place: ", b"0" * 64
 
 
 class Results:
-    """The results below one folder, read once."""
+    """The results in one file, or in all files of a folder; of a name that is in two, the last one counts.
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = Path(folder)
-        self.runs: dict[str, dict[str, Any]] = {}  # fingerprint -> content of run.json
-        self.measures: dict[str, Any] = {}  # key -> value
-        self.data: dict[str, list[dict[str, Any]]] = {}  # name -> draws
-        for path in sorted(self.folder.glob("*.jsonl")):
-            for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-                self._add(path, number, line)
+    Attributes:
+        runs: contents of run.json by fingerprint.
+        measures: values by key.
+        data: draws by name of the data set.
+    """
 
-    def _add(self, path: Path, number: int, line: str) -> None:
+    def __init__(self, place: Path) -> None:
+        inside = [path for ending in ("jsonl", "parquet") for path in sorted(Path(place).glob(f"*.{ending}"))]
+        files = [RecordFile(path) for path in (inside if Path(place).is_dir() else [Path(place)])]
+        self.runs, self.measures, self.data = (Entries(files, kind) for kind in NAMES)
+
+
+class Entries(Mapping[str, Any]):
+    """All entries of one kind by name; each becomes an object once, when it is first asked for."""
+
+    def __init__(self, files: Iterable["RecordFile"], kind: str) -> None:
+        self._places = {name: (file, row) for file in files for row, name in file.names(kind)}
+        self._objects: dict[str, Any] = {}
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in self._objects:
+            file, row = self._places[name]
+            self._objects[name] = file.entry(row)
+        return self._objects[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._places
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+
+class RecordFile:
+    """One file of results: Parquet, or lines of JSON as version 0.1 wrote them.
+
+    Raises:
+        UserError: the file cannot be read, or its checksum is not that of its content.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = Path(path)
         try:
-            entry = json.loads(line)
-            checksum = entry.pop("checksum")
-            ((kind, content),) = entry.items()
-            whole = kind in KINDS and digest(entry) == checksum
-        except (ValueError, AttributeError, KeyError, TypeError):
-            whole = False
-        if not whole:
-            raise UserError(f"{path}, line {number}: damaged; get the file anew, or remove it")
-        if kind == "run":
-            self.runs[content["fingerprint"]] = content
-        elif kind == "measure":
-            self.measures[content["key"]] = content["value"]
-        else:
-            self.data[content["name"]] = content["draws"]
+            content = self.path.read_bytes()
+            if self.path.suffix == ".jsonl":
+                content = parquet(_json_lines(content))
+            if not is_whole(content):
+                raise ValueError("its checksum is not that of its content")
+            self._content = content
+            self._index = list(zip(*(column.to_pylist() for column in self._read(["kind", "name"])), strict=True))
+        except OSError as error:
+            raise UserError(f"{path}: cannot be read ({error.strerror or error})") from None
+        except ValueError as error:
+            raise UserError(f"{path}: damaged ({error}); get the file anew, or remove it") from None
+
+    def names(self, kind: str) -> list[tuple[int, str]]:
+        """Row and name of every entry of a kind."""
+        return [(row, name) for row, (found, name) in enumerate(self._index) if found == kind]
+
+    def entry(self, row: int) -> Any:
+        """The content of a run, the value of a measure, the draws of a data set."""
+        found = {name: column[row].as_py() for name, column in self._columns.items()}
+        entry = json.loads(found["content"])
+        if found["settings"] is not None:
+            entry["run"] = json.loads(found["settings"])
+        if found["history"] is not None:
+            entry["history"] = found["history"]
+        return entry
+
+    @cached_property
+    def _columns(self) -> dict[str, "pa.ChunkedArray"]:
+        table = self._read(["content", "settings", "history"])
+        return dict(zip(table.column_names, table.columns, strict=True))
+
+    def _read(self, columns: list[str]) -> "pa.Table":
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        return pq.read_table(pa.BufferReader(self._content), columns=columns)
 
 
 @lru_cache(maxsize=1)
@@ -61,9 +126,78 @@ def committed_results() -> Results:
 
 def write(path: Path, entries: Iterable[tuple[str, dict[str, Any]]]) -> int:
     """Write results, ``(kind, content)``, in a stable order, whole or not at all; how many there are."""
-    lines = sorted(json.dumps({kind: content, "checksum": digest({kind: content})}) for kind, content in entries)
+    entries = list(entries)
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_suffix(".new")
-    write_synced(aside, "".join(f"{line}\n" for line in lines).encode())
-    aside.replace(path)
-    return len(lines)
+    replace_file(path, parquet(entries))
+    return len(entries)
+
+
+def parquet(entries: Iterable[tuple[str, dict[str, Any]]]) -> bytes:
+    """A Parquet file of results, ``(kind, content)``, that carries its checksum."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    epoch = pa.struct([(name, pa.int64()) for name in COUNTS] + [(name, pa.float64()) for name in NUMBERS])
+    texts = [(name, pa.string()) for name in ("kind", "name", "settings", "content")]
+    schema = pa.schema([*texts, ("history", pa.list_(epoch))])
+    rows = sorted((_row(kind, content) for kind, content in entries), key=lambda row: [str(v) for v in row.values()])
+    file, style = (
+        io.BytesIO(),
+        {
+            "compression": "zstd",
+            "compression_level": 9,
+            "write_statistics": False,
+            "store_schema": False,
+            "use_dictionary": ["kind", "settings"],
+            "column_encoding": {
+                f"history.list.element.{name}": "BYTE_STREAM_SPLIT" for name in NUMBERS
+            },  # a quarter less
+        },
+    )
+    with pq.ParquetWriter(file, schema, **style) as writer:
+        writer.write_table(pa.Table.from_pylist(rows, schema))
+        writer.add_key_value_metadata({"checksum": (MARK + ZEROS).decode()})
+    content = file.getvalue()
+    start, _, end = content.rpartition(MARK + ZEROS)
+    return start + MARK + hashlib.sha256(content).hexdigest().encode() + end
+
+
+def is_whole(content: bytes) -> bool:
+    """Whether the checksum in a file of :func:`parquet` is that of the file."""
+    start, mark, end = content.rpartition(MARK)
+    rest = end[len(ZEROS) :]
+    return bool(mark) and hashlib.sha256(start + mark + ZEROS + rest).hexdigest().encode() == end[: len(ZEROS)]
+
+
+def _row(kind: str, content: dict[str, Any]) -> dict[str, Any]:
+    """An entry as a row, in the order in which like ones are neighbours."""
+    settings = history = None
+    if kind == "run":
+        rest = dict(content)
+        settings = _compact(rest.pop("run"))
+        if all(_is_epoch(row) for row in content["history"]):
+            history = rest.pop("history")
+    else:
+        rest = content[VALUES[kind]]
+    name = content[NAMES[kind]]
+    return {"kind": kind, "settings": settings, "name": name, "content": _compact(rest), "history": history}
+
+
+def _is_epoch(row: dict[str, Any]) -> bool:
+    """Whether a row of a history fits the columns, so that it comes back as it was."""
+    types = {**dict.fromkeys(COUNTS, int), **dict.fromkeys(NUMBERS, float)}
+    return {name: type(value) for name, value in row.items()} == types
+
+
+def _compact(content: Any) -> str:
+    return json.dumps(content, separators=(",", ":"))
+
+
+def _json_lines(content: bytes) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The entries of a file of version 0.1, one JSON object a line, each with its own checksum; ValueError if not."""
+    for number, line in enumerate(content.splitlines(), start=1):
+        try:
+            ((kind, entry),) = unseal(line).items()
+            yield kind, {**entry, NAMES[kind]: entry[NAMES[kind]]}
+        except (ValueError, KeyError, TypeError):
+            raise ValueError(f"line {number}") from None

@@ -1,26 +1,36 @@
-"""A finished run on disk: what its files hold, and how they are read without trusting them."""
+"""A finished run on disk: how its record is written, what its files hold, how they are read without trusting them.
+
+    run.json             settings, history, test metrics, environment, wall time, checksums
+    members.safetensors  weights and Adam state of every member
+    predictions.npz      validation and test logits, float32 (K, rows)
+
+Weights are safetensors and predictions plain arrays: nothing that could execute code is ever loaded.
+"""
 
 import errno
 import hashlib
+import io
 import re
+import shutil
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ctrlib.config import Run, StoredMember
-from ctrlib.data.files import Irregular, read_plain
-from ctrlib.errors import UserError
-from ctrlib.store.content import read_logits, read_states
+from ctrlib.config import NUMERICS_VERSION, Run, StoredMember
+from ctrlib.data.files import Irregular, read_plain, remove, seal, unseal, write_synced
+from ctrlib.errors import UserError, shown
+from ctrlib.store.content import read_logits, read_states, validate_content
+
+if TYPE_CHECKING:
+    from ctrlib.training.dataset import Dataset
+    from ctrlib.training.loop import Trained
 
 FORMAT = 1
-
-
 FILES = ("members.safetensors", "predictions.npz")
-
-
 NAME = re.compile("[0-9a-f]{16}")  # of a record's folder; whatever else lies in a store is somebody else's
 
 
@@ -58,7 +68,7 @@ class Record:
     def logits(self, split: str = "test") -> np.ndarray:
         """Logits (K, rows) float32 of the kept weights on ``valid`` or ``test``."""
         shape = (len(self.run.members), self.content["rows"][split])
-        return self._read("predictions.npz", lambda content: read_logits(content, split, shape))
+        return self._parsed("predictions.npz", lambda content: read_logits(content, split, shape))
 
     def probabilities(self, split: str = "test") -> np.ndarray:
         """Predicted click probabilities (K, rows) float64."""
@@ -66,22 +76,93 @@ class Record:
 
     def states(self) -> list[dict]:
         """Weights and Adam state of each member (see :data:`ctrlib.training.loop.State`)."""
-        return self._read("members.safetensors", lambda content: read_states(content, len(self.run.members)))
+        return self._parsed("members.safetensors", lambda content: read_states(content, len(self.run.members)))
 
-    def _read(self, name: str, parse: Callable[[bytes], Any]) -> Any:
-        """What ``parse`` makes of a file whose checksum agrees."""
-        try:
-            return parse(self._checked(name))
-        except ValueError as error:
-            raise Damaged(f"{self.folder / name}: not what a run record holds ({error})") from None
-
-    def _checked(self, name: str) -> bytes:
-        """The bytes of one file, after their checksum agreed."""
+    def read(self, name: str) -> bytes:
+        """The bytes of one of :data:`FILES`; :class:`Damaged` unless they are those that were written."""
         path = self.folder / name
         content = read_file(path)
         if hashlib.sha256(content).hexdigest() != self.content["files"][name]:
             raise Damaged(f"{path}: its checksum is not the one recorded when it was written")
         return content
+
+    def _parsed(self, name: str, parse: Callable[[bytes], Any]) -> Any:
+        """What ``parse`` makes of a file whose checksum agrees."""
+        try:
+            return parse(self.read(name))
+        except ValueError as error:
+            raise Damaged(f"{self.folder / name}: not what a run record holds ({error})") from None
+
+
+def write_record(root: Path, run: Run, trained: "Trained", dataset: "Dataset", environment: dict[str, Any]) -> Record:
+    """Write the record of ``run`` into the store at ``root``: aside first, and renamed into place when it is whole.
+
+    The caller holds the lock of the run and knows that no healthy record of it is there.
+
+    Raises:
+        StoreError: the disk is full or forbids it; what was there before is as it was.
+    """
+    from safetensors.torch import save
+
+    tensors = {f"{n}|{key}": v.contiguous() for n, state in enumerate(trained.states) for key, v in state.items()}
+    arrays = io.BytesIO()
+    np.savez(arrays, valid=trained.valid_logits, test=trained.test_logits)
+    files = {"members.safetensors": save(tensors), "predictions.npz": arrays.getvalue()}
+    content = {
+        "format": FORMAT,
+        "numerics": NUMERICS_VERSION,
+        "fingerprint": run.fingerprint,
+        "run": run.model_dump(mode="json"),
+        "history": trained.history,
+        "kept_epochs": trained.kept_epochs,
+        "test": test_metrics(trained.test_logits, dataset.test.labels),
+        "rows": {split: len(getattr(dataset, split)) for split in ("train", "valid", "test")},
+        "seconds": trained.seconds,
+        "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "environment": environment,
+        "files": {name: hashlib.sha256(data).hexdigest() for name, data in files.items()},
+    }
+    final, aside = root / run.fingerprint, root / f".writing-{run.fingerprint}"
+    try:
+        remove(aside)  # left by a process that was killed
+        aside.mkdir(parents=True)
+        for name, data in files.items():
+            write_synced(aside / name, data)
+        write_synced(aside / "run.json", seal(content, indent=1).encode())
+        remove(final)  # only a damaged record can be here
+        aside.rename(final)
+    except OSError as error:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise storage_error(error, root) from None
+    return Record(final, run, content)
+
+
+def read_record(folder: Path) -> Record:
+    """The record in a folder, which is named by its fingerprint; its run.json is checked, its other files are not.
+
+    Raises:
+        UserError: a record of another format, which is never overwritten.
+        Damaged: run.json is missing, cut or altered.
+    """
+    path = folder / "run.json"
+    try:
+        content = unseal(read_file(path))  # alike in every format
+    except ValueError as error:
+        raise Damaged(f"{path}: not a whole run record ({error})") from None
+    if (version := content.get("format")) != FORMAT:
+        raise UserError(
+            f"{path}: format {shown(version)}; this ctrlib reads format {FORMAT}: use the ctrlib that wrote it, "
+            "or another store (CTRLIB_RUNS)"
+        )
+    try:
+        run = Run.model_validate(content["run"])
+        validate_content(content, len(run.members), FILES)
+    except (KeyError, ValueError, TypeError):
+        raise Damaged(f"{path}: not a whole run record") from None
+    current = content["numerics"] == NUMERICS_VERSION
+    if content["fingerprint"] != folder.name or (current and run.fingerprint != folder.name):
+        raise Damaged(f"{path}: is the record of another run")
+    return Record(folder, run, content)
 
 
 def builds_on(run: Run) -> list[StoredMember]:
