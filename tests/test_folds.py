@@ -7,9 +7,10 @@ import polars as pl
 import pytest
 
 from ctrlib.config import checked
-from ctrlib.data import prepared as table
 from ctrlib.data import sources
-from ctrlib.data.sources import PrepareOptions
+from ctrlib.data.manifest import read_manifest
+from ctrlib.data.options import PrepareOptions
+from ctrlib.data.prepared import validate_dataset
 from ctrlib.errors import UserError
 
 
@@ -29,12 +30,12 @@ def test_folds_test_each_row_once_in_the_order_of_the_file(tmp_path, suffix):
     frame = folded(tmp_path)
     options = PrepareOptions(fold_column="fold", categorical=("row", "c"), min_count=1)
     folder = sources.prepare("own", tmp_path / f"own.{suffix}", tmp_path, options)
-    about = table.read_about(folder)
+    about = read_manifest(folder)
     assert (about["folds"], about["draw_count"], about["settings"]["draws"]) == ([0, 1, 2, 3, 10], 5, 5)
     scores, of_row = np.full(600, -1.0), np.arange(600.0)
     for draw, name in enumerate(about["folds"]):
         dataset = sources.load("own", draw, tmp_path)
-        table.check(dataset)
+        validate_dataset(dataset)
         assert dataset.field_names == ("row", "n", "c")
         rows = {
             part: frame.with_row_index().filter(chosen)["index"].to_numpy()
@@ -58,7 +59,7 @@ def test_folds_by_text_are_in_order_of_text(tmp_path):
     frame = folded(tmp_path).with_columns(pl.col("fold").replace_strict({0: "b", 1: "a", 2: "c", 3: "é", 10: "B"}))
     frame.write_parquet(tmp_path / "own.parquet")
     folder = sources.prepare("own", tmp_path / "own.parquet", tmp_path, PrepareOptions(fold_column="fold"))
-    assert table.read_about(folder)["folds"] == ["B", "a", "b", "c", "é"]
+    assert read_manifest(folder)["folds"] == ["B", "a", "b", "c", "é"]
     expected = frame.filter(pl.col("fold") == "B")["label"].to_list()
     assert sources.load("own", 0, tmp_path).test.labels.tolist() == expected
 
@@ -67,7 +68,7 @@ def test_numbers_by_criteos_rule(tmp_path):
     frame = folded(tmp_path)
     options = PrepareOptions(fold_column="fold", numeric=("n",), numeric_rule="criteo", min_count=1, drop=("row",))
     folder = sources.prepare("own", tmp_path / "own.parquet", tmp_path, options)
-    assert table.read_about(folder)["numeric_columns"] == ["n"]
+    assert read_manifest(folder)["numeric_columns"] == ["n"]
     dataset = sources.load("own", 2, tmp_path)
     words = pl.read_parquet(folder / "draw-2" / "vocabulary.parquet").filter(pl.col("field") == "n")
     codes = dict(zip(words["value"], words["code"], strict=True))

@@ -1,39 +1,19 @@
 """``ctrlib data``: what data sets there are, how to fetch or prepare one, what is in it."""
 
-from enum import StrEnum
+import inspect
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args, get_origin
 
 import typer
+from pydantic import BaseModel
 
 from ctrlib.cli.output import console, plain, reporting, say, share, table
+from ctrlib.data.options import PrepareOptions
 
 data_app = typer.Typer(
     no_args_is_help=True, help="Data sets: what there is, how to fetch or prepare one, what is in it."
 )
-
-
-class Layout(StrEnum):
-    """Layouts of raw files."""
-
-    CRITEO = "criteo"
-    AVAZU = "avazu"
-    FRAPPE = "frappe"
-    TABLE = "table"
-
-
-class SplitBy(StrEnum):
-    """Ways to divide rows."""
-
-    RANDOM = "random"
-    TIME = "time"
-
-
-class NumericRule(StrEnum):
-    """Ways to make categories of numbers."""
-
-    QUANTILE = "quantile"
-    CRITEO = "criteo"
 
 
 DataDir = Annotated[
@@ -63,7 +43,48 @@ def data_list(data_dir: DataDir = None) -> None:
         say(f"{entry.name}: {entry.how}")
 
 
+Out = Annotated[
+    Path | None,
+    typer.Option(help="Folder under which NAME is made. (Default: data/ of the project, or $CTRLIB_DATA.)"),
+]
+
+
+def with_options_of(model: type[BaseModel]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command an option for each field of ``model`` that it does not name itself, with the field's help.
+
+    The command receives them as keyword arguments. Fields that hold several texts may be repeated or use commas.
+    """
+
+    def option(name: str, field: Any) -> inspect.Parameter:
+        kind, default = field.annotation, field.default
+        if get_origin(kind) is tuple:
+            several = get_args(kind)[-1] is Ellipsis
+            kind, default = (list[str] | None, None) if several else (str, ",".join(map(str, default)))
+        annotated = Annotated[kind, typer.Option(help=field.description)]
+        return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotated)
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        signature = inspect.signature(command)
+        own = [one for one in signature.parameters.values() if one.kind != inspect.Parameter.VAR_KEYWORD]
+        options = [option(name, field) for name, field in model.model_fields.items()]
+        command.__signature__ = signature.replace(parameters=[*own, *options])
+        return command
+
+    return decorate
+
+
+def _values(given: dict[str, Any]) -> dict[str, Any]:
+    """Options as the settings take them: repeated and comma-separated names, and shares, as tuples."""
+    made = dict(given)
+    for name, value in given.items():
+        if get_origin(PrepareOptions.model_fields[name].annotation) is tuple:
+            texts = value if isinstance(value, list) else [value or ""]
+            made[name] = tuple(part.strip() for text in texts for part in text.split(",") if part.strip())
+    return made
+
+
 @data_app.command("prepare")
+@with_options_of(PrepareOptions)
 def data_prepare(
     name: Annotated[
         str, typer.Argument(help="Name of the data set to make. criteo, avazu and frappe also choose that layout.")
@@ -71,73 +92,8 @@ def data_prepare(
     raw: Annotated[
         Path, typer.Option(help="The raw file: text, .gz text, Parquet, or Frappe's zip.", show_default=False)
     ],
-    out: Annotated[
-        Path | None,
-        typer.Option(help="Folder under which NAME is made. (Default: data/ of the project, or $CTRLIB_DATA.)"),
-    ] = None,
-    layout: Annotated[
-        Layout | None,
-        typer.Option(
-            help="Layout of the raw file, when NAME does not say it. (Default: table, your own CSV or Parquet.)"
-        ),
-    ] = None,
-    label: Annotated[str, typer.Option(help="Own data: the column with 0 and 1.")] = "label",
-    drop: Annotated[
-        list[str] | None,
-        typer.Option(help="Own data: columns to leave out; repeat it or use commas. Patterns work: 'id,debug_*'."),
-    ] = None,
-    numeric: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Own data: columns to cut into buckets. Without it: fractions, and whole numbers with more "
-            "than 1000 distinct training values. Patterns work: 'I*'."
-        ),
-    ] = None,
-    categorical: Annotated[
-        list[str] | None,
-        typer.Option(help="Own data: columns whose every value is a category, such as ids stored as numbers: 'C*'."),
-    ] = None,
-    buckets: Annotated[int, typer.Option(help="Own data: buckets of a numeric column, equally full in train.")] = 20,
-    numeric_rule: Annotated[
-        NumericRule,
-        typer.Option(
-            help="Own data: quantile: buckets fitted on train. criteo: x above 2 becomes floor(ln(x)^2), for counts."
-        ),
-    ] = NumericRule.QUANTILE,
-    split: Annotated[
-        SplitBy,
-        typer.Option(help="random: by --split-seed. time: train is the earliest part (avazu, or with --time-column)."),
-    ] = SplitBy.RANDOM,
-    split_seed: Annotated[
-        int, typer.Option(help="Seed of draw 0; draw d uses this plus d. Frappe's negatives use it too.")
-    ] = 0,
-    draws: Annotated[
-        int, typer.Option(help="How many divisions of the same rows to make, so that a study can average over them.")
-    ] = 1,
-    shares: Annotated[str, typer.Option(help="Shares of train, valid and test.")] = "0.8,0.1,0.1",
-    min_count: Annotated[
-        int | None,
-        typer.Option(
-            help="Values seen less often than this in train share one code, with those never seen. "
-            "(Default: 2; frappe: 1.)"
-        ),
-    ] = None,
-    time_column: Annotated[
-        str | None, typer.Option(help="Own data: the column to sort by for --split time; it is no feature.")
-    ] = None,
-    fold_column: Annotated[
-        str | None,
-        typer.Option(
-            help="Own data: the column that says the fold of a row; it is no feature. As many draws as folds: draw d "
-            "tests on fold d, validates on the next and trains on the rest, so each row is tested once."
-        ),
-    ] = None,
-    negatives: Annotated[
-        int, typer.Option(help="Frappe: items drawn for each use, among those the user never used.")
-    ] = 2,
-    rows: Annotated[
-        int | None, typer.Option(help="Use only the first so many rows, for example of the full Criteo file.")
-    ] = None,
+    out: Out = None,
+    **options: Any,
 ) -> None:
     """Turn a raw file into integer codes, divided into train, valid and test.
 
@@ -159,27 +115,9 @@ def data_prepare(
     from ctrlib.config import checked
     from ctrlib.data import sources
 
-    options = checked(
-        sources.PrepareOptions,
-        layout=layout and layout.value,
-        label=label,
-        drop=_names(drop),
-        numeric=_names(numeric),
-        categorical=_names(categorical),
-        buckets=buckets,
-        split=split.value,
-        split_seed=split_seed,
-        draws=draws,
-        shares=tuple(shares.split(",")),
-        min_count=min_count,
-        numeric_rule=numeric_rule.value,
-        time_column=time_column,
-        fold_column=fold_column,
-        negatives=negatives,
-        rows=rows,
-    )
+    settings = checked(PrepareOptions, **_values(options))
     with reporting(f"preparing {name}") as report:
-        folder = sources.prepare(name, raw, out, options, report)
+        folder = sources.prepare(name, raw, out, settings, report)
     _show_prepared(folder)
 
 
@@ -189,10 +127,7 @@ def data_fetch(
         str,
         typer.Argument(help="criteo_x1, criteo_x4, avazu_x1, avazu_x4, frappe_x1 or movielenslatest_x1."),
     ],
-    out: Annotated[
-        Path | None,
-        typer.Option(help="Folder under which NAME is made. (Default: data/ of the project, or $CTRLIB_DATA.)"),
-    ] = None,
+    out: Out = None,
     endpoint: Annotated[
         str | None,
         typer.Option(help="Address of a mirror of the hub. (Default: https://huggingface.co, or $HF_ENDPOINT.)"),
@@ -224,8 +159,8 @@ def data_fetch(
 
     [bold]ctrlib data fetch criteo_x4 --min-count 2[/bold]   (the benchmark's setting criteo_x4_002)
     """
-    from ctrlib.data.fetch import fetch
-    from ctrlib.data.published import PUBLISHED
+    from ctrlib.data.hub.fetch import fetch
+    from ctrlib.data.hub.published import PUBLISHED
 
     if name in PUBLISHED:
         say(f"{name}: {PUBLISHED[name].terms}")
@@ -308,8 +243,3 @@ def _show_splits(draws: list[dict[str, Any]]) -> None:
             cells = (*start, line["part"], line["rows"], line["clicks"], share(line["click_rate"]))
             shown.add_row(*map(plain, (*cells, facts["fingerprint"] if first else "")))
     console(stderr=False).print(shown)
-
-
-def _names(values: list[str] | None) -> tuple[str, ...]:
-    """Column names from repeated and comma-separated options."""
-    return tuple(name.strip() for value in values or () for name in value.split(",") if name.strip())

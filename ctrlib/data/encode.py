@@ -1,81 +1,222 @@
-"""Rows in memory to integer codes: splits, buckets, vocabularies.
+"""Raw rows to integer codes: cells as numbers of values, divisions of the rows, vocabularies and buckets.
 
-:func:`fit_vocabulary` sees training rows only and gives the codes 1, 2, ... of each field to its values, the most
-frequent first (equal counts: in order of value). Rarer values, and values that training never shows, get code 0. A
-missing value (null here, "" in stored vocabularies) is a value like any other.
+Every cell becomes the number of its value first, and the numbers wait in a temporary file (:class:`Cells`), so that
+memory does not grow with the number of rows. All that is said of a value (what it means, whether it is rare) is then
+said once. A draw counts the numbers of its training rows, which gives the vocabulary, and looks up one code per cell.
+
+A vocabulary gives the codes 1, 2, ... of a field to the values of the training rows, the most frequent first (equal
+counts: in order of value). Rarer values, and values that training never shows, get code 0. A missing value (null here,
+"" in stored vocabularies) is a value like any other.
 """
 
 import math
-from collections.abc import Sequence
-from dataclasses import replace
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
 
-from ctrlib.data.criteo import bucket_count
-from ctrlib.data.layouts import Rows
+from ctrlib.data.manifest import SPLITS
+from ctrlib.data.prepared import DrawWriter
+from ctrlib.data.workers import MOST_THREADS, usable_cores
 from ctrlib.errors import UserError
 from ctrlib.training.dataset import OOV
 
 MOST_CATEGORIES = 1000  # a column of whole numbers with more distinct training values is taken as numeric
 MOST_FOLDS = 1000
-_ROW_BLOCK = 1 << 14
+BATCH = 1 << 17  # rows
 
 
-def split_rows(total: int, shares: tuple[float, float, float], order: np.ndarray) -> dict[str, np.ndarray]:
-    """Row numbers of train, valid and test: the first, middle and last shares of ``order``, each sorted."""
-    first = math.floor(total * shares[0] + 0.5)
-    second = first + math.floor(total * shares[1] + 0.5)
-    cuts = {"train": order[:first], "valid": order[first:second], "test": order[second:]}
-    return {part: np.sort(rows) for part, rows in cuts.items()}
+class Progress:
+    """Reports how many rows are done and how fast, a few times a second."""
+
+    def __init__(self, report: Callable[[str], None], step: str, total: int | None = None) -> None:
+        self._report, self._step, self._total = report, step, "" if total is None else f" of {total:,}"
+        self._rows, self._begun, self._said = 0, time.monotonic(), 0.0
+        report(step)
+
+    def add(self, rows: int) -> None:
+        """``rows`` more rows are done."""
+        self._rows += rows
+        now = time.monotonic()
+        if now - self._said > 0.3 and now - self._begun > 0.3:
+            self._said = now
+            rate = self._rows / (now - self._begun)
+            self._report(f"{self._step}: {self._rows:,}{self._total} rows, {rate:,.0f} rows/s")
+
+
+class Cells:
+    """Columns of cells as numbers of values, in a temporary file in ``folder``. Use it in a ``with``.
+
+    ``rows``: how many rows there are. Number 0 is a missing cell; number n stands for ``values(column)[n]``.
+    """
+
+    def __init__(self, folder: Path, columns: Sequence[str]) -> None:
+        self.columns, self.rows = tuple(columns), 0
+        self._categories = {name: pl.Categories.random() for name in columns}
+        # polars forgets categories of which no series is left
+        self._kept = [pl.Series([], dtype=pl.Categorical(categories)) for categories in self._categories.values()]
+        self._typed: dict[str, pl.Series] = {}
+        self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 (closed by __exit__)
+        self._blocks: list[tuple[int, list[np.dtype]]] = []  # rows, and the type of each column's numbers
+
+    def __enter__(self) -> "Cells":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def add_text(self, frame: pl.LazyFrame, progress: Progress) -> None:
+        """Add the rows of a frame of String columns, read in batches; empty text is missing."""
+        numbered = frame.select(
+            pl.col(name).cast(pl.Categorical(categories)).to_physical().add(1).fill_null(0)
+            for name, categories in self._categories.items()
+        )
+        for batch in numbered.collect_batches(chunk_size=BATCH, maintain_order=True):
+            self._append([batch[name].to_numpy() for name in self.columns])
+            progress.add(batch.height)
+
+    def add_frame(self, frame: pl.DataFrame) -> None:
+        """Add all rows at once: text as in :meth:`add_text`; other types keep their type, and NaN is missing."""
+        numbers = []
+        for name in self.columns:
+            values = frame[name]
+            if values.dtype == pl.String:
+                values = values.cast(pl.Categorical(self._categories[name])).to_physical() + 1
+            else:
+                values = values.fill_nan(None) if values.dtype.is_float() else values
+                self._typed[name] = values.drop_nulls().unique().sort()
+                values = values.rank("dense")
+            numbers.append(values.cast(pl.UInt32).fill_null(0).to_numpy())
+        self._append(numbers)
+
+    def _append(self, numbers: list[np.ndarray]) -> None:
+        """Put a block of columns into the file, each in the smallest type that holds its numbers."""
+        rows = len(numbers[0])
+        packed = [column.astype(np.min_scalar_type(column.max(initial=0))) for column in numbers]
+        self._file.write(b"".join(packed))
+        self._blocks.append((rows, [column.dtype for column in packed]))
+        self.rows += rows
+
+    def values(self, name: str) -> pl.Series:
+        """What the numbers 0, 1, 2, ... of a column stand for; null where nothing was there."""
+        found = self._typed.get(name)
+        if found is None:
+            found = self._categories[name].to_series().cast(pl.String).replace("", None)
+        return pl.concat([pl.Series(name, [None], found.dtype), found.alias(name)])
+
+    def column(self, name: str) -> np.ndarray:
+        """The numbers of one column, (rows,) uint32."""
+        place, found, start, at = self.columns.index(name), np.empty(self.rows, np.uint32), 0, 0
+        for rows, kinds in self._blocks:
+            sizes = [rows * kind.itemsize for kind in kinds]
+            self._file.seek(at + sum(sizes[:place]))
+            found[start : start + rows] = np.frombuffer(self._file.read(sizes[place]), kinds[place])
+            start, at = start + rows, at + sum(sizes)
+        return found
+
+    def blocks(self) -> Iterator[tuple[slice, dict[str, np.ndarray]]]:
+        """Block by block: which rows it holds, and the numbers of each column."""
+        self._file.seek(0)
+        start = 0
+        for rows, kinds in self._blocks:
+            numbers = [np.frombuffer(self._file.read(rows * kind.itemsize), kind) for kind in kinds]
+            yield slice(start, start + rows), dict(zip(self.columns, numbers, strict=True))
+            start += rows
+
+
+@dataclass(frozen=True)
+class Field:
+    """A field of the prepared rows: its name, the column of cells it comes from, and what their numbers mean in it.
+
+    ``values``: one for each number of the column, of any type that sorts; null = missing; some may be equal.
+    """
+
+    name: str
+    column: str
+    values: pl.Series
+
+
+@dataclass(frozen=True)
+class RawRows:
+    """Raw rows of any layout: ``cells``, the ``fields`` made of them, and ``labels`` (N,) uint8.
+
+    ``time``: (N,) whole numbers that sort the rows by time, where the layout has one. ``numeric``: fields to cut into
+    buckets. ``undecided``: fields of whole numbers whose kind depends on how many values training shows. ``folds``:
+    (N,) numbers 0, 1, ... of ``fold_names``, where a column says the fold of a row. ``source``: the raw file itself.
+    """
+
+    source: Path
+    cells: Cells
+    fields: list[Field]
+    labels: np.ndarray
+    time: np.ndarray | None = None
+    numeric: tuple[str, ...] = ()
+    undecided: tuple[str, ...] = ()
+    folds: np.ndarray | None = None
+    fold_names: list[Any] = field(default_factory=list)
+
+
+def ranks(cells: Cells, column: str, values: pl.Series) -> np.ndarray:
+    """(N,) the place of each row's value, from 0, among the sorted ``values`` of its number; none may be missing."""
+    places = values.rank("dense").cast(pl.Int64).fill_null(1).to_numpy() - 1
+    return places.take(cells.column(column))
+
+
+# ---- divisions -------------------------------------------------------------------------------------------------------
 
 
 def random_order(total: int, seed: int) -> np.ndarray:
-    """A permutation of the row numbers (total,) for a random split."""
-    return np.random.default_rng(seed).permutation(total)
+    """A permutation of the row numbers (total,): what ``permutation`` draws, in numbers of half the size."""
+    order = np.arange(total, dtype=np.int32 if total < 2**31 else np.int64)
+    np.random.default_rng(seed).shuffle(order)
+    return order
 
 
-def time_order(time: pl.Series) -> np.ndarray:
+def time_order(time: np.ndarray) -> np.ndarray:
     """Row numbers from the earliest to the latest; rows of one time keep their order."""
-    return time.to_frame("time").with_row_index().sort("time", maintain_order=True)["index"].to_numpy().astype(np.int64)
+    return np.argsort(time, kind="stable")
 
 
-def fold_rows(folds: np.ndarray, draw: int) -> dict[str, np.ndarray]:
-    """Row numbers of train, valid and test, each sorted: ``folds`` (N,) holds 0 ... K - 1 and has K >= 3.
+def divide(order: np.ndarray, shares: tuple[float, float, float]) -> np.ndarray:
+    """(N,) uint8: the place in SPLITS of each row; train is the first share of ``order``, valid the next."""
+    part = np.full(len(order), 2, np.uint8)
+    first = math.floor(len(order) * shares[0] + 0.5)
+    second = first + math.floor(len(order) * shares[1] + 0.5)
+    part[order[:first]], part[order[first:second]] = 0, 1
+    return part
+
+
+def divide_by_fold(folds: np.ndarray, draw: int) -> np.ndarray:
+    """(N,) uint8: the place in SPLITS of each row; ``folds`` (N,) holds 0 ... K - 1 and has K >= 3.
 
     Draw d tests on fold d, validates on the next (after the last comes the first) and trains on the others, so that
     over the K draws each row is tested exactly once.
     """
     following = (draw + 1) % (int(folds.max()) + 1)
-    test, valid = folds == draw, folds == following
-    parts = {"train": ~(test | valid), "valid": valid, "test": test}
-    return {part: np.flatnonzero(chosen) for part, chosen in parts.items()}
+    return np.where(folds == draw, 2, np.where(folds == following, 1, 0)).astype(np.uint8)
 
 
-def fold_names(folds: pl.Series, path: Path) -> list[int | float | str]:
-    """The folds in order: draw d tests on the d-th. Raises :class:`UserError` when they are too few or too many."""
-    names = folds.unique().sort().to_list()
-    if not 3 <= len(names) <= MOST_FOLDS:
-        problem = f"{len(names):,} distinct values"
-        raise UserError(f"{path}, column {folds.name}: {problem}; allowed: 3 to {MOST_FOLDS:,} folds")
-    return [int(name) if isinstance(name, float) and name.is_integer() else name for name in names]
+def part_sizes(part: np.ndarray, labels: np.ndarray) -> dict[str, tuple[int, int]]:
+    """Rows and clicks of each part."""
+    rows = np.bincount(part, minlength=len(SPLITS)).tolist()
+    clicks = np.bincount(part[labels > 0], minlength=len(SPLITS)).tolist()
+    return dict(zip(SPLITS, zip(rows, clicks, strict=True), strict=True))
 
 
-def choose_numeric(rows: Rows, train: np.ndarray) -> tuple[str, ...]:
-    """Columns that become buckets: the sure ones, and whole numbers with many distinct training values."""
-    many = [c for c in rows.undecided if rows.features[c].gather(train).n_unique() > MOST_CATEGORIES]
-    return tuple(c for c in rows.features.columns if c in rows.numeric or c in many)
-
-
-def fit_buckets(train: pl.Series, buckets: int) -> np.ndarray:
-    """Upper edges (at most ``buckets`` - 1, ascending) that cut the training values into equally full buckets."""
-    values = train.cast(pl.Float64).fill_nan(None).drop_nulls().to_numpy()
-    return bucket_edges(*np.unique(values, return_counts=True), buckets)
+# ---- vocabularies and buckets ----------------------------------------------------------------------------------------
 
 
 def bucket_edges(values: np.ndarray, counts: np.ndarray, buckets: int) -> np.ndarray:
-    """The same from values (n,) and how often each occurs in training, (n,) whole numbers; a value may come twice."""
+    """Upper edges (at most ``buckets`` - 1, ascending) that cut the training values into equally full buckets.
+
+    ``values`` (n,) and how often each occurs in training, (n,) whole numbers; a value may come twice.
+    """
     if counts.sum() == 0:
         return np.empty(0)
     order = np.argsort(values, kind="stable")
@@ -84,100 +225,123 @@ def bucket_edges(values: np.ndarray, counts: np.ndarray, buckets: int) -> np.nda
     return np.unique(values[order][np.searchsorted(upto, np.maximum(places, 0), side="right")])
 
 
-def apply_buckets(values: pl.Series, edges: np.ndarray) -> pl.Series:
-    """Bucket number (Int64) of each value: how many edges lie below it; missing stays missing."""
+def in_buckets(values: pl.Series, counts: np.ndarray, buckets: int) -> pl.Series:
+    """Bucket number (Int64) of each value, of numbers with these ``counts`` in training; missing stays missing."""
     values = values.cast(pl.Float64).fill_nan(None)
-    number = np.searchsorted(edges, values.fill_null(0.0).to_numpy(), side="left").astype(np.int64)
-    return pl.Series(values.name, number).set(values.is_null(), None)
+    numbers, missing = values.fill_null(0.0).to_numpy(), values.is_null().to_numpy()
+    edges = bucket_edges(numbers[~missing], counts[~missing], buckets)
+    return pl.Series(np.searchsorted(edges, numbers, side="left").astype(np.int64)).set(values.is_null(), None)
 
 
-def bucket_counts(features: pl.DataFrame, columns: Sequence[str], path: Path) -> pl.DataFrame:
-    """The rows with Criteo's rule (``criteo.bucket_count``) applied to ``columns``; these must hold whole numbers."""
-    for name in columns:
-        whole = features[name].cast(pl.Int64, strict=False)
-        if not (whole == features[name]).all() or whole.null_count() > features[name].null_count():
-            problem = "holds fractions or numbers beyond 64 bits"
-            raise UserError(f"{path}, column {name}: {problem}; allowed with numeric rule 'criteo': whole numbers")
-    return features.with_columns(bucket_count(pl.col(name).cast(pl.Int64)) for name in columns)
+def count_bucket(number: pl.Expr) -> pl.Expr:
+    """Criteo's numeric transform: floor(ln(x)^2) for x > 2, x itself otherwise; null stays null."""
+    squared = number.clip(lower_bound=1).cast(pl.Float64).log().pow(2).floor().cast(pl.Int64)
+    return pl.when(number > 2).then(squared).otherwise(number)
 
 
-def fit_vocabulary(train: pl.DataFrame, min_count: int) -> dict[str, pl.DataFrame]:
-    """Per field a frame (value, code) of every value seen at least ``min_count`` times in the training rows.
+def count_buckets(values: pl.Series, where: str) -> pl.Series:
+    """:func:`count_bucket` of numbers, which must be whole."""
+    whole = values.cast(pl.Int64, strict=False)
+    if not (whole == values).all() or whole.null_count() > values.null_count():
+        problem = "holds fractions or numbers beyond 64 bits"
+        raise UserError(f"{where}: {problem}; allowed with numeric rule 'criteo': whole numbers")
+    return whole.to_frame("x").select(count_bucket(pl.col("x")))["x"]
 
-    Codes are 1, 2, ... by falling count, equal counts by value (missing first); code 0 is left to all other values.
+
+def fit_vocabulary(values: pl.Series, counts: np.ndarray, min_count: int) -> tuple[pl.DataFrame, np.ndarray]:
+    """Codes of the values seen at least ``min_count`` times in training.
+
+    Args:
+        values: (n,) values, some of them perhaps equal.
+        counts: (n,) how often each occurs in the training rows.
+        min_count: 1 or more.
+
+    Returns:
+        The frame (value, code), and the code of each of ``values``, (n,) int32.
     """
-    return {
-        name: train.select(pl.col(name).alias("value"))
+    known = (
+        pl.DataFrame({"value": values, "count": counts})
         .group_by("value")
-        .agg(pl.len().alias("count"))
+        .agg(pl.col("count").sum())
         .filter(pl.col("count") >= min_count)
-        .with_columns(pl.col("value").cast(_stored(train[name].dtype)))
         .sort("count", "value", descending=[True, False], nulls_last=False)
         .select("value", pl.int_range(1, pl.len() + 1, dtype=pl.Int32).alias("code"))
-        for name in train.columns
-    }
+    )
+    codes = values.replace_strict(known["value"], known["code"], default=OOV, return_dtype=pl.Int32)
+    return known, codes.to_numpy()
 
 
-def encode(frame: pl.DataFrame, vocabulary: dict[str, pl.DataFrame]) -> np.ndarray:
-    """Codes (N, F) int32 of the fields of ``vocabulary``, in its order; 0 for values that it does not hold."""
-    ids = np.empty((frame.height, len(vocabulary)), dtype=np.int32)
-    for place, (name, codes) in enumerate(vocabulary.items()):
-        ids[:, place] = _codes(frame[name], codes)
-    return ids
+def counts_of(rows: RawRows, column: str, train: np.ndarray) -> np.ndarray:
+    """How often each number of a column occurs in the rows that ``train`` (N,) marks."""
+    return np.bincount(rows.cells.column(column)[train], minlength=len(rows.cells.values(column)))
 
 
-def _codes(values: pl.Series, codes: pl.DataFrame) -> np.ndarray:
-    """Codes (N,) int32 of one column."""
-    known = codes["value"].cast(values.dtype)
-    return values.replace_strict(known, codes["code"], default=OOV, return_dtype=pl.Int32).to_numpy()
+def choose_numeric(rows: RawRows, train: np.ndarray) -> tuple[str, ...]:
+    """Fields that become buckets: the sure ones, and whole numbers with many distinct training values."""
+
+    def distinct(one: Field) -> int:
+        return one.values.filter(counts_of(rows, one.column, train) > 0).n_unique()
+
+    many = [one.name for one in rows.fields if one.name in rows.undecided and distinct(one) > MOST_CATEGORIES]
+    return tuple(one.name for one in rows.fields if one.name in rows.numeric or one.name in many)
 
 
-def _stored(kind: pl.DataType) -> pl.DataType:
-    """The type in which a vocabulary holds values: text for Categorical (whose own order is not that of the text)."""
-    return pl.String() if kind == pl.Categorical else kind
+def with_count_buckets(rows: RawRows, names: Sequence[str], path: Path) -> RawRows:
+    """The rows with Criteo's rule applied to the fields ``names`` (:func:`count_buckets`)."""
+    fields = [
+        replace(one, values=count_buckets(one.values, f"{path}, column {one.name}")) if one.name in names else one
+        for one in rows.fields
+    ]
+    return replace(rows, fields=fields)
 
 
-def encode_draw(
-    features: pl.DataFrame,
-    parts: dict[str, np.ndarray],
+def write_draw(
+    folder: Path,
+    draw: int,
+    rows: RawRows,
+    part: np.ndarray,
     min_count: int,
+    report: Callable[[str], None],
+    step: str,
     numeric: Sequence[str] = (),
     buckets: int = 20,
-) -> tuple[dict[str, np.ndarray], pl.DataFrame, tuple[int, ...]]:
-    """Codes (n, F) int32 of each part, with vocabulary and buckets fitted on ``parts["train"]`` alone.
+) -> dict[str, Any]:
+    """Fit the vocabulary of a draw, write its files below ``folder``, return its entry for dataset.json.
 
-    ``parts`` are row numbers. Also returns the vocabulary as one frame (field, value, code) and the number of codes of
-    each field. Works column by column, so that only one is copied at a time.
+    ``part`` (N,): the place in SPLITS of each row; ``numeric``: fields that are cut into so many ``buckets``.
     """
-    by_field = np.empty((features.width, features.height), dtype=np.int32)
-    tables = []
-    for place, name in enumerate(features.columns):
-        values = features[name]
-        train = values.gather(parts["train"])
-        if name in numeric:
-            edges = fit_buckets(train, buckets)
-            values, train = apply_buckets(values, edges), apply_buckets(train, edges)
-        table = fit_vocabulary(train.to_frame(), min_count)[name]
-        by_field[place] = _codes(values, table)
-        stored = table.select(
-            pl.lit(name).alias("field"), pl.col("value").cast(pl.String).fill_null(""), pl.col("code")
-        )
-        tables.append(stored)
-    ids = {part: _rows_of(by_field, chosen) for part, chosen in parts.items()}
-    return ids, pl.concat(tables), tuple(table.height + 1 for table in tables)
+    total, train = rows.cells.rows, part == 0
+    tables, codes = [], []
+    for place, one in enumerate(rows.fields, 1):
+        report(f"{step}: fitting vocabulary, field {place} of {len(rows.fields)}, {one.name}")
+        counts = counts_of(rows, one.column, train)
+        values = in_buckets(one.values, counts, buckets) if one.name in numeric else one.values
+        known, of_number = fit_vocabulary(values, counts, min_count)
+        text = pl.col("value").cast(pl.String).fill_null("")
+        tables.append(known.select(pl.lit(one.name).alias("field"), text, "code"))
+        codes.append(of_number)
+    sizes = {name: rows for name, (rows, _) in part_sizes(part, rows.labels).items()}
+    progress = Progress(report, f"{step}: encoding", total)
+    with DrawWriter(folder, draw, sizes, len(rows.fields)) as writer:
+        for name, ids, labels in _encoded(rows, codes, part):
+            writer.append(name, ids, labels)
+            progress.add(len(labels))
+        names = [one.name for one in rows.fields]
+        return writer.finish(names, [table.height + 1 for table in tables], pl.concat(tables))
 
 
-def _rows_of(by_field: np.ndarray, chosen: np.ndarray) -> np.ndarray:
-    """Rows ``chosen`` (n,) of codes held field by field (F, N), as (n, F); in blocks that fit the processor's cache."""
-    ids = np.empty((len(chosen), len(by_field)), dtype=by_field.dtype)
-    for start in range(0, len(chosen), _ROW_BLOCK):
-        ids[start : start + _ROW_BLOCK] = by_field[:, chosen[start : start + _ROW_BLOCK]].T
-    return ids
+def _encoded(rows: RawRows, codes: list[np.ndarray], part: np.ndarray) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+    """Block by block and part by part: name, codes (n, F) int32 and labels (n,) of its rows, in their order."""
+    with ThreadPoolExecutor(min(usable_cores(), MOST_THREADS)) as pool:
+        for here, numbers in rows.cells.blocks():
+            by_field = np.empty((len(codes), here.stop - here.start), np.int32)
 
+            def look_up(place: int, numbers: dict = numbers, by_field: np.ndarray = by_field) -> None:
+                of = numbers[rows.fields[place].column]
+                codes[place].take(of, out=by_field[place], mode="clip")  # clip: without a buffer
 
-def compact(rows: Rows) -> Rows:
-    """The same rows with text columns as Categorical: each value is stored once, and all that follows is faster."""
-    text = [name for name in rows.features.columns if rows.features[name].dtype == pl.String]
-    keep = set(rows.numeric) | set(rows.undecided)
-    changes = {name: rows.features[name].cast(pl.Categorical) for name in text if name not in keep}
-    return replace(rows, features=rows.features.with_columns(**changes))
+            list(pool.map(look_up, range(len(codes))))
+            ids = np.ascontiguousarray(by_field.T)
+            for place, name in enumerate(SPLITS):
+                chosen = np.flatnonzero(part[here] == place)
+                yield name, ids.take(chosen, axis=0), rows.labels[here][chosen]

@@ -1,10 +1,15 @@
 """Writing files that are whole or not there, and reading them without trusting them."""
 
+import hashlib
+import io
 import json
 import os
 import shutil
 import stat
+import struct
 import warnings
+import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -12,12 +17,51 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from ctrlib.config import digest
+from ctrlib.errors import UserError
 
 LONGEST_HEADER = 10_000  # bytes of a .npy header; numpy's own limit
+
+# What zipfile raises for a damaged file, besides OSError: among them the wrong text of a name, and unknown packing.
+DAMAGED_ZIP = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError, struct.error)
 
 
 class Irregular(OSError):
     """A link, folder or device where a file was written: it is not followed and not read."""
+
+
+def one_line(error: BaseException) -> str:
+    """What an error says, in one line of at most 200 characters."""
+    return " ".join(str(error).split()).removesuffix(".")[:200]
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 (hex) of a file, read in blocks."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def need_space(folder: Path, size: int, allowed: str = "another --out, fewer --rows or --draws") -> None:
+    """Raise :class:`UserError` if the disk of ``folder`` has fewer than ``size`` bytes free."""
+    free = shutil.disk_usage(folder).free
+    if free < size:
+        problem = f"about {size / 1e9:,.1f} GB are needed on this disk and {free / 1e9:,.1f} GB are free"
+        raise UserError(f"{folder.parent}: {problem}; allowed: {allowed}")
+
+
+def open_raw(path: Path) -> io.BufferedReader:
+    """Open somebody's file for reading; :class:`UserError` when it is missing, empty, a folder or not readable."""
+    if path.is_dir():
+        raise UserError(f"{path}: is a folder; give the file itself")
+    try:
+        file = open(path, "rb")  # noqa: SIM115 (the caller closes it)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except PermissionError:
+        raise UserError(f"{path}: no permission to read it") from None
+    if not file.peek(1):
+        file.close()
+        raise UserError(f"{path}: the file is empty")
+    return file
 
 
 def write_synced(path: Path, content: bytes) -> None:
@@ -55,7 +99,7 @@ def _refuse(constant: str) -> None:
 
 def replace_file(path: Path, content: bytes) -> None:
     """Give ``path`` a new content in one move, so that no reader ever finds half of it."""
-    staging = path.with_name(f".{path.name}.new-{os.getpid()}")
+    staging = path.with_name(f".{path.name.lstrip('.')}.new-{os.getpid()}")
     try:
         write_synced(staging, content)
         os.replace(staging, path)

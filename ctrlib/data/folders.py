@@ -1,7 +1,15 @@
-"""Where the project, its prepared data and its run records lie."""
+"""Where the project, its prepared data and its run records lie, and new folders that are whole or not there."""
 
 import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from ctrlib.errors import UserError
+
+MANIFEST = "dataset.json"
 
 
 def project_root() -> Path:
@@ -21,3 +29,74 @@ def data_root() -> Path:
 def store_root() -> Path:
     """Where run records are: ``CTRLIB_RUNS``, else ``runs/`` in the project."""
     return Path(os.environ.get("CTRLIB_RUNS") or project_root() / "runs")
+
+
+@contextmanager
+def new_folder(root: Path, name: str) -> Iterator[Path]:
+    """A hidden folder beside ``root/name`` that takes that name when the ``with`` ends well, and is removed otherwise.
+
+    Whatever fails or is interrupted before, an earlier ``root/name`` stays as it was. What processes that died have
+    left behind is cleared away first.
+    """
+    folder = Path(root) / name
+    if folder.exists() and not _is_prepared(folder):
+        raise UserError(f"{folder}: exists but is no prepared data set; choose another name or folder")
+    _clear_leftovers(folder)
+    staging = folder.with_name(f".{name}.new-{os.getpid()}")
+    above = [parent for parent in folder.parents if not parent.exists()]
+    try:
+        staging.mkdir(parents=True)
+        yield staging
+        _replace(staging, folder)
+    finally:
+        try:
+            shutil.rmtree(staging, ignore_errors=True)
+        except KeyboardInterrupt:  # polars and Python may each report one Ctrl-C, the second one just here
+            shutil.rmtree(staging, ignore_errors=True)
+            raise
+        for parent in above:  # folders made for nothing; one with the data set in it stays
+            with suppress(OSError):
+                parent.rmdir()
+
+
+def _is_prepared(folder: Path) -> bool:
+    """Whether a folder is a prepared data set, or what is left of one."""
+    if (folder / MANIFEST).is_file():
+        return True
+    return folder.is_dir() and all(re.fullmatch(r"dataset.json|draw-[0-9]+", path.name) for path in folder.iterdir())
+
+
+def _replace(staging: Path, folder: Path) -> None:
+    """Give ``staging`` the name of ``folder``; an earlier folder of that name steps back if that fails."""
+    if not folder.exists():
+        staging.rename(folder)
+        return
+    earlier = folder.with_name(f".{folder.name}.old-{os.getpid()}")
+    folder.rename(earlier)
+    try:
+        staging.rename(folder)
+    except BaseException:
+        earlier.rename(folder)
+        raise
+    shutil.rmtree(earlier, ignore_errors=True)
+
+
+def _clear_leftovers(folder: Path) -> None:
+    """Remove what earlier preparations of ``folder`` left when they were killed; give back one that was set aside."""
+    for kind in ("old", "new"):
+        start = f".{folder.name}.{kind}-"
+        for left in sorted(folder.parent.glob(f"{start}*")):
+            process = left.name.removeprefix(start)
+            if not process.isdecimal() or _runs(int(process)):
+                continue
+            if kind == "old" and not folder.exists():
+                left.rename(folder)
+            else:
+                shutil.rmtree(left, ignore_errors=True)
+
+
+def _runs(process: int) -> bool:
+    """Whether another process of that number is running."""
+    import psutil
+
+    return process != os.getpid() and psutil.pid_exists(process)

@@ -7,12 +7,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ctrlib.config import digest
 from ctrlib.data.files import BrokenSeal, Irregular, read_sealed, write_sealed
+from ctrlib.data.folders import MANIFEST
 from ctrlib.errors import UserError, first_problem, shown
 
 FORMAT_VERSION = 1
 SPLITS = ("train", "valid", "test")
-FILE, VOCABULARY = "dataset.json", "vocabulary.parquet"
-AGAIN = "prepare the data set again"
+FILE, VOCABULARY = MANIFEST, "vocabulary.parquet"
+PREPARE_AGAIN = "prepare the data set again"
 
 
 class _Strict(BaseModel):
@@ -39,7 +40,7 @@ class _Source(_Strict):
     file: str
 
 
-class _About(_Strict):
+class _Manifest(_Strict):
     name: str
     kind: str = ""
     source: _Source | None = None
@@ -58,35 +59,35 @@ def fingerprint(entry: dict[str, Any]) -> str:
     return digest({"format": FORMAT_VERSION, "fields": entry["fields"], "rows": entry["rows"], "sha256": arrays})
 
 
-def write_about(folder: Path, name: str, about: dict[str, Any], draws: list[dict[str, Any]]) -> None:
-    """Write ``dataset.json``: what the data set is (``about``), the entries of its draws, and a checksum of it all."""
-    content = {"format": FORMAT_VERSION, "name": name, **about, "draw_count": len(draws), "draws": draws}
+def write_manifest(folder: Path, name: str, facts: dict[str, Any], draws: list[dict[str, Any]]) -> None:
+    """Write ``dataset.json``: what the data set is (``facts``), the entries of its draws, and a checksum of it all."""
+    content = {"format": FORMAT_VERSION, "name": name, **facts, "draw_count": len(draws), "draws": draws}
     write_sealed(folder / FILE, content, indent=1, ensure_ascii=False)
 
 
-def read_about(folder: Path) -> dict[str, Any]:
+def read_manifest(folder: Path) -> dict[str, Any]:
     """The content of ``folder/dataset.json``; :class:`UserError` when it is missing, damaged or of another version."""
     path = Path(folder) / FILE
     try:
-        about = read_sealed(path)  # alike in every format
+        manifest = read_sealed(path)  # alike in every format
     except FileNotFoundError:
-        raise UserError(f"{path}: not found, so this is no prepared data set; {AGAIN}") from None
+        raise UserError(f"{path}: not found, so this is no prepared data set; {PREPARE_AGAIN}") from None
     except BrokenSeal as error:
-        raise UserError(f"{path}: damaged, or written by an earlier ctrlib ({error}); {AGAIN}") from None
+        raise UserError(f"{path}: damaged, or written by an earlier ctrlib ({error}); {PREPARE_AGAIN}") from None
     except (Irregular, ValueError) as error:
-        raise UserError(f"{path}: damaged ({error}); {AGAIN}") from None
+        raise UserError(f"{path}: damaged ({error}); {PREPARE_AGAIN}") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error})") from None
-    if (version := about.get("format")) != FORMAT_VERSION:
-        raise UserError(f"{path}: format {shown(version)}; allowed: {FORMAT_VERSION}; {AGAIN}")
+    if (version := manifest.get("format")) != FORMAT_VERSION:
+        raise UserError(f"{path}: format {shown(version)}; allowed: {FORMAT_VERSION}; {PREPARE_AGAIN}")
     try:
-        for entry in _About.model_validate(about).draws:
+        for entry in _Manifest.model_validate(manifest).draws:
             _check_draw(entry)
     except ValidationError as error:
-        raise UserError(f"{path}: damaged ({first_problem(error)}); {AGAIN}") from None
+        raise UserError(f"{path}: damaged ({first_problem(error)}); {PREPARE_AGAIN}") from None
     except ValueError as error:
-        raise UserError(f"{path}: damaged ({error}); {AGAIN}") from None
-    return about
+        raise UserError(f"{path}: damaged ({error}); {PREPARE_AGAIN}") from None
+    return manifest
 
 
 def _check_draw(entry: _Draw) -> None:

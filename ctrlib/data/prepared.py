@@ -12,25 +12,36 @@ A *draw* is one division of the same rows into train, valid and test. Each draw 
 vocabulary may only know its own training rows.
 """
 
+import hashlib
+import io
 import math
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ctrlib.data.files import open_plain, read_npy_header
-from ctrlib.data.manifest import AGAIN, FILE, SPLITS, VOCABULARY, read_about, write_about
+from ctrlib.data.files import need_space, open_plain, read_npy_header
+from ctrlib.data.folders import new_folder
+from ctrlib.data.manifest import (
+    FILE,
+    PREPARE_AGAIN,
+    SPLITS,
+    VOCABULARY,
+    fingerprint,
+    read_manifest,
+    write_manifest,
+)
 from ctrlib.data.verified import Files
-from ctrlib.data.writing import DrawWriter, need_space, new_folder
 from ctrlib.errors import UserError
 from ctrlib.training.dataset import Dataset, Split
 
 _ROWS = 1 << 16  # rows looked at together
 
 
-def check(dataset: Dataset) -> None:
+def validate_dataset(dataset: Dataset) -> None:
     """Raise :class:`UserError` unless shapes and types agree, codes are in range and each part has both classes."""
     where = f"data set {dataset.name!r}, draw {dataset.draw}"
     fields = len(dataset.field_names)
@@ -74,29 +85,103 @@ def _range(ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return lowest, highest
 
 
-def save(root: Path, name: str, draws: Iterable[tuple[Dataset, Any]], about: dict[str, Any]) -> Path:
-    """Write a prepared data set to ``root/name`` and return that folder.
+def save(root: Path, name: str, draws: Iterable[tuple[Dataset, Any]], facts: dict[str, Any]) -> Path:
+    """Write a data set that is in memory to ``root/name`` and return that folder.
 
-    ``draws`` yields ``(dataset, vocabulary)`` with the vocabulary a polars frame (field, value, code); it may be a
-    generator, so that one draw at a time is in memory. ``about`` goes to the head of ``dataset.json``. Everything is
-    written to a hidden sibling folder that takes the final name only when whole: whatever fails or is interrupted
-    before, an earlier ``root/name`` stays as it was.
+    ``draws`` yields ``(dataset, vocabulary)`` with the vocabulary a polars frame (field, value, code). ``facts`` goes
+    to the head of ``dataset.json``. An earlier ``root/name`` stays as it was until the new one is whole.
     """
-    with new_folder(root, name) as aside:
-        entries = [_save_draw(aside, dataset, vocabulary) for dataset, vocabulary in draws]
-        write_about(aside, name, about, entries)
+    with new_folder(root, name) as staging:
+        entries = [_save_draw(staging, dataset, vocabulary) for dataset, vocabulary in draws]
+        write_manifest(staging, name, facts, entries)
     return Path(root) / name
 
 
 def _save_draw(folder: Path, dataset: Dataset, vocabulary: Any) -> dict[str, Any]:
     """Write one draw below ``folder``; return its entry for ``dataset.json``."""
-    check(dataset)
-    need_space(folder, sum(split.ids.nbytes + split.labels.nbytes for split in dataset.splits().values()))
+    validate_dataset(dataset)
     rows = {part: len(split) for part, split in dataset.splits().items()}
+    need_space(folder, sum(rows.values()) * bytes_per_row(len(dataset.field_names), 1))
     with DrawWriter(folder, dataset.draw, rows, len(dataset.field_names)) as writer:
         for part, split in dataset.splits().items():
             writer.append(part, split.ids, split.labels)
         return writer.finish(dataset.field_names, dataset.field_dims, vocabulary)
+
+
+def bytes_per_row(fields: int, draws: int) -> int:
+    """Roughly the bytes that a row takes on disk: its numbers while it is prepared, and its codes in each draw."""
+    return 2 * fields + draws * (4 * fields + 1)
+
+
+class _HashedFile:
+    """A new file whose bytes are hashed as they are written. Python's own file, so a full disk is reported as such."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.total, self._file = path, hashlib.sha256(), open(path, "wb")  # noqa: SIM115 (see close)
+
+    def write(self, data: Any) -> None:
+        self._file.write(data)
+        self.total.update(data)
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class DrawWriter:
+    """The files of one draw, written row by row in blocks. Use it in a ``with``, and ``finish`` it there.
+
+    ``rows`` says how many rows each part will have.
+    """
+
+    def __init__(self, folder: Path, draw: int, rows: dict[str, int], fields: int) -> None:
+        self.draw, self.rows, self.fields = draw, rows, fields
+        self.clicks = dict.fromkeys(rows, 0)
+        self._written = dict.fromkeys(rows, 0)
+        self._folder = folder / f"draw-{draw}"
+        self._files: dict[tuple[str, str], _HashedFile] = {}
+        self._open = ExitStack()
+
+    def __enter__(self) -> "DrawWriter":
+        self._folder.mkdir()
+        with ExitStack() as stack:
+            for part, count in self.rows.items():
+                for kind, shape, dtype in (("ids", (count, self.fields), "<i4"), ("labels", (count,), "|u1")):
+                    file = _HashedFile(self._folder / f"{part}_{kind}.npy")
+                    stack.callback(file.close)
+                    head = {"descr": dtype, "fortran_order": False, "shape": shape}
+                    np.lib.format.write_array_header_1_0(file, head)
+                    self._files[part, kind] = file
+            self._open = stack.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._open.close()
+
+    def append(self, part: str, ids: np.ndarray, labels: np.ndarray) -> None:
+        """Add rows to a part: ``ids`` (n, F) int32, ``labels`` (n,) uint8."""
+        self._files[part, "ids"].write(np.ascontiguousarray(ids, "<i4").data)
+        self._files[part, "labels"].write(np.ascontiguousarray(labels, np.uint8).data)
+        self._written[part] += len(labels)
+        self.clicks[part] += int(np.count_nonzero(labels))
+
+    def finish(self, names: Sequence[str], dims: Sequence[int], vocabulary: Any) -> dict[str, Any]:
+        """Close the files, add ``vocabulary`` (a frame: field, value, code); return the entry for dataset.json."""
+        if self._written != self.rows:
+            raise RuntimeError(f"{self._folder}: {self._written} rows were written, {self.rows} announced")
+        self._open.close()
+        packed = io.BytesIO()
+        vocabulary.write_parquet(packed)
+        path = self._folder / VOCABULARY
+        path.write_bytes(packed.getbuffer())
+        entry = {
+            "fields": [{"name": name, "dim": dim} for name, dim in zip(names, dims, strict=True)],
+            "rows": self.rows,
+            "click_rate": {part: self.clicks[part] / count for part, count in self.rows.items()},
+            "sha256": {file.path.name: file.total.hexdigest() for file in self._files.values()},
+        }
+        name = fingerprint(entry)
+        entry["sha256"] = {**entry["sha256"], path.name: hashlib.sha256(packed.getbuffer()).hexdigest()}
+        return {"draw": self.draw, **entry, "fingerprint": name}
 
 
 def open_draw(folder: Path, draw: int = 0, mmap: bool = True, trust: bool = True) -> Dataset:
@@ -107,8 +192,8 @@ def open_draw(folder: Path, draw: int = 0, mmap: bool = True, trust: bool = True
     :class:`UserError` naming the file that is missing or damaged.
     """
     folder = Path(folder)
-    about = read_about(folder)
-    entries = {entry["draw"]: entry for entry in about["draws"]}
+    manifest = read_manifest(folder)
+    entries = {entry["draw"]: entry for entry in manifest["draws"]}
     if draw not in entries:
         raise UserError(f"{folder}: draw {draw} does not exist; allowed: 0 to {max(entries)} (prepare with --draws)")
     entry = entries[draw]
@@ -121,7 +206,7 @@ def open_draw(folder: Path, draw: int = 0, mmap: bool = True, trust: bool = True
         labels = _open_array(place / f"{part}_labels.npy", files, entry, (rows,), np.uint8, mmap=False)
         parts[part] = Split(ids, labels)
     dataset = Dataset(
-        name=about["name"],
+        name=manifest["name"],
         draw=draw,
         field_names=tuple(field["name"] for field in entry["fields"]),
         field_dims=tuple(field["dim"] for field in entry["fields"]),
@@ -129,7 +214,7 @@ def open_draw(folder: Path, draw: int = 0, mmap: bool = True, trust: bool = True
         **parts,
     )
     if files.fresh:  # what was hashed is in the system's cache now, so looking at the codes too costs little
-        check(dataset)
+        validate_dataset(dataset)
         files.remember()
     return dataset
 
@@ -137,7 +222,7 @@ def open_draw(folder: Path, draw: int = 0, mmap: bool = True, trust: bool = True
 def verify_draw(folder: Path, draw: int) -> None:
     """Read every byte of a draw, its vocabulary too; :class:`UserError` names the first file that is not whole."""
     open_draw(folder, draw, trust=False)
-    (entry,) = (entry for entry in read_about(folder)["draws"] if entry["draw"] == draw)
+    (entry,) = (entry for entry in read_manifest(folder)["draws"] if entry["draw"] == draw)
     path = Path(folder) / f"draw-{draw}" / VOCABULARY
     _need_whole(path, Files(path.parent, trust=False), entry)
 
@@ -146,14 +231,14 @@ def _need_whole(path: Path, files: Files, entry: dict[str, Any]) -> None:
     """Raise :class:`UserError` unless a file is there and has the hash that ``dataset.json`` says."""
     try:
         if not stat.S_ISREG(path.lstat().st_mode):
-            raise UserError(f"{path}: damaged (a link, folder or device where a file should be); {AGAIN}")
+            raise UserError(f"{path}: damaged (a link, folder or device where a file should be); {PREPARE_AGAIN}")
         whole = files.is_whole(path, entry["sha256"][path.name])
     except (FileNotFoundError, NotADirectoryError):
-        raise UserError(f"{path}: missing; {AGAIN}") from None
+        raise UserError(f"{path}: missing; {PREPARE_AGAIN}") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error})") from None
     if not whole:
-        raise UserError(f"{path}: damaged (its SHA-256 differs from {FILE}); {AGAIN}")
+        raise UserError(f"{path}: damaged (its SHA-256 differs from {FILE}); {PREPARE_AGAIN}")
 
 
 def _open_array(
@@ -165,10 +250,10 @@ def _open_array(
         try:
             found = read_npy_header(file)
         except ValueError as error:
-            raise UserError(f"{path}: damaged ({error}); {AGAIN}") from None
+            raise UserError(f"{path}: damaged ({error}); {PREPARE_AGAIN}") from None
         size = file.tell() + math.prod(shape) * np.dtype(dtype).itemsize
     if found != (shape, np.dtype(dtype)) or path.stat().st_size != size:
-        raise UserError(f"{path}: holds {found[1]}{found[0]}; allowed: {np.dtype(dtype)}{shape}; {AGAIN}")
+        raise UserError(f"{path}: holds {found[1]}{found[0]}; allowed: {np.dtype(dtype)}{shape}; {PREPARE_AGAIN}")
     return _load(path, mmap)
 
 

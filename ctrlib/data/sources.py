@@ -1,23 +1,27 @@
 """Data sets by name: what exists, how to prepare one from a raw file, and how to load one draw of it."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
-from pydantic import Field, field_validator, model_validator
 
-from ctrlib.config import Settings, SyntheticSettings
-from ctrlib.data.folders import data_root
-from ctrlib.data.manifest import FILE, read_about, write_about
-from ctrlib.data.prepared import check, open_draw, save, verify_draw
-from ctrlib.data.writing import file_sha256, new_folder
+from ctrlib.config import SyntheticSettings
+from ctrlib.data.files import file_sha256, need_space
+from ctrlib.data.folders import data_root, new_folder
+from ctrlib.data.manifest import FILE, read_manifest, write_manifest
+from ctrlib.data.options import Layout, PrepareOptions
+from ctrlib.data.prepared import open_draw, validate_dataset, verify_draw
 from ctrlib.errors import UserError, shown, unknown
-from ctrlib.training.dataset import OOV, Dataset, Split
+from ctrlib.training.dataset import OOV, Dataset
+
+if TYPE_CHECKING:
+    from ctrlib.data.encode import RawRows
 
 _ROWS = 1 << 16  # rows looked at together
-LAYOUTS = ("criteo", "avazu", "frappe", "table")
+LAYOUTS = get_args(Layout)
 # Benchmarks cut Criteo and Avazu at 2; Frappe keeps every value, since half of its items are rare.
 MIN_COUNTS = {"criteo": 2, "avazu": 2, "frappe": 1, "table": 2}
 HOW_TO_GET = {
@@ -25,57 +29,6 @@ HOW_TO_GET = {
     "avazu": "train.csv or train.gz of the Kaggle contest avazu-ctr-prediction",
     "frappe": "Mobile_Frappe.zip, or frappe.csv out of it (Baltrunas et al. 2015)",
 }
-
-
-class PrepareOptions(Settings):
-    """How raw rows become a prepared data set. Draw d divides the rows by ``split_seed`` + d."""
-
-    layout: Literal["criteo", "avazu", "frappe", "table"] | None = Field(
-        default=None, description="layout of the raw file; None = the data set's own name, else table"
-    )
-    min_count: int | None = Field(
-        default=None,
-        ge=1,
-        description="values seen less often in train share the code 0; None = 2 (1 for frappe)",
-    )
-    split: Literal["random", "time"] = "random"
-    split_seed: int = Field(default=0, ge=0)
-    draws: int = Field(default=1, ge=1, le=1000)
-    shares: tuple[float, float, float] = Field(default=(0.8, 0.1, 0.1), description="shares of train, valid and test")
-    rows: int | None = Field(default=None, ge=10, description="use only the first rows of the raw file")
-    label: str = "label"
-    drop: tuple[str, ...] = ()
-    numeric: tuple[str, ...] = ()
-    categorical: tuple[str, ...] = ()
-    buckets: int = Field(default=20, ge=2, le=1000, description="quantile buckets of a numeric column")
-    numeric_rule: Literal["quantile", "criteo"] = Field(
-        default="quantile", description="buckets fitted on train, or floor(ln(x)^2) for x > 2 as for Criteo's counts"
-    )
-    time_column: str | None = None
-    fold_column: str | None = Field(default=None, description="says the fold of a row; draw d tests on fold d")
-    negatives: int = Field(default=2, ge=1, le=100, description="Frappe: drawn negatives per positive")
-
-    @field_validator("shares")
-    @classmethod
-    def _shares_are_parts_of_one(cls, shares: tuple[float, float, float]) -> tuple[float, float, float]:
-        if min(shares) <= 0 or abs(sum(shares) - 1) > 1e-9:
-            raise ValueError("three shares above 0 that add up to 1 are needed")
-        return shares
-
-    @model_validator(mode="after")
-    def _time_has_one_division(self) -> "PrepareOptions":
-        if self.split == "time" and self.draws > 1:
-            raise ValueError(f"draws={self.draws} with split 'time': a split by time has one draw only")
-        return self
-
-    @model_validator(mode="after")
-    def _folds_are_the_division(self) -> "PrepareOptions":
-        if self.fold_column is not None:
-            for option in ("split", "split_seed", "draws", "shares"):
-                if getattr(self, option) != type(self).model_fields[option].default:
-                    problem = f"{option}={getattr(self, option)} with fold_column {self.fold_column!r}"
-                    raise ValueError(f"{problem}: the folds divide the rows, one draw for each")
-        return self
 
 
 @dataclass(frozen=True)
@@ -111,115 +64,66 @@ def prepare(
     raw, root = Path(raw), Path(data_dir) if data_dir is not None else data_root()
     _check_name(name)
     layout = options.layout or (name if name in LAYOUTS else "table")
-    _refuse_unused(layout, options)
+    options.refuse_unused(layout)
+    if options.split == "time" and (layout in ("criteo", "frappe") or (layout == "table" and not options.time_column)):
+        needed = "--time-column" if layout == "table" else "a layout with a time (avazu, or your own table)"
+        raise UserError(f"{raw}: split 'time' with layout {layout!r} has no time to sort by; allowed: {needed}")
+    from ctrlib.data.formats import avazu, criteo, frappe, own_table
+
+    read = {"criteo": criteo.read, "avazu": avazu.read, "frappe": frappe.read, "table": own_table.read}[layout]
     settings = {
         **options.model_dump(mode="json", exclude={"layout", "min_count"}),
         "layout": layout,
         "min_count": options.min_count or MIN_COUNTS[layout],
     }
-    if layout == "criteo":
-        return _prepare_criteo(name, raw, root, options, settings, report)
-    from ctrlib.data import encode
-
-    report(f"reading {raw.name}")
-    rows = encode.compact(_read(layout, raw, options))
-    if options.split == "time" and rows.time is None:
-        raise _no_time(raw, layout)
-    report(f"hashing {raw.name}")
-    about = {"kind": layout, "source": {"file": raw.name, "sha256": file_sha256(raw)}, "settings": settings}
-    if rows.folds is not None:
-        about["folds"] = encode.fold_names(rows.folds, raw)
-        settings["draws"] = len(about["folds"])
-    return save(root, name, _draws(name, raw, rows, options, settings["min_count"], about, report), about)
-
-
-def _no_time(raw: Path, layout: str) -> UserError:
-    needed = "--time-column" if layout == "table" else "a layout with a time (avazu, or your own table)"
-    return UserError(f"{raw}: split 'time' with layout {layout!r} has no time to sort by; allowed: {needed}")
-
-
-def _prepare_criteo(
-    name: str, raw: Path, root: Path, options: PrepareOptions, settings: dict[str, Any], report: Callable[[str], None]
-) -> Path:
-    """Criteo text may be larger than memory: it goes from the raw file to the prepared folder in blocks."""
-    from ctrlib.data.blocks import RawLines
-    from ctrlib.data.streaming import NumberedRows
-    from ctrlib.data.workers import MOST_THREADS, Workers, usable_cores
-
-    if options.split == "time":
-        raise _no_time(raw, "criteo")
-    with (
-        RawLines(raw, options.rows) as lines,
-        new_folder(root, name) as aside,
-        Workers(min(usable_cores(), MOST_THREADS)) as workers,
-        NumberedRows(aside, workers) as rows,
-    ):
-        rows.read(lines, options.draws, report)
-        report(f"hashing {raw.name}")  # with --rows, what was not read is left to do
-        about = {"kind": "criteo", "source": {"file": raw.name, "sha256": lines.sha256()}, "settings": settings}
-        entries = []
-        for draw in range(options.draws):
-            step = f"draw {draw + 1} of {options.draws}"
-            report(f"{step}: dividing the rows")
-            part = rows.parts(options.shares, options.split_seed + draw)
-            _need_classes(raw, draw, rows.part_sizes(part))
-            entries.append(rows.write_draw(aside, draw, part, settings["min_count"], report, step))
-        write_about(aside, name, {**about, "numeric_columns": []}, entries)
+    with new_folder(root, name) as staging:
+        with TemporaryDirectory(dir=staging, prefix="scratch") as scratch:
+            rows = read(raw, Path(scratch), options, report)
+            with rows.cells:
+                settings["draws"] = len(rows.fold_names) or options.draws
+                report(f"hashing {raw.name}")
+                facts = {"kind": layout, "source": {"file": raw.name, "sha256": file_sha256(rows.source)}}
+                facts["settings"] = settings
+                if rows.fold_names:
+                    facts["folds"] = rows.fold_names
+                facts["numeric_columns"], entries = _write_draws(staging, raw, rows, options, settings, report)
+        write_manifest(staging, name, facts, entries)
     return root / name
 
 
-def _read(layout: str, raw: Path, options: PrepareOptions) -> Any:
-    """The raw rows of a layout that is read whole."""
-    from ctrlib.data import layouts, own_table
-
-    if layout == "avazu":
-        return layouts.read_avazu(raw, options.rows)
-    if layout == "frappe":
-        return layouts.read_frappe(raw, options.negatives, options.split_seed, options.rows)
-    return own_table.read_table(
-        raw,
-        options.label,
-        options.drop,
-        options.numeric,
-        options.categorical,
-        options.time_column,
-        options.rows,
-        options.fold_column,
-    )
-
-
-def _draws(
-    name: str,
+def _write_draws(
+    staging: Path,
     raw: Path,
-    rows: Any,
+    rows: "RawRows",
     options: PrepareOptions,
-    min_count: int,
-    about: dict[str, Any],
+    settings: dict[str, Any],
     report: Callable[[str], None],
-) -> Iterator[tuple[Dataset, Any]]:
-    """Each draw with its vocabulary, one at a time. Notes in ``about`` which columns became numeric buckets."""
+) -> tuple[list[str], list[dict[str, Any]]]:
+    """Write every draw; which fields became numeric buckets, and the entries of the draws for dataset.json."""
     from ctrlib.data import encode
 
-    total, draws = len(rows.labels), about["settings"]["draws"]
-    folds = None if rows.folds is None else rows.folds.rank("dense").to_numpy().astype(np.int64) - 1
+    total, draws, entries = rows.cells.rows, settings["draws"], []
+    numeric: tuple[str, ...] = ()
+    need_space(staging, total * draws * (4 * len(rows.fields) + 1))
     for draw in range(draws):
-        report(f"draw {draw + 1} of {draws}: fitting vocabulary, encoding {total:,} rows")
-        if folds is not None:
-            parts = encode.fold_rows(folds, draw)
+        step = f"draw {draw + 1} of {draws}"
+        report(f"{step}: dividing the rows")
+        if rows.folds is not None:
+            part = encode.divide_by_fold(rows.folds, draw)
+        elif options.split == "time":
+            part = encode.divide(encode.time_order(rows.time), options.shares)
         else:
-            by_time = options.split == "time"
-            order = encode.time_order(rows.time) if by_time else encode.random_order(total, options.split_seed + draw)
-            parts = encode.split_rows(total, options.shares, order)
-        _need_classes(raw, draw, {part: (len(of), int(rows.labels[of].sum())) for part, of in parts.items()})
+            part = encode.divide(encode.random_order(total, options.split_seed + draw), options.shares)
+        _need_classes(raw, draw, encode.part_sizes(part, rows.labels))
         if draw == 0:  # the kind of a column is part of its meaning, so all draws share the choice
-            numeric = encode.choose_numeric(rows, parts["train"])
-            about["numeric_columns"] = list(numeric)
-            quantiles, features = numeric, rows.features
+            numeric = encode.choose_numeric(rows, part == 0)
+            bucketed = numeric if options.numeric_rule == "quantile" else ()
             if options.numeric_rule == "criteo":
-                quantiles, features = (), encode.bucket_counts(features, numeric, raw)
-        ids, vocabulary, dims = encode.encode_draw(features, parts, min_count, quantiles, options.buckets)
-        splits = {part: Split(ids[part], rows.labels[chosen]) for part, chosen in parts.items()}
-        yield Dataset(name, draw, tuple(features.columns), dims, fingerprint="", **splits), vocabulary
+                rows = encode.with_count_buckets(rows, numeric, raw)
+        entries.append(
+            encode.write_draw(staging, draw, rows, part, settings["min_count"], report, step, bucketed, options.buckets)
+        )
+    return list(numeric), entries
 
 
 def _need_classes(raw: Path, draw: int, sizes: dict[str, tuple[int, int]]) -> None:
@@ -239,18 +143,6 @@ def _check_name(name: str) -> None:
         raise UserError(
             f"data set name {name!r}; allowed: letters, digits, '.', '_' and '-', not beginning with '.' or '-'"
         )
-
-
-def _refuse_unused(layout: str, options: PrepareOptions) -> None:
-    """An option that the layout would ignore is a mistake; say so."""
-    own = {"label": "label", "drop": (), "numeric": (), "categorical": (), "time_column": None, "buckets": 20}
-    own |= {"numeric_rule": "quantile", "fold_column": None}
-    for option, default in own.items():
-        if layout != "table" and getattr(options, option) != default:
-            flag = "--" + option.replace("_", "-")
-            raise UserError(f"{flag} is for your own CSV or Parquet; layout {layout!r} has fixed columns")
-    if layout != "frappe" and options.negatives != 2:
-        raise UserError(f"--negatives is for the Frappe log; layout {layout!r} has its own negatives")
 
 
 def load(
@@ -280,7 +172,7 @@ def find(name: str, data_dir: Path | str | None = None) -> Path:
     if name in HOW_TO_GET:
         problem = f"data set {name!r} is not prepared yet in {root}; allowed now: {', '.join(_names(root))}"
         raise UserError(f"{problem}. Run: ctrlib data prepare {name} --raw FILE, with {HOW_TO_GET[name]}")
-    from ctrlib.data.published import PUBLISHED
+    from ctrlib.data.hub.published import PUBLISHED
 
     if name in PUBLISHED:
         raise UserError(f"data set {name!r} is not in {root} yet. Run: ctrlib data fetch {name}")
@@ -304,7 +196,7 @@ def _is_prepared(folder: Path) -> bool:
 def verify(name: str, data_dir: Path | str | None = None, report: Callable[[str], None] = _quiet) -> list[str]:
     """Read every file of a prepared data set and compare it with its checksum; what is wrong, one line each."""
     folder, problems = find(name, data_dir), []
-    for entry in read_about(folder)["draws"]:
+    for entry in read_manifest(folder)["draws"]:
         report(f"{name}: draw {entry['draw']}")
         try:
             verify_draw(folder, entry["draw"])
@@ -315,7 +207,7 @@ def verify(name: str, data_dir: Path | str | None = None, report: Callable[[str]
 
 def catalogue(data_dir: Path | str | None = None) -> list[Entry]:
     """Everything that can be loaded, prepared or fetched; embedded and prepared data first."""
-    from ctrlib.data.published import PUBLISHED
+    from ctrlib.data.hub.published import PUBLISHED
 
     root = Path(data_dir) if data_dir is not None else data_root()
     embedded = SyntheticSettings()
@@ -324,7 +216,7 @@ def catalogue(data_dir: Path | str | None = None) -> list[Entry]:
     entries = [Entry("synthetic", "synthetic", "built in", total, embedded.fields, embedded.click_rate, None, how)]
     for name in _names(root)[1:]:
         try:
-            entries.append(_entry(name, read_about(root / name)))
+            entries.append(_entry(name, read_manifest(root / name)))
         except UserError as error:
             entries.append(Entry(name, "?", "damaged", how=str(error)))
     known = {entry.name for entry in entries}
@@ -339,12 +231,14 @@ def catalogue(data_dir: Path | str | None = None) -> list[Entry]:
     return entries
 
 
-def _entry(name: str, about: dict[str, Any]) -> Entry:
-    first = about["draws"][0]
+def _entry(name: str, manifest: dict[str, Any]) -> Entry:
+    first = manifest["draws"][0]
     rows = sum(first["rows"].values())
     rate = sum(first["rows"][part] * first["click_rate"][part] for part in first["rows"]) / rows
-    how = f"from {about['source']['file']}" if about.get("source") else "ctrlib data prepare"
-    return Entry(name, about.get("kind", "?"), "prepared", rows, len(first["fields"]), rate, len(about["draws"]), how)
+    how = f"from {manifest['source']['file']}" if manifest.get("source") else "ctrlib data prepare"
+    return Entry(
+        name, manifest.get("kind", "?"), "prepared", rows, len(first["fields"]), rate, len(manifest["draws"]), how
+    )
 
 
 def describe(
@@ -357,17 +251,17 @@ def describe(
     oov_valid, oov_test and top_share, all shares of rows; top_share is that of the most frequent code in train).
     """
     dataset = load(name, draw, data_dir, synthetic)
-    check(dataset)  # a code beyond its field would be counted nowhere
-    about = {} if name == "synthetic" else read_about(find(name, data_dir))
-    about = {key: value for key, value in about.items() if key != "draws"}
+    validate_dataset(dataset)  # a code beyond its field would be counted nowhere
+    manifest = {} if name == "synthetic" else read_manifest(find(name, data_dir))
+    facts = {key: value for key, value in manifest.items() if key != "draws"}
     splits = [
         _split_facts(part, len(split), int(np.count_nonzero(split.labels))) for part, split in dataset.splits().items()
     ]
     counts = {part: _code_counts(split.ids, dataset.field_dims) for part, split in dataset.splits().items()}
     fields = []
     for place, (field, dim) in enumerate(zip(dataset.field_names, dataset.field_dims, strict=True)):
-        line = {"field": field, "dim": dim, "numeric": field in about.get("numeric_columns", ())}
-        if about:  # the embedded data has no rare or unseen values: its code 0 is a value like any other
+        line = {"field": field, "dim": dim, "numeric": field in facts.get("numeric_columns", ())}
+        if facts:  # the embedded data has no rare or unseen values: its code 0 is a value like any other
             for part, of_fields in counts.items():
                 line[f"oov_{part}"] = float(of_fields[place][OOV] / len(dataset.splits()[part]))
         line["top_share"] = float(counts["train"][place].max() / len(dataset.train))
@@ -376,7 +270,7 @@ def describe(
         "name": dataset.name,
         "draw": draw,
         "fingerprint": dataset.fingerprint,
-        "about": about,
+        "about": facts,
         "splits": splits,
         "fields": fields,
     }
@@ -402,11 +296,11 @@ def summary(folder: Path) -> dict[str, Any]:
     Keys: name, numeric_columns, and ``draws``: a list of dicts with draw, fingerprint, fields (name, dim) and splits
     (as in :func:`describe`).
     """
-    about = read_about(folder)
+    manifest = read_manifest(folder)
     draws = []
-    for entry in about["draws"]:
+    for entry in manifest["draws"]:
         sizes = {part: (rows, round(entry["click_rate"][part] * rows)) for part, rows in entry["rows"].items()}
         splits = [_split_facts(part, rows, clicks) for part, (rows, clicks) in sizes.items()]
-        draws.append({"name": about["name"], **{key: entry[key] for key in ("draw", "fingerprint", "fields")}})
+        draws.append({"name": manifest["name"], **{key: entry[key] for key in ("draw", "fingerprint", "fields")}})
         draws[-1]["splits"] = splits
-    return {"name": about["name"], "numeric_columns": about.get("numeric_columns", []), "draws": draws}
+    return {"name": manifest["name"], "numeric_columns": manifest.get("numeric_columns", []), "draws": draws}

@@ -10,6 +10,7 @@ Rows are made in blocks of fixed size, each from its own counter-based stream, s
 settings and the row number alone, never on how many rows are asked for at a time, nor on how many threads make them.
 """
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -18,7 +19,7 @@ from scipy.optimize import brentq
 from scipy.special import expit
 
 from ctrlib.config import SyntheticSettings, derive_seed, digest
-from ctrlib.data.workers import Workers, usable_cores
+from ctrlib.data.workers import MOST_THREADS, usable_cores
 from ctrlib.errors import UserError
 from ctrlib.training.dataset import Dataset, Split
 
@@ -31,7 +32,6 @@ PILOT_BLOCK = 2**40  # a block no data set reaches: it fixes scale and intercept
 CHUNK_ROWS = 8192  # rows of a block made together: a column of them, and what is gathered for it, stays in cache
 MOST_CELLS = 2**14  # cells in the lookup of a field's ids, at most
 ROWS_PER_THREAD = 500_000  # fewer rows are made before more threads would have paid for themselves
-MOST_THREADS = 8  # each chunk holds the interpreter for a part of its time, so many threads would wait for each other
 
 
 @dataclass(frozen=True)
@@ -227,8 +227,8 @@ def make_rows(world: World, start: int, stop: int, workers: int | None = None) -
         np.less(coin, p, out=labels[part].view(bool))
 
     blocks = range(start // BLOCK_ROWS, -(-stop // BLOCK_ROWS)) if rows else ()
-    with Workers(min(count, max(1, len(blocks)))) as pool:
-        pool.all_of(fill, blocks)
+    with ThreadPoolExecutor(min(count, max(1, len(blocks)))) as pool:
+        list(pool.map(fill, blocks))
     return Split(ids, labels, probability)
 
 

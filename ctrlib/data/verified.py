@@ -8,13 +8,11 @@ What a disk changes by itself is seen by ``ctrlib data verify``, which always re
 
 import contextlib
 import json
-import os
 import time
 from pathlib import Path
 from typing import Any
 
-from ctrlib.data.files import parse_json, read_plain
-from ctrlib.data.writing import file_sha256
+from ctrlib.data.files import file_sha256, parse_json, read_plain, replace_file
 
 NOTE = ".verified.json"
 LARGE = 1 << 28  # bytes
@@ -72,9 +70,5 @@ def _read_note(folder: Path) -> dict[str, Any]:
 
 def _write_note(folder: Path, note: dict[str, Any]) -> None:
     """Replace the note in one move; where the folder is closed to writing, files are hashed by each process."""
-    aside = folder / f"{NOTE}.new-{os.getpid()}"
     with contextlib.suppress(OSError):
-        aside.write_text(json.dumps(note), encoding="utf-8")
-        os.replace(aside, folder / NOTE)
-    with contextlib.suppress(OSError):
-        aside.unlink(missing_ok=True)
+        replace_file(folder / NOTE, json.dumps(note).encode())

@@ -18,7 +18,7 @@ from ctrlib.config import Checkpoint, Coupling, Data, Member, Protocol, Recipe, 
 from ctrlib.coupling import complete, solo
 from ctrlib.data.folders import data_root
 from ctrlib.data.load import data_settings, load_data
-from ctrlib.data.prepared import read_about
+from ctrlib.data.manifest import read_manifest
 from ctrlib.data.sources import find
 from ctrlib.data.synthetic import field_dims
 from ctrlib.errors import UserError
@@ -89,7 +89,7 @@ def data_draws(name: str) -> list[dict[str, Any]]:
     """What a plan has to know of each draw of a prepared data set: ``fingerprint``, ``rows`` of the parts, ``dims`` of
     the fields. Where the data are not at hand, what was published of them."""
     try:
-        about = read_about(find(name, data_root()))
+        about = read_manifest(find(name, data_root()))
     except UserError:
         if name in committed_results().data:
             return committed_results().data[name]

@@ -7,14 +7,13 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from ctrlib.data.download import download
+from ctrlib.data.files import need_space
 from ctrlib.data.folders import data_root
-from ctrlib.data.manifest import SPLITS
-from ctrlib.data.prepared import read_about
-from ctrlib.data.published import PUBLISHED, Published, prepare_published
-from ctrlib.data.streaming import bytes_per_row
-from ctrlib.data.unpack import BadArchive, file_md5, unpack
-from ctrlib.data.writing import need_space
+from ctrlib.data.hub.archive import BadArchive, file_md5, unpack
+from ctrlib.data.hub.download import download
+from ctrlib.data.hub.published import PUBLISHED, Published, prepare_published
+from ctrlib.data.manifest import SPLITS, read_manifest
+from ctrlib.data.prepared import bytes_per_row
 from ctrlib.errors import UserError, unknown
 
 LARGER = 3  # a file this many times as large as its rows should be is none of the published ones
@@ -67,8 +66,8 @@ def fetch(
 def _there(folder: Path, what: Published, min_count: int | None) -> bool:
     """Whether the prepared folder is there, of these files and with that threshold."""
     with suppress(UserError, KeyError, TypeError):
-        about = read_about(folder)
-        return (about["source"]["md5"], about["settings"]["min_count"]) == (what.md5, min_count or what.min_count)
+        manifest = read_manifest(folder)
+        return (manifest["source"]["md5"], manifest["settings"]["min_count"]) == (what.md5, min_count or what.min_count)
     return False
 
 

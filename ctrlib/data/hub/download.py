@@ -11,8 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ctrlib.data.text import one_line
-from ctrlib.data.writing import file_sha256
+from ctrlib.data.files import file_sha256, one_line
 from ctrlib.errors import UserError
 
 CHUNK = 1 << 20  # bytes that arrive before they are written

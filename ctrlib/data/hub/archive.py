@@ -9,8 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ctrlib.data.text import DAMAGED_ZIP, one_line, open_file
-from ctrlib.data.writing import need_space
+from ctrlib.data.files import DAMAGED_ZIP, need_space, one_line, open_raw
 from ctrlib.errors import UserError
 
 _BLOCK = 1 << 20
@@ -58,7 +57,7 @@ def _opened(archive: Path) -> Iterator[zipfile.ZipFile]:
     if archive.is_file() and archive.stat().st_size == 0:
         raise BadArchive(f"{archive}: the file is empty; download it again")
     try:
-        with open_file(archive) as file, zipfile.ZipFile(file) as packed:
+        with open_raw(archive) as file, zipfile.ZipFile(file) as packed:
             yield packed
     except (*DAMAGED_ZIP, OSError) as error:
         if isinstance(error, OSError) and error.errno != errno.EINVAL:  # EINVAL: a header points before the file
@@ -72,8 +71,9 @@ def _member(archive: Path, packed: zipfile.ZipFile, name: str) -> zipfile.ZipInf
     for entry in packed.infolist():
         steps = re.split(r"[/\\]", entry.filename)
         if steps[0] == "" or ".." in steps or ":" in entry.filename or stat.S_ISLNK(entry.external_attr >> 16):
-            shown = ascii(entry.filename[:80])
-            raise BadArchive(f"{archive}: holds {shown}, a link or a path outside it; allowed: plain files inside")
+            raise BadArchive(
+                f"{archive}: holds {entry.filename[:80]!a}, a link or a path outside it; allowed: plain files inside"
+            )
         if steps[-1] == name:
             found.append(entry)
     if len(found) != 1:

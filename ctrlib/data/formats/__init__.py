@@ -1,0 +1,1 @@
+"""Layouts of raw files: from a file to numbered cells and what they mean."""

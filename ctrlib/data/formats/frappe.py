@@ -1,0 +1,113 @@
+"""The Frappe app log: positives only, to which negatives are drawn."""
+
+import shutil
+import zipfile
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from ctrlib.config import derive_seed
+from ctrlib.data.encode import Cells, Field, Progress, RawRows
+from ctrlib.data.files import DAMAGED_ZIP, need_space, one_line, open_raw
+from ctrlib.data.formats.text import MOST_SHOWN, TextFile, header_of, open_text, read_text
+from ctrlib.data.options import PrepareOptions
+from ctrlib.data.prepared import bytes_per_row
+from ctrlib.errors import UserError, shown
+
+COLUMNS = (
+    *("user", "item", "cnt", "daytime", "weekday", "isweekend", "homework", "cost", "weather", "country", "city"),
+)
+FIELDS = tuple(name for name in COLUMNS if name != "cnt")
+LARGEST_MEMBER = 1 << 30  # bytes; a larger file inside a zip is refused
+
+
+def read(path: Path, scratch: Path, options: PrepareOptions, report: Callable[[str], None]) -> RawRows:
+    """The log (its zip, or frappe.csv out of it) plus drawn negatives.
+
+    ``cnt`` is dropped: it counts uses after the choice, and a drawn negative has none. For each positive,
+    ``negatives`` items are drawn (:func:`draw_negatives`); such a row keeps the user and the context of its positive.
+    ``cost`` (free or paid) describes the app, not the context, so it follows the drawn item: keeping the cost of the
+    positive would tell a model which rows are made up.
+    """
+    text = _log(Path(path), scratch, None if options.rows is None else options.rows + 1, report)
+    columns = header_of(text, "\t", COLUMNS)
+    places = {name: columns.index(name) for name in ("user", "item")}
+    count = columns.index("cnt")
+
+    def check(cells: list[str], where: str) -> None:
+        if not cells[count].lstrip("+-").isdecimal():
+            raise UserError(f"{where}, column cnt: {shown(cells[count], MOST_SHOWN)}; allowed: a whole number")
+        for name, place in places.items():
+            if not cells[place]:
+                raise UserError(f"{where}, column {name}: no value; allowed: an id")
+
+    def before(rows: int) -> None:
+        total = rows * (1 + options.negatives)
+        need_space(scratch, total * bytes_per_row(len(FIELDS), options.draws))
+
+    progress = Progress(report, f"reading {Path(path).name}")
+    with Cells(scratch, COLUMNS) as log:
+        _, explain = read_text(text, log, columns, "\t", check, progress, before=before)
+        explain()  # the log is small, so that each of its lines is looked at
+        positives = pl.DataFrame({name: log.values(name).gather(log.column(name)) for name in FIELDS})
+    users, items = (positives[name].rank("dense").to_numpy().astype(np.int64) - 1 for name in ("user", "item"))
+    try:
+        drawn = draw_negatives(users, items, options.negatives, derive_seed("negatives", options.split_seed))
+    except ValueError as error:
+        raise UserError(f"{text.name}: {error}") from None
+    catalogue = positives.select("item", "cost").unique("item", keep="first").sort("item")
+    origin = np.repeat(np.arange(len(positives)), options.negatives)
+    made = positives[origin].with_columns(catalogue["item"].gather(drawn), catalogue["cost"].gather(drawn))
+    cells = Cells(scratch, FIELDS)
+    cells.add_frame(pl.concat([positives, made]))
+    labels = np.concatenate([np.ones(len(positives), np.uint8), np.zeros(len(made), np.uint8)])
+    return RawRows(text.raw, cells, [Field(name, name, cells.values(name)) for name in FIELDS], labels)
+
+
+def draw_negatives(users: np.ndarray, items: np.ndarray, per_row: int, seed: int) -> np.ndarray:
+    """Item codes (N * per_row,), for row 0 first: uniform over all items that the row's user never used in the log.
+
+    ``users`` and ``items`` are (N,) codes 0, 1, ...; draws are independent, so an item may come twice. Raises
+    ValueError when some user has used every item.
+    """
+    size = int(items.max()) + 1
+    used = np.unique(users * size + items)
+    if np.bincount(used // size).max() == size:
+        raise ValueError(f"a user has used all {size} items, so no negative can be drawn; allowed: negatives = 0")
+    rng = np.random.default_rng(seed)
+    owner = np.repeat(users, per_row)
+    drawn = rng.integers(0, size, len(owner))
+    wrong = np.arange(len(owner))
+    while len(wrong):
+        pair = owner[wrong] * size + drawn[wrong]
+        place = np.minimum(np.searchsorted(used, pair), len(used) - 1)
+        wrong = wrong[used[place] == pair]
+        drawn[wrong] = rng.integers(0, size, len(wrong))
+    return drawn
+
+
+def _log(path: Path, scratch: Path, most: int | None, report: Callable[[str], None]) -> TextFile:
+    """The log as text: ``frappe.csv`` out of the zip, or the file."""
+    with open_raw(path) as file:
+        if file.peek(2)[:2] != b"PK" and path.suffix != ".zip":
+            return open_text(path, scratch, most, report)
+        target = scratch / "frappe.csv"
+        try:
+            with zipfile.ZipFile(file) as archive:
+                found = [info for info in archive.infolist() if info.filename.split("/")[-1] == "frappe.csv"]
+                if len(found) != 1:
+                    raise UserError(f"{path}: {len(found)} files named frappe.csv in the zip; allowed: exactly 1")
+                if found[0].file_size > LARGEST_MEMBER:
+                    problem = f"frappe.csv has {found[0].file_size:,} bytes"
+                    raise UserError(f"{path}: {problem}; allowed: at most {LARGEST_MEMBER:,}")
+                need_space(scratch, found[0].file_size)
+                with archive.open(found[0]) as packed, open(target, "wb") as plain:
+                    shutil.copyfileobj(packed, plain)
+        except (*DAMAGED_ZIP, OSError) as error:
+            if getattr(error, "errno", None) == 28:  # no space left on the disk
+                raise
+            raise UserError(f"{path}: damaged zip ({one_line(error)}); download or copy it again") from None
+    return replace(open_text(target, scratch, most, report), name=f"{path}, frappe.csv", raw=path)

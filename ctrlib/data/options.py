@@ -1,0 +1,128 @@
+"""How raw rows become a prepared data set: the options of ``ctrlib data prepare``, stated once."""
+
+from typing import Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from ctrlib.config import Settings
+from ctrlib.errors import UserError
+
+Layout = Literal["criteo", "avazu", "frappe", "table"]
+_OWN, _FRAPPE = {"only": "table"}, {"only": "frappe"}  # layouts that an option is for
+
+
+class PrepareOptions(Settings):
+    """How raw rows become a prepared data set. Draw d divides the rows by ``split_seed`` + d."""
+
+    layout: Layout | None = Field(
+        default=None,
+        description="Layout of the raw file, when NAME does not say it. (Default: table, your own CSV or Parquet.)",
+    )
+    label: str = Field(default="label", description="Own data: the column with 0 and 1.", json_schema_extra=_OWN)
+    drop: tuple[str, ...] = Field(
+        default=(),
+        description="Own data: columns to leave out; repeat it or use commas. Patterns work: 'id,debug_*'.",
+        json_schema_extra=_OWN,
+    )
+    numeric: tuple[str, ...] = Field(
+        default=(),
+        description="Own data: columns to cut into buckets. Without it: fractions, and whole numbers with more "
+        "than 1000 distinct training values. Patterns work: 'I*'.",
+        json_schema_extra=_OWN,
+    )
+    categorical: tuple[str, ...] = Field(
+        default=(),
+        description="Own data: columns whose every value is a category, such as ids stored as numbers: 'C*'.",
+        json_schema_extra=_OWN,
+    )
+    buckets: int = Field(
+        default=20,
+        ge=2,
+        le=1000,
+        description="Own data: buckets of a numeric column, equally full in train.",
+        json_schema_extra=_OWN,
+    )
+    numeric_rule: Literal["quantile", "criteo"] = Field(
+        default="quantile",
+        description="Own data: quantile: buckets fitted on train. criteo: x above 2 becomes floor(ln(x)^2), for "
+        "counts.",
+        json_schema_extra=_OWN,
+    )
+    split: Literal["random", "time"] = Field(
+        default="random",
+        description="random: by --split-seed. time: train is the earliest part (avazu, or with --time-column).",
+    )
+    split_seed: int = Field(
+        default=0, ge=0, description="Seed of draw 0; draw d uses this plus d. Frappe's negatives use it too."
+    )
+    draws: int = Field(
+        default=1,
+        ge=1,
+        le=1000,
+        description="How many divisions of the same rows to make, so that a study can average over them.",
+    )
+    shares: tuple[float, float, float] = Field(default=(0.8, 0.1, 0.1), description="Shares of train, valid and test.")
+    min_count: int | None = Field(
+        default=None,
+        ge=1,
+        description="Values seen less often than this in train share one code, with those never seen. "
+        "(Default: 2; frappe: 1.)",
+    )
+    time_column: str | None = Field(
+        default=None,
+        description="Own data: the column to sort by for --split time; it is no feature.",
+        json_schema_extra=_OWN,
+    )
+    fold_column: str | None = Field(
+        default=None,
+        description="Own data: the column that says the fold of a row; it is no feature. As many draws as folds: draw "
+        "d tests on fold d, validates on the next and trains on the rest, so each row is tested once.",
+        json_schema_extra=_OWN,
+    )
+    negatives: int = Field(
+        default=2,
+        ge=1,
+        le=100,
+        description="Frappe: items drawn for each use, among those the user never used.",
+        json_schema_extra=_FRAPPE,
+    )
+    rows: int | None = Field(
+        default=None, ge=10, description="Use only the first so many rows, for example of the full Criteo file."
+    )
+
+    @field_validator("shares", mode="before")
+    @classmethod
+    def _shares_by_commas(cls, shares: Any) -> Any:
+        return tuple(shares.split(",")) if isinstance(shares, str) else shares
+
+    @field_validator("shares")
+    @classmethod
+    def _shares_are_parts_of_one(cls, shares: tuple[float, float, float]) -> tuple[float, float, float]:
+        if min(shares) <= 0 or abs(sum(shares) - 1) > 1e-9:
+            raise ValueError("three shares above 0 that add up to 1 are needed")
+        return shares
+
+    @model_validator(mode="after")
+    def _time_has_one_division(self) -> "PrepareOptions":
+        if self.split == "time" and self.draws > 1:
+            raise ValueError(f"draws={self.draws} with split 'time': a split by time has one draw only")
+        return self
+
+    @model_validator(mode="after")
+    def _folds_are_the_division(self) -> "PrepareOptions":
+        if self.fold_column is not None:
+            for option in ("split", "split_seed", "draws", "shares"):
+                if getattr(self, option) != type(self).model_fields[option].default:
+                    problem = f"{option}={getattr(self, option)} with fold_column {self.fold_column!r}"
+                    raise ValueError(f"{problem}: the folds divide the rows, one draw for each")
+        return self
+
+    def refuse_unused(self, layout: str) -> None:
+        """Raise :class:`UserError` for an option that the layout would ignore, which is a mistake."""
+        for name, one in type(self).model_fields.items():
+            only = (one.json_schema_extra or {}).get("only", layout)
+            if only != layout and getattr(self, name) != one.default:
+                flag = "--" + name.replace("_", "-")
+                if only == "frappe":
+                    raise UserError(f"{flag} is for the Frappe log; layout {layout!r} has its own negatives")
+                raise UserError(f"{flag} is for your own CSV or Parquet; layout {layout!r} has fixed columns")
