@@ -266,7 +266,7 @@ def test_bootstrap_is_paired_seeded_and_stratified() -> None:
     assert (shifted.estimate, shifted.low, shifted.high) == pytest.approx((0.25, 0.25, 0.25))  # same rows in both
 
 
-def test_bootstrap_takes_the_members_of_two_arms() -> None:
+def test_bootstrap_takes_the_members_of_two_conditions() -> None:
     labels, better, worse = probabilities(5, 300)
     treatment, control = np.stack([better, worse]), np.stack([worse, worse])
     found = paired_bootstrap(lambda y, p: cohort_auc(y, p).mean(), labels, treatment, control, resamples=50)

@@ -24,7 +24,7 @@ def test_a_known_curve_is_found_again(limit, exponent) -> None:
     assert found.limit == pytest.approx(limit, rel=0.004)
     assert found.gain(INSTANCES) == pytest.approx(curve(limit, exponent), abs=1e-3 * abs(limit))
     assert found.gain(1) == 0
-    assert found.limit_interval == pytest.approx((found.limit, found.limit))  # equal groups, equal resamples
+    assert found.limit_interval == pytest.approx((found.limit, found.limit))  # equal replicates, equal resamples
 
 
 def test_the_fit_is_scipys_least_squares() -> None:
@@ -35,7 +35,7 @@ def test_the_fit_is_scipys_least_squares() -> None:
 
 
 def test_intervals_cover_the_truth_with_many_groups() -> None:
-    """200 studies of 30 groups whose limits differ; percentiles of 30 groups lose a little."""
+    """200 studies of 30 replicates whose limits differ; percentiles of 30 replicates lose a little."""
     rng, covered = np.random.default_rng(2), []
     for seed in range(200):
         gains = rng.normal(0.004, 0.001, (30, 1)) * curve(1, 1) + rng.normal(0, 3e-4, (30, INSTANCES.size))
@@ -83,7 +83,7 @@ def test_the_order_of_groups_and_of_instances_does_not_matter() -> None:
 @pytest.mark.parametrize(
     ("instances", "gains", "words"),
     [
-        ([1, 2, 3], [0.1, 0.2, 0.3], "gains must be (groups, 3 numbers of instances), got shape (3,)"),
+        ([1, 2, 3], [0.1, 0.2, 0.3], "gains must be (replicates, 3 numbers of instances), got shape (3,)"),
         ([1, 2, 3], [[0.1, 0.2]], "got shape (1, 2)"),
         ([1, 2, 3], [[0.0, np.nan, 0.1]], "gains has 1 values that are no finite numbers"),
         ([1, 2], [[0.0, 0.1]], "two or more different numbers of instances above 1"),

@@ -6,7 +6,7 @@ from small import make_run, member
 from ctrlib.config import Checkpoint
 from ctrlib.coupling import complete
 from ctrlib.run import estimate
-from ctrlib.run.estimate import Clock, Estimate, own_end_share, plan_parts, spoken_time
+from ctrlib.run.estimate import Clock, Estimate, early_stopping_share, plan_parts, spoken_time
 from ctrlib.store.runs import RunStore
 
 
@@ -28,12 +28,12 @@ def test_time_grows_with_members_epochs_and_rows(ticking, tmp_path) -> None:
     assert len(ticking) == 1, "seeds do not make another kind of step"
 
 
-def test_own_end_takes_the_share_that_earlier_trainings_took(ticking, tmp_path) -> None:
+def test_early_stopping_takes_the_share_that_earlier_trainings_took(ticking, tmp_path) -> None:
     store = RunStore(tmp_path)
-    assert own_end_share(store) == estimate.OWN_END_SHARE
+    assert early_stopping_share(store) == estimate.EARLY_STOPPING_SHARE
     (record,) = store.ensure([make_run(epochs=9, patience=1, keep="best", learning_rate=0.05)])
     share = max(row["epoch"] for row in record.history) / 9
-    assert own_end_share(store) == pytest.approx(share)
+    assert early_stopping_share(store) == pytest.approx(share)
     found = Clock(store, "cpu").estimate(make_run(epochs=100, patience=2))
     assert found.likely / found.most == pytest.approx(share, rel=0.02)
 

@@ -17,10 +17,10 @@ from ctrlib.data import prepared as table
 from ctrlib.data import synthetic
 from ctrlib.errors import UserError
 from ctrlib.store import runs
-from ctrlib.study.arms import (
-    continuation,
+from ctrlib.study.conditions import (
+    continued_training,
     from_scratch,
-    group_coupling,
+    cohort_coupling,
     instances,
     mutual_finetuning,
     pretraining,
@@ -29,21 +29,21 @@ from ctrlib.study.arms import (
 from ctrlib.study.baselines import baseline_scores, logistic_regression
 from ctrlib.study.experiments import (
     EXPERIMENTS,
-    Arm,
+    Condition,
     begin,
     checked_parameters,
-    group_data,
-    planned_arms,
+    replicate_data,
+    planned_conditions,
     planned_runs,
-    train_arms,
+    train_conditions,
 )
-from ctrlib.study.finetuning import HEADLINE, arm_name
+from ctrlib.study.finetuning import HEADLINE, condition_name
 from ctrlib.study.parameters import StudyParameters
 from ctrlib.study.tables import (
     compare,
     effect_table,
     effects_by,
-    group_table,
+    replicate_table,
     mean_over,
     member_effects,
     member_table,
@@ -52,7 +52,7 @@ from ctrlib.study.tables import (
 )
 from ctrlib.training.dataset import Dataset, Split
 
-PROTOCOLS = pytest.mark.parametrize("protocol", ["equal_epochs", "own_end"])
+PROTOCOLS = pytest.mark.parametrize("protocol", ["fixed_epochs", "early_stopping"])
 
 
 def parameters(**changes) -> StudyParameters:
@@ -82,7 +82,7 @@ def names(found: list[Run] | tuple[Run, ...]) -> list[str]:
     return [run.fingerprint for run in found]
 
 
-def checkpoints(p: StudyParameters, seed: int = 1, protocol: str = "equal_epochs") -> list[Run]:
+def checkpoints(p: StudyParameters, seed: int = 1, protocol: str = "fixed_epochs") -> list[Run]:
     return pretraining(p, seed, protocol, instances(p))
 
 
@@ -111,25 +111,25 @@ def test_what_does_not_touch_pretraining_does_not_train_it_again() -> None:
         assert names(checkpoints(parameters(**change))) == before
     for change in ({"epochs": 2}, {"learning_rate": 0.01}, {"rows": 500}, {"dropout": 0.1}, {"logit_sd": 2.0}):
         assert not set(names(checkpoints(parameters(**change)))) & set(before)
-    assert not set(names(checkpoints(parameters(), protocol="own_end"))) & set(before)
+    assert not set(names(checkpoints(parameters(), protocol="early_stopping"))) & set(before)
 
 
 def test_pretraining_is_independent() -> None:
-    """Own initial weights and own batch orders for each instance; nothing shared between groups, not even rows."""
-    groups = [checkpoints(parameters(), seed) for seed in (1, 2)]
-    members = [run.members[0] for group in groups for run in group]
+    """Own initial weights and own batch orders for each instance; nothing shared between replicates, not even rows."""
+    replicates = [checkpoints(parameters(), seed) for seed in (1, 2)]
+    members = [run.members[0] for replicate in replicates for run in replicate]
     assert len({one.init_seed for one in members}) == len({one.order_seed for one in members}) == 6
-    assert all(len(run.members) == 1 and run.coupling.is_solo and run.start is None for g in groups for run in g)
-    assert len({run.data.fingerprint for run in groups[0]}) == 1
-    assert groups[0][0].data.fingerprint != groups[1][0].data.fingerprint
-    assert groups[0][0].data.fingerprint == synthetic.fingerprint(SyntheticSettings(train_rows=400), 1)
+    assert all(len(run.members) == 1 and run.coupling.is_solo and run.start is None for g in replicates for run in g)
+    assert len({run.data.fingerprint for run in replicates[0]}) == 1
+    assert replicates[0][0].data.fingerprint != replicates[1][0].data.fingerprint
+    assert replicates[0][0].data.fingerprint == synthetic.fingerprint(SyntheticSettings(train_rows=400), 1)
 
 
 def test_no_two_members_of_a_study_share_a_seed() -> None:
     p = parameters(instances=100, seeds=list(range(1, 6)))
     members = [one for seed in p.seeds for run in checkpoints(p, seed) for one in run.members]
     shared = [
-        from_scratch(p, seed, "own_end", instances(p), group_coupling(p, 100))[0].members[0].order_seed
+        from_scratch(p, seed, "early_stopping", instances(p), cohort_coupling(p, 100))[0].members[0].order_seed
         for seed in p.seeds
     ]
     assert len({one.init_seed for one in members}) == 500
@@ -141,8 +141,8 @@ def test_no_two_members_of_a_study_share_a_seed() -> None:
 def test_continuation_differs_from_mutual_by_the_coupling_alone(protocol, optimizer) -> None:
     p = parameters()
     pretrained, train = checkpoints(p, 1, protocol), recipe(p, protocol, 2, 0.005)
-    alone = continuation(pretrained, train, optimizer)
-    (together,) = mutual_finetuning(pretrained, group_coupling(p, 3), train, optimizer)
+    alone = continued_training(pretrained, train, optimizer)
+    (together,) = mutual_finetuning(pretrained, cohort_coupling(p, 3), train, optimizer)
     assert len(alone) == 3
     assert together.coupling.weights == complete(3, p.mutual_weight)
     assert len({one.order_seed for one in together.members}) == 1, "coupled members see the same batches"
@@ -155,27 +155,27 @@ def test_continuation_differs_from_mutual_by_the_coupling_alone(protocol, optimi
         assert run.start[0].optimizer == optimizer
         assert run.members[0].init_seed == pretrained[n].members[0].init_seed
     found = together.recipe
-    if protocol == "own_end":
+    if protocol == "early_stopping":
         assert (found.epochs, found.patience, found.keep) == (p.max_epochs, 2, "best")
     else:
         assert (found.learning_rate, found.epochs, found.patience, found.keep) == (0.005, 2, 0, "last")
 
 
-def test_finetuning_arms_are_every_combination_once() -> None:
-    p = parameters(architectures=["DeepFM"], seeds=[1], protocols=["equal_epochs"])
-    arms = {arm.name: arm for arm in planned_arms("finetune_mutually", p)}
-    combos = [(k, r, o) for k in ("solo", "mutual") for r in ("lr", "lr/10") for o in ("reset", "keep")]
+def test_finetuning_conditions_are_every_combination_once() -> None:
+    p = parameters(architectures=["DeepFM"], seeds=[1], protocols=["fixed_epochs"])
+    conditions = {condition.name: condition for condition in planned_conditions("finetune_mutually", p)}
+    combos = [(k, r, o) for k in ("continued training", "mutual") for r in ("lr", "lr/10") for o in ("reset", "keep")]
     others = {"checkpoint", "solo from scratch", "mutual from scratch", "solo from scratch, own orders"}
-    assert set(arms) == {arm_name(*combo) for combo in combos} | others
-    assert set(HEADLINE) <= set(arms)
+    assert set(conditions) == {condition_name(*combo) for combo in combos} | others
+    assert set(HEADLINE) <= set(conditions)
     for kind, rate, optimizer in combos:
-        found = arms[arm_name(kind, rate, optimizer)].runs
-        assert len(found) == (3 if kind == "solo" else 1)
+        found = conditions[condition_name(kind, rate, optimizer)].runs
+        assert len(found) == (3 if kind == "continued training" else 1)
         for run in found:
-            assert run.coupling.is_solo == (kind == "solo")
+            assert run.coupling.is_solo == (kind == "continued training")
             assert run.recipe.learning_rate == pytest.approx(p.learning_rate / (10 if rate == "lr/10" else 1))
             assert {start.optimizer for start in run.start} == {optimizer}
-    own, shared = arms["solo from scratch, own orders"].members, arms["solo from scratch"].members
+    own, shared = conditions["solo from scratch, own orders"].members, conditions["solo from scratch"].members
     assert len({one.order_seed for one in own}) == 3
     assert len({one.order_seed for one in shared}) == 1
     assert [one.init_seed for one in own] == [one.init_seed for one in shared]
@@ -183,36 +183,36 @@ def test_finetuning_arms_are_every_combination_once() -> None:
 
 def test_the_parameters_of_the_coupling_arrive() -> None:
     p = parameters(mutual_weight=2.5, coupling_form="kl", coupling_target="ensemble")
-    found = group_coupling(p, 3)
+    found = cohort_coupling(p, 3)
     assert found.weights == complete(3, 2.5)
     assert (found.form, found.target) == ("kl", "ensemble")
-    assert group_coupling(p, 2, solo(2), target="shuffled").target == "shuffled"
+    assert cohort_coupling(p, 2, solo(2), target="shuffled").target == "shuffled"
 
 
 @PROTOCOLS
 def test_from_scratch_is_paired_and_as_long_as_both_phases(protocol) -> None:
     p = parameters(epochs=4, finetune_epochs=2, max_epochs=9)
     alone = from_scratch(p, 1, protocol, instances(p), None)
-    (together,) = from_scratch(p, 1, protocol, instances(p), group_coupling(p, 3))
+    (together,) = from_scratch(p, 1, protocol, instances(p), cohort_coupling(p, 3))
     assert [run.members[0] for run in alone] == list(together.members)
     assert len({one.order_seed for one in together.members}) == 1
     assert {run.recipe for run in alone} == {together.recipe}
     assert [one.init_seed for one in together.members] == [r.members[0].init_seed for r in checkpoints(p)]
-    assert together.recipe.epochs == (9 if protocol == "own_end" else 6)
+    assert together.recipe.epochs == (9 if protocol == "early_stopping" else 6)
 
 
 @pytest.mark.parametrize("sizes", [[2, 3], [2, 4, 5]])
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
-def test_every_plan_is_a_full_grid_of_valid_distinct_arms(experiment, sizes) -> None:
+def test_every_plan_is_a_full_grid_of_valid_distinct_conditions(experiment, sizes) -> None:
     p = parameters(instances=4, sizes=sizes)
-    arms = planned_arms(experiment, p)
-    keys = [(arm.name, arm.seed, *arm.factors.items()) for arm in arms]
-    assert len(set(keys)) == len(keys), "an arm is told from all others by name, group and factors"
-    assert {arm.seed for arm in arms} == {1, 2}
-    assert {arm.factors["protocol"] for arm in arms} == {"equal_epochs", "own_end"}
-    by_group = [sorted(str(key[:1] + key[2:]) for key in keys if key[1] == seed) for seed in p.seeds]
-    assert by_group[0] == by_group[1], "every group has the same arms"
-    for run in {run.fingerprint: run for arm in arms for run in arm.runs}.values():
+    conditions = planned_conditions(experiment, p)
+    keys = [(condition.name, condition.seed, *condition.factors.items()) for condition in conditions]
+    assert len(set(keys)) == len(keys), "a condition is told from all others by name, replicate and factors"
+    assert {condition.seed for condition in conditions} == {1, 2}
+    assert {condition.factors["protocol"] for condition in conditions} == {"fixed_epochs", "early_stopping"}
+    by_replicate = [sorted(str(key[:1] + key[2:]) for key in keys if key[1] == seed) for seed in p.seeds]
+    assert by_replicate[0] == by_replicate[1], "every replicate has the same conditions"
+    for run in {run.fingerprint: run for condition in conditions for run in condition.runs}.values():
         assert Run.model_validate(run.model_dump()) == run, "also those made by changing another"
     planned = planned_runs(experiment, p)
     before: set[str] = set()
@@ -220,44 +220,60 @@ def test_every_plan_is_a_full_grid_of_valid_distinct_arms(experiment, sizes) -> 
         needed = {one.run for one in (*(run.start or ()), *(run.teachers or ()))}
         assert needed <= before, "what a run starts from comes before it"
         before.add(run.fingerprint)
-    assert before == {run.fingerprint for arm in arms for run in arm.runs}
+    assert before == {run.fingerprint for condition in conditions for run in condition.runs}
 
 
 def test_groups_of_growing_size_are_nested() -> None:
-    p = parameters(sizes=[2, 4], seeds=[1], protocols=["own_end"])
-    arms = {(arm.name, arm.factors["instances"]): arm for arm in planned_arms("how_many_instances", p)}
-    for name in ("checkpoint", "solo", "solo from scratch"):
-        assert names(arms[name, 4].runs)[:2] == names(arms[name, 2].runs)
-    assert [start.run for start in arms["mutual", 4].runs[0].start] == names(arms["checkpoint", 4].runs)
-    assert arms["mutual", 2].runs[0].coupling.weights == complete(2)
+    p = parameters(sizes=[2, 4], seeds=[1], protocols=["early_stopping"])
+    conditions = {
+        (condition.name, condition.factors["instances"]): condition
+        for condition in planned_conditions("how_many_instances", p)
+    }
+    for name in ("checkpoint", "continued training", "solo from scratch"):
+        assert names(conditions[name, 4].runs)[:2] == names(conditions[name, 2].runs)
+    assert [start.run for start in conditions["mutual", 4].runs[0].start] == names(conditions["checkpoint", 4].runs)
+    assert conditions["mutual", 2].runs[0].coupling.weights == complete(2)
 
 
 def test_mixed_cohorts_are_every_pair_and_the_main_ones_together() -> None:
-    p = parameters(seeds=[1], protocols=["equal_epochs"])
-    arms = {(arm.name, arm.factors["cohort"]): arm for arm in planned_arms("mix_architectures", p)}
+    p = parameters(seeds=[1], protocols=["fixed_epochs"])
+    conditions = {
+        (condition.name, condition.factors["cohort"]): condition
+        for condition in planned_conditions("mix_architectures", p)
+    }
     pairs = ["DeepFM + DeepFM", "DeepFM + DCN", "DeepFM + PNN", "DCN + DCN", "DCN + PNN", "PNN + PNN"]
-    assert [cohort for name, cohort in arms if name == "mutual"] == pairs
+    assert [cohort for name, cohort in conditions if name == "mutual"] == pairs
     main = checkpoints(p)
-    assert names(arms["checkpoint", "DeepFM + DeepFM"].runs) == names(main)[:2], "trained for other pages already"
-    first = {names(arms["checkpoint", cohort].runs)[0] for cohort in pairs[:3]}
+    assert names(conditions["checkpoint", "DeepFM + DeepFM"].runs) == names(main)[:2], "trained for other pages already"
+    first = {names(conditions["checkpoint", cohort].runs)[0] for cohort in pairs[:3]}
     assert first == {names(main)[0]}, "one checkpoint in every cohort it takes part in"
-    four = planned_arms("mix_architectures", parameters(architectures=["DeepFM", "DCN", "PNN"], companions=[]))
-    assert "DeepFM + DCN + PNN" in {arm.factors["cohort"] for arm in four}
+    four = planned_conditions("mix_architectures", parameters(architectures=["DeepFM", "DCN", "PNN"], companions=[]))
+    assert "DeepFM + DCN + PNN" in {condition.factors["cohort"] for condition in four}
 
 
 def test_a_late_start_is_after_the_same_number_of_epochs_under_both_protocols() -> None:
     p = parameters(epochs=3, finetune_epochs=1, max_epochs=8, starts=[0.5], mutual_weights=[1.0], seeds=[1])
-    runs = {arm.factors["protocol"]: arm.runs[0] for arm in planned_arms("when_to_couple", p) if arm.name == "mutual"}
+    runs = {
+        condition.factors["protocol"]: condition.runs[0]
+        for condition in planned_conditions("when_to_couple", p)
+        if condition.name == "mutual"
+    }
     assert {name: run.coupling.start * run.recipe.epochs for name, run in runs.items()} == {
-        "equal_epochs": 2.0,
-        "own_end": 2.0,
+        "fixed_epochs": 2.0,
+        "early_stopping": 2.0,
     }
 
 
 def test_twins_and_siblings() -> None:
-    p = parameters(seeds=[1], protocols=["equal_epochs"], epoch_counts=[1])
-    arms = {arm.factors["differ in"]: arm for arm in planned_arms("what_is_exchanged", p) if arm.name == "checkpoint"}
-    seeds = {kind: [(one.init_seed, one.order_seed) for one in arm.members] for kind, arm in arms.items()}
+    p = parameters(seeds=[1], protocols=["fixed_epochs"], epoch_counts=[1])
+    conditions = {
+        condition.factors["differ in"]: condition
+        for condition in planned_conditions("what_is_exchanged", p)
+        if condition.name == "checkpoint"
+    }
+    seeds = {
+        kind: [(one.init_seed, one.order_seed) for one in condition.members] for kind, condition in conditions.items()
+    }
     assert len(set(seeds["weights and order"])) == len({a for a, _ in seeds["weights and order"]}) == 3
     assert len({a for a, _ in seeds["order"]}) == 1
     assert len({b for _, b in seeds["order"]}) == 3
@@ -266,44 +282,50 @@ def test_twins_and_siblings() -> None:
 
 def test_on_real_clicks_every_group_shares_what_can_be_shared() -> None:
     p = parameters(architecture="DCN", architectures=["DeepFM", "DCN", "PNN"], instances=3, sizes=[2, 3, 5], seeds=[1],
-                   protocols=["own_end"], mutual_weights=[1.0, 20.0], starts=[0.0, 0.5])  # fmt: skip
-    arms = planned_arms("real_criteo", p)
-    key = [(arm.name, arm.factors["cohort"], arm.factors["instances"], arm.factors.get("weight"),
-            arm.factors.get("share")) for arm in arms]  # fmt: skip
-    assert len(set(key)) == len(key), "no arm twice"
-    at = dict(zip(key, arms, strict=True))
+                   protocols=["early_stopping"], mutual_weights=[1.0, 20.0], starts=[0.0, 0.5])  # fmt: skip
+    conditions = planned_conditions("real_criteo", p)
+    key = [(condition.name, condition.factors["cohort"], condition.factors["instances"], condition.factors.get("weight"),
+            condition.factors.get("share")) for condition in conditions]  # fmt: skip
+    assert len(set(key)) == len(key), "no condition twice"
+    at = dict(zip(key, conditions, strict=True))
     mutual = {(cohort, size) for name, cohort, size, weight, _ in at if name == "mutual" and weight == 20}
     mixed = "DeepFM + DCN + PNN"
     assert mutual == {("DCN", 3), ("DeepFM", 3), ("PNN", 3), ("DCN", 2), ("DCN", 5), (mixed, 3)}
     starts = {(cohort, share) for name, cohort, _, _, share in at if name == "mutual from scratch"}
     assert starts == {("DCN", 0.0), ("DCN", 0.5), ("DeepFM", 0.0), ("PNN", 0.0)}
     assert {cohort for name, cohort, *_ in at if name == "mutual lr/10"} == {"DCN"}
-    trained = {run for arm in arms if arm.name == "checkpoint" for run in names(arm.runs)}
+    trained = {run for condition in conditions if condition.name == "checkpoint" for run in names(condition.runs)}
     begun = {start.run for run in at["mutual", mixed, 3, 1.0, None].runs for start in run.start}
-    assert begun < trained, "the mixed group needs no checkpoint of its own"
+    assert begun < trained, "the mixed replicate needs no checkpoint of its own"
     assert {one.architecture for one in at["mutual", mixed, 3, 1.0, None].members} == {"DeepFM", "DCN", "PNN"}
     five = [start.run for start in at["mutual", "DCN", 5, 1.0, None].runs[0].start]
-    assert names(at["checkpoint", "DCN", 3, None, None].runs) == five[:3], "groups of growing size are nested"
+    assert names(at["checkpoint", "DCN", 3, None, None].runs) == five[:3], "replicates of growing size are nested"
 
 
 def test_on_real_clicks_controls_differ_from_mutual_by_what_is_heard() -> None:
     p = parameters(architecture="DCN", architectures=["DeepFM", "DCN"], instances=3, sizes=[3], seeds=[1],
-                   protocols=["own_end"], mutual_weights=[1.0, 20.0], starts=[0.0])  # fmt: skip
-    arms = planned_arms("real_frappe", p)
-    at = {(arm.name, arm.factors["cohort"], arm.factors.get("weight")): arm for arm in arms}
+                   protocols=["early_stopping"], mutual_weights=[1.0, 20.0], starts=[0.0])  # fmt: skip
+    conditions = planned_conditions("real_frappe", p)
+    at = {
+        (condition.name, condition.factors["cohort"], condition.factors.get("weight")): condition
+        for condition in conditions
+    }
     for target, name, twin in (
         ("frozen", "frozen peers", "mutual"),
         ("shuffled", "shuffled peers", "mutual"),
         ("shuffled", "shuffled peers from scratch", "mutual from scratch"),
     ):
-        assert {(cohort, weight) for arm, cohort, weight in at if arm == name} == {("DCN", 1.0), ("DCN", 20.0)}
+        assert {(cohort, weight) for condition, cohort, weight in at if condition == name} == {
+            ("DCN", 1.0),
+            ("DCN", 20.0),
+        }
         for weight in p.mutual_weights:
             [control], [live] = at[name, "DCN", weight].runs, at[twin, "DCN", weight].runs
             assert (live.coupling.target, control.coupling.target) == ("live", target)
             coupling = live.coupling.model_copy(update={"target": target})
             assert control == live.model_copy(update={"coupling": coupling})
     for weight in p.mutual_weights:
-        own, [frozen] = at["self-distillation", "DCN", weight].runs, at["frozen peers", "DCN", weight].runs
+        own, [frozen] = at["self-anchor", "DCN", weight].runs, at["frozen peers", "DCN", weight].runs
         assert [run.coupling.weights for run in own] == [((weight,),)] * 3
         assert {run.coupling.target for run in own} == {"frozen"}
         assert tuple(run.start[0] for run in own) == frozen.start
@@ -312,7 +334,7 @@ def test_on_real_clicks_controls_differ_from_mutual_by_what_is_heard() -> None:
 
 def test_an_unknown_experiment_is_named() -> None:
     with pytest.raises(UserError) as caught:
-        planned_arms("finetune_mutualy", parameters())
+        planned_conditions("finetune_mutualy", parameters())
     assert "Did you mean 'finetune_mutually'" in one_line(caught)
     assert planned_runs("speed", parameters()) == []
 
@@ -376,10 +398,10 @@ def test_prepared_data_gives_each_group_one_of_its_draws(prepared) -> None:
     p = parameters(dataset=prepared, seeds=[0, 1, 2])
     assert checked_parameters(**p.model_dump()) == p
     prints = [checkpoints(p, seed)[0].data.fingerprint for seed in p.seeds]
-    assert prints[0] == prints[2] != prints[1], "two draws serve three groups in turn"
+    assert prints[0] == prints[2] != prints[1], "two draws serve three replicates in turn"
     assert [checkpoints(p, seed)[0].data.draw for seed in p.seeds] == [0, 1, 0]
-    assert len(group_data(p, 1).train) == 300
-    assert group_data(p, 1).test.probability is None
+    assert len(replicate_data(p, 1).train) == 300
+    assert replicate_data(p, 1).test.probability is None
     with pytest.raises(UserError) as caught:
         checked_parameters(**{**p.model_dump(), "batch_size": 301})
     assert "at most 300" in one_line(caught)
@@ -387,42 +409,49 @@ def test_prepared_data_gives_each_group_one_of_its_draws(prepared) -> None:
 
 # ---- tables ----------------------------------------------------------------------------------------------------------
 
-Study = tuple[StudyParameters, runs.RunStore, list[Arm]]
+Study = tuple[StudyParameters, runs.RunStore, list[Condition]]
 
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory) -> Study:
-    """A trained mixing experiment of two groups: pairs of DeepFM and DCN."""
-    p = parameters(companions=[], protocols=["equal_epochs"], test_rows=3000)
+    """A trained mixing experiment of two replicates: pairs of DeepFM and DCN."""
+    p = parameters(companions=[], protocols=["fixed_epochs"], test_rows=3000)
     store = runs.RunStore(tmp_path_factory.mktemp("store"))
-    return p, store, train_arms(p, store, planned_arms("mix_architectures", p))
+    return p, store, train_conditions(p, store, planned_conditions("mix_architectures", p))
 
 
-def chosen(arms: list[Arm], name: str, cohort: str, seed: int = 1) -> Arm:
-    (found,) = (arm for arm in arms if (arm.name, arm.factors["cohort"], arm.seed) == (name, cohort, seed))
+def chosen(conditions: list[Condition], name: str, cohort: str, seed: int = 1) -> Condition:
+    (found,) = (
+        condition
+        for condition in conditions
+        if (condition.name, condition.factors["cohort"], condition.seed) == (name, cohort, seed)
+    )
     return found
 
 
-def test_arms_hold_their_own_records(study) -> None:
-    p, _, arms = study
-    assert [(arm.name, arm.seed, arm.factors, arm.runs) for arm in arms] == [
-        (arm.name, arm.seed, arm.factors, arm.runs) for arm in planned_arms("mix_architectures", p)
+def test_conditions_hold_their_own_records(study) -> None:
+    p, _, conditions = study
+    assert [(condition.name, condition.seed, condition.factors, condition.runs) for condition in conditions] == [
+        (condition.name, condition.seed, condition.factors, condition.runs)
+        for condition in planned_conditions("mix_architectures", p)
     ]
-    for arm in arms:
-        assert tuple(record.run for record in arm.records) == arm.runs
-        assert arm.probabilities().shape == (2, 3000)
-        assert arm.probabilities("valid").shape == (2, 20_000)
+    for condition in conditions:
+        assert tuple(record.run for record in condition.records) == condition.runs
+        assert condition.probabilities().shape == (2, 3000)
+        assert condition.probabilities("valid").shape == (2, 20_000)
 
 
 def test_group_table_is_counted_by_hand(study) -> None:
     p, store, every = study
-    arms = [arm for arm in every if (arm.name, arm.factors["cohort"]) == ("mutual", "DeepFM + DCN")]
-    found = group_table(store, arms)
-    assert list(found["group"]) == [1, 2]
-    for (_, row), arm in zip(found.iterrows(), arms, strict=True):
-        data = synthetic.generate(SyntheticSettings(train_rows=p.rows, test_rows=3000), arm.seed)
+    conditions = [
+        condition for condition in every if (condition.name, condition.factors["cohort"]) == ("mutual", "DeepFM + DCN")
+    ]
+    found = replicate_table(store, conditions)
+    assert list(found["replicate"]) == [1, 2]
+    for (_, row), condition in zip(found.iterrows(), conditions, strict=True):
+        data = synthetic.generate(SyntheticSettings(train_rows=p.rows, test_rows=3000), condition.seed)
         truth = data.test
-        logits = np.concatenate([record.logits() for record in arm.records]).astype(np.float64)
+        logits = np.concatenate([record.logits() for record in condition.records]).astype(np.float64)
         predicted = 1 / (1 + np.exp(-logits))
         aucs = [roc_auc_score(truth.labels, q) for q in predicted]
         assert row["auc"] == pytest.approx(np.mean(aucs), abs=1e-12)
@@ -432,29 +461,29 @@ def test_group_table_is_counted_by_hand(study) -> None:
         assert row["ensemble_logloss"] == pytest.approx(log_loss(truth.labels, ensemble), rel=1e-12)
         churn = np.mean([np.mean(np.abs(a - b)) for a, b in combinations(predicted, 2)])
         assert row["churn"] == pytest.approx(churn, rel=1e-12)
-        assert row["reachable_auc"] == pytest.approx(roc_auc_score(truth.labels, truth.probability), abs=1e-12)
-        valid = [roc_auc_score(data.valid.labels, q) for q in arm.probabilities("valid")]
+        assert row["oracle_auc"] == pytest.approx(roc_auc_score(truth.labels, truth.probability), abs=1e-12)
+        valid = [roc_auc_score(data.valid.labels, q) for q in condition.probabilities("valid")]
         assert row["best_of_n_auc"] == pytest.approx(aucs[int(np.argmax(valid))], abs=1e-12)
         assert row["member_epochs"] == 2 * p.finetune_epochs
 
 
 def test_group_table_without_a_known_truth(prepared, tmp_path) -> None:
-    p = parameters(dataset=prepared, seeds=[0], instances=2, protocols=["equal_epochs"])
+    p = parameters(dataset=prepared, seeds=[0], instances=2, protocols=["fixed_epochs"])
     store = runs.RunStore(tmp_path / "runs")
-    found = group_table(store, train_arms(p, store, planned_arms("train_independent", p)))
-    assert found["reachable_auc"].isna().all()
-    assert found.drop(columns="reachable_auc").notna().all(axis=None)
+    found = replicate_table(store, train_conditions(p, store, planned_conditions("train_independent", p)))
+    assert found["oracle_auc"].isna().all()
+    assert found.drop(columns="oracle_auc").notna().all(axis=None)
 
 
 def test_member_table_is_one_row_per_member(study) -> None:
-    p, _, arms = study
-    found = member_table(arms)
-    assert len(found) == len(arms) * 2
-    assert not found.duplicated(["arm", "cohort", "group", "member"]).any()
+    p, _, conditions = study
+    found = member_table(conditions)
+    assert len(found) == len(conditions) * 2
+    assert not found.duplicated(["condition", "cohort", "replicate", "member"]).any()
     for _, row in found.iterrows():
-        arm = chosen(arms, row["arm"], row["cohort"], row["group"])
-        labels = group_data(p, arm.seed).test.labels
-        q = arm.probabilities()[row["member"]]
+        condition = chosen(conditions, row["condition"], row["cohort"], row["replicate"])
+        labels = replicate_data(p, condition.seed).test.labels
+        q = condition.probabilities()[row["member"]]
         assert row["auc"] == pytest.approx(roc_auc_score(labels, q), abs=1e-12)
         assert row["logloss"] == pytest.approx(log_loss(labels, q), rel=1e-9)
         assert row["calibration"] == pytest.approx(q.mean() / labels.mean(), rel=1e-9)
@@ -463,69 +492,72 @@ def test_member_table_is_one_row_per_member(study) -> None:
 
 
 def test_member_effects_are_counted_by_hand(study) -> None:
-    _, _, arms = study
-    members = member_table(arms)
-    auc = {(r["arm"], r["cohort"], r["group"], r["member"]): r["auc"] for _, r in members.iterrows()}
+    _, _, conditions = study
+    members = member_table(conditions)
+    auc = {(r["condition"], r["cohort"], r["replicate"], r["member"]): r["auc"] for _, r in members.iterrows()}
     found = member_effects(members, ["protocol", "cohort"])
     assert len(found) == 2 * 3 * 2
     for _, row in found.iterrows():
-        key, n = (row["cohort"], row["group"]), row["member"]
+        key, n = (row["cohort"], row["replicate"]), row["member"]
         own, peer = auc["checkpoint", *key, n], auc["checkpoint", *key, 1 - n]
         assert row["checkpoint"] == own
         assert row["gap"] == pytest.approx(peer - own, abs=1e-15)
-        assert row["effect"] == pytest.approx(auc["mutual", *key, n] - auc["solo", *key, n], abs=1e-15)
+        assert row["effect"] == pytest.approx(auc["mutual", *key, n] - auc["continued training", *key, n], abs=1e-15)
         assert row["companions"] == row["cohort"].split(" + ")[1 - n]
 
 
 def test_coupling_changes_members_but_not_what_they_are_paired_with(study) -> None:
-    _, _, arms = study
+    _, _, conditions = study
     for seed in (1, 2):
-        pair = [chosen(arms, name, "DeepFM + DCN", seed).probabilities() for name in ("solo", "mutual")]
+        pair = [
+            chosen(conditions, name, "DeepFM + DCN", seed).probabilities() for name in ("continued training", "mutual")
+        ]
         assert all(np.abs(a - b).max() > 1e-6 for a, b in zip(*pair, strict=True))
         alone = [
-            chosen(arms, "solo", cohort, seed).probabilities()[0] for cohort in ("DeepFM + DCN", "DeepFM + DeepFM")
+            chosen(conditions, "continued training", cohort, seed).probabilities()[0]
+            for cohort in ("DeepFM + DCN", "DeepFM + DeepFM")
         ]
         assert np.array_equal(*alone)
 
 
 def test_baseline_scores_agree_with_scikit_learn(study) -> None:
-    p, store, arms = study
-    arm = chosen(arms, "checkpoint", "DeepFM + DCN")
-    found = baseline_scores(store, arm.records)
-    data = group_data(p, 1)
+    p, store, conditions = study
+    condition = chosen(conditions, "checkpoint", "DeepFM + DCN")
+    found = baseline_scores(store, condition.records)
+    data = replicate_data(p, 1)
     floor = roc_auc_score(data.test.labels, logistic_regression(data))
     assert found["logistic_regression_auc"] == pytest.approx(floor, abs=1e-12)
     assert found["largest_auc_difference"] < 1e-12
 
 
 def test_mean_over_a_factor_stays_within_groups() -> None:
-    groups = by_hand().assign(protocol="own_end", architecture="DCN")
-    scores = ("ensemble_auc", "ensemble_logloss", "churn", "best_of_n_auc", "reachable_auc", "member_epochs", "seconds")
-    groups = groups.assign(**dict.fromkeys(scores, 1.0))
-    other = groups.assign(architecture="PNN", auc=groups["auc"] + 0.1)
-    found = mean_over(pd.concat([groups, other]), "architecture").set_index(["arm", "group"])
-    expected = groups.set_index(["arm", "group"])["auc"] + 0.05
+    replicates = by_hand().assign(protocol="early_stopping", architecture="DCN")
+    scores = ("ensemble_auc", "ensemble_logloss", "churn", "best_of_n_auc", "oracle_auc", "member_epochs", "seconds")
+    replicates = replicates.assign(**dict.fromkeys(scores, 1.0))
+    other = replicates.assign(architecture="PNN", auc=replicates["auc"] + 0.1)
+    found = mean_over(pd.concat([replicates, other]), "architecture").set_index(["condition", "replicate"])
+    expected = replicates.set_index(["condition", "replicate"])["auc"] + 0.05
     pd.testing.assert_series_equal(found["auc"].sort_index(), expected.sort_index())
     assert set(found.columns) == {"protocol", "auc", "logloss", *scores}
 
 
-def test_effects_by_factor_pair_the_right_arms() -> None:
+def test_effects_by_factor_pair_the_right_conditions() -> None:
     """One control for every weight, another for each size: what the control has is matched, what it lacks is not."""
     rows = [
-        {"arm": arm, "group": g, "size": size, "weight": weight, "auc": 0.7 + value + g / 100}
-        for arm, size, weight, value in [
-            ("solo", 2, np.nan, 0.0),
-            ("solo", 3, np.nan, 0.1),
+        {"condition": condition, "replicate": g, "size": size, "weight": weight, "auc": 0.7 + value + g / 100}
+        for condition, size, weight, value in [
+            ("continued training", 2, np.nan, 0.0),
+            ("continued training", 3, np.nan, 0.1),
             ("mutual", 2, 1.0, 0.001),
             ("mutual", 2, 20.0, 0.002),
             ("mutual", 3, 1.0, 0.103),
         ]
         for g in range(3)
     ]
-    found = effects_by(pd.DataFrame(rows), ["size", "weight"], "mutual", "solo")
+    found = effects_by(pd.DataFrame(rows), ["size", "weight"], "mutual", "continued training")
     assert list(zip(found["size"], found["weight"], strict=True)) == [(2, 1.0), (2, 20.0), (3, 1.0)]
     assert found["difference"].tolist() == pytest.approx([0.001, 0.002, 0.003], abs=1e-12)
-    assert found["groups"].tolist() == [3, 3, 3]
+    assert found["replicates"].tolist() == [3, 3, 3]
 
 
 def test_share_of_gap_and_slope_are_counted_by_hand() -> None:
@@ -534,44 +566,50 @@ def test_share_of_gap_and_slope_are_counted_by_hand() -> None:
     for level in (100, 200, 800):
         for g in range(4):
             solo, effect = 0.7 + rng.normal(0, 0.01), 0.01 + 0.002 * np.log2(level / 100) + rng.normal(0, 1e-4)
-            for arm, auc in (("solo", solo), ("mutual", solo + effect)):
-                rows.append({"arm": arm, "group": g, "rows": level, "kind": "x", "auc": auc, "reachable_auc": 0.8})
-    groups = pd.DataFrame(rows)
-    shares = share_of_gap(groups, ["kind", "rows"], "mutual", "solo").set_index("rows")
-    for level, at in groups.groupby("rows"):
-        mean = at.groupby("arm")["auc"].mean()
-        expected = (mean["mutual"] - mean["solo"]) / (0.8 - mean["solo"])
+            for condition, auc in (("continued training", solo), ("mutual", solo + effect)):
+                rows.append(
+                    {"condition": condition, "replicate": g, "rows": level, "kind": "x", "auc": auc, "oracle_auc": 0.8}
+                )
+    replicates = pd.DataFrame(rows)
+    shares = share_of_gap(replicates, ["kind", "rows"], "mutual", "continued training").set_index("rows")
+    for level, at in replicates.groupby("rows"):
+        mean = at.groupby("condition")["auc"].mean()
+        expected = (mean["mutual"] - mean["continued training"]) / (0.8 - mean["continued training"])
         assert shares.loc[level, "share"] == pytest.approx(expected, rel=1e-12)
         assert shares.loc[level, "low"] < expected < shares.loc[level, "high"]
-    slope = slope_table(groups, "rows", ["kind"], "mutual", "solo").iloc[0]
-    wide = groups.pivot(index=["rows", "group"], columns="arm", values="auc")
-    effect = (wide["mutual"] - wide["solo"]).unstack("group")
+    slope = slope_table(replicates, "rows", ["kind"], "mutual", "continued training").iloc[0]
+    wide = replicates.pivot(index=["rows", "replicate"], columns="condition", values="auc")
+    effect = (wide["mutual"] - wide["continued training"]).unstack("replicate")
     fitted = [np.polyfit(np.log2(effect.index), effect[g], 1)[0] for g in effect]
     assert slope["slope"] == pytest.approx(np.mean(fitted), rel=1e-9)
     assert slope["verdict"] == "grows"
 
 
 def by_hand() -> pd.DataFrame:
-    """Three arms of four groups, in no order."""
+    """Three conditions of four replicates, in no order."""
     rng = np.random.default_rng(4)
     base = rng.normal(0.75, 0.02, 4)
-    arms = {"control": base, "better": base + rng.normal(0.004, 0.001, 4), "same": base + rng.normal(0, 0.001, 4)}
-    rows = [{"arm": name, "group": g, "auc": v[g], "logloss": 1 - v[g]} for name, v in arms.items() for g in range(4)]
+    conditions = {"control": base, "better": base + rng.normal(0.004, 0.001, 4), "same": base + rng.normal(0, 0.001, 4)}
+    rows = [
+        {"condition": name, "replicate": g, "auc": v[g], "logloss": 1 - v[g]}
+        for name, v in conditions.items()
+        for g in range(4)
+    ]
     return pd.DataFrame(rows).sample(frac=1, random_state=1)
 
 
 def test_effect_table_is_counted_by_hand() -> None:
-    groups = by_hand()
+    replicates = by_hand()
     pairs = {
         "better - control": ("better", "control"),
         "same - control": ("same", "control"),
         "same": ("same", "better"),
     }
-    found = effect_table(groups, pairs).set_index("comparison")
-    value = {(r["arm"], r["group"]): r["auc"] for _, r in groups.iterrows()}
+    found = effect_table(replicates, pairs).set_index("comparison")
+    value = {(r["condition"], r["replicate"]): r["auc"] for _, r in replicates.iterrows()}
     p_values = {}
     for name, (treatment, control) in pairs.items():
-        a, b = ([value[arm, g] for g in range(4)] for arm in (treatment, control))
+        a, b = ([value[condition, g] for g in range(4)] for condition in (treatment, control))
         test = stats.ttest_rel(a, b)
         interval = test.confidence_interval()
         row, p_values[name] = found.loc[name], test.pvalue
@@ -594,11 +632,13 @@ def test_a_verdict_survives_holm_and_intervals_stay_those_of_one_comparison() ->
     """A difference whose own interval excludes zero (p = 0.03) is a gain alone, and none among three such."""
     spread = np.array([-1.0, -0.5, 0.5, 1.0, 0.0])
     shift = next(x for x in np.linspace(0, 2, 2001) if stats.ttest_1samp(spread + x, 0).pvalue < 0.03)
-    arms = {"control": np.zeros(5), "weak": spread + shift, "also weak": -spread - shift, "strong": spread + 20}
-    groups = pd.DataFrame([{"arm": n, "group": g, "auc": 0.7 + v[g] / 1000} for n, v in arms.items() for g in range(5)])
-    alone = effect_table(groups, {"weak": ("weak", "control")}).iloc[0]
+    conditions = {"control": np.zeros(5), "weak": spread + shift, "also weak": -spread - shift, "strong": spread + 20}
+    replicates = pd.DataFrame(
+        [{"condition": n, "replicate": g, "auc": 0.7 + v[g] / 1000} for n, v in conditions.items() for g in range(5)]
+    )
+    alone = effect_table(replicates, {"weak": ("weak", "control")}).iloc[0]
     assert (alone["verdict"], alone["p_holm"]) == ("gain", pytest.approx(0.03, abs=1e-3))
-    family = effect_table(groups, {name: (name, "control") for name in arms if name != "control"})
+    family = effect_table(replicates, {name: (name, "control") for name in conditions if name != "control"})
     family = family.set_index("comparison")
     assert dict(family["verdict"]) == {
         "weak": "no difference shown",
@@ -607,31 +647,35 @@ def test_a_verdict_survives_holm_and_intervals_stay_those_of_one_comparison() ->
     }
     assert family.loc["weak", "p_holm"] == pytest.approx(0.06, abs=2e-3)
     assert (family.loc["weak", "low"], family.loc["weak", "high"]) == (alone["low"], alone["high"])
-    lost = effect_table(groups, {"also weak": ("also weak", "control")}).iloc[0]
+    lost = effect_table(replicates, {"also weak": ("also weak", "control")}).iloc[0]
     assert lost["verdict"] == "loss"
 
 
-def test_effect_table_of_trained_arms_uses_group_means(study) -> None:
-    _, store, arms = study
-    cohort = [arm for arm in arms if arm.factors["cohort"] == "DeepFM + DCN"]
-    groups = group_table(store, cohort)
-    found = effect_table(groups, {"c": ("mutual", "solo")}).iloc[0]
+def test_effect_table_of_trained_conditions_uses_group_means(study) -> None:
+    _, store, conditions = study
+    cohort = [condition for condition in conditions if condition.factors["cohort"] == "DeepFM + DCN"]
+    replicates = replicate_table(store, cohort)
+    found = effect_table(replicates, {"c": ("mutual", "continued training")}).iloc[0]
     mean = {
         name: [
-            np.mean([t["auc"] for r in chosen(arms, name, "DeepFM + DCN", seed).records for t in r.content["test"]])
+            np.mean(
+                [t["auc"] for r in chosen(conditions, name, "DeepFM + DCN", seed).records for t in r.content["test"]]
+            )
             for seed in (1, 2)
         ]
-        for name in ("mutual", "solo")
+        for name in ("mutual", "continued training")
     }
-    expected = stats.ttest_rel(mean["mutual"], mean["solo"])
-    assert found["difference"] == pytest.approx(np.subtract(mean["mutual"], mean["solo"]).mean(), abs=1e-12)
+    expected = stats.ttest_rel(mean["mutual"], mean["continued training"])
+    assert found["difference"] == pytest.approx(
+        np.subtract(mean["mutual"], mean["continued training"]).mean(), abs=1e-12
+    )
     assert found["p_holm"] == pytest.approx(expected.pvalue, rel=1e-6)
-    assert compare(groups, "mutual", "solo").groups == 2
+    assert compare(replicates, "mutual", "continued training").replicates == 2
 
 
 def test_one_group_has_a_difference_but_no_interval() -> None:
-    groups = by_hand().query("group == 0")
-    row = effect_table(groups, {"c": ("better", "control")}).iloc[0]
+    replicates = by_hand().query("replicate == 0")
+    row = effect_table(replicates, {"c": ("better", "control")}).iloc[0]
     assert row["difference"] > 0
     assert (row["low"], row["high"], row["verdict"]) == (-math.inf, math.inf, "no difference shown")
     assert math.isnan(row["p_holm"])

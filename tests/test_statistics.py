@@ -21,12 +21,12 @@ from ctrlib.stats.paired import (
     sign_flip_difference,
 )
 
-groups = st.integers(2, 12)
+replicates = st.integers(2, 12)
 seeds = st.integers(0, 10_000)
 
 
 @settings(max_examples=60, deadline=None)
-@given(groups, seeds, st.floats(0.5, 0.999))
+@given(replicates, seeds, st.floats(0.5, 0.999))
 def test_paired_difference_is_scipys_paired_t_test(size, seed, level) -> None:
     rng = np.random.default_rng(seed)
     control = 0.7 + 0.02 * rng.standard_normal(size)
@@ -37,15 +37,15 @@ def test_paired_difference_is_scipys_paired_t_test(size, seed, level) -> None:
     assert (found.low, found.high) == pytest.approx((interval.low, interval.high), rel=1e-9, abs=1e-15)
     assert found.p_value == pytest.approx(reference.pvalue, rel=1e-9)
     assert found.sd == pytest.approx(np.std(treatment - control, ddof=1))
-    assert (found.groups, found.level) == (size, level)
+    assert (found.replicates, found.level) == (size, level)
     assert (found.p_value < 1 - level) == (found.verdict != "no difference shown")
 
 
 def test_interval_covers_no_effect_in_95_of_100_studies() -> None:
-    """1,000 studies of 5 groups without an effect: how many intervals hold 0 is binomial (0.1 % to 99.9 % bounds)."""
+    """1,000 studies of 5 replicates without an effect: how many intervals hold 0 is binomial (0.1 % to 99.9 % bounds)."""
     rng = np.random.default_rng(1)
-    group, noise = rng.normal(0.7, 0.05, (1000, 5)), rng.normal(0, 0.01, (2, 1000, 5))
-    found = [paired_difference(a, b) for a, b in zip(group + noise[0], group + noise[1], strict=True)]
+    replicate, noise = rng.normal(0.7, 0.05, (1000, 5)), rng.normal(0, 0.01, (2, 1000, 5))
+    found = [paired_difference(a, b) for a, b in zip(replicate + noise[0], replicate + noise[1], strict=True)]
     low, high = stats.binom.ppf([0.001, 0.999], 1000, 0.95)
     assert low <= sum(one.low <= 0 <= one.high for one in found) <= high
     assert low <= sum(one.verdict == "no difference shown" for one in found) <= high
@@ -61,8 +61,8 @@ def test_pairing_sees_what_group_spread_would_hide() -> None:
     assert stats.ttest_ind(treatment, control).pvalue > 0.9
 
 
-@given(groups, seeds)
-def test_exchanging_the_arms_mirrors_everything(size, seed) -> None:
+@given(replicates, seeds)
+def test_exchanging_the_conditions_mirrors_everything(size, seed) -> None:
     a, b = np.random.default_rng(seed).standard_normal((2, size))
     one, other = paired_difference(a, b), paired_difference(b, a)
     assert (one.mean, one.low, one.high) == pytest.approx((-other.mean, -other.high, -other.low))
@@ -80,7 +80,7 @@ def test_one_group_carries_no_interval() -> None:
     assert (found.low, found.high) == (-math.inf, math.inf)
     assert math.isnan(found.sd)
     assert math.isnan(found.p_value)
-    assert (found.groups, found.share_better, found.verdict) == (1, 1.0, "no difference shown")
+    assert (found.replicates, found.share_better, found.verdict) == (1, 1.0, "no difference shown")
 
 
 @pytest.mark.parametrize(
@@ -176,7 +176,7 @@ def test_sign_flip_interval_holds_the_effects_that_the_test_keeps(seed, size, le
 
 @pytest.mark.parametrize("size", [6, 8, 13])
 def test_sign_flip_interval_covers_no_effect_at_its_stated_rate(size) -> None:
-    """1,000 studies whose noise is symmetric and far from normal; 13 groups take the drawn flips."""
+    """1,000 studies whose noise is symmetric and far from normal; 13 replicates take the drawn flips."""
     noise = np.random.default_rng(size).standard_t(2, (1000, size))
     found = [sign_flip_difference(one, np.zeros(size), resamples=999) for one in noise]
     stated = found[0].level
@@ -198,7 +198,7 @@ def test_too_few_groups_for_a_bounded_sign_flip_interval() -> None:
 def test_drawn_flips_come_close_to_all_of_them(monkeypatch) -> None:
     a, b = np.random.default_rng(4).standard_normal((2, 12)) + np.array([[0.5], [0.0]])
     exact = sign_flip_difference(a, b)
-    monkeypatch.setattr(statistics, "EXACT_GROUPS", 5)
+    monkeypatch.setattr(statistics, "EXACT_REPLICATES", 5)
     drawn = sign_flip_difference(a, b, resamples=50_000)
     assert drawn == sign_flip_difference(a, b, resamples=50_000)
     assert drawn.p_value == pytest.approx(exact.p_value, abs=0.01)
@@ -227,15 +227,15 @@ def test_intervals_move_with_the_effect_turn_with_the_sign_and_ignore_order(comp
 
 
 @both
-def test_arms_of_different_length_are_refused(compare) -> None:
-    with pytest.raises(UserError, match=r"one value per group each, got shapes \(3,\) and \(1,\)"):
+def test_conditions_of_different_length_are_refused(compare) -> None:
+    with pytest.raises(UserError, match=r"one value per replicate each, got shapes \(3,\) and \(1,\)"):
         compare(np.zeros(3), np.zeros(1))
 
 
 # ---- relative improvement -------------------------------------------------------------------------------------------
 
 
-@given(groups, seeds)
+@given(replicates, seeds)
 def test_relative_difference_is_the_ratio_of_means_in_both_senses(size, seed) -> None:
     rng = np.random.default_rng(seed)
     control = 0.75 + 0.02 * rng.standard_normal(size)
@@ -263,7 +263,7 @@ def test_ends_of_the_relative_interval_are_where_the_t_test_turns(size, seed, fl
 
 
 def test_relative_interval_covers_the_true_ratio() -> None:
-    """1,000 studies of 5 groups whose AUCs vary far more than the effect."""
+    """1,000 studies of 5 replicates whose AUCs vary far more than the effect."""
     rng, truth = np.random.default_rng(6), 0.02
     found = []
     for _ in range(1000):
@@ -319,7 +319,7 @@ def test_minimum_detectable_effect_turns_power_around(sd, size, level, power) ->
 
 
 def test_power_at_the_minimum_detectable_effect_is_the_stated_one() -> None:
-    """1,000 studies of 5 groups with that very effect: how many show a gain is binomial."""
+    """1,000 studies of 5 replicates with that very effect: how many show a gain is binomial."""
     effect = minimum_detectable_effect(0.01, 5)
     draws = np.random.default_rng(7).normal(effect, 0.01, (1000, 5))
     low, high = stats.binom.ppf([0.001, 0.999], 1000, 0.8)
@@ -329,8 +329,8 @@ def test_power_at_the_minimum_detectable_effect_is_the_stated_one() -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ((0.0, 5), "spread above 0, got 5 groups and sd 0"),
-        ((1.0, 1), "2 or more groups and a spread above 0, got 1 groups"),
+        ((0.0, 5), "spread above 0, got 5 replicates and sd 0"),
+        ((1.0, 1), "2 or more replicates and a spread above 0, got 1 replicates"),
         ((1.0, 5, 0.95, 1.0), "power must lie between 0.05 and 1, got 1"),
         ((1.0, 5, 0.95, 0.01), "power must lie between 0.05 and 1, got 0.01"),
     ],

@@ -9,7 +9,7 @@ from ctrlib.study import expectations, verdicts
 from ctrlib.study.finetuning import HEADLINE
 from ctrlib.study.tables import SCORES
 
-SMALL = np.array([-1.0, 0.0, 1.0, 0.5, -0.5]) * 1e-5  # spread of five groups
+SMALL = np.array([-1.0, 0.0, 1.0, 0.5, -0.5]) * 1e-5  # spread of five replicates
 
 
 def found(mean: float, spread: np.ndarray = SMALL):
@@ -21,10 +21,10 @@ def found(mean: float, spread: np.ndarray = SMALL):
     [
         (0.003, 1, "supported", "contradicted"),
         (-0.003, 1, "contradicted", "supported"),
-        (0.0, 1, "not shown", "supported"),  # within one thousandth on both sides
-        (0.0, 500, "not shown", "not shown"),
+        (0.0, 1, "inconclusive", "supported"),  # within one thousandth on both sides
+        (0.0, 500, "inconclusive", "inconclusive"),
         (0.0004, 1, "supported", "supported"),  # a gain, and yet next to nothing
-        (0.003, 500, "not shown", "not shown"),
+        (0.003, 500, "inconclusive", "inconclusive"),
     ],
 )
 def test_the_rule(mean, wide, gain, nothing) -> None:
@@ -35,18 +35,24 @@ def test_the_rule(mean, wide, gain, nothing) -> None:
 
 def test_one_group_shows_nothing() -> None:
     one = paired_difference([0.8], [0.7])
-    assert verdicts.judge(one) == verdicts.judge(one, claims_nothing=True) == "not shown"
+    assert verdicts.judge(one) == verdicts.judge(one, claims_nothing=True) == "inconclusive"
 
 
 def table(values: dict[tuple, float], names: list[str]) -> pd.DataFrame:
-    """A group table with five groups: (arm, *factors) -> mean AUC."""
+    """A replicate table with five replicates: (condition, *factors) -> mean AUC."""
     rows = [
-        {**dict(zip(names, key[1:], strict=True)), "arm": key[0], "group": g, **dict.fromkeys(SCORES, 0.5), "auc": mean}
+        {
+            **dict(zip(names, key[1:], strict=True)),
+            "condition": key[0],
+            "replicate": g,
+            **dict.fromkeys(SCORES, 0.5),
+            "auc": mean,
+        }
         for key, mean in values.items()
         for g in range(5)
     ]
     noise = np.random.default_rng(1).normal(0, 1e-5, len(rows))
-    return pd.DataFrame(rows).assign(auc=lambda t: t["auc"] + noise, protocol="own_end")
+    return pd.DataFrame(rows).assign(auc=lambda t: t["auc"] + noise, protocol="early_stopping")
 
 
 def test_claims_about_finetuning_and_scratch() -> None:
@@ -62,17 +68,28 @@ def test_claims_about_finetuning_and_scratch() -> None:
 
 
 def test_claim_about_the_fifth_instance() -> None:
-    means = {("mutual", 4): 0.81, ("solo", 4): 0.80, ("mutual", 5): 0.8101, ("solo", 5): 0.80}
+    means = {
+        ("mutual", 4): 0.81,
+        ("continued training", 4): 0.80,
+        ("mutual", 5): 0.8101,
+        ("continued training", 5): 0.80,
+    }
     (one,) = verdicts.of_instances(table(means, ["instances"]))
     assert one.found.mean == pytest.approx(0.0001, abs=3e-5)
     assert one.verdict == "supported"
-    assert verdicts.of_instances(table({("mutual", 4): 0.8, ("solo", 4): 0.8}, ["instances"])) == []
+    assert verdicts.of_instances(table({("mutual", 4): 0.8, ("continued training", 4): 0.8}, ["instances"])) == []
 
 
 def test_claim_about_epochs_is_about_what_peers_add_to_the_decay() -> None:
-    means = {("mutual", 1): 0.81, ("solo", 1): 0.80, ("mutual", 3): 0.78, ("solo", 3): 0.775, ("checkpoint", 0): 0.8}
-    groups = table(means, ["epochs"]).assign(embedding_l2=0.0)
-    (one,) = verdicts.of_epochs(groups)
+    means = {
+        ("mutual", 1): 0.81,
+        ("continued training", 1): 0.80,
+        ("mutual", 3): 0.78,
+        ("continued training", 3): 0.775,
+        ("checkpoint", 0): 0.8,
+    }
+    replicates = table(means, ["epochs"]).assign(embedding_l2=0.0)
+    (one,) = verdicts.of_epochs(replicates)
     assert one.found.mean == pytest.approx(0.005, rel=1e-2)
     assert one.verdict == "supported"
 
@@ -84,9 +101,25 @@ def test_claims_about_companions() -> None:
         for g in range(5):
             for n, (name, start, other) in enumerate(zip(cohort.split(" + "), (a, b), (b, a), strict=True)):
                 effect = 0.1 * (other - start) + rng.normal(0, 1e-5)  # pulled to the peer
-                for arm, auc in (("checkpoint", start), ("solo", start), ("mutual", start + effect)):
-                    about = {"protocol": "own_end", "cohort": cohort, "group": g, "member": n, "architecture": name}
-                    rows.append({**about, "arm": arm, "auc": auc + (0 if arm != "checkpoint" else rng.normal(0, 1e-6))})
+                for condition, auc in (
+                    ("checkpoint", start),
+                    ("continued training", start),
+                    ("mutual", start + effect),
+                ):
+                    about = {
+                        "protocol": "early_stopping",
+                        "cohort": cohort,
+                        "replicate": g,
+                        "member": n,
+                        "architecture": name,
+                    }
+                    rows.append(
+                        {
+                            **about,
+                            "condition": condition,
+                            "auc": auc + (0 if condition != "checkpoint" else rng.normal(0, 1e-6)),
+                        }
+                    )
     rank, loss, gain = verdicts.of_companions(pd.DataFrame(rows))
     assert rank.found.mean > 0.9
     assert loss.found.mean == pytest.approx(np.mean([0.01, 0.005, 0.005]), rel=1e-2)
@@ -95,7 +128,7 @@ def test_claims_about_companions() -> None:
 
 
 def test_the_table_names_every_claim_with_what_the_paper_says() -> None:
-    findings = [verdicts._finding(n, "own_end", "x", found(0.01)) for n in range(len(verdicts.PAPER))]
+    findings = [verdicts._finding(n, "early_stopping", "x", found(0.01)) for n in range(len(verdicts.PAPER))]
     shown = verdicts.verdict_table(findings)
     assert list(shown["claim"]) == list(verdicts.PAPER)
     assert list(shown["paper"]) == list(verdicts.PAPER.values())
@@ -113,9 +146,9 @@ def test_expectations_about_finetuning() -> None:
         ("checkpoint", "DCN"): 0.79, (HEADLINE[0], "DCN"): 0.804, (HEADLINE[1], "DCN"): 0.80,
         ("mutual from scratch", "DCN"): 0.81, ("solo from scratch", "DCN"): 0.80,
     }  # fmt: skip
-    groups = table(means, ["architecture"])
-    groups.loc[groups["arm"] == HEADLINE[0], ["churn", "ensemble_auc"]] = 0.1, 0.6
-    found = by_name(expectations.of_finetuning(groups))
+    replicates = table(means, ["architecture"])
+    replicates.loc[replicates["condition"] == HEADLINE[0], ["churn", "ensemble_auc"]] = 0.1, 0.6
+    found = by_name(expectations.of_finetuning(replicates))
     assert [key[0] for key in found] == ["O1", "O6", "O6"]
     scratch, churn, ensemble = found.values()
     assert scratch.found.mean == pytest.approx(0.01, rel=1e-2)
@@ -123,19 +156,19 @@ def test_expectations_about_finetuning() -> None:
     assert churn.found.mean == pytest.approx(0.4)
     assert ensemble.found.mean == pytest.approx(0.1)
     assert ensemble.verdict == "contradicted", "coupled members made the better ensemble"
-    (rest, *_) = expectations.of_finetuning(groups.assign(protocol="equal_epochs"))
+    (rest, *_) = expectations.of_finetuning(replicates.assign(protocol="fixed_epochs"))
     assert rest.expectation == "O2"
     assert rest.found.mean == pytest.approx(0.01 - 0.004, rel=1e-2)
 
 
 def test_expectations_about_strength_and_targets() -> None:
-    means = {("solo", None, None, np.nan): 0.80, ("checkpoint", None, None, np.nan): 0.79}
+    means = {("continued training", None, None, np.nan): 0.80, ("checkpoint", None, None, np.nan): 0.79}
     for weight, live, frozen, shuffled, scratch in ((1.0, 0.801, 0.8012, 0.79, 0.80), (20.0, 0.805, 0.80, 0.805, 0.79)):
         means |= {("mutual", "mse", "live", weight): live, ("mutual", "mse", "frozen", weight): frozen}
         means |= {("mutual", "mse", "shuffled", weight): shuffled, ("mutual", "kl", "live", weight): 0.5}
         means |= {("mutual from scratch", "mse", "live", weight): scratch}
-    groups = table(means, ["form", "target", "weight"]).assign(ensemble_auc=0.803)
-    found = by_name(expectations.of_strength(groups, "mse"))
+    replicates = table(means, ["form", "target", "weight"]).assign(ensemble_auc=0.803)
+    found = by_name(expectations.of_strength(replicates, "mse"))
     verdict = {key: one.verdict for key, one in found.items()}
     assert verdict == {
         ("O3", "weight 20 minus weight 1, fine-tuned, AUC"): "met",

@@ -17,7 +17,7 @@ from docutils import nodes
 from sphinx.util.docutils import SphinxDirective
 
 from ctrlib import config
-from ctrlib.run.estimate import CHAINED, OWN_END_SHARE, side_by_side
+from ctrlib.run.estimate import CHAINED, EARLY_STOPPING_SHARE, side_by_side
 from ctrlib.run.plan import declared_parameters, find_notebooks, plan, planned
 from ctrlib.study.parameters import StudyParameters
 
@@ -162,7 +162,7 @@ def fleet_rows(root: Path) -> list[list[str]]:
     for job in plan(root, "paper", PAPER_GRID, {"dataset": "synthetic"}):
         runs |= {run.fingerprint: run for run in planned(job)[0]}
     epochs = {
-        name: len(run.members) * run.recipe.epochs * (OWN_END_SHARE if run.recipe.patience else 1)
+        name: len(run.members) * run.recipe.epochs * (EARLY_STOPPING_SHARE if run.recipe.patience else 1)
         for name, run in runs.items()
     }
     everything, chain = sum(epochs.values()), side_by_side(list(runs.values()), epochs, len(runs))

@@ -20,7 +20,7 @@ from ctrlib.errors import UserError
 from ctrlib.fast.machine import arithmetic, keep_freed_memory
 from ctrlib.store.record import builds_on
 from ctrlib.store.runs import RunStore
-from ctrlib.study.arms import data_shape
+from ctrlib.study.conditions import data_shape
 from ctrlib.training.dataset import Dataset, Split
 from ctrlib.training.loop import make_group, resolve_device, train_step
 
@@ -29,7 +29,7 @@ FORWARD_SHARE = 0.35  # of a training step that an evaluation of as many rows ta
 RUN_S = 0.1  # looking up, writing and fingerprinting a run
 NOTEBOOK_S = 8.0  # kernel start, imports, tables and figures of a notebook
 CHAINED = 1.1  # a plan that takes less than this times its longest chain gains next to nothing from more devices
-OWN_END_SHARE = 0.6  # of its longest length, for own-end trainings while the store holds none
+EARLY_STOPPING_SHARE = 0.6  # of its longest length, for trainings with early stopping while the store holds none
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Clock:
 
     def __init__(self, store: RunStore, device: str = "auto") -> None:
         self.device = resolve_device(device)
-        self.share = own_end_share(store)
+        self.share = early_stopping_share(store)
         self._seconds: dict[str, float] = {}
 
     def estimate(self, run: Run) -> Estimate:
@@ -80,15 +80,15 @@ class Clock:
         return self._seconds[key]
 
 
-def own_end_share(store: RunStore) -> float:
-    """Epochs that finished own-end trainings took over those they might have, mean over the store."""
+def early_stopping_share(store: RunStore) -> float:
+    """Epochs that finished trainings with early stopping took over those they might have, mean over the store."""
     shares = []
     for name in store.fingerprints():
         with suppress(UserError):  # what cannot be read does not count
             record = store.open(name)
             if record.run.recipe.patience:
                 shares.append(max(row["epoch"] for row in record.history) / record.run.recipe.epochs)
-    return float(np.mean(shares)) if shares else OWN_END_SHARE
+    return float(np.mean(shares)) if shares else EARLY_STOPPING_SHARE
 
 
 def time_steps(kind: Kind, device: torch.device) -> float:
