@@ -26,10 +26,10 @@ from ctrlib.study.tables import (
     compare,
     effects_by,
     effects_of_each,
-    replicate_table,
     mean_over,
     member_effects,
     member_table,
+    replicate_table,
     share_of_gap,
 )
 
