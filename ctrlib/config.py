@@ -28,7 +28,7 @@ Embeddings = Literal["own", "shared"]
 Averaging = Literal["none", "ema", "swa"]
 Topology = Literal["complete", "ring", "star", "pairs", "one_way"]
 Precision = Literal["fp32", "tf32", "bf16"]
-Protocol = Literal["equal_epochs", "own_end"]
+Protocol = Literal["fixed_epochs", "early_stopping"]
 Weights = tuple[tuple[float, ...], ...]
 
 

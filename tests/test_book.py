@@ -120,8 +120,8 @@ def test_experiment_pages_have_all_parts(notebook, part):
 def test_pages_that_train_say_what_they_were_made_from(notebook):
     cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
     code = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
-    trains, says = code.find("train_arms(p"), code.find("provenance(p")
-    assert (trains < 0) == (says < 0), f"{notebook.name}: provenance(p, arms) belongs after its training"
+    trains, says = code.find("train_conditions(p"), code.find("provenance(p")
+    assert (trains < 0) == (says < 0), f"{notebook.name}: provenance(p, conditions) belongs after its training"
     assert trains <= says
 
 

@@ -406,7 +406,7 @@ BAD = [
     ("finetune_epochs", 0, "greater than or equal to 1"),
     ("finetune_epochs", 101, "less than or equal to 100"),
     ("max_epochs", 0, "greater than or equal to 1"),
-    ("protocols", ["both"], "equal_epochs"),
+    ("protocols", ["both"], "fixed_epochs"),
     ("sizes", [1], "greater than or equal to 2"),
     ("epoch_counts", [0], "greater than or equal to 1"),
     ("l2_levels", [-1], "greater than or equal to 0"),

@@ -14,9 +14,15 @@ from nbformat.v4 import new_code_cell, new_notebook, new_output
 from ctrlib.publish.downloads import export_figure_data
 from ctrlib.study import figures
 
-TABLE = pd.DataFrame({"group": [1, 2, 1, 2], "arm": ["solo", "solo", "mutual", "mutual"], "protocol": "equal_epochs"})
-GROUPS = TABLE.assign(auc=[0.1 + 0.2, 0.71, 0.72, 0.73], ensemble_auc=0.75)
-CONTROL = {"mutual": ("mutual", "solo")}
+TABLE = pd.DataFrame(
+    {
+        "replicate": [1, 2, 1, 2],
+        "condition": ["continued training", "continued training", "mutual", "mutual"],
+        "protocol": "fixed_epochs",
+    }
+)
+REPLICATES = TABLE.assign(auc=[0.1 + 0.2, 0.71, 0.72, 0.73], ensemble_auc=0.75)
+CONTROL = {"mutual": ("mutual", "continued training")}
 
 
 @pytest.fixture(autouse=True)
@@ -31,8 +37,8 @@ def read(bundle: dict[str, str]) -> pd.DataFrame:
 
 def test_a_figure_comes_with_what_it_shows():
     figures.use_style()
-    table = read(figures.picture(figures.effects(GROUPS, CONTROL)))
-    assert list(table["group"]) == [1, 2]
+    table = read(figures.picture(figures.effects(REPLICATES, CONTROL)))
+    assert list(table["replicate"]) == [1, 2]
     assert table["difference"].tolist() == pytest.approx([0.42, 0.02])
     assert table["mean"].tolist() == pytest.approx([0.22, 0.22])
 
@@ -41,24 +47,24 @@ def test_a_figure_drawn_by_hand_comes_with_its_lines():
     ax = figures.canvas()
     ax.plot([1, 2], [3.0, 4.5], label="a line")
     ax.axhline(0)
-    ax.set(xlabel="groups", ylabel="AUC")
+    ax.set(xlabel="replicates", ylabel="AUC")
     assert read(figures.picture(ax.figure)).to_dict("list") == {
         "line": ["a line"] * 2,
-        "groups": [1, 2],
+        "replicates": [1, 2],
         "AUC": [3.0, 4.5],
     }
 
 
 def test_the_same_figure_is_the_same_file():
     figures.use_style()
-    one, other = (figures.picture(figures.arms(GROUPS, ["solo", "mutual"])) for _ in range(2))
+    one, other = (figures.picture(figures.conditions(REPLICATES, ["continued training", "mutual"])) for _ in range(2))
     assert one == other
     assert "<dc:date>" not in one["image/svg+xml"]
 
 
 def test_colours_of_the_page_and_names_of_its_own():
     figures.use_style()
-    svg = figures.picture(figures.effects(GROUPS, CONTROL))["image/svg+xml"]
+    svg = figures.picture(figures.effects(REPLICATES, CONTROL))["image/svg+xml"]
     shown = drawings.inline(svg, 'What "is" <shown>', "d3")
     (root,) = ElementTree.fromstring(shown)
     assert root.get("role") == "img"
@@ -79,7 +85,7 @@ def test_white_words_stay_white_and_white_edges_become_paper():
 
 def executed(*bundles: tuple[dict, dict]) -> nbformat.NotebookNode:
     """A notebook whose only cell, a named figure, put these out."""
-    cell = new_code_cell(metadata={"mystnb": {"figure": {"name": "fig-02-arms", "caption": "Arms"}}})
+    cell = new_code_cell(metadata={"mystnb": {"figure": {"name": "fig-02-conditions", "caption": "Conditions"}}})
     cell.outputs = [new_output("display_data", data=data, metadata=metadata) for data, metadata in bundles]
     return new_notebook(cells=[cell])
 
@@ -96,18 +102,18 @@ def test_data_become_files_beside_the_page(tmp_path):
     )
     export_figure_data(notebook, "02", tmp_path)
     first, glued, second, table, plain = (output.data for output in notebook.cells[0].outputs)
-    assert first == {"image/svg+xml": "<?xml?><svg data-name=\"fig-02-arms\" a='1'/>"}
-    assert glued == {"p/text/html": "<svg data-name=\"fig-02-arms\" a='1'/>"}
+    assert first == {"image/svg+xml": "<?xml?><svg data-name=\"fig-02-conditions\" a='1'/>"}
+    assert glued == {"p/text/html": "<svg data-name=\"fig-02-conditions\" a='1'/>"}
     assert 'data-name="figure-02-1"' in second["image/svg+xml"]
     assert 'href="../_static/data/table-02-1.csv"' in table["text/html"]
     assert plain == {"text/plain": "no data"}
     assert {path.name: path.read_text() for path in tmp_path.glob("*.csv")} == {
-        "fig-02-arms.csv": "x\n1\n",
+        "fig-02-conditions.csv": "x\n1\n",
         "figure-02-1.csv": "x\n1\n",
         "table-02-1.csv": "y\n2\n",
     }
-    assert (tmp_path / "fig-02-arms.svg").exists()
-    assert 'href="../_static/data/fig-02-arms.csv"' in drawings.links(first["image/svg+xml"])
+    assert (tmp_path / "fig-02-conditions.svg").exists()
+    assert 'href="../_static/data/fig-02-conditions.csv"' in drawings.links(first["image/svg+xml"])
 
 
 def test_every_figure_and_table_of_a_page_can_be_had_with_its_data(built_book):

@@ -28,7 +28,7 @@ def test_time_grows_with_members_epochs_and_rows(ticking, tmp_path) -> None:
     assert len(ticking) == 1, "seeds do not make another kind of step"
 
 
-def test_own_end_takes_the_share_that_earlier_trainings_took(ticking, tmp_path) -> None:
+def test_early_stopping_takes_the_share_that_earlier_trainings_took(ticking, tmp_path) -> None:
     store = RunStore(tmp_path)
     assert early_stopping_share(store) == estimate.EARLY_STOPPING_SHARE
     (record,) = store.ensure([make_run(epochs=9, patience=1, keep="best", learning_rate=0.05)])

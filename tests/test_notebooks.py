@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from ctrlib.run.plan import declared_parameters
-from ctrlib.study.experiments import EXPERIMENTS, OF_OTHERS, planned_runs
+from ctrlib.study.experiments import COMPOSITE_PAGES, EXPERIMENTS, planned_runs
 from ctrlib.study.parameters import StudyParameters
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -36,13 +36,16 @@ def test_source_has_no_outputs_and_one_parameters_cell(path: Path) -> None:
     assert "papermill" not in notebook.metadata
 
 
+def test_every_parameter_says_what_it_is() -> None:
+    assert all(field.description for field in StudyParameters.model_fields.values())
+
+
 @by_name
 def test_declared_parameters_are_known_valid_and_what_papermill_sees(path: Path) -> None:
     declared = declared_parameters(path)
     StudyParameters(**declared)
     seen = papermill.inspect_notebook(str(path))
     assert set(seen) == set(declared)
-    assert all(facts["help"] for facts in seen.values()), "each parameter says what it is"
 
 
 @by_name
@@ -56,13 +59,13 @@ def test_begin_is_the_first_call_and_takes_what_the_cell_declares(path: Path) ->
 def test_a_notebook_trains_its_own_experiment(path: Path) -> None:
     """So that ``ctrlib study`` knows what a notebook will ask for; the last page reads those of others."""
     source = path.read_text(encoding="utf-8")
-    asked = set(re.findall(r"planned_arms\(\\?[\"'](\w+)", source))
+    asked = set(re.findall(r"planned_conditions\(\\?[\"'](\w+)", source))
     name = path.stem[3:]
-    if name in OF_OTHERS:
-        assert f'OF_OTHERS[\\"{name}\\"]' in source
+    if name in COMPOSITE_PAGES:
+        assert f'COMPOSITE_PAGES[\\"{name}\\"]' in source
     else:
         assert asked == {name} & set(EXPERIMENTS)
-    assert bool(planned_runs(name, StudyParameters(rows=2000, seeds=[1]))) == ("train_arms(" in source)
+    assert bool(planned_runs(name, StudyParameters(rows=2000, seeds=[1]))) == ("train_conditions(" in source)
 
 
 def test_parameters_of_one_name_have_one_default() -> None:
@@ -154,7 +157,7 @@ def test_plain_papermill_takes_new_parameters(
     }
     command = [sys.executable, "-m", "papermill", str(ROOT / "notebooks" / "05_is_it_noise.ipynb"), "out.ipynb"]
     command += [part for name, value in options.items() for part in ("-p", name, str(value))]
-    command += ["-p", "seeds", "[1, 2]", "-p", "hidden_units", "[8]", "-p", "protocols", "[equal_epochs]"]
+    command += ["-p", "seeds", "[1, 2]", "-p", "hidden_units", "[8]", "-p", "protocols", "[fixed_epochs]"]
     command += ["--no-progress-bar"]
     result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stderr[-2000:]

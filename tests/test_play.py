@@ -144,7 +144,7 @@ def test_the_chart_on_the_landing_page_reads_its_numbers(built_book, browse):
     labels, (words,), still_visible = browse(task)
     assert len(labels) == len({(row["protocol"], row["comparison"]) for row in rows})
     assert words == labels[1]
-    mean = float(next(row["mean"] for row in rows if row["comparison"] in words and row["protocol"] == "equal_epochs"))
+    mean = float(next(row["mean"] for row in rows if row["comparison"] in words and row["protocol"] == "fixed_epochs"))
     assert f"{1000 * mean:+.2f}".replace("-", "−") in words
     assert not still_visible, "one picture, not two"
 

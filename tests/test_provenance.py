@@ -16,7 +16,7 @@ CPU = {"processor": "Fast *CPU* <b>9</b>", "device": "cpu", "torch": "2.13.0"}
 GPU = {"processor": "Fast CPU", "device": "NVIDIA H100", "torch": "2.13.0+cu130"}
 
 
-def arm(*records: tuple[str, float, str, dict]) -> SimpleNamespace:
+def condition(*records: tuple[str, float, str, dict]) -> SimpleNamespace:
     contents = [
         {"seconds": s, "finished": day + "T10:00:00Z", "environment": where, "run": {"data": {"name": "synthetic"}}}
         for _, s, day, where in records
@@ -32,10 +32,10 @@ def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return lines
 
 
-def test_a_run_of_several_arms_counts_once(said: list[str]) -> None:
+def test_a_run_of_several_conditions_counts_once(said: list[str]) -> None:
     p = StudyParameters(profile="quick", seeds=(1, 2, 3))
     one, two, three = ("a", 100.0, "2026-11-02", CPU), ("b", 200.0, "2026-11-05", CPU), ("c", 1200.0, "2026-11-03", GPU)
-    provenance(p, [arm(one, two), arm(one, three)])
+    provenance(p, [condition(one, two), condition(one, three)])
     (line,) = said
     assert "profile *quick*, data *synthetic*, 3 groups" in line
     assert "3 runs with 25 minutes of training, trained 2026-11-02 to 2026-11-05" in line
@@ -44,7 +44,7 @@ def test_a_run_of_several_arms_counts_once(said: list[str]) -> None:
 
 
 def test_one_day_is_one_date_and_names_are_text(said: list[str]) -> None:
-    provenance(StudyParameters(profile="my *own*", seeds=(1,)), [arm(("a", 3.0, "2026-11-02", CPU))])
+    provenance(StudyParameters(profile="my *own*", seeds=(1,)), [condition(("a", 3.0, "2026-11-02", CPU))])
     assert "1 group; 1 run with 3 seconds of training, trained 2026-11-02;" in said[0]
     assert "<b>" not in said[0]
     assert "*CPU*" not in said[0]

@@ -137,9 +137,11 @@ def test_figures_show_text() -> None:
     """A name with dollar signs is drawn letter by letter, and one that is no valid formula is drawn at all."""
     with plt.rc_context():
         figures.use_style()
-        groups = pd.DataFrame({"arm": ["$x", "$x^2$", "$\\frac{$"] * 2, "group": [1, 1, 1, 2, 2, 2], "auc": 0.6})
-        groups["ensemble_auc"], groups["protocol"] = 0.7, "$p"
-        ax = figures.arms(groups, ["$x", "$x^2$", "$\\frac{$"]).axes[0]
+        replicates = pd.DataFrame(
+            {"condition": ["$x", "$x^2$", "$\\frac{$"] * 2, "replicate": [1, 1, 1, 2, 2, 2], "auc": 0.6}
+        )
+        replicates["ensemble_auc"], replicates["protocol"] = 0.7, "$p"
+        ax = figures.conditions(replicates, ["$x", "$x^2$", "$\\frac{$"]).axes[0]
         ax.figure.canvas.draw()
         labels = ax.get_yticklabels()
         assert [label.get_text() for label in labels] == ["$x", "$x^2$", "$\\frac{$"]
@@ -177,7 +179,7 @@ def test_logarithmic_axes_show_plain_numbers() -> None:
     """Names are drawn letter by letter, so matplotlib's own labels of powers would show their code."""
     with plt.rc_context():
         figures.use_style()
-        row = {"protocol": "own_end", "width": 16, "share": 0.1, "low": 0.0, "high": 0.2}
+        row = {"protocol": "early_stopping", "width": 16, "share": 0.1, "low": 0.0, "high": 0.2}
         shares = pd.DataFrame([{**row, "rows": rows} for rows in (3000, 9000)])
         figure = figures.gap_shares(shares, "rows", ["width"])
         effects = pd.DataFrame(

@@ -53,7 +53,7 @@ def write_notebook(path: Path, *cells: str) -> None:
         ("quick", [], ["device=tpu"], ["device='tpu'", "auto, cpu, cuda"]),
         ("quick", [], ["batch_size=60000"], ["batch_size=60000", "at most 12000"]),
         ("quick", [], ["seeds=[1,1]"], ["[1, 1] repeat"]),
-        ("quick", [], ["protocols=[both]"], ["'both'", "own_end"]),
+        ("quick", [], ["protocols=[both]"], ["'both'", "early_stopping"]),
         ("quick", ["01"], ["mutual_weight=2"], ["'mutual_weight'", "allowed"]),
     ],
 )

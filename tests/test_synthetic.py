@@ -467,7 +467,7 @@ def test_one_cluster_leaves_fields_independent() -> None:
 
 @pytest.fixture(scope="module")
 def trained_cohort():
-    """Two PNNs trained to their own end on the default size, and their predictions for 1e5 fresh rows."""
+    """Two PNNs trained with early stopping on the default size, and their predictions for 1e5 fresh rows."""
     data = Data(name="synthetic", draw=1, fingerprint=synthetic.fingerprint(DEFAULT, 1))
     members = tuple(
         Member(architecture="PNN", embedding_dim=8, hidden_units=(32,), init_seed=n, order_seed=n) for n in range(2)
@@ -490,7 +490,7 @@ def test_no_model_beats_the_truth_on_fresh_rows(trained_cohort) -> None:
     """Neither a member nor the ensemble, in AUC or log loss; in log loss the distance is far beyond noise."""
     trained, fresh, predicted = trained_cohort
     truth = fresh.probability
-    assert max(trained.kept_epochs) < 9, "each was trained to its own end"
+    assert max(trained.kept_epochs) < 9, "each was trained with early stopping"
     best = metrics.auc(fresh.labels, truth)
     assert abs(best - metrics.expected_auc(truth)) < 3 * metrics.auc_standard_error(fresh.labels, truth)
     for p in [*predicted, predicted.mean(axis=0)]:

@@ -1,6 +1,6 @@
 """Tables of the reference part, made from what they describe while the book is built.
 
-``parameters``: what notebooks take, from ``StudyParameters`` and from their own cells. ``settings`` NAME: the fields of
+``parameters``: what notebooks take, from ``StudyParameters``, with the defaults of their cells. ``settings`` NAME: the fields of
 a class of ``ctrlib.config``. ``packages``: the locked versions, with what each is for. ``made-of``: for every executed
 notebook when and with which settings it was executed. ``fleet``: the paper's grid dealt out to several devices.
 """
@@ -79,19 +79,10 @@ def table(head: list[str], rows: list[list[str]]) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in [head, [":--"] * len(head), *safe])
 
 
-def help_texts(notebook: Path) -> dict[str, str]:
-    """What the comment beside each parameter of a notebook says."""
-    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
-    (cell,) = [cell for cell in cells if "parameters" in cell["metadata"].get("tags", [])]
-    lines = "".join(cell["source"]).splitlines()
-    return {line.split(":")[0]: line.partition("  # ")[2] for line in lines}
-
-
 def parameter_rows(root: Path) -> list[list[str]]:
     """Name, what is allowed, default and meaning of each parameter, and the notebooks that have it."""
     notebooks = find_notebooks(root)
     declared = {number: declared_parameters(path) for number, path in notebooks.items()}
-    says = {number: help_texts(path) for number, path in notebooks.items()}
     rows = []
     for name, field in StudyParameters.model_fields.items():
         numbers = [number for number in notebooks if name in declared[number]]
@@ -102,12 +93,9 @@ def parameter_rows(root: Path) -> list[list[str]]:
             defaults.setdefault(literal(declared[number][name]), []).append(number)
         usual = max(defaults, key=lambda text: len(defaults[text]))
         others = [f"{text} in {spans(there)}" for text, there in defaults.items() if text != usual]
-        meaning, more = field.description or "", says[numbers[0]][name]
-        repeats = re.sub(r"\W", "", more).startswith(re.sub(r"\W", "", meaning)[:12])
-        meaning = more if not meaning or repeats else f"{meaning}; {more}"
         given = "; ".join([usual, *others])
         kind = allowed(field.annotation, field.metadata)
-        rows.append([f"`{name}`", kind, given, f"{meaning} *({spans(numbers)})*"])
+        rows.append([f"`{name}`", kind, given, f"{field.description} *({spans(numbers)})*"])
     return rows
 
 

@@ -7,7 +7,7 @@ from ctrlib.stats.paired import paired_difference
 
 
 def paired_interval(treatment, control, level=0.95):
-    """Mean difference and the two ends of Student's interval, from one value per group and arm."""
+    """Mean difference and the two ends of Student's interval, from one value per group and condition."""
     difference = np.asarray(treatment) - np.asarray(control)
     groups = len(difference)
     half = t.ppf(0.5 + level / 2, groups - 1) * difference.std(ddof=1) / np.sqrt(groups)

@@ -21,7 +21,7 @@ from ctrlib.fast.machine import arithmetic, keep_freed_memory
 from ctrlib.store.progress import humanize
 from ctrlib.store.record import builds_on
 from ctrlib.store.runs import RunStore
-from ctrlib.study.arms import data_shape
+from ctrlib.study.conditions import data_shape
 from ctrlib.training.dataset import Dataset, Split
 from ctrlib.training.loop import make_group, resolve_device, train_step
 

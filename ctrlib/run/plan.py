@@ -194,7 +194,7 @@ def data_digest(dataset: str) -> str:
     """Hash of the draws of a prepared data set; the synthetic data follow from the parameters."""
     if dataset == "synthetic":
         return ""
-    from ctrlib.study.arms import data_draws
+    from ctrlib.study.conditions import data_draws
 
     return digest(data_draws(dataset))
 

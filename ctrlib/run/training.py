@@ -72,7 +72,7 @@ def publish(jobs: list[Job], store: "RunStore", path: Path) -> dict[str, int]:
     """
     from ctrlib.store.measures import stored_measures
     from ctrlib.store.published import write
-    from ctrlib.study.arms import data_draws
+    from ctrlib.study.conditions import data_draws
 
     runs = {run.fingerprint: run for job in jobs for run in planned(job)[0]}
     records = {name: record for name, run in runs.items() if (record := store.find(run))}

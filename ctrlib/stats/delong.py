@@ -1,12 +1,11 @@
-"""What the test rows say about fitted models: covariance of correlated AUCs, and the paired bootstrap.
+"""What the test rows say about fitted models: the covariance of correlated AUCs.
 
-These speak of the models at hand, not of the method that made them; the latter needs groups, see
+These speak of the models at hand, not of the method that made them; the latter needs replicates, see
 :mod:`ctrlib.stats.paired`.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -30,14 +29,6 @@ class RowDifference(IntervalReading):
     high: float
     p_value: float
     level: float
-
-
-class JointTest(NamedTuple):
-    """A test that several contrasts of AUCs are all zero."""
-
-    chi_square: float
-    freedom: int
-    p_value: float
 
 
 @dataclass(frozen=True)
@@ -78,18 +69,6 @@ class AucCovariance:
         weights[i] += 1
         weights[j] -= 1
         return self.contrast(weights, level)
-
-    def joint_test(self, contrasts: ArrayLike) -> JointTest:
-        """Are all of these contrasts zero? Chi square of DeLong et al. 1988, equation 5.
-
-        Args:
-            contrasts: (R, K), one contrast a row; rows that repeat others do not count.
-        """
-        contrasts = np.asarray(contrasts, dtype=np.float64)
-        values, covariance = contrasts @ self.aucs, contrasts @ self.covariance @ contrasts.T
-        freedom = int(np.linalg.matrix_rank(covariance, hermitian=True))
-        chi_square = float(values @ np.linalg.pinv(covariance, hermitian=True) @ values)
-        return JointTest(chi_square, freedom, float(stats.chi2.sf(chi_square, freedom)))
 
 
 def _doubled_placements(scores: np.ndarray, clicks: np.ndarray, others: np.ndarray) -> np.ndarray:
@@ -162,60 +141,3 @@ def pool_folds(folds: Sequence[AucCovariance]) -> AucCovariance:
         raise UserError("pooling needs at least one fold")
     aucs = np.mean([fold.aucs for fold in folds], axis=0)
     return AucCovariance(aucs, np.sum([fold.covariance for fold in folds], axis=0) / len(folds) ** 2)
-
-
-def paired_bootstrap(
-    metric: Callable[[np.ndarray, np.ndarray], float],
-    labels: ArrayLike,
-    treatment: ArrayLike,
-    control: ArrayLike,
-    *,
-    level: float = 0.95,
-    resamples: int = 1000,
-    seed: int = 0,
-    stratified: bool = False,
-) -> RowDifference:
-    """Difference of any metric between two sets of predictions for the same rows, by resampling rows.
-
-    Percentile interval (Efron and Tibshirani 1993, An Introduction to the Bootstrap, section 13.3). Both sets get
-    the same rows in every resample. One resample is in memory at a time.
-
-    Args:
-        metric: of (labels, predictions), such as :func:`ctrlib.stats.metrics.logloss`, on the last axis of predictions.
-        labels: (N,).
-        treatment, control: (N,), or (K, N) for a metric of K members.
-        level: coverage of the interval.
-        resamples, seed: number of resamples and where their draws start.
-        stratified: draw clicks and non-clicks apart, so that every resample has as many as the data. Without, a
-            metric that needs both labels fails on a resample that drew one alone.
-
-    Returns:
-        Its p value is twice the smaller share of resamples on one side of zero, the data counting as one more.
-    """
-    labels, treatment, control = np.asarray(labels), np.asarray(treatment), np.asarray(control)
-    if not labels.shape == treatment.shape[-1:] == control.shape[-1:]:
-        shapes = f"{labels.shape}, {treatment.shape} and {control.shape}"
-        raise UserError(f"labels, treatment and control need the same rows on the last axis, got shapes {shapes}")
-
-    def difference(*parts: np.ndarray) -> float:
-        rows = np.concatenate(parts)
-        return metric(labels[rows], treatment[..., rows]) - metric(labels[rows], control[..., rows])
-
-    strata = [np.flatnonzero(labels == 1), np.flatnonzero(labels != 1)] if stratified else [np.arange(labels.size)]
-    if min(len(rows) for rows in strata) < 2:
-        raise UserError(f"resampling needs two rows{' of each label' if stratified else ''}, got {labels.size} in all")
-    found = stats.bootstrap(
-        strata,
-        difference,
-        n_resamples=resamples,
-        batch=1,
-        vectorized=False,
-        confidence_level=level,
-        method="percentile",
-        rng=np.random.default_rng(seed),
-    )
-    draws = found.bootstrap_distribution
-    tail = min(np.count_nonzero(draws <= 0), np.count_nonzero(draws >= 0)) + 1
-    low, high = (float(end) for end in found.confidence_interval)
-    p_value = min(1.0, 2 * tail / (draws.size + 1))
-    return RowDifference(float(difference(*strata)), float(found.standard_error), low, high, p_value, level)

@@ -38,14 +38,14 @@ def claim_rate(claimed: ArrayLike, level: float = 0.95) -> ClaimRate:
 
 
 class FalseClaims(NamedTuple):
-    """How often single runs of arms that do not differ claim a gain: by size, and by DeLong's test on the rows."""
+    """How often single runs of equal conditions claim a gain: by size, and by DeLong's test on the rows."""
 
     by_threshold: ClaimRate
     by_delong: ClaimRate
 
 
 def false_claims(
-    groups: Sequence[AucCovariance], threshold: float, significance: float = 0.05, level: float = 0.95
+    replicates: Sequence[AucCovariance], threshold: float, significance: float = 0.05, level: float = 0.95
 ) -> FalseClaims:
     """How often one model against one model would claim a gain that is not there.
 
@@ -53,18 +53,18 @@ def false_claims(
     ``significance`` is that of the two-sided test; were test rows the only noise, half of it would claim a gain.
 
     Args:
-        groups: one entry each, :func:`ctrlib.stats.delong.delong` of 2 M models: M of one null arm, then M of another,
-            such as solo seeds against other solo seeds.
+        replicates: one entry each, :func:`ctrlib.stats.delong.delong` of 2 M models: M, and M others trained
+            alike, such as the seeds of one condition in two halves.
         threshold: a difference of AUC above this is a claim "by size".
         significance: DeLong's p below this, with a positive difference, is a claim "by test".
         level: coverage of the rates' intervals.
     """
     differences = []
-    for group in groups:
-        half, odd = divmod(group.aucs.size, 2)
+    for replicate in replicates:
+        half, odd = divmod(replicate.aucs.size, 2)
         if odd or not half:
-            raise UserError(f"false claims need two arms of as many models, got {group.aucs.size} models")
-        differences += [group.difference(one, half + one) for one in range(half)]
+            raise UserError(f"false claims need two conditions of as many models, got {replicate.aucs.size} models")
+        differences += [replicate.difference(one, half + one) for one in range(half)]
     by_size = [found.estimate > threshold for found in differences]
     by_test = [found.estimate > 0 and found.p_value < significance for found in differences]
     return FalseClaims(claim_rate(by_size, level), claim_rate(by_test, level))

@@ -5,15 +5,12 @@ Test parts have millions of rows, so what a training run calls after every epoch
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import combinations
 from typing import NamedTuple
 
 import numpy as np
-import pandas as pd
 from numpy.typing import ArrayLike
-from scipy.special import entr
-from scipy.stats import hypergeom, rankdata
+from scipy.stats import rankdata
 
 from ctrlib.errors import UserError
 
@@ -125,28 +122,6 @@ def _auc(scores: np.ndarray, clicks: np.ndarray, others: np.ndarray) -> float:
     return (2 * wins + ties) / (2 * pairs)
 
 
-def auc_standard_error(labels: ArrayLike, scores: ArrayLike) -> float:
-    """Standard error of one AUC, from its value and the two class sizes alone.
-
-    Reference: Hanley and McNeil 1982, The meaning and use of the area under a ROC curve, Radiology 143, 29-36,
-    equations 1 and 2 (their approximation with exponential scores). For the difference of two AUCs on the
-    same rows use a paired test instead.
-
-    Args:
-        labels: 0 or 1, (N,).
-        scores: probabilities, logits or any ranking, (N,).
-    """
-    a = auc(labels, scores)
-    positives = int(np.sum(np.asarray(labels) == 1))
-    negatives = len(np.asarray(labels)) - positives
-    two_positives_win = a / (2 - a)
-    two_negatives_lose = 2 * a * a / (1 + a)
-    variance = a * (1 - a)
-    variance += (positives - 1) * (two_positives_win - a * a)
-    variance += (negatives - 1) * (two_negatives_lose - a * a)
-    return float(np.sqrt(max(variance, 0.0) / (positives * negatives)))
-
-
 def logloss(labels: ArrayLike, probabilities: ArrayLike) -> float:
     """Mean negative log likelihood of the clicks, natural logarithm.
 
@@ -179,62 +154,7 @@ def logloss_from_logits(labels: ArrayLike, logits: ArrayLike) -> float:
     return float(np.logaddexp(0, loss, out=loss).mean())
 
 
-@dataclass(frozen=True)
-class Calibration:
-    """Do the probabilities mean what they say?
-
-    Attributes:
-        ratio: mean probability over click rate; 1 is right, above 1 promises too many clicks.
-        expected_error: mean over rows of ``|mean probability - click rate|`` of the row's bin.
-        bins: a row per bin: rows, lowest, highest, mean_probability, click_rate.
-    """
-
-    ratio: float
-    expected_error: float
-    bins: pd.DataFrame
-
-
-def calibration(labels: ArrayLike, probabilities: ArrayLike, bins: int = 10) -> Calibration:
-    """Calibration over bins that hold equally many rows, as far as ties allow.
-
-    Rows with the same probability always share a bin, so the result does not depend on row order; heavy ties
-    make fewer, larger bins.
-
-    Args:
-        labels: 0 or 1, (N,).
-        probabilities: in [0, 1], (N,).
-        bins: number of bins wanted, 1 or more.
-    """
-    if bins < 1:
-        raise UserError(f"bins must be 1 or more, got {bins}")
-    p = _probability_column(probabilities, "probabilities")
-    clicked = _clicks(labels, p.size)
-    if not clicked.any():
-        raise UserError(f"calibration needs clicks, but all {p.size} rows are labelled 0")
-    order = np.argsort(p, kind="stable")
-    p, clicked = p[order], clicked[order]
-    starts = np.arange(bins) * p.size // bins
-    starts = np.unique(np.searchsorted(p, p[starts], side="left"))  # to the first row of each tie
-    ends = np.append(starts[1:], p.size)
-    table = pd.DataFrame(
-        {
-            "rows": ends - starts,
-            "lowest": p[starts],
-            "highest": p[ends - 1],
-            "mean_probability": np.add.reduceat(p, starts) / (ends - starts),
-            "click_rate": np.add.reduceat(clicked, starts, dtype=np.int64) / (ends - starts),
-        }
-    )
-    gap = (table["mean_probability"] - table["click_rate"]).abs()
-    return Calibration(
-        ratio=float(p.mean() / clicked.mean()),
-        expected_error=float((gap * table["rows"]).sum() / p.size),
-        bins=table,
-    )
-
-
-@dataclass(frozen=True)
-class Churn:
+class Churn(NamedTuple):
     """How much K models disagree on the same rows.
 
     Attributes:
@@ -253,18 +173,27 @@ def churn(probability_matrix: ArrayLike) -> Churn:
     Args:
         probability_matrix: in [0, 1], (K, N), K >= 2 models on the same N rows.
     """
-    p = np.asarray(probability_matrix, dtype=np.float64)
-    if p.ndim != 2 or len(p) < 2:
-        raise UserError(f"churn needs the predictions of 2 or more models as (K, N), got shape {p.shape}")
-    _probability_column(p.ravel(), "probability_matrix")
-    pairs = list(combinations(range(len(p)), 2))
-    difference = np.mean([np.abs(p[a] - p[b]).mean() for a, b in pairs])
+    p = _probability_matrix(probability_matrix)
     ranks = rankdata(p, axis=1)
-    ranks -= ranks.mean(axis=1, keepdims=True)
+    difference = np.mean([np.abs(a - b).mean() for a, b in combinations(p, 2)])
+    return Churn(mean_difference=float(difference), rank_correlation=_mean_correlation(ranks))
+
+
+def _probability_matrix(values: ArrayLike) -> np.ndarray:
+    """``values`` as (K, N) in [0, 1], K >= 2 models."""
+    p = np.asarray(values, dtype=np.float64)
+    if p.ndim != 2 or len(p) < 2:
+        raise UserError(f"the predictions of 2 or more models are needed as (K, N), got shape {p.shape}")
+    _probability_column(p.ravel(), "probability_matrix")
+    return p
+
+
+def _mean_correlation(values: np.ndarray) -> float:
+    """Pearson's correlation of the rows of (K, N), averaged over pairs; NaN where one is constant."""
+    values = values - values.mean(axis=1, keepdims=True)
     with np.errstate(invalid="ignore"):  # a constant row is 0 / 0, which is the NaN we want
-        ranks /= np.sqrt(np.square(ranks).sum(axis=1, keepdims=True))
-    correlation = np.mean([ranks[a] @ ranks[b] for a, b in pairs])
-    return Churn(mean_difference=float(difference), rank_correlation=float(correlation))
+        values /= np.sqrt(np.square(values).sum(axis=1, keepdims=True))
+    return float(np.mean([a @ b for a, b in combinations(values, 2)]))
 
 
 class RelativeImprovement(NamedTuple):
@@ -310,19 +239,8 @@ def expected_auc(probability: ArrayLike) -> float:
     return float((clicks @ others_below + ties.sum() / 2) / all_pairs)
 
 
-def expected_logloss(probability: ArrayLike) -> float:
-    """The log loss that the true click probabilities expect: their mean entropy. No model can expect less.
-
-    Args:
-        probability: true click probability of each row, in [0, 1], (N,).
-    """
-    p = _probability_column(probability, "probability")
-    return float((entr(p) + entr(1 - p)).mean())
-
-
-@dataclass(frozen=True)
-class ErrorOverlap:
-    """How much K models err on the same rows; to be compared between arms, as the labels' noise is common to all.
+class ErrorOverlap(NamedTuple):
+    """How much K models err on the same rows; to be compared between conditions, as the labels' noise is common to all.
 
     Attributes:
         residual_correlation: Pearson's correlation of the residuals (probability - label), averaged over pairs. The
@@ -330,14 +248,10 @@ class ErrorOverlap:
             constant.
         worst_overlap: of the rows that are among the worst of either model, the share that is among the worst of
             both (Jaccard index), averaged over pairs; worst by log loss.
-        chance: what ``worst_overlap`` is expected to be for two models whose worst rows are unrelated.
-        worst_rows: how many rows the worst are.
     """
 
     residual_correlation: float
     worst_overlap: float
-    chance: float
-    worst_rows: int
 
 
 def error_overlap(labels: ArrayLike, probability_matrix: ArrayLike, share: float = 0.1) -> ErrorOverlap:
@@ -349,33 +263,14 @@ def error_overlap(labels: ArrayLike, probability_matrix: ArrayLike, share: float
         labels: 0 or 1, (N,).
         probability_matrix: in [0, 1], (K, N), K >= 2 models on the same N rows.
         share: share of the rows that counts as the worst, above 0 and at most 1; at least one row is taken.
-
-    Reference: the expectation under chance is that of the Jaccard index of two random sets of m of N rows, whose
-    intersection is hypergeometric.
     """
-    p = np.asarray(probability_matrix, dtype=np.float64)
-    if p.ndim != 2 or len(p) < 2:
-        raise UserError(f"error overlap needs the predictions of 2 or more models as (K, N), got shape {p.shape}")
     if not 0 < share <= 1:
         raise UserError(f"share must be above 0 and at most 1, got {share}")
-    _probability_column(p.ravel(), "probability_matrix")
-    rows = p.shape[1]
-    clicked = _clicks(labels, rows)
-    residuals = p - clicked
-    miss = np.abs(residuals)  # the log loss of a row rises with it
-    worst_rows = max(1, round(share * rows))
+    p = _probability_matrix(probability_matrix)
+    residuals = p - _clicks(labels, p.shape[1])
+    worst_rows = max(1, round(share * p.shape[1]))
     worst = np.zeros(p.shape, dtype=bool)
-    for member, row_miss in zip(worst, miss, strict=True):
-        member[np.argsort(-row_miss, kind="stable")[:worst_rows]] = True
-    residuals -= residuals.mean(axis=1, keepdims=True)
-    with np.errstate(invalid="ignore"):  # constant residuals are 0 / 0, which is the NaN we want
-        residuals /= np.sqrt(np.square(residuals).sum(axis=1, keepdims=True))
-    pairs = list(combinations(range(len(p)), 2))
-    common = np.arange(worst_rows + 1)
-    chance = hypergeom.pmf(common, rows, worst_rows, worst_rows) @ (common / (2 * worst_rows - common))
-    return ErrorOverlap(
-        residual_correlation=float(np.mean([residuals[a] @ residuals[b] for a, b in pairs])),
-        worst_overlap=float(np.mean([(worst[a] & worst[b]).sum() / (worst[a] | worst[b]).sum() for a, b in pairs])),
-        chance=float(chance),
-        worst_rows=worst_rows,
-    )
+    for member, miss in zip(worst, np.abs(residuals), strict=True):  # the log loss of a row rises with its miss
+        member[np.argsort(-miss, kind="stable")[:worst_rows]] = True
+    overlap = np.mean([(a & b).sum() / (a | b).sum() for a, b in combinations(worst, 2)])
+    return ErrorOverlap(residual_correlation=_mean_correlation(residuals), worst_overlap=float(overlap))

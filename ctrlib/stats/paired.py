@@ -1,8 +1,8 @@
-"""Is a difference real? Paired intervals and tests whose unit is the group of N models, never the single model.
+"""Is a difference real? Paired intervals and tests whose unit is the replicate, never the single model.
 
-Peers that trained together are not independent, so each group gives one number per arm (the mean of its members)
-and arms are compared by the paired differences of those numbers. What test rows alone can say about fitted models
-is in :mod:`ctrlib.stats.delong`.
+Peers that trained together are not independent, so each replicate gives one number per condition (the mean of its
+members), and conditions are compared by the paired differences of those numbers. What test rows alone can say about
+fitted models is in :mod:`ctrlib.stats.delong`.
 """
 
 from dataclasses import dataclass
@@ -13,8 +13,8 @@ from scipy import optimize, stats
 
 from ctrlib.errors import UserError
 
-EXACT_GROUPS = 12
-"""Up to here the sign-flip test goes through all 2^groups flips; beyond, it draws some."""
+EXACT_REPLICATES = 12
+"""Up to here the sign-flip test goes through all 2^replicates flips; beyond, it draws some."""
 
 
 class IntervalReading:
@@ -42,44 +42,42 @@ class IntervalReading:
             raise UserError(f"margin must be above 0, got {margin:g}")
         return -margin < self.low and self.high < margin
 
-    def equivalence(self, margin: float) -> str:
-        """:meth:`within` in words, for a margin that the caller holds to be too small to matter."""
-        return f"{'smaller' if self.within(margin) else 'not shown to be smaller'} than {margin:g} either way"
-
 
 @dataclass(frozen=True)
 class PairedDifference(IntervalReading):
-    """Treatment minus control over groups: mean, spread, interval, and how often the treatment won."""
+    """Treatment minus control over replicates: mean, spread, interval, and how often the treatment won."""
 
     mean: float
     low: float
     high: float
     sd: float
-    groups: int
+    replicates: int
     p_value: float
     share_better: float
     level: float
 
 
 def _pairs(treatment: ArrayLike, control: ArrayLike) -> tuple[np.ndarray, np.ndarray, float]:
-    """Differences and control values in float64, and the share of groups the treatment won, a tie counting half."""
+    """Differences and control values in float64, and the share of replicates the treatment won, a tie counting half."""
     treatment, control = np.asarray(treatment, dtype=np.float64), np.asarray(control, dtype=np.float64)
     if treatment.shape != control.shape or treatment.ndim != 1 or treatment.size == 0:
-        raise UserError(f"arms need one value per group each, got shapes {treatment.shape} and {control.shape}")
+        raise UserError(
+            f"conditions need one value per replicate each, got shapes {treatment.shape} and {control.shape}"
+        )
     differences = treatment - control
     return differences, control, float((differences > 0).mean() + 0.5 * (differences == 0).mean())
 
 
 def paired_difference(treatment: ArrayLike, control: ArrayLike, level: float = 0.95) -> PairedDifference:
-    """Compare two arms measured on the same groups by Student's paired t test.
+    """Compare two conditions measured on the same replicates by Student's paired t test.
 
     Args:
-        treatment, control: (groups,) one value per group, in one order.
+        treatment, control: (replicates,) one value per replicate, in one order.
         level: coverage of Student's t interval of the mean difference.
 
     Returns:
-        The mean difference with its interval and two-sided p value. With fewer than two groups, or when all
-        differences are equal, spread and interval are what the data say: infinite for one group, a point for equal
+        The mean difference with its interval and two-sided p value. With fewer than two replicates, or when all
+        differences are equal, spread and interval are what the data say: infinite for one replicate, a point for equal
         differences.
     """
     differences, _, better = _pairs(treatment, control)
@@ -97,26 +95,26 @@ def paired_difference(treatment: ArrayLike, control: ArrayLike, level: float = 0
 def sign_flip_difference(
     treatment: ArrayLike, control: ArrayLike, level: float = 0.95, resamples: int = 20_000, seed: int = 0
 ) -> PairedDifference:
-    """Compare two arms measured on the same groups by the sign-flip permutation test of the mean difference.
+    """Compare two conditions measured on the same replicates by the sign-flip permutation test of the mean difference.
 
-    Needs no normal distribution: differences symmetric about the effect are enough. A flip of the groups A beats the
-    observed mean under a supposed effect exactly if the mean difference within A is at most that effect, so test and
-    interval both follow from the means of all non-empty sets of groups (Hartigan 1969, Using subsample values as
+    Needs no normal distribution: differences symmetric about the effect are enough. A flip of the replicates A beats
+    the observed mean under a supposed effect exactly if the mean difference within A is at most that effect, so test and
+    interval both follow from the means of all non-empty sets of replicates (Hartigan 1969, Using subsample values as
     typical values, J. Am. Stat. Assoc. 64, 1303-1317): the interval runs between two of their order statistics and
     holds exactly the effects that the test does not reject.
 
     Args:
-        treatment, control: (groups,) one value per group, in one order.
+        treatment, control: (replicates,) one value per replicate, in one order.
         level: coverage asked for.
-        resamples, seed: random sets of groups when there are more than ``EXACT_GROUPS``; with fewer all are used.
+        resamples, seed: random sets of replicates beyond ``EXACT_REPLICATES`` of them; with fewer all are used.
 
     Returns:
-        As :func:`paired_difference`; ``level`` is the coverage attained, at least the one asked for. Few groups have
-        few sets: below 6 groups no 95 % interval is bounded and no two-sided p value falls under 5 %.
+        As :func:`paired_difference`; ``level`` is the coverage attained, at least the one asked for. Few replicates
+        have few sets: below 6 replicates no 95 % interval is bounded and no two-sided p value falls under 5 %.
     """
     differences, _, better = _pairs(treatment, control)
     n, mean = len(differences), float(differences.mean())
-    if n <= EXACT_GROUPS:
+    if n <= EXACT_REPLICATES:
         flips = np.arange(1, 2**n)[:, None] >> np.arange(n) & 1
     else:
         flips = np.random.default_rng(seed).integers(0, 2, (resamples, n))
@@ -133,27 +131,23 @@ def sign_flip_difference(
     return PairedDifference(mean, float(low), float(high), sd, n, p_value, better, attained)
 
 
-def relative_difference(
-    treatment: ArrayLike, control: ArrayLike, floor: float = 0.0, level: float = 0.95
-) -> PairedDifference:
-    """Relative improvement of the arms' means over groups, (treatment - control) / (control - floor).
+def relative_difference(treatment: ArrayLike, control: ArrayLike, level: float = 0.95) -> PairedDifference:
+    """Relative improvement of the conditions' means over replicates, (treatment - control) / control.
 
     Args:
-        treatment, control: (groups,) one value per group, in one order.
-        floor: 0 for the difference over the control's AUC, 0.5 for RelaImpr
-            (see :class:`ctrlib.stats.metrics.RelativeImprovement`).
+        treatment, control: (replicates,) one value per replicate, in one order.
         level: coverage of the interval.
 
     Returns:
         The ratio with Fieller's interval (Fieller 1954, J. R. Stat. Soc. B 16, 175-185): all ratios r for which the
-        paired t test of ``difference - r (control - floor)`` does not reject. It excludes zero exactly when
-        the interval of :func:`paired_difference` does, and the p value is the same. ``sd`` is the spread of the
-        groups' difference - r (control - floor) over the mean of control - floor. Infinite for one group or a
-        control that is not clearly above the floor; the ratio is NaN where its mean is not above it at all.
+        paired t test of ``difference - r control`` does not reject. It excludes zero exactly when the interval of
+        :func:`paired_difference` does, and the p value is the same. ``sd`` is the spread of the replicates'
+        difference - r control over the mean control. Infinite for one replicate or a control that is not clearly
+        above zero; the ratio is NaN where its mean is not above it at all.
     """
     plain = paired_difference(treatment, control, level)
-    differences, control, better = _pairs(treatment, control)
-    base, n = control - floor, len(control)
+    differences, base, better = _pairs(treatment, control)
+    n = len(base)
     ratio = float(differences.mean() / base.mean()) if base.mean() > 0 else np.nan
     low, high, sd = -np.inf, np.inf, np.nan
     if n > 1 and base.mean() > 0:
@@ -170,37 +164,39 @@ def relative_difference(
     return PairedDifference(ratio, low, high, sd, n, plain.p_value, better, level)
 
 
-def paired_power(effect: float, sd: float, groups: int, level: float = 0.95) -> float:
-    """How often a paired t test over ``groups`` shows a true mean difference ``effect`` (two-sided).
+def paired_power(effect: float, sd: float, replicates: int, level: float = 0.95) -> float:
+    """How often a paired t test over ``replicates`` shows a true mean difference ``effect`` (two-sided).
 
     Args:
         effect: true mean difference.
-        sd: standard deviation of the groups' differences, above 0.
-        groups: 2 or more.
+        sd: standard deviation of the replicates' differences, above 0.
+        replicates: 2 or more.
         level: one minus the test's significance level.
     """
-    if groups < 2 or not sd > 0:
-        raise UserError(f"power needs 2 or more groups and a spread above 0, got {groups} groups and sd {sd:g}")
-    noncentrality = groups * (effect / sd) ** 2
+    if replicates < 2 or not sd > 0:
+        raise UserError(
+            f"power needs 2 or more replicates and a spread above 0, got {replicates} replicates and sd {sd:g}"
+        )
+    noncentrality = replicates * (effect / sd) ** 2
     if noncentrality == 0:
         return 1 - level
-    critical = stats.t.ppf(0.5 + level / 2, groups - 1)
-    # The square of noncentral t: scipy's noncentral F stays finite where its noncentral t gives NaN (two groups).
-    return float(stats.ncf.sf(critical**2, 1, groups - 1, noncentrality))
+    critical = stats.t.ppf(0.5 + level / 2, replicates - 1)
+    # The square of noncentral t: scipy's noncentral F stays finite where its noncentral t gives NaN (two replicates).
+    return float(stats.ncf.sf(critical**2, 1, replicates - 1, noncentrality))
 
 
-def minimum_detectable_effect(sd: float, groups: int, level: float = 0.95, power: float = 0.8) -> float:
+def minimum_detectable_effect(sd: float, replicates: int, level: float = 0.95, power: float = 0.8) -> float:
     """The smallest true mean difference that :func:`paired_power` shows with probability ``power``.
 
     Args:
-        sd, groups, level: as for :func:`paired_power`.
+        sd, replicates, level: as for :func:`paired_power`.
         power: between 1 - level and 1.
     """
     if not 1 - level < power < 1:
         raise UserError(f"power must lie between {1 - level:g} and 1, got {power:g}")
 
     def excess(effect: float) -> float:
-        return paired_power(effect, sd, groups, level) - power
+        return paired_power(effect, sd, replicates, level) - power
 
     high = sd
     while excess(high) < 0:

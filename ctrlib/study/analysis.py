@@ -25,8 +25,6 @@ from ctrlib.training.cohort import build, load_state
 from ctrlib.training.dataset import Dataset
 from ctrlib.training.evaluation import EVALUATION_ROWS
 
-CPU = torch.device("cpu")
-
 
 def load_members(record: Record, dataset: Dataset) -> list[nn.Module]:
     """All members of a record on the CPU with their kept weights, in evaluation mode.
@@ -35,18 +33,10 @@ def load_members(record: Record, dataset: Dataset) -> list[nn.Module]:
         record: a finished run.
         dataset: the rows that it was trained on, ``load_data(record.run.data)``; their fields give the tables' sizes.
     """
-    models = [build(member, dataset, CPU) for member in record.run.members]
+    models = [build(member, dataset, torch.device("cpu")) for member in record.run.members]
     for model, state in zip(models, record.states(), strict=True):
         load_state(state, model)
     return [model.eval() for model in models]
-
-
-def load_member(record: Record, n: int, dataset: Dataset) -> nn.Module:
-    """Member ``n`` of a record, see :func:`load_members`."""
-    size = len(record.run.members)
-    if not 0 <= n < size:
-        raise UserError(f"run {record.fingerprint} has no member {n}; allowed: 0 to {size - 1}")
-    return load_members(record, dataset)[n]
 
 
 @contextmanager
@@ -110,17 +100,15 @@ def watched(model: nn.Module, parts: dict[str, list[Tensor]]) -> Iterator[None]:
             handle.remove()
 
 
-def linear_cka(x: ArrayLike, y: ArrayLike, debiased: bool = False) -> float:
-    """Linear centred kernel alignment: how alike two sets of activations are, up to rotation and scale; 1 is the same.
+def linear_cka(x: ArrayLike, y: ArrayLike) -> float:
+    """Debiased linear centred kernel alignment: how alike two sets of activations are, up to rotation and scale.
 
-    With centred columns it is ``|Y^T X|^2 / (|X^T X| |Y^T Y|)`` in Frobenius norms, which needs no N x N matrix.
-    Few rows or wide layers push it up even for unrelated activations; ``debiased`` puts the unbiased estimate of each
-    HSIC in its place, which is 0 on average for those (so it can be negative).
+    1 is the same; 0 on average for unrelated activations (so it can be negative), while the plain form grows with few
+    rows and wide layers. It is ``HSIC(x, y) / sqrt(HSIC(x, x) HSIC(y, y))`` of :func:`unbiased_hsic`.
 
     Args:
-        x: (N, width) activations of one layer.
+        x: (N, width) activations of one layer, N >= 4.
         y: (N, other width) activations of another on the same rows.
-        debiased: whether to use the unbiased estimates; needs 4 rows or more.
 
     Returns:
         the alignment; NaN where a layer holds the same for all rows.
@@ -130,12 +118,10 @@ def linear_cka(x: ArrayLike, y: ArrayLike, debiased: bool = False) -> float:
     Do Wide and Deep Networks Learn the Same Things?
     """
     x, y = centred(x), centred(y)
-    least = 4 if debiased else 2
-    if len(x) != len(y) or len(x) < least:
-        raise UserError(f"CKA needs the same {least} or more rows of both layers, got {len(x)} and {len(y)}")
-    hsic = unbiased_hsic if debiased else lambda a, b: np.square(b.T @ a).sum()
-    own_x, own_y = hsic(x, x), hsic(y, y)
-    return float(hsic(x, y) / np.sqrt(own_x * own_y)) if own_x > 0 and own_y > 0 else float("nan")
+    if len(x) != len(y) or len(x) < 4:
+        raise UserError(f"CKA needs the same 4 or more rows of both layers, got {len(x)} and {len(y)}")
+    own_x, own_y = unbiased_hsic(x, x), unbiased_hsic(y, y)
+    return float(unbiased_hsic(x, y) / np.sqrt(own_x * own_y)) if own_x > 0 and own_y > 0 else float("nan")
 
 
 def centred(values: ArrayLike) -> np.ndarray:
@@ -160,33 +146,22 @@ def unbiased_hsic(x: np.ndarray, y: np.ndarray) -> float:
     return float(trace + sums_x.sum() * sums_y.sum() / ((rows - 1) * (rows - 2)) - 2 / (rows - 2) * (sums_x @ sums_y))
 
 
-def cka_table(
-    models: Sequence[nn.Module], ids: ArrayLike, others: Sequence[nn.Module] | None = None, debiased: bool = True
-) -> pd.DataFrame:
-    """How alike the layers of several models are: mean linear CKA per kind of layer.
+def cka_table(models: Sequence[nn.Module], ids: ArrayLike) -> pd.DataFrame:
+    """How alike the layers of several models are: mean debiased linear CKA per kind of layer.
 
     Args:
         models: two or more members, of any architectures; layers that a pair does not share are left out.
         ids: (N, F) rows to compare on.
-        others: the same members at another time, in the same order; each is then compared with its own earlier self,
-            and one model is enough.
-        debiased: see :func:`linear_cka`.
 
     Returns:
         a row per kind of layer: layer, pairs, cka (mean over pairs), lowest, highest.
     """
-    if others is None and len(models) < 2:
+    if len(models) < 2:
         raise UserError(f"CKA between members needs 2 or more of them, got {len(models)}")
-    if others is not None and len(others) != len(models):
-        raise UserError(f"CKA with another time needs the same members, got {len(models)} and {len(others)}")
-    held = [hidden_layers(model, ids) for model in models]
-    if others is None:
-        pairs = list(combinations(held, 2))
-    else:
-        pairs = list(zip(held, (hidden_layers(model, ids) for model in others), strict=True))
+    activations = [hidden_layers(model, ids) for model in models]
     rows = [
-        {"layer": layer, "cka": linear_cka(one[layer].cpu(), other[layer].cpu(), debiased)}
-        for one, other in pairs
+        {"layer": layer, "cka": linear_cka(one[layer].cpu(), other[layer].cpu())}
+        for one, other in combinations(activations, 2)
         for layer in one
         if layer in other
     ]

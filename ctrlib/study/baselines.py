@@ -32,7 +32,7 @@ def logistic_regression(dataset: Dataset, penalty_weight: float = 1.0) -> np.nda
 
 
 def baseline_scores(store: RunStore, records: Sequence[Record]) -> dict[str, float]:
-    """Two checks from outside on one group.
+    """Two checks from outside on one replicate.
 
     Returns:
         ``logistic_regression_auc``: the floor, on the test rows. ``largest_auc_difference``: between our AUC and

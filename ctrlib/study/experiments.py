@@ -1,55 +1,49 @@
-"""The experiments: which runs each notebook asks for, and the tables made of their records.
+"""The experiments: which runs each notebook asks for.
 
-An experiment is a function ``(parameters, seed, protocol) -> arms`` of one group; :data:`EXPERIMENTS` lists them by the
-name of their notebook, so that a plan can be made, and trained, without executing any notebook.
+An experiment is a function ``replicate -> conditions``; :data:`EXPERIMENTS` lists
+them by the name of their notebook, so that a plan can be made, and trained, without executing any notebook.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any
 
-from ctrlib.config import Protocol, Run, checked
+from ctrlib.config import Run, checked
 from ctrlib.errors import UserError, unknown
 from ctrlib.models import architecture_name
 from ctrlib.store.runs import RunStore, open_store
 from ctrlib.study import cohorts, controls, finetuning
-from ctrlib.study.arms import Arm, data_shape, group_data, group_settings, train_arms
+from ctrlib.study.conditions import Condition, Replicate, data_shape
 from ctrlib.study.parameters import StudyParameters
 
-__all__ = [
-    "EXPERIMENTS",
-    "OF_OTHERS",
-    "Arm",
-    "begin",
-    "checked_parameters",
-    "group_data",
-    "planned_arms",
-    "planned_runs",
-    "train_arms",
-]
-
-Experiment = Callable[[StudyParameters, int, Protocol], list[Arm]]
+Experiment = Callable[[Replicate], list[Condition]]
 
 EXPERIMENTS: dict[str, Experiment] = {
-    "train_independent": finetuning.train_independent,
-    "finetune_mutually": finetuning.finetune_mutually,
-    "how_many_instances": cohorts.how_many_instances,
-    "mix_architectures": cohorts.mix_architectures,
-    "is_it_noise": finetuning.is_it_noise,
-    "how_many_epochs": finetuning.how_many_epochs,
-    "how_strong_and_in_which_form": finetuning.how_strong_and_in_which_form,
-    "when_to_couple": finetuning.when_to_couple,
-    "what_is_exchanged": cohorts.what_is_exchanged,
-    "own_or_shared_embeddings": cohorts.own_or_shared_embeddings,
-    "who_listens_to_whom": cohorts.who_listens_to_whom,
-    "alternatives_at_equal_cost": controls.alternatives_at_equal_cost,
-    "where_it_ends": controls.where_it_ends,
+    **{
+        make.__name__: make
+        for make in (
+            finetuning.train_independent,
+            finetuning.finetune_mutually,
+            cohorts.how_many_instances,
+            cohorts.mix_architectures,
+            finetuning.is_it_noise,
+            finetuning.how_many_epochs,
+            finetuning.how_strong_and_in_which_form,
+            finetuning.when_to_couple,
+            cohorts.what_is_exchanged,
+            cohorts.own_or_shared_embeddings,
+            cohorts.who_listens_to_whom,
+            controls.alternatives_at_equal_cost,
+            controls.where_it_ends,
+            finetuning.at_criteos_size,
+            finetuning.from_a_raw_log,
+        )
+    },
     "real_criteo": controls.real_clicks,
     "real_frappe": controls.real_clicks,
-    "at_criteos_size": finetuning.at_criteos_size,
-    "from_a_raw_log": finetuning.from_a_raw_log,
 }
 
-OF_OTHERS = {
+COMPOSITE_PAGES = {
     "paper_beside_ours": (
         "finetune_mutually",
         "how_many_instances",
@@ -61,8 +55,8 @@ OF_OTHERS = {
 """Notebooks that show the runs of several experiments."""
 
 
-def planned_arms(experiment: str, p: StudyParameters) -> list[Arm]:
-    """The arms of an experiment, for all protocols and groups of the parameters; none are trained yet.
+def planned_conditions(experiment: str, p: StudyParameters) -> list[Condition]:
+    """The conditions of an experiment, for all protocols and replicates of the parameters; none are trained yet.
 
     Raises:
         UserError: no experiment of that name.
@@ -70,14 +64,21 @@ def planned_arms(experiment: str, p: StudyParameters) -> list[Arm]:
     if experiment not in EXPERIMENTS:
         raise unknown("experiment", experiment, EXPERIMENTS)
     make = EXPERIMENTS[experiment]
-    return [arm for protocol in p.protocols for seed in p.seeds for arm in make(p, seed, protocol)]
+    return [one for protocol in p.protocols for seed in p.seeds for one in make(Replicate(p, seed, protocol))]
+
+
+def train_conditions(p: StudyParameters, store: RunStore, conditions: Iterable[Condition]) -> list[Condition]:
+    """Train what the store lacks, each distinct run once; the conditions with their records, in their order."""
+    conditions = list(conditions)
+    records = iter(store.ensure([run for one in conditions for run in one.runs], device=p.device))
+    return [replace(one, records=tuple(next(records) for _ in one.runs)) for one in conditions]
 
 
 def planned_runs(notebook: str, p: StudyParameters) -> list[Run]:
     """The distinct runs that a notebook asks for, those that others start from first; none where it trains nothing."""
-    experiments = OF_OTHERS.get(notebook, (notebook,) if notebook in EXPERIMENTS else ())
-    arms = [arm for experiment in experiments for arm in planned_arms(experiment, p)]
-    runs = {run.fingerprint: run for arm in arms for run in arm.runs}
+    experiments = COMPOSITE_PAGES.get(notebook, (notebook,) if notebook in EXPERIMENTS else ())
+    conditions = [one for experiment in experiments for one in planned_conditions(experiment, p)]
+    runs = {run.fingerprint: run for one in conditions for run in one.runs}
     return sorted(runs.values(), key=lambda run: run.start is not None or run.teachers is not None)
 
 
@@ -113,7 +114,7 @@ def checked_parameters(**parameters) -> StudyParameters:
         with arithmetic(p.precision, place):  # refuses what the device does not have
             pass
     for name in dict.fromkeys((p.dataset, *p.datasets)):
-        rows = data_shape(group_settings(p.model_copy(update={"dataset": name}), p.seeds[0]))[0]
+        rows = data_shape(Replicate(p, p.seeds[0], p.protocols[0]).varied(dataset=name).data)[0]
         if p.batch_size > rows:
             raise UserError(f"batch_size={p.batch_size}: must be at most {rows}, the training rows of {name!r}")
     return p

@@ -1,12 +1,12 @@
 """The recurring figures of the study. Functions take tables, draw on ``ax`` and return it; they set no global state.
 
-Colour is the architecture, line style the regime; every group is drawn, never a mean alone. A figure keeps the table it
-was drawn from (:func:`keep`), and takes it along into the notebook: the picture is an SVG, its data are CSV beside it.
+Colour is the architecture, line style the regime; every replicate is drawn, never a mean alone. A figure carries the
+table it was drawn from (:func:`attach_table`) into the notebook: the picture is an SVG, its data are CSV beside it.
 """
 
 import io
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -37,12 +37,10 @@ COLOURS = {
 }  # an architecture that is not here is drawn in INK
 GREY, INK, REFERENCE = "#8a8a8a", "#222222", "#E69F00"
 # Behind the words of a verdict: white ones on the first two.
-VERDICTS = {"supported": "#00609a", "contradicted": "#b04400", "not shown": "#d9d9d9"}
+VERDICTS = {"supported": "#00609a", "contradicted": "#b04400", "inconclusive": "#d9d9d9"}
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#222222")
-LINES, MARKERS = (
-    ("-", "--", ":", "-.", (0, (5, 1)), (0, (1, 2)), (0, (3, 1, 1, 1))),
-    ("o", "s", "^", "D", "v", "P", "X"),
-)
+LINES = ("-", "--", ":", "-.", (0, (5, 1)), (0, (1, 2)), (0, (3, 1, 1, 1)))
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 SINGLE, WIDE = (6.0, 3.8), (8.6, 3.8)
 MILLI = 1e3  # AUC differences are shown in thousandths
 Drawn = TypeVar("Drawn", Axes, Figure)
@@ -73,16 +71,15 @@ def use_style() -> None:
     )
 
 
-def keep(drawn: Drawn, table: pd.DataFrame) -> Drawn:
+def attach_table(drawn: Drawn, table: pd.DataFrame) -> Drawn:
     """Remember with a figure (or the figure of some axes) the table it shows, and return it."""
     (drawn.figure if isinstance(drawn, Axes) else drawn).table = table
     return drawn
 
 
-def kept(figure: Figure) -> pd.DataFrame:
-    """The table a figure shows: the one that was kept, else the points of its named lines."""
-    table = getattr(figure, "table", None)
-    if table is not None:
+def attached_table(figure: Figure) -> pd.DataFrame:
+    """The table a figure shows: the one that was attached, else the points of its named lines."""
+    if (table := getattr(figure, "table", None)) is not None:
         return table
     rows = [
         {"line": line.get_label(), ax.get_xlabel() or "x": x, ax.get_ylabel() or "y": y}
@@ -104,7 +101,7 @@ def picture(figure: Figure) -> dict[str, str]:
     drawn = io.StringIO()
     facts = {"Date": None, "Creator": None, "Format": None, "Type": None}
     figure.savefig(drawn, format="svg", transparent=True, metadata=facts)
-    return {"image/svg+xml": drawn.getvalue(), "text/csv": as_csv(kept(figure))}
+    return {"image/svg+xml": drawn.getvalue(), "text/csv": as_csv(attached_table(figure))}
 
 
 def table_bundle(table: Styler) -> dict[str, str]:
@@ -112,92 +109,197 @@ def table_bundle(table: Styler) -> dict[str, str]:
     return {"text/html": table.to_html(), "text/csv": as_csv(getattr(table, "numbers", table.data))}
 
 
+# What figures are made of --------------------------------------------------------------------------------------------
+
+
 def canvas(size: tuple[float, float] = SINGLE) -> Axes:
     """A fresh figure with one set of axes."""
     return plt.subplots(figsize=size, layout="constrained")[1]
 
 
-def member_scores(members: pd.DataFrame, groups: pd.DataFrame, ax: Axes | None = None) -> Axes:
-    """Test AUC of each member (dots) by group, with the group's ensemble and, where known, the reachable AUC."""
-    ax = ax or canvas()
-    order = sorted(members["group"].unique())
+def panels(
+    table: pd.DataFrame, by: str | Sequence[str] = "protocol", size: tuple[float, float] = WIDE
+) -> Iterator[tuple[Axes, pd.DataFrame]]:
+    """A panel side by side for each combination of ``by``, with its part of the table; titled by the combination."""
+    by = [by] if isinstance(by, str) else list(by)
+    parts = list(table.groupby(by, sort=False))
+    _, axes = plt.subplots(1, len(parts), figsize=size, sharey=True, squeeze=False, layout="constrained")
+    for ax, (key, part) in zip(axes[0], parts, strict=True):
+        names = [spoken(key[0]), *(f"{spoken(name)} {value:g}" for name, value in zip(by[1:], key[1:], strict=True))]
+        ax.set_title("\n".join(names), fontsize="medium")
+        yield ax, part
+
+
+def spoken(name: object) -> str:
+    """A column or factor value as a reader says it."""
+    return str(name).replace("_", " ")
+
+
+def style(n: int) -> dict[str, Any]:
+    """Line style, marker and colour of the n-th line; 49 look different."""
+    return {
+        "linestyle": LINES[n % len(LINES)],
+        "marker": MARKERS[(n + n // len(LINES)) % len(MARKERS)],
+        "color": PALETTE[n % len(PALETTE)],
+    }
+
+
+def legend(ax: Axes, **where: Any) -> None:
+    """A small legend without a frame."""
+    ax.legend(**{"fontsize": "small", "frameon": False, **where})
+
+
+def log_axis(axis: Axis, values: Iterable[float] | None = None) -> None:
+    """A logarithmic axis with plain numbers at its ticks, which stand at ``values`` where these are given."""
+    axis.axes.set(**{f"{axis.axis_name}scale": "log"})
+    if values is not None:
+        axis.set_ticks(sorted(set(values)))
+    axis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def intervals(ax: Axes, n: int, x: pd.Series, rows: pd.DataFrame, value: str, scale: float, label: str) -> None:
+    """The n-th line of a figure: ``value`` with its interval ``low`` to ``high`` where it is finite, times ``scale``."""
+    ends = [(rows[value] - rows["low"]) * scale, (rows["high"] - rows[value]) * scale]
+    finite = np.isfinite(ends[0]) & np.isfinite(ends[1])
+    bars = [end.where(finite, 0) for end in ends]
+    ax.errorbar(x, rows[value] * scale, yerr=bars, capsize=3, label=label, **style(n))
+
+
+# Figures of members --------------------------------------------------------------------------------------------------
+
+
+def member_scores(members: pd.DataFrame, replicates: pd.DataFrame) -> Axes:
+    """Test AUC of each member (dots) by replicate, with its ensemble and, where known, the oracle AUC."""
+    ax = canvas()
+    order = sorted(members["replicate"].unique())
     for name, part in members.groupby("architecture"):
-        x = [order.index(group) for group in part["group"]]
+        x = [order.index(one) for one in part["replicate"]]
         ax.scatter(x, part["auc"], color=COLOURS.get(name, INK), alpha=0.85, label=f"{name}, each member", zorder=3)
-    x = np.array([order.index(group) for group in groups["group"]])
-    ax.hlines(groups["ensemble_auc"], x - 0.3, x + 0.3, color=INK, linestyle=":", label="ensemble of the group")
-    if groups["reachable_auc"].notna().all():
-        ax.hlines(groups["reachable_auc"], x - 0.3, x + 0.3, color=REFERENCE, label="reachable (true probability)")
-    ax.set_xticks(range(len(order)), [f"{group}" for group in order])
-    ax.set(xlabel="group", ylabel="test AUC")
+    x = np.array([order.index(one) for one in replicates["replicate"]])
+    ax.hlines(replicates["ensemble_auc"], x - 0.3, x + 0.3, color=INK, linestyle=":", label="ensemble of the cohort")
+    if replicates["oracle_auc"].notna().all():
+        ax.hlines(replicates["oracle_auc"], x - 0.3, x + 0.3, color=REFERENCE, label="oracle (true probability)")
+    ax.set_xticks(range(len(order)), [f"{one}" for one in order])
+    ax.set(xlabel="replicate", ylabel="test AUC")
     ax.margins(y=0.1)
-    ax.legend(fontsize="small", loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
-    of_group = groups[["group", "ensemble_auc", "reachable_auc"]]
-    return keep(ax, members[["group", "architecture", "member", "auc"]].merge(of_group, on="group", how="left"))
+    legend(ax, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    both = replicates[["replicate", "ensemble_auc", "oracle_auc"]]
+    shown = members[["replicate", "architecture", "member", "auc"]].merge(both, on="replicate", how="left")
+    return attach_table(ax, shown)
 
 
-def learning_curves(history: pd.DataFrame, by: str, ax: Axes | None = None) -> Axes:
+def learning_curves(history: pd.DataFrame, by: str) -> Axes:
     """Validation AUC after each epoch: a thin line per member, a thick mean over those still in training.
 
     Args:
-        history: history rows with the columns group, member and ``by``.
+        history: history rows with the columns replicate, member and ``by``.
         by: the column that gives colour and line style.
-        ax: where to draw.
     """
-    ax = ax or canvas()
+    ax = canvas()
     for n, (name, table) in enumerate(history.groupby(by, sort=False)):
-        colour, style = PALETTE[n % len(PALETTE)], LINES[n % len(LINES)]
-        for _, one in table.groupby(["group", "member"]):
-            ax.plot(one["epoch"], one["valid_auc"], linestyle=style, color=colour, alpha=0.25, linewidth=0.8)
+        line = {**style(n), "marker": ""}
+        for _, one in table.groupby(["replicate", "member"]):
+            ax.plot(one["epoch"], one["valid_auc"], **line, alpha=0.25, linewidth=0.8)
         mean = table.groupby("epoch")["valid_auc"].mean()
-        ax.plot(mean.index, mean, linestyle=style, color=colour, linewidth=2.5, label=f"{spoken(name)}, mean")
+        ax.plot(mean.index, mean, **line, linewidth=2.5, label=f"{spoken(name)}, mean")
     ax.set(xlabel="epoch", ylabel="validation AUC")
     ax.xaxis.get_major_locator().set_params(integer=True)
-    ax.legend(fontsize="small", frameon=False)
-    return keep(ax, history[[by, "group", "member", "epoch", "valid_auc"]])
+    legend(ax)
+    return attach_table(ax, history[[by, "replicate", "member", "epoch", "valid_auc"]])
 
 
-def churn_heatmap(churn: list[list[float]], names: list[str], ax: Axes | None = None) -> Axes:
+def churn_heatmap(churn: list[list[float]], names: list[str]) -> Axes:
     """Mean absolute difference of the predicted probabilities of each pair of members (N, N)."""
-    ax = ax or canvas()
+    ax = canvas()
     table = pd.DataFrame(churn, index=names, columns=names)
     sns.heatmap(
         table, ax=ax, cmap="cividis", annot=True, fmt=".3f", square=True, mask=np.eye(len(names), dtype=bool),
         cbar_kws={"label": "mean |p_a - p_b|"},
     )  # fmt: skip
-    return keep(ax, table.rename_axis("of").reset_index())
+    return attach_table(ax, table.rename_axis("of").reset_index())
+
+
+def strips(members: pd.DataFrame, order: list[str], by: str = "protocol") -> Figure:
+    """Test AUC of every member, a column of dots per replicate and condition, a panel per value of ``by``."""
+    for ax, part in panels(members, by):
+        sns.stripplot(
+            part, x="replicate", y="auc", hue="condition", hue_order=order, dodge=True, jitter=False, size=4, ax=ax,
+            palette=list(PALETTE[: len(order)]), legend="brief",
+        )  # fmt: skip
+        ax.set(xlabel="replicate", ylabel="test AUC")
+        legend(ax)
+    return attach_table(ax.figure, members[[by, "condition", "replicate", "member", "auc"]])
+
+
+def gap_scatter(table: pd.DataFrame) -> Axes:
+    """Effect on a member against how far its peers were ahead of it at the start, coloured by architecture."""
+    ax = canvas()
+    palette = {name: COLOURS.get(name, INK) for name in table["architecture"].unique()}
+    sns.scatterplot(table, x="gap", y="effect", hue="architecture", palette=palette, style="architecture", s=55, ax=ax)
+    ax.axhline(0, color=INK, linewidth=1)
+    ax.axvline(0, color=INK, linewidth=1)
+    ax.set(xlabel="peers' mean AUC minus own AUC before, thousandths", ylabel="effect on own AUC, thousandths")
+    legend(ax, title=None)
+    return attach_table(ax, table)
+
+
+# Figures of conditions and effects -----------------------------------------------------------------------------------
+
+
+def conditions(replicates: pd.DataFrame, order: list[str], by: str = "protocol") -> Figure:
+    """Mean member AUC of each condition, a panel for each value of ``by``: one thin line per replicate, thick dots for
+    the mean over replicates, and the ensemble of each condition as open dots."""
+    at, shown = range(len(order)), replicates[replicates["condition"].isin(order)]
+    for ax, table in panels(shown, by, (WIDE[0], 1.2 + 0.36 * len(order))):
+        for _, part in table.groupby("replicate"):
+            aucs = part.set_index("condition").loc[order, "auc"]
+            ax.plot(aucs, at, color=GREY, linewidth=0.8, marker=".", alpha=0.8, zorder=2)
+        mean = table.groupby("condition")[["auc", "ensemble_auc"]].mean().loc[order]
+        ax.scatter(mean["auc"], at, s=60, color=PALETTE[0], zorder=4, label="mean of members")
+        ring = {"facecolors": "none", "edgecolors": PALETTE[1]}
+        ax.scatter(mean["ensemble_auc"], at, s=55, **ring, zorder=4, label="their ensemble")
+        ax.set_yticks(at, order)
+        ax.set(xlabel="test AUC", ylabel="")
+    ax.invert_yaxis()  # of all panels, which share it
+    legend(ax, loc="best")
+    return attach_table(ax.figure, shown[[by, "condition", "replicate", "auc", "ensemble_auc"]])
 
 
 def effects(
-    groups: pd.DataFrame, comparisons: dict[str, tuple[str, str]], value: str = "auc", by: str = "protocol"
+    replicates: pd.DataFrame, comparisons: dict[str, tuple[str, str]], value: str = "auc", by: str = "protocol"
 ) -> Figure:
-    """Paired differences, a panel for each value of ``by``: each group a dot, the mean with its 95 % interval.
+    """Paired differences, a panel for each value of ``by``: each replicate a dot, the mean with its 95 % interval,
+    coloured by the verdict.
 
     Args:
-        groups: :func:`ctrlib.study.tables.group_table`, or any table with group, arm, ``by`` and ``value``.
-        comparisons: label -> (treatment arm, control arm), drawn from top to bottom.
+        replicates: any table with replicate, condition, ``by`` and ``value``.
+        comparisons: label -> (treatment, control), drawn from top to bottom.
         value: the column compared.
         by: the factor that gives the panels.
     """
-    panels = list(groups[by].unique())
-    size = (WIDE[0], 1.2 + 0.5 * len(comparisons))
-    figure, axes = plt.subplots(1, len(panels), figsize=size, sharey=True, squeeze=False, layout="constrained")
+    by_verdict = {"gain": COLOURS["FiBiNET"], "loss": COLOURS["DCN"], "no difference shown": INK}
     shown = []
-    for ax, panel in zip(axes[0], panels, strict=True):
+    for ax, part in panels(replicates, by, (WIDE[0], 1.2 + 0.5 * len(comparisons))):
         for y, (label, pair) in enumerate(comparisons.items()):
-            of_group = differences(groups[groups[by] == panel], *pair, value)
-            found = of_group.to_numpy() * MILLI
-            result = paired_difference(found, np.zeros_like(found))
-            draw_effect(ax, y, found, result)
+            found = differences(part, *pair, value)
+            dots = found.to_numpy() * MILLI
+            result = paired_difference(dots, np.zeros_like(dots))
+            colour = by_verdict[result.verdict]
+            ax.scatter(dots, np.full(len(dots), y + 0.18), s=16, color=GREY, alpha=0.9, zorder=2)
+            if np.isfinite(result.low):
+                ax.hlines(y, result.low, result.high, color=colour, linewidth=2.2, zorder=3)
+            ax.scatter([result.mean], [y], s=44, color=colour, zorder=4)
+            first = {by: part[by].iloc[0], "comparison": label, "value": value}  # chart.js reads the first two
             bounds = {"mean": result.mean / MILLI, "low": result.low / MILLI, "high": result.high / MILLI}
-            rows = pd.DataFrame({"group": of_group.index, "difference": of_group.to_numpy(), **bounds})
-            shown.append(rows.assign(**{by: panel, "comparison": label, "value": value}))
+            one = {"replicate": found.index, "difference": found.to_numpy()}
+            shown.append(pd.DataFrame({**first, **one, **bounds}))
         ax.set_yticks(range(len(comparisons)), list(comparisons))
-        finish_effects(ax, "thousandths of AUC" if value.endswith("auc") else f"difference in {spoken(value)} x 1000")
-        ax.set_title(spoken(panel), fontsize="medium")
-    axes[0][0].invert_yaxis()
-    first = [by, "comparison", "value"]  # chart.js of the book reads the first two
-    return keep(figure, pd.concat(shown)[[*first, "group", "difference", "mean", "low", "high"]])
+        ax.axvline(0, color=INK, linewidth=1)
+        ax.grid(axis="y", visible=False)
+        ax.set_xlabel("thousandths of AUC" if value.endswith("auc") else f"difference in {spoken(value)} x 1000")
+    ax.invert_yaxis()  # of all panels, which share it
+    return attach_table(ax.figure, pd.concat(shown))
 
 
 def effect_curves(table: pd.DataFrame, x: str, by: str, xlabel: str = "", log: bool = False) -> Axes:
@@ -214,23 +316,18 @@ def effect_curves(table: pd.DataFrame, x: str, by: str, xlabel: str = "", log: b
     lines = list(table[by].unique())
     spread = 0.012 if log else 0.012 * float(np.ptp(table[x].astype(float))) or 0.05
     for n, line in enumerate(lines):
-        style, marker = LINES[n % len(LINES)], MARKERS[(n + n // len(LINES)) % len(MARKERS)]  # 49 lines look different
         part = table[table[by] == line].sort_values(x)
         shift = (n - (len(lines) - 1) / 2) * spread
         at = part[x] * (1 + 2 * shift) if log else part[x] + shift  # so that intervals do not hide each other
-        low, high = (part["difference"] - part["low"]) * MILLI, (part["high"] - part["difference"]) * MILLI
-        finite = np.isfinite(low)
-        colour = PALETTE[n % len(PALETTE)]
-        ax.errorbar(at, part["difference"] * MILLI, yerr=[low.where(finite, 0), high.where(finite, 0)], fmt=marker,
-                    linestyle=style, color=colour, capsize=3, label=spoken(line))  # fmt: skip
+        intervals(ax, n, at, part, "difference", MILLI, spoken(line))
     ax.axhline(0, color=INK, linewidth=1)
     if log:
         log_axis(ax.xaxis, table[x])
     else:
         ax.set_xticks(sorted(set(table[x])))
     ax.set(xlabel=xlabel or spoken(x), ylabel="effect on test AUC, thousandths")
-    ax.legend(loc="lower left", bbox_to_anchor=(0, 1.01), ncols=2, fontsize="small", frameon=False)  # hides no point
-    return keep(ax, table)
+    legend(ax, loc="lower left", bbox_to_anchor=(0, 1.01), ncols=2)  # hides no point
+    return attach_table(ax, table)
 
 
 def effect_matrix(table: pd.DataFrame, label: str) -> Axes:
@@ -241,147 +338,67 @@ def effect_matrix(table: pd.DataFrame, label: str) -> Axes:
         table, ax=ax, cmap="RdBu", center=0, vmin=-most, vmax=most, annot=True, fmt="+.2f", cbar_kws={"label": label}
     )
     ax.set(xlabel="with", ylabel="effect on")
-    return keep(ax, table.rename_axis(index="effect on", columns=None).reset_index())
+    return attach_table(ax, table.rename_axis(index="effect on", columns=None).reset_index())
 
 
-def log_axis(axis: Axis, values: Iterable[float] | None = None) -> None:
-    """A logarithmic axis with plain numbers at its ticks, which stand at ``values`` where these are given."""
-    axis.axes.set(**{f"{axis.axis_name}scale": "log"})
-    if values is not None:
-        axis.set_ticks(sorted(set(values)))
-    axis.set_major_formatter(StrMethodFormatter("{x:g}"))
-    axis.set_minor_formatter(NullFormatter())
-
-
-def spoken(name: object) -> str:
-    """A column or factor value as a reader says it."""
-    return str(name).replace("_", " ")
-
-
-def draw_effect(ax: Axes, y: float, differences: np.ndarray, result, colour: str | None = None) -> None:
-    """One line of an effect figure: dots of the groups, mean and interval coloured by the verdict."""
-    by_verdict = {"gain": COLOURS["FiBiNET"], "loss": COLOURS["DCN"], "no difference shown": INK}
-    colour = colour or by_verdict[result.verdict]
-    ax.scatter(differences, np.full(len(differences), y + 0.18), s=16, color=GREY, alpha=0.9, zorder=2)
-    if np.isfinite(result.low):
-        ax.hlines(y, result.low, result.high, color=colour, linewidth=2.2, zorder=3)
-    ax.scatter([result.mean], [y], s=44, color=colour, zorder=4)
-
-
-def finish_effects(ax: Axes, xlabel: str) -> None:
-    """Zero line and labels of an effect figure."""
-    ax.axvline(0, color=INK, linewidth=1)
-    ax.grid(axis="y", visible=False)
-    ax.set(xlabel=xlabel, ylabel="")
-
-
-def arms(groups: pd.DataFrame, order: list[str], by: str = "protocol") -> Figure:
-    """Mean member AUC of each arm, a panel for each value of ``by``: one thin line per group, thick dots for the mean
-    over groups, and the ensemble of each arm as open dots."""
-    panels = list(groups[by].unique())
-    size = (WIDE[0], 1.2 + 0.36 * len(order))
-    figure, axes = plt.subplots(1, len(panels), figsize=size, sharey=True, squeeze=False, layout="constrained")
-    at = range(len(order))
-    for ax, panel in zip(axes[0], panels, strict=True):
-        table = groups[(groups[by] == panel) & groups["arm"].isin(order)]
-        for _, part in table.groupby("group"):
-            part = part.set_index("arm").loc[order]
-            ax.plot(part["auc"], at, color=GREY, linewidth=0.8, marker=".", alpha=0.8, zorder=2)
-        mean = table.groupby("arm")[["auc", "ensemble_auc"]].mean().loc[order]
-        ax.scatter(mean["auc"], at, s=60, color=PALETTE[0], zorder=4, label="mean of members")
-        ax.scatter(
-            mean["ensemble_auc"], at, s=55, facecolors="none", edgecolors=PALETTE[1], zorder=4, label="their ensemble"
-        )
-        ax.set_yticks(at, order)
-        ax.set(xlabel="test AUC", ylabel="", title=spoken(panel))
-    axes[0][0].invert_yaxis()
-    axes[0][-1].legend(fontsize="small", frameon=False, loc="best")
-    return keep(figure, groups.loc[groups["arm"].isin(order), [by, "arm", "group", "auc", "ensemble_auc"]])
-
-
-def size_curves(groups: pd.DataFrame, x: str, value: str, order: list[str], by: str = "protocol") -> Figure:
-    """``value`` along the factor ``x``, mean over groups: a line per arm, a panel for each value of ``by``."""
-    panels = list(groups[by].unique())
-    figure, axes = plt.subplots(1, len(panels), figsize=WIDE, sharey=True, squeeze=False, layout="constrained")
-    for ax, panel in zip(axes[0], panels, strict=True):
-        mean = groups[groups[by] == panel].groupby(["arm", x])[value].mean()
-        for n, arm in enumerate(order):
-            line = mean[arm]
-            ax.plot(line.index, line, linestyle=LINES[n], marker=MARKERS[n], color=PALETTE[n], label=arm)
-        ax.set(xlabel=spoken(x), ylabel=f"test {spoken(value).replace('auc', 'AUC')}", title=spoken(panel))
+def size_curves(replicates: pd.DataFrame, x: str, value: str, order: list[str], by: str = "protocol") -> Figure:
+    """``value`` along the factor ``x``, mean over replicates: a line per condition, a panel for each value of ``by``."""
+    for ax, part in panels(replicates, by):
+        mean = part.groupby(["condition", x])[value].mean()
+        for n, condition in enumerate(order):
+            ax.plot(mean[condition].index, mean[condition], label=condition, **style(n))
+        ax.set(xlabel=spoken(x), ylabel=f"test {spoken(value).replace('auc', 'AUC')}")
         ax.label_outer()
-    axes[0][-1].legend(fontsize="small", frameon=False)
-    return keep(figure, groups.loc[groups["arm"].isin(order), [by, "arm", "group", x, value]])
+    legend(ax)
+    shown = replicates.loc[replicates["condition"].isin(order), [by, "condition", "replicate", x, value]]
+    return attach_table(ax.figure, shown)
 
 
-def panels_of(
-    table: pd.DataFrame, by: Sequence[str], size: tuple[float, float] = WIDE
-) -> Iterator[tuple[Axes, pd.DataFrame]]:
-    """A panel side by side for each combination of ``by``, with its part of the table; titled by the combination."""
-    parts = list(table.groupby(list(by), sort=False))
-    _, axes = plt.subplots(1, len(parts), figsize=WIDE, sharey=True, squeeze=False, layout="constrained")
-    for ax, (key, part) in zip(axes[0], parts, strict=True):
-        names = [spoken(key[0]), *(f"{spoken(name)} {value:g}" for name, value in zip(by[1:], key[1:], strict=True))]
-        ax.set_title("\n".join(names), fontsize="medium")
-        yield ax, part
-
-
-def strips(members: pd.DataFrame, order: list[str], by: str = "protocol") -> Figure:
-    """Test AUC of every member of every group, a column of dots per group and arm, a panel per value of ``by``."""
-    for ax, part in panels_of(members, [by]):
-        sns.stripplot(
-            part, x="group", y="auc", hue="arm", hue_order=order, dodge=True, jitter=False, size=4, ax=ax,
-            palette=list(PALETTE[: len(order)]), legend="brief",
-        )  # fmt: skip
-        ax.set(xlabel="group", ylabel="test AUC")
-        ax.legend(fontsize="small", frameon=False)
-    return keep(ax.figure, members[[by, "arm", "group", "member", "auc"]])
-
-
-def fading(groups: pd.DataFrame, x: str, by: Sequence[str], value: str = "auc", ylabel: str = "test AUC") -> Figure:
-    """``value`` along ``x`` of the arms solo (dashed) and mutual (solid) from the checkpoint at 0: a thin line per
-    group, a thick mean, a panel for each combination of ``by``."""
-    for ax, part in panels_of(groups, by):
-        start = part[part["arm"] == "checkpoint"]
-        for n, (arm, style) in enumerate({"solo": "--", "mutual": "-"}.items()):
-            line = pd.concat([start, part[part["arm"] == arm]]).groupby([x, "group"])[value].mean().unstack("group")
-            ax.plot(line.index, line, linestyle=style, color=PALETTE[n], linewidth=0.7, alpha=0.4)
-            ax.plot(line.index, line.mean(axis=1), linestyle=style, color=PALETTE[n], linewidth=2.5, label=arm)
+def fading(
+    replicates: pd.DataFrame, x: str, by: str | Sequence[str], value: str = "auc", ylabel: str = "test AUC"
+) -> Figure:
+    """``value`` along ``x`` of continued training (dashed) and mutual fine-tuning (solid) from the checkpoint at 0: a
+    thin line per replicate, a thick mean, a panel for each combination of ``by``."""
+    for ax, part in panels(replicates, by):
+        start = part[part["condition"] == "checkpoint"]
+        for n, (condition, line) in enumerate({"continued training": "--", "mutual": "-"}.items()):
+            at = pd.concat([start, part[part["condition"] == condition]])
+            mean = at.groupby([x, "replicate"])[value].mean().unstack("replicate")
+            common = {"linestyle": line, "color": PALETTE[n]}
+            ax.plot(mean.index, mean, **common, linewidth=0.7, alpha=0.4)
+            ax.plot(mean.index, mean.mean(axis=1), **common, linewidth=2.5, label=condition)
         ax.set(xlabel=f"{spoken(x)} of fine-tuning", ylabel=ylabel)
         ax.xaxis.get_major_locator().set_params(integer=True)
         ax.label_outer()
-    ax.legend(fontsize="small", frameon=False)
-    return keep(ax.figure, groups[[*by, "arm", "group", x, value]])
+    legend(ax)
+    by = [by] if isinstance(by, str) else by
+    return attach_table(ax.figure, replicates[[*by, "condition", "replicate", x, value]])
 
 
 def matrices(by_name: dict[str, np.ndarray]) -> Figure:
-    """Small heat maps side by side, one coupling matrix each; rows listen, columns are heard."""
+    """Small heat maps side by side, one coupling matrix each; rows are students, columns teachers."""
     figure, axes = plt.subplots(1, len(by_name), figsize=(WIDE[0], 2.3), squeeze=False, layout="constrained")
     for ax, (name, matrix) in zip(axes[0], by_name.items(), strict=True):
         sns.heatmap(matrix, ax=ax, cmap="Blues", cbar=False, square=True, linewidths=0.5, linecolor="#cccccc",
                     annot=matrix.size <= 25, fmt=".3g", annot_kws={"fontsize": "x-small"})  # fmt: skip
         ax.set_title(spoken(name), fontsize="medium")
     entries = [(name, n, i, w) for name, one in by_name.items() for (n, i), w in np.ndenumerate(one)]
-    return keep(figure, pd.DataFrame(entries, columns=["matrix", "listens", "is heard", "weight"]))
+    return attach_table(figure, pd.DataFrame(entries, columns=["matrix", "student", "teacher", "weight"]))
 
 
 def gap_shares(shares: pd.DataFrame, x: str, lines: Sequence[str]) -> Figure:
-    """Share of the gap to the reachable AUC that is closed, with its interval, along ``x`` (a logarithmic axis)."""
-    for ax, part in panels_of(shares, ["protocol"]):
+    """Share of the gap to the oracle AUC that is closed, with its interval, along ``x`` (a logarithmic axis)."""
+    for ax, part in panels(shares):
         for n, (key, line) in enumerate(part.groupby(list(lines), sort=False)):
             label = ", ".join(f"{spoken(name)} {value:g}" for name, value in zip(lines, key, strict=True))
             line = line.sort_values(x)
-            finite = np.isfinite(line["low"]) & np.isfinite(line["high"])
-            errors = [(line["share"] - line["low"]).where(finite, 0), (line["high"] - line["share"]).where(finite, 0)]
-            ax.errorbar(line[x] * (1 + 0.02 * n), line["share"] * 100, yerr=[100 * e for e in errors], capsize=3,
-                        fmt=MARKERS[n % len(MARKERS)], linestyle=LINES[n % len(LINES)],
-                        color=PALETTE[n % len(PALETTE)], label=label)  # fmt: skip
+            intervals(ax, n, line[x] * (1 + 0.02 * n), line, "share", 100, label)
         ax.axhline(0, color=INK, linewidth=1)
         ax.set(xlabel=spoken(x), ylabel="share of the gap closed, %")
         log_axis(ax.xaxis, part[x])
         ax.label_outer()
-    ax.legend(fontsize="x-small", frameon=False)
-    return keep(ax.figure, shares)
+    legend(ax, fontsize="x-small")
+    return attach_table(ax.figure, shares)
 
 
 def verdict_grid(verdicts: pd.DataFrame) -> Figure:
@@ -395,27 +412,15 @@ def verdict_grid(verdicts: pd.DataFrame) -> Figure:
     for row in verdicts.itertuples():
         x, y = protocols.index(row.protocol), claims.index(row.claim)
         ax.barh(y, 0.96, left=x - 0.48, height=0.9, color=VERDICTS[row.verdict])
-        ax.text(x, y, row.verdict, ha="center", va="center", color=INK if row.verdict == "not shown" else "white")
+        ax.text(x, y, row.verdict, ha="center", va="center", color=INK if row.verdict == "inconclusive" else "white")
     ax.set_yticks(range(len(claims)), claims)
     ax.set_xticks(range(len(protocols)), [spoken(name) for name in protocols])
     ax.invert_yaxis()
     ax.grid(visible=False)
-    return keep(ax.figure, verdicts)
+    return attach_table(ax.figure, verdicts)
 
 
-def gap_scatter(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
-    """Effect on a member against how far its peers were ahead of it at the start, coloured by architecture."""
-    ax = ax or canvas()
-    palette = {name: COLOURS.get(name, INK) for name in table["architecture"].unique()}
-    sns.scatterplot(table, x="gap", y="effect", hue="architecture", palette=palette, style="architecture", s=55, ax=ax)
-    ax.axhline(0, color=INK, linewidth=1)
-    ax.axvline(0, color=INK, linewidth=1)
-    ax.set(xlabel="peers' mean AUC minus own AUC before, thousandths", ylabel="effect on own AUC, thousandths")
-    ax.legend(title=None, fontsize="small", frameon=False)
-    return keep(ax, table)
-
-
-def ranges(rows: pd.DataFrame, xlabel: str, reference: float | None = None, ax: Axes | None = None) -> Axes:
+def ranges(rows: pd.DataFrame, xlabel: str, reference: float | None = None) -> Axes:
     """Values as dots with their ranges or intervals, one a line.
 
     Args:
@@ -423,8 +428,8 @@ def ranges(rows: pd.DataFrame, xlabel: str, reference: float | None = None, ax: 
         xlabel: what the values are.
         reference: where a vertical line stands that values are compared with; the axis then begins at zero.
     """
-    ax = ax or canvas((WIDE[0], 1.0 + 0.32 * len(rows)))
-    for y, (_, row) in enumerate(rows.iterrows()):
+    ax = canvas((WIDE[0], 1.0 + 0.32 * len(rows)))
+    for y, row in enumerate(rows.to_dict("records")):
         colour = COLOURS.get(row["what"].partition(":")[0], INK)
         ax.hlines(y, row["low"], row["high"], color=colour, linewidth=2.2)
         ax.scatter([row["value"]], [y], s=36, color=colour, zorder=3)
@@ -435,4 +440,4 @@ def ranges(rows: pd.DataFrame, xlabel: str, reference: float | None = None, ax: 
     ax.set_ylim(len(rows) - 0.4, -0.6)
     ax.grid(axis="y", visible=False)
     ax.set(xlabel=xlabel, ylabel="")
-    return keep(ax, rows)
+    return attach_table(ax, rows)

@@ -1,7 +1,7 @@
-"""What is inside trained members, as tables: how alike they are, how hard peers pull, what serving costs.
+"""What is inside trained members, as tables: how alike they are, how strong the peers' gradient is, what serving costs.
 
 These measures need the weights of the members; their results are kept beside the records
-(:mod:`ctrlib.store.measures`).
+(:mod:`ctrlib.store.measures`), under the names and parameters given to :func:`measured`.
 """
 
 from collections.abc import Iterable, Sequence
@@ -15,27 +15,27 @@ from ctrlib.config import Coupling, Form
 from ctrlib.coupling import complete
 from ctrlib.data.load import load_data
 from ctrlib.models import count_parameters, embedding_parameters
-from ctrlib.stats import metrics
+from ctrlib.stats.metrics import error_overlap
 from ctrlib.store.measures import group_scores, measured
 from ctrlib.store.record import Record
 from ctrlib.store.runs import RunStore
-from ctrlib.study.analysis import cka_table, gradient_norms, inference_cost, load_member, load_members
-from ctrlib.study.arms import Arm
+from ctrlib.study.analysis import cka_table, gradient_norms, inference_cost, load_members
+from ctrlib.study.conditions import Condition
+from ctrlib.study.tables import mean_churn
 
 CKA_ROWS = 2000  # test rows that layers are compared on
 GRADIENT_ROWS = 4000  # training rows that gradients are taken on
 SERVED_ROWS = 4096
 
 
-def similarity(store: RunStore, arms: Iterable[Arm]) -> pd.DataFrame:
-    """One row per arm and group: churn, CKA of the embeddings and of the last hidden layer (debiased), correlation of
-    the residuals and overlap of the worst tenth of the rows; means over pairs of members."""
+def similarity(store: RunStore, conditions: Iterable[Condition]) -> pd.DataFrame:
+    """One row per condition and replicate: churn, CKA of the embeddings and of the last hidden layer (debiased),
+    correlation of the residuals and overlap of the worst tenth of the rows; means over pairs of members."""
     rows = []
-    for arm in arms:
-        found = measured(store, "similarity", arm.records, _similarity, rows=CKA_ROWS)
-        churn = np.array(group_scores(store, arm.records)["churn"])
-        pairs = churn[np.triu_indices(len(churn), 1)]
-        rows.append({**arm.factors, "arm": arm.name, "group": arm.seed, "churn": float(pairs.mean()), **found})
+    for one in conditions:
+        found = measured(store, "similarity", one.records, _similarity, rows=CKA_ROWS)
+        churn = mean_churn(group_scores(store, one.records)["churn"])
+        rows.append({**one.labels, "churn": churn, **found})
     return pd.DataFrame(rows)
 
 
@@ -44,7 +44,7 @@ def _similarity(records: Sequence[Record]) -> dict[str, float]:
     models = [model for record in records for model in load_members(record, data)]
     layers = cka_table(models, data.test.ids[:CKA_ROWS]).set_index("layer")["cka"]
     hidden = [name for name in layers.index if name.startswith("hidden")]
-    errors = metrics.error_overlap(data.test.labels, np.concatenate([record.probabilities() for record in records]))
+    errors = error_overlap(data.test.labels, np.concatenate([record.probabilities() for record in records]))
     return {
         "cka_embedding": float(layers["embedding"]),
         "cka_last_hidden": float(layers[hidden[-1]]) if hidden else None,
@@ -54,25 +54,23 @@ def _similarity(records: Sequence[Record]) -> dict[str, float]:
 
 
 def gradient_ratio(
-    store: RunStore, arms: Iterable[Arm], forms: Sequence[Form], weights: Sequence[float]
+    store: RunStore, conditions: Iterable[Condition], forms: Sequence[Form], weights: Sequence[float]
 ) -> pd.DataFrame:
-    """One row per arm, group, form and weight: norm of the peer loss's gradient over that of the click loss's, over all
-    parameters, and the cosine between the two, means over members and batches of training rows."""
+    """One row per condition, replicate, form and weight: norm of the peer loss's gradient over that of the click
+    loss's, over all parameters, and the cosine between the two, means over members and batches of training rows."""
     rows = []
-    for arm in arms:
+    for one in conditions:
         for form in forms:
-            found = measured(
-                store,
-                "gradient_ratio",
-                arm.records,
-                partial(_gradient_ratio, form),
-                form=form,
-                rows=GRADIENT_ROWS,
-            )
-            about = {**arm.factors, "arm": arm.name, "group": arm.seed, "form": form}
-            # the peer loss is linear in its weight, so one pass serves every weight
-            rows += [
-                {**about, "weight": float(weight), "ratio": weight * found["ratio"], "cosine": found["cosine"]}
+            compute = partial(_gradient_ratio, form)
+            found = measured(store, "gradient_ratio", one.records, compute, form=form, rows=GRADIENT_ROWS)
+            rows += [  # the peer loss is linear in its weight, so one pass serves every weight
+                {
+                    **one.labels,
+                    "form": form,
+                    "weight": float(weight),
+                    "ratio": weight * found["ratio"],
+                    "cosine": found["cosine"],
+                }
                 for weight in weights
             ]
     return pd.DataFrame(rows)
@@ -89,26 +87,30 @@ def _gradient_ratio(form: Form, records: Sequence[Record]) -> dict[str, float]:
     return {"ratio": float(whole["ratio"].mean()), "cosine": float(whole["cosine"].mean())}
 
 
-def parameter_counts(store: RunStore, arm: Arm) -> dict[str, int]:
-    """Numbers in the first model of an arm: ``all``, and those of its ``embedding`` table alone."""
-    return measured(store, "parameter_counts", arm.records[:1], _parameter_counts)
+def parameter_counts(store: RunStore, condition: Condition) -> dict[str, int]:
+    """Numbers in the first model of a condition: ``all``, and those of its ``embedding`` table."""
+
+    def count(records: Sequence[Record]) -> dict[str, int]:
+        model = load_members(records[0], load_data(records[0].run.data))[0]
+        tables = embedding_parameters(model)
+        return {"all": count_parameters(model), "embedding": max(table.numel() for table in tables)}
+
+    return measured(store, "parameter_counts", condition.records[:1], count)
 
 
-def _parameter_counts(records: Sequence[Record]) -> dict[str, int]:
-    model = load_member(records[0], 0, load_data(records[0].run.data))
-    tables = embedding_parameters(model)
-    return {"all": count_parameters(model), "embedding": max(table.numel() for table in tables)}
+def serving_cost(store: RunStore, conditions: Iterable[Condition]) -> pd.DataFrame:
+    """One row per condition name: parameters, multiply-adds a row and measured time of its first model."""
 
+    def cost(records: Sequence[Record]) -> dict[str, Any]:
+        data = load_data(records[0].run.data)
+        found = inference_cost(load_members(records[0], data)[0], data.test.ids[:SERVED_ROWS])
+        return {
+            "parameters": found["parameters"],
+            "multiply_adds": found["multiply_adds"],
+            "time": found["milliseconds"],
+        }
 
-def serving_cost(store: RunStore, arms: Iterable[Arm]) -> pd.DataFrame:
-    """One row per arm name: parameters, multiply-adds a row and measured time of its first model when it answers."""
-    first = {arm.name: arm.records[:1] for arm in reversed(list(arms))}
-    rows = [{"arm": name, **measured(store, "serving_cost", one, _serving_cost)} for name, one in first.items()]
-    return pd.DataFrame(rows)
-
-
-def _serving_cost(records: Sequence[Record]) -> dict[str, Any]:
-    data = load_data(records[0].run.data)
-    found = inference_cost(load_member(records[0], 0, data), data.test.ids[:SERVED_ROWS])
-    names = {"parameters": "parameters", "multiply_adds": "multiply_adds", "milliseconds": "time"}
-    return {name: found[key] for key, name in names.items()}
+    first = {one.name: one.records[:1] for one in reversed(list(conditions))}
+    return pd.DataFrame(
+        [{"condition": name, **measured(store, "serving_cost", one, cost)} for name, one in first.items()]
+    )

@@ -19,7 +19,7 @@ from ctrlib.stats.paired import PairedDifference
 from ctrlib.store.environment import source_commit
 from ctrlib.store.progress import humanize
 from ctrlib.study import figures
-from ctrlib.study.arms import Arm
+from ctrlib.study.conditions import Condition
 from ctrlib.study.parameters import StudyParameters
 
 
@@ -41,22 +41,24 @@ def sentence(difference: PairedDifference, treatment: str, control: str) -> str:
     """A paired AUC difference in words; the verdict follows from the interval alone."""
     mean = f"**{difference.mean:+.4f}** AUC"
     if not np.isfinite(difference.low):
-        return f"{treatment} minus {control}: {mean} in the one group that was run; one group carries no interval."
+        return (
+            f"{treatment} minus {control}: {mean} in the one replicate that was run; one replicate carries no interval."
+        )
     interval = f"{100 * difference.level:.0f} % interval {difference.low:+.4f} to {difference.high:+.4f}"
     words = {"gain": "a gain", "loss": "a loss", "no difference shown": "no difference shown"}[difference.verdict]
-    return f"{treatment} minus {control}: {words}, {mean} ({interval}, {difference.groups} groups)."
+    return f"{treatment} minus {control}: {words}, {mean} ({interval}, {difference.replicates} replicates)."
 
 
-def provenance(p: StudyParameters, arms: Iterable[Arm]) -> None:
+def provenance(p: StudyParameters, conditions: Iterable[Condition]) -> None:
     """Show in one line what a page was made from: settings, runs, hardware, training time, date, version.
 
     Hardware and time come from the run records, so they are those of the training, wherever the page was executed.
 
     Args:
         p: the parameters of the page.
-        arms: trained arms, from :func:`ctrlib.study.experiments.train_arms`.
+        conditions: trained conditions, from :func:`ctrlib.study.experiments.train_conditions`.
     """
-    records = {record.fingerprint: record.content for arm in arms for record in arm.records}.values()
+    records = {record.fingerprint: record.content for condition in conditions for record in condition.records}.values()
     data = dict.fromkeys(content["run"]["data"]["name"] for content in records)
     places = dict.fromkeys(hardware(content["environment"]) for content in records)
     days = sorted(content["finished"][:10] for content in records)
@@ -64,7 +66,7 @@ def provenance(p: StudyParameters, arms: Iterable[Arm]) -> None:
     commit = source_commit()
     spent = humanize(sum(content["seconds"] for content in records))
     facts = [
-        f"profile *{as_text(p.profile)}*, data *{as_text(', '.join(data))}*, {counted(len(p.seeds), 'group')}",
+        f"profile *{as_text(p.profile)}*, data *{as_text(', '.join(data))}*, {counted(len(p.seeds), 'replicate')}",
         f"{counted(len(records), 'run')} with {spent} of training, {trained}",
         f"on {as_text('; '.join(places))}",
         f"page made {date.today().isoformat()}" + (f" from version `{commit}`" if commit else ""),
@@ -115,17 +117,16 @@ def styled(
     return styler
 
 
-def show_effects(table: pd.DataFrame, names: dict[str, str] | None = None) -> None:
+def show_effects(table: pd.DataFrame) -> None:
     """Show rows of :func:`ctrlib.study.tables.effects_by`: what was compared, difference, interval, verdict.
 
     The interval is that of one comparison; verdict and p are corrected for all in the table (Holm).
 
     Args:
         table: the rows; the columns before ``difference`` say what was compared.
-        names: other words for columns.
     """
     what = list(table.columns[: table.columns.get_loc("difference")])
-    shown = table[what].rename(columns=names or {})
+    shown = table[what].copy()
     shown["difference"] = [f"{value:+.4f}" for value in table["difference"]]
     shown["95 % interval"] = [
         f"{low:+.4f} to {high:+.4f}" for low, high in zip(table["low"], table["high"], strict=True)

@@ -1,95 +1,120 @@
-"""The parameters of notebooks: names, types, ranges and defaults."""
+"""The parameters of notebooks: names, types, ranges, defaults and meaning."""
 
 from typing import Annotated, Any, get_origin
 
 import yaml
-from pydantic import BaseModel, Field, model_validator
+from pydantic import BaseModel, Field, field_validator, model_validator
 
-from ctrlib.config import (
-    Form,
-    Precision,
-    Protocol,
-    Settings,
-    Target,
-    Topology,
-)
-from ctrlib.errors import shown
+from ctrlib.config import Form, Precision, Protocol, Settings, Target, Topology
+from ctrlib.errors import shown as quoted
 
-Size = Annotated[int, Field(ge=2, le=100)]
+FORMER_PROTOCOLS = {"equal_epochs": "fixed_epochs", "own_end": "early_stopping"}
+
+
+def value(default: Any, description: str, **limits: Any) -> Any:
+    """A parameter with one value."""
+    return Field(default=default, description=description, **limits)
+
+
+def values(default: tuple, description: str, at_least: int = 0) -> Any:
+    """A parameter with a list of values."""
+    return Field(default=default, description=description, min_length=at_least or None)
 
 
 class StudyParameters(Settings):
-    """The parameters a notebook may declare, their types and their ranges, in one place."""
+    """The parameters a notebook may declare, with their types, ranges and meaning, in one place."""
 
-    profile: str = Field(default="default", max_length=1000, description="label of the settings, shown in the book")
-    dataset: str = Field(
-        default="synthetic", max_length=1000, description="'synthetic', a prepared data set, or a path to one"
+    profile: str = value("default", "label of the settings, shown in the book", max_length=1000)
+    dataset: str = value(
+        "synthetic", '"synthetic", a prepared data set (ctrlib data list), or a path to one', max_length=1000
     )
-    datasets: tuple[str, ...] = Field(default=("synthetic",), min_length=1, description="several of them")
-    rows: int = Field(default=100_000, ge=100, description="training rows of the synthetic data")
-    valid_rows: int = Field(default=20_000, ge=100, description="validation rows of the synthetic data")
-    test_rows: int = Field(default=50_000, ge=100, description="test rows of the synthetic data")
-    fields: int = Field(default=10, ge=3, le=200, description="fields of the synthetic data")
-    largest_field: int = Field(default=300, ge=4, le=1_000_000, description="ids of the synthetic data's largest field")
-    logit_sd: float = Field(default=1.5, gt=0, le=10, description="spread of the synthetic data's true logit")
-    architecture: str = Field(
-        default="FiBiNET", description="FiBiNET, DCN, PNN, DeepFM, DCNv2, AutoInt, FinalMLP, FM, LR, or your own"
+    datasets: tuple[str, ...] = values(("synthetic",), "several data sets", 1)
+    rows: int = value(100_000, "training rows of the synthetic data", ge=100)
+    valid_rows: int = value(20_000, "validation rows of the synthetic data", ge=100)
+    test_rows: int = value(50_000, "test rows of the synthetic data", ge=100)
+    fields: int = value(10, "fields of the synthetic data", ge=3, le=200)
+    largest_field: int = value(300, "ids in the largest field of the synthetic data", ge=4, le=1_000_000)
+    logit_sd: float = value(1.5, "spread of the true logit of the synthetic data", gt=0, le=10)
+    architecture: str = value("FiBiNET", "FiBiNET, DCN, PNN, DeepFM, DCNv2, AutoInt, FinalMLP, FM, LR, or an added one")
+    architectures: tuple[str, ...] = values(
+        ("FiBiNET", "DCN", "PNN", "DeepFM"), "each makes cohorts of its own; on 04, 14 and 15 also one together", 1
     )
-    architectures: tuple[str, ...] = Field(default=("FiBiNET", "DCN", "PNN", "DeepFM"), min_length=1)
-    companions: tuple[str, ...] = Field(default=(), description="further architectures to pair with")
-    instances: int = Field(default=4, ge=2, le=100, description="models in a group (N)")
-    sizes: tuple[Size, ...] = Field(default=(2, 3, 4, 5), min_length=1, description="group sizes to compare")
-    seeds: tuple[Annotated[int, Field(ge=0, le=10**12)], ...] = Field(
-        default=(1, 2, 3), min_length=1, description="groups"
+    companions: tuple[str, ...] = values((), "further architectures to pair with; FM and LR have no MLP")
+    instances: int = value(4, "models in a cohort (N)", ge=2, le=100)
+    sizes: tuple[Annotated[int, Field(ge=2, le=100)], ...] = values((2, 3, 4, 5), "numbers of models to compare", 1)
+    seeds: tuple[Annotated[int, Field(ge=0, le=10**12)], ...] = values(
+        (1, 2, 3), "one replicate each; 5 or more give useful intervals", 1
     )
-    embedding_dim: int = Field(default=8, ge=1, le=4096, description="numbers in the embedding of an id")
-    hidden_units: tuple[Annotated[int, Field(ge=1, le=65536)], ...] = (64, 64)
-    dropout: float = Field(default=0.0, ge=0, lt=1)
-    batch_norm: bool = False
-    embedding_l2: float = Field(default=0.0, ge=0)
-    batch_size: int = Field(default=1000, ge=1, description="rows of a training step")
-    learning_rate: float = Field(default=1e-3, gt=0, le=10, description="step width of the optimizer")
-    protocols: tuple[Protocol, ...] = Field(default=("equal_epochs", "own_end"), min_length=1)
-    epochs: int = Field(default=5, ge=1, le=1000, description="epochs of pretraining under equal_epochs")
-    finetune_epochs: int = Field(default=1, ge=1, le=100, description="epochs of fine-tuning under equal_epochs")
-    max_epochs: int = Field(default=20, ge=1, le=1000, description="epochs at most under own_end")
-    mutual_weight: float = Field(default=1.0, ge=0, le=1e6, description="total weight of the peers; 1 in the paper")
-    coupling_form: Form = "mse"
-    coupling_target: Target = "live"
-    epoch_counts: tuple[Annotated[int, Field(ge=1, le=100)], ...] = (1, 2, 3, 4, 5)
-    l2_levels: tuple[Annotated[float, Field(ge=0)], ...] = (0.0, 1e-5)
-    mutual_weights: tuple[Annotated[float, Field(gt=0, le=1e6)], ...] = (0.1, 1.0, 5.0, 20.0, 100.0)
-    forms: tuple[Form, ...] = ("mse", "mse_logit", "kl")
-    targets: tuple[Target, ...] = ("live", "joint", "frozen", "shuffled")
-    starts: tuple[Annotated[float, Field(ge=0, le=1)], ...] = (0.0, 0.25, 0.5, 0.75, 1.0)
-    topologies: tuple[Topology, ...] = ("complete", "ring", "star", "pairs", "one_way")
-    averaging_decay: float = Field(default=0.99, ge=0, lt=1, description="what a step leaves of the averaged weights")
-    row_levels: tuple[Annotated[int, Field(ge=100)], ...] = (10_000, 40_000)
-    width_levels: tuple[Annotated[int, Field(ge=1, le=65536)], ...] = (16, 64)
-    noise_levels: tuple[Annotated[float, Field(gt=0, le=10)], ...] = (0.75, 1.5, 3.0)
-    device: str = Field(default="auto", max_length=100, description="auto, cpu, cuda or cuda:N")
-    precision: Precision = Field(default="fp32", description="of matrix products; tf32 needs a GPU")
-    benchmark: str = Field(default="", description="a file in benchmarks/results; empty: the newest")
+    embedding_dim: int = value(8, "numbers in the embedding of an id; the paper: 16", ge=1, le=4096)
+    hidden_units: tuple[Annotated[int, Field(ge=1, le=65536)], ...] = values((64, 64), "widths of the MLP")
+    dropout: float = value(0.0, "after each hidden layer", ge=0, lt=1)
+    batch_norm: bool = value(False, "in each hidden layer")
+    embedding_l2: float = value(0.0, "weight of the L2 penalty on the whole embedding tables", ge=0)
+    batch_size: int = value(1000, "rows of a training step; the paper: 4000", ge=1)
+    learning_rate: float = value(1e-3, "of Adam; the paper's is not known", gt=0, le=10)
+    protocols: tuple[Protocol, ...] = values(
+        ("fixed_epochs", "early_stopping"), "fixed epochs, or learning-rate cuts until validation stops rising", 1
+    )
+    epochs: int = value(5, "epochs of pretraining under fixed_epochs", ge=1, le=1000)
+    finetune_epochs: int = value(1, "epochs of fine-tuning under fixed_epochs; the paper: 1", ge=1, le=100)
+    max_epochs: int = value(20, "epochs of either at most under early_stopping", ge=1, le=1000)
+    mutual_weight: float = value(1.0, "total weight of the peers in the loss; the paper: 1", ge=0, le=1e6)
+    coupling_form: Form = value("mse", "distance of two predictions; mse of probabilities is the paper's")
+    coupling_target: Target = value("live", "coupling target")
+    epoch_counts: tuple[Annotated[int, Field(ge=1, le=100)], ...] = values(
+        (1, 2, 3, 4, 5), "epochs of fine-tuning, each trained anew from the checkpoints"
+    )
+    l2_levels: tuple[Annotated[float, Field(ge=0)], ...] = values(
+        (0.0, 1e-5), "L2 penalties on the embedding tables, in pretraining and fine-tuning"
+    )
+    mutual_weights: tuple[Annotated[float, Field(gt=0, le=1e6)], ...] = values(
+        (0.1, 1.0, 5.0, 20.0, 100.0), "total weights of the peers to compare; a competition's runner-up used 20"
+    )
+    forms: tuple[Form, ...] = values(("mse", "mse_logit", "kl"), "distances to compare")
+    targets: tuple[Target, ...] = values(("live", "joint", "frozen", "shuffled"), "coupling targets to compare")
+    starts: tuple[Annotated[float, Field(ge=0, le=1)], ...] = values(
+        (0.0, 0.25, 0.5, 0.75, 1.0), "coupling starts: shares of the training from scratch after which peers count"
+    )
+    topologies: tuple[Topology, ...] = values(
+        ("complete", "ring", "star", "pairs", "one_way"), "who learns from whom; pairs needs an even number"
+    )
+    averaging_decay: float = value(0.99, "part of the averaged weights that a step leaves", ge=0, lt=1)
+    row_levels: tuple[Annotated[int, Field(ge=100)], ...] = values((10_000, 40_000), "training rows to compare")
+    width_levels: tuple[Annotated[int, Field(ge=1, le=65536)], ...] = values((16, 64), "widths of each hidden layer")
+    noise_levels: tuple[Annotated[float, Field(gt=0, le=10)], ...] = values(
+        (0.75, 1.5, 3.0), "spreads of the true logit: the smaller, the noisier the clicks"
+    )
+    device: str = value("auto", "auto, cpu, cuda or cuda:N", max_length=100)
+    precision: Precision = value("fp32", "of matrix products: fp32, bf16 (faster, less exact) or tf32 (GPU)")
+    benchmark: str = value("", "a file in benchmarks/results; empty: for each part the newest")
 
     @model_validator(mode="before")
     @classmethod
-    def _text_is_yaml(cls, values: dict[str, Any]) -> dict[str, Any]:
+    def _text_is_yaml(cls, given: dict[str, Any]) -> dict[str, Any]:
         """``papermill -p seeds '[3, 4]'`` arrives as text: read it as the list it shows."""
-        values = {name: _read_list(value) if _is_list(cls, name) else value for name, value in values.items()}
-        for name, value in values.items():
+        given = {name: _read_list(value) if _is_list(cls, name) else value for name, value in given.items()}
+        for name, value in given.items():
             entries = value if isinstance(value, list | tuple) else [value]
             if name != "batch_norm" and any(isinstance(entry, bool) for entry in entries):
-                raise ValueError(f"{name}={shown(value)}: must not be true or false")
-        return values
+                raise ValueError(f"{name}={quoted(value)}: must not be true or false")
+        return given
+
+    @field_validator("protocols", mode="before")
+    @classmethod
+    def _no_former_names(cls, protocols: Any) -> Any:
+        for name in protocols if isinstance(protocols, list | tuple) else ():
+            if isinstance(name, str) and name in FORMER_PROTOCOLS:
+                raise ValueError(f"{name!r} is now called {FORMER_PROTOCOLS[name]!r}")
+        return protocols
 
     @model_validator(mode="after")
     def _fit_together(self) -> "StudyParameters":
         if self.batch_norm and self.batch_size == 1:
             raise ValueError("batch_size=1: must be at least 2 with batch_norm, which compares the rows of a batch")
         for name in type(self).model_fields:
-            values = getattr(self, name)
-            if isinstance(values, tuple) and name != "hidden_units" and len(set(values)) != len(values):
-                raise ValueError(f"{name} {shown(list(values))} repeat; each may stand there once")
+            entries = getattr(self, name)
+            if isinstance(entries, tuple) and name != "hidden_units" and len(set(entries)) != len(entries):
+                raise ValueError(f"{name} {quoted(list(entries))} repeat; each may stand there once")
         return self
 
 

@@ -1,9 +1,9 @@
 """The paper's claims one by one: what it reports, what the runs show with an interval, and a verdict by rule.
 
-The rule looks at the interval alone. Every claim is turned into one number per group that should be above zero if the
-claim is right: *supported* when the whole interval is above zero, *contradicted* when it is below, *not shown* when it
-contains zero. A claim that there is *no* gain is contradicted by an interval above zero and supported by one below,
-or by one that lies within :data:`NEGLIGIBLE` on both sides.
+The rule looks at the interval only. Every claim is turned into one number per replicate that should be above zero if
+the claim is right: *supported* when the whole interval is above zero, *contradicted* when it is below, *inconclusive*
+when it contains zero. A claim that there is *no* gain is contradicted by an interval above zero that reaches beyond
+:data:`NEGLIGIBLE`, and supported by one below zero, or by one that lies within :data:`NEGLIGIBLE` on both sides.
 """
 
 from dataclasses import dataclass
@@ -33,7 +33,7 @@ PAPER = {
 
 @dataclass(frozen=True)
 class Finding:
-    """What the runs say to one claim: a number per group in words, over groups, and the verdict."""
+    """What the runs say to one claim: a number per replicate in words, over replicates, and the verdict."""
 
     claim: str
     protocol: str
@@ -43,41 +43,41 @@ class Finding:
 
 
 def judge(found: PairedDifference, claims_nothing: bool = False) -> str:
-    """``supported``, ``contradicted`` or ``not shown``; see the head of this file."""
+    """``supported``, ``contradicted`` or ``inconclusive``; see the head of this file."""
     if not np.isfinite(found.low):
-        return "not shown"
+        return "inconclusive"
     if claims_nothing:
-        if found.low > NEGLIGIBLE or (found.low > 0 and found.high > NEGLIGIBLE):
+        if found.low > 0 and found.high > NEGLIGIBLE:
             return "contradicted"
-        return "supported" if found.high < 0 or found.within(NEGLIGIBLE) else "not shown"
-    return {"gain": "supported", "loss": "contradicted"}.get(found.verdict, "not shown")
+        return "supported" if found.high < 0 or found.within(NEGLIGIBLE) else "inconclusive"
+    return {"gain": "supported", "loss": "contradicted"}.get(found.verdict, "inconclusive")
 
 
-def over_groups(values: pd.Series) -> PairedDifference:
-    """One number per group against zero."""
+def over_replicates(values: pd.Series) -> PairedDifference:
+    """One number per replicate against zero."""
     values = values.to_numpy(dtype=np.float64)
     return paired_difference(values, np.zeros_like(values), LEVEL)
 
 
-def of_finetuning(groups: pd.DataFrame) -> list[Finding]:
-    """Claims 1 and 2, from the group table of ``finetune_mutually``, averaged over the architectures."""
+def of_finetuning(replicates: pd.DataFrame) -> list[Finding]:
+    """Claims 1 and 2, from the replicate table of ``finetune_mutually``, averaged over the architectures."""
     findings = []
-    for protocol, at in mean_over(groups, "architecture").groupby("protocol", sort=False):
-        control = at[at["arm"] == HEADLINE[1]]["auc"].mean()
-        relative = over_groups(100 * differences(at, *HEADLINE) / control)
-        findings.append(_finding(0, protocol, "mutual minus solo, % of solo's AUC", relative))
-        scratch = over_groups(differences(at, "mutual from scratch", "solo from scratch"))
+    for protocol, at in mean_over(replicates, "architecture").groupby("protocol", sort=False):
+        control = at[at["condition"] == HEADLINE[1]]["auc"].mean()
+        relative = 100 * differences(at, *HEADLINE) / control
+        findings.append(_finding(0, protocol, "mutual minus continued training, % of the latter's AUC", relative))
+        scratch = differences(at, "mutual from scratch", "solo from scratch")
         findings.append(_finding(1, protocol, "mutual minus solo from scratch, AUC", scratch, claims_nothing=True))
     return findings
 
 
-def of_instances(groups: pd.DataFrame) -> list[Finding]:
-    """Claim 3, from the group table of ``how_many_instances``; none where four or five instances were not run."""
+def of_instances(replicates: pd.DataFrame) -> list[Finding]:
+    """Claim 3, from the replicate table of ``how_many_instances``; none where four or five instances were not run."""
     findings = []
-    for protocol, at in groups.groupby("protocol", sort=False):
-        effect = {size: differences(part, "mutual", "solo") for size, part in at.groupby("instances")}
+    for protocol, at in replicates.groupby("protocol", sort=False):
+        effect = _effects(at, "instances")
         if {4, 5} <= set(effect):
-            step = over_groups(effect[5] - effect[4])
+            step = effect[5] - effect[4]
             findings.append(_finding(2, protocol, "effect of five minus of four, AUC", step, claims_nothing=True))
     return findings
 
@@ -89,53 +89,54 @@ def of_companions(members: pd.DataFrame) -> list[Finding]:
     unlike = effects[one_peer & (effects["architecture"] != effects["companions"])]
     findings = []
     for protocol, at in unlike.groupby("protocol", sort=False):
-        rank = at.groupby("group")[["gap", "effect"]].apply(lambda t: spearmanr(t["gap"], t["effect"]).statistic)
+        rank = at.groupby("replicate")[["gap", "effect"]].apply(lambda t: spearmanr(t["gap"], t["effect"]).statistic)
         ahead = at["gap"] < 0
-        loss = -at[ahead].groupby("group")["effect"].mean()
-        gain = at[~ahead].groupby("group")["effect"].mean()
+        stronger, weaker = (at[side].groupby("replicate")["effect"].mean() for side in (ahead, ~ahead))
         findings += [
-            _finding(3, protocol, "rank correlation of lead and effect", over_groups(rank)),
-            _finding(4, protocol, "loss of the stronger, AUC", over_groups(loss)),
-            _finding(5, protocol, "gain of the weaker, AUC", over_groups(gain)),
+            _finding(3, protocol, "rank correlation of lead and effect", rank),
+            _finding(4, protocol, "loss of the stronger, AUC", -stronger),
+            _finding(5, protocol, "gain of the weaker, AUC", weaker),
         ]
     return findings
 
 
-def of_epochs(groups: pd.DataFrame) -> list[Finding]:
-    """Claim 5, from the group table of ``how_many_epochs``: the fall of mutual fine-tuning beyond that of solo."""
-    plain = groups[groups["embedding_l2"] == groups["embedding_l2"].min()]
+def of_epochs(replicates: pd.DataFrame) -> list[Finding]:
+    """Claim 5, from the replicate table of ``how_many_epochs``: the fall of mutual fine-tuning beyond that of continued
+    training."""
+    plain = replicates[replicates["embedding_l2"] == replicates["embedding_l2"].min()]
     findings = []
     for protocol, at in plain[plain["epochs"] > 0].groupby("protocol", sort=False):
-        effect = {epochs: differences(part, "mutual", "solo") for epochs, part in at.groupby("epochs")}
-        fall = over_groups(effect[min(effect)] - effect[max(effect)])
-        what = f"effect after {min(effect)} minus after {max(effect)} epochs, AUC"
-        findings.append(_finding(6, protocol, what, fall))
+        effect = _effects(at, "epochs")
+        first, last = min(effect), max(effect)
+        what = f"effect after {first} minus after {last} epochs, AUC"
+        findings.append(_finding(6, protocol, what, effect[first] - effect[last]))
     return findings
 
 
-def _finding(
-    number: int, protocol: str, measured: str, found: PairedDifference, claims_nothing: bool = False
-) -> Finding:
+def _effects(replicates: pd.DataFrame, factor: str) -> dict[float, pd.Series]:
+    return {level: differences(part, "mutual", "continued training") for level, part in replicates.groupby(factor)}
+
+
+def _finding(number: int, protocol: str, measured: str, values: pd.Series, claims_nothing: bool = False) -> Finding:
+    found = over_replicates(values)
     return Finding(list(PAPER)[number], protocol, measured, found, judge(found, claims_nothing))
 
 
-def in_columns(found: PairedDifference) -> dict[str, float]:
-    """What a table of verdicts shows of a difference."""
-    return {"mean": found.mean, "low": found.low, "high": found.high, "groups": found.groups}
+def finding_table(findings: list[Finding]) -> pd.DataFrame:
+    """One row per finding: claim, protocol, what was measured, mean, interval, replicates, verdict."""
+    rows = [
+        {
+            **{name: getattr(one, name) for name in ("claim", "protocol", "measured")},
+            **{name: getattr(one.found, name) for name in ("mean", "low", "high", "replicates")},
+            "verdict": one.verdict,
+        }
+        for one in findings
+    ]
+    return pd.DataFrame(rows)
 
 
 def verdict_table(findings: list[Finding]) -> pd.DataFrame:
     """One row per claim and protocol: the claim, what the paper reports, what was measured, interval, verdict."""
-    return pd.DataFrame(
-        [
-            {
-                "claim": one.claim,
-                "paper": PAPER[one.claim],
-                "protocol": one.protocol,
-                "measured": one.measured,
-                **in_columns(one.found),
-                "verdict": one.verdict,
-            }
-            for one in findings
-        ]
-    )
+    table = finding_table(findings)
+    table.insert(1, "paper", table["claim"].map(PAPER))
+    return table

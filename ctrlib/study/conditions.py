@@ -1,0 +1,227 @@
+"""From parameters to runs.
+
+A *replicate* is one seed of the study: a cohort of N instances on data of its own. A *condition* is one way to train
+it: independent pretraining, continued training, mutual fine-tuning, either from scratch. Conditions of one replicate
+share data, initial weights and batch orders wherever the comparison asks for it, so their differences are paired.
+
+Under the protocol ``fixed_epochs`` every condition trains a fixed number of epochs at one learning rate; under
+``early_stopping`` each trains with learning-rate cuts until validation stops rising, and the best epoch counts.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from ctrlib.config import Checkpoint, Coupling, Data, Member, Protocol, Recipe, Run, SyntheticSettings, Weights
+from ctrlib.coupling import complete, solo
+from ctrlib.data.folders import data_root
+from ctrlib.data.load import data_settings
+from ctrlib.data.manifest import read_manifest
+from ctrlib.data.sources import find
+from ctrlib.data.synthetic import field_dims
+from ctrlib.errors import UserError
+from ctrlib.store.published import committed_results
+from ctrlib.store.record import Record
+from ctrlib.study.parameters import StudyParameters
+
+PATIENCE = 2  # epochs without a better validation AUC after which the learning rate is cut
+SHARED_ORDER = 999  # the slot whose order seed a replicate uses when all members see the same batches
+Factor = str | int | float
+Runs = list[Run]
+
+
+@dataclass(frozen=True)
+class Condition:
+    """One way to train one replicate, and once it is trained its records.
+
+    Attributes:
+        name: what is done; conditions of one name differ by their factors and their replicate.
+        seed: the replicate.
+        runs: what has to be trained; their members in order are the members of the cohort.
+        factors: the protocol, and whatever the experiment varies.
+        records: one per run, from :func:`ctrlib.study.experiments.train_conditions`.
+    """
+
+    name: str
+    seed: int
+    runs: tuple[Run, ...]
+    factors: dict[str, Factor] = field(default_factory=dict)
+    records: tuple[Record, ...] = ()
+
+    @property
+    def members(self) -> list[Member]:
+        """The settings of the N members."""
+        return [member for run in self.runs for member in run.members]
+
+    @property
+    def labels(self) -> dict[str, Factor]:
+        """The columns that tell a condition from all others in a table: its factors, ``condition``, ``replicate``."""
+        return {**self.factors, "condition": self.name, "replicate": self.seed}
+
+    def probabilities(self, split: str = "test") -> np.ndarray:
+        """Predicted click probabilities (N, rows) of all members."""
+        return np.concatenate([record.probabilities(split) for record in self.records])
+
+
+def data_draws(name: str) -> list[dict[str, Any]]:
+    """What a plan has to know of each draw of a prepared data set: ``fingerprint``, ``rows`` of the parts, ``dims`` of
+    the fields. Where the data are not at hand, what was published of them."""
+    try:
+        about = read_manifest(find(name, data_root()))
+    except UserError:
+        if name in committed_results().data:
+            return committed_results().data[name]
+        raise
+    return [
+        {"fingerprint": one["fingerprint"], "rows": one["rows"], "dims": [field["dim"] for field in one["fields"]]}
+        for one in about["draws"]
+    ]
+
+
+def data_shape(data: Data) -> tuple[int, int, int, tuple[int, ...]]:
+    """Rows of train, valid and test, and ids of each field, of the data of a run; no row is read."""
+    if (settings := data.synthetic) is not None:
+        dims = tuple(int(dim) for dim in field_dims(settings))
+        return settings.train_rows, settings.valid_rows, settings.test_rows, dims
+    draw = data_draws(data.name)[data.draw]
+    return *(draw["rows"][part] for part in ("train", "valid", "test")), tuple(draw["dims"])
+
+
+@dataclass(frozen=True)
+class Replicate:
+    """One seed of the study under one protocol: what its runs and conditions are made from."""
+
+    p: StudyParameters
+    seed: int
+    protocol: Protocol
+
+    def varied(self, **parameters: Any) -> "Replicate":
+        """The same under other parameters."""
+        return replace(self, p=self.p.model_copy(update=parameters))
+
+    def conditions(self, runs: dict[str, Runs], **factors: Factor) -> list[Condition]:
+        """A condition for each name, all under the protocol and the same further factors."""
+        factors = {"protocol": self.protocol, **factors}
+        return [Condition(name, self.seed, tuple(found), factors) for name, found in runs.items()]
+
+    @property
+    def data(self) -> Data:
+        """A draw of its own: its own planted world, or its own split of the prepared rows."""
+        p = self.p
+        if p.dataset == "synthetic":
+            names = ("valid_rows", "test_rows", "fields", "largest_field", "logit_sd")
+            settings = SyntheticSettings(train_rows=p.rows, **{name: getattr(p, name) for name in names})
+            return data_settings("synthetic", self.seed, settings)
+        draws = data_draws(p.dataset)
+        draw = self.seed % len(draws)
+        return Data(name=p.dataset, draw=draw, fingerprint=draws[draw]["fingerprint"])
+
+    @property
+    def architectures(self) -> list[str]:
+        """Those of a cohort of like models."""
+        return [self.p.architecture] * self.p.instances
+
+    def member(self, slot: int, architecture: str, shared_order: bool = False) -> Member:
+        """Instance ``slot``: initial weights from (seed, slot); batch order its own, or shared by all members."""
+        p, first = self.p, 1000 * self.seed
+        return Member(
+            architecture=architecture,
+            embedding_dim=p.embedding_dim,
+            hidden_units=p.hidden_units,
+            dropout=p.dropout,
+            batch_norm=p.batch_norm,
+            init_seed=first + slot,
+            order_seed=first + (SHARED_ORDER if shared_order else slot),
+        )
+
+    def recipe(self, epochs: int | None = None, learning_rate: float | None = None) -> Recipe:
+        """``epochs`` (those of fine-tuning unless given) at one learning rate and the last weights; under
+        ``early_stopping`` learning-rate cuts and the best epoch."""
+        p, stops = self.p, self.protocol == "early_stopping"
+        return Recipe(
+            learning_rate=learning_rate or p.learning_rate,
+            batch_size=p.batch_size,
+            epochs=p.max_epochs if stops else epochs or p.finetune_epochs,
+            patience=PATIENCE if stops else 0,
+            keep="best" if stops else "last",
+            embedding_l2=p.embedding_l2,
+            precision=p.precision,
+        )
+
+    def coupling(self, weights: Weights | float | None = None, size: int | None = None, **changes: Any) -> Coupling:
+        """The coupling of a cohort with the form and target of the parameters, or as ``changes`` says.
+
+        Args:
+            weights: a matrix, or the total weight of the peers in the paper's complete graph; ``p.mutual_weight``
+                unless given.
+            size: members; ``p.instances`` unless given. A matrix has its own.
+            **changes: other settings of the coupling.
+        """
+        p = self.p
+        if not isinstance(weights, tuple):
+            weights = complete(size or p.instances, p.mutual_weight if weights is None else weights)
+        return Coupling(weights=weights, **{"form": p.coupling_form, "target": p.coupling_target, **changes})
+
+    def late_coupling(self, weight: float, share: float) -> Coupling:
+        """A coupling from scratch that begins after a share of the fixed total of epochs; under ``early_stopping``
+        after the same number of epochs."""
+        total = self.p.epochs + self.p.finetune_epochs
+        return self.coupling(weight, start=min(1.0, share * total / self.recipe(total).epochs))
+
+    def alone(self, members: Iterable[Member], epochs: int) -> Runs:
+        """One run a member: independent training, so that any later cohort finds it in the store."""
+        common = {"data": self.data, "coupling": Coupling(weights=solo(1)), "recipe": self.recipe(epochs)}
+        return [Run(members=(one,), **common) for one in members]
+
+    def pretraining(self, architectures: Sequence[str] | None = None, epochs: int | None = None) -> Runs:
+        """Independent trainings of one model each: own initial weights, own batch order."""
+        members = [self.member(slot, name) for slot, name in enumerate(architectures or self.architectures)]
+        return self.alone(members, epochs or self.p.epochs)
+
+    def from_scratch(self, coupling: Coupling | None, architectures: Sequence[str] | None = None) -> Runs:
+        """Training from initial weights on the shared batch order for the total epochs of pretraining and fine-tuning
+        (or with early stopping): one coupled run, or, with ``coupling`` None, each member alone."""
+        total = self.p.epochs + self.p.finetune_epochs
+        members = [self.member(slot, name, True) for slot, name in enumerate(architectures or self.architectures)]
+        if coupling is None:
+            return self.alone(members, total)
+        return [Run(data=self.data, members=tuple(members), coupling=coupling, recipe=self.recipe(total))]
+
+    def both_from_scratch(self, coupling: Coupling, architectures: Sequence[str] | None = None) -> dict[str, Runs]:
+        """The two conditions from scratch: without peers, and coupled."""
+        names = {"solo from scratch": None, "mutual from scratch": coupling}
+        return {name: self.from_scratch(coupled, architectures) for name, coupled in names.items()}
+
+
+def continued_training(pretrained: Sequence[Run], train: Recipe, optimizer: str = "reset") -> Runs:
+    """The control: each checkpoint trains on without peers, on the same batches as in mutual fine-tuning."""
+    return [_finetuning([run], Coupling(weights=solo(1)), train, optimizer) for run in pretrained]
+
+
+def mutual_finetuning(pretrained: Sequence[Run], coupling: Coupling, train: Recipe, optimizer: str = "reset") -> Runs:
+    """The treatment: the checkpoints train on together, coupled."""
+    return [_finetuning(pretrained, coupling, train, optimizer)]
+
+
+def without_peers(pretrained: Runs, train: Recipe) -> dict[str, Runs]:
+    """Two conditions: the checkpoint, and continued training."""
+    return {"checkpoint": pretrained, "continued training": continued_training(pretrained, train)}
+
+
+def finetuned(pretrained: Runs, coupling: Coupling, train: Recipe) -> dict[str, Runs]:
+    """The three conditions of the headline comparison: checkpoint, continued training, mutual fine-tuning."""
+    return {**without_peers(pretrained, train), "mutual": mutual_finetuning(pretrained, coupling, train)}
+
+
+def _finetuning(runs: Sequence[Run], coupling: Coupling, train: Recipe, optimizer: str) -> Run:
+    members = [run.members[0] for run in runs]
+    orders = [1000 * (one.init_seed // 1000) + SHARED_ORDER for one in members]
+    return Run(
+        data=runs[0].data,
+        members=tuple(one.model_copy(update={"order_seed": o}) for one, o in zip(members, orders, strict=True)),
+        coupling=coupling,
+        recipe=train,
+        start=tuple(Checkpoint(run=run.fingerprint, optimizer=optimizer) for run in runs),
+    )
