@@ -4,14 +4,16 @@ import json
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import yaml
+from pages import ROOT
 
-ROOT = Path(__file__).resolve().parents[1]
+from ctrlib.publish.exercises import page_text
+
 PAGES = sorted((ROOT / "book").glob("*.md"))
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+TEXTS = {path: page_text(path) for path in (*PAGES, *NOTEBOOKS)}
 CITE = re.compile(r"\{cite:[a-z]+\}`([^`]+)`")
 ROLE = re.compile(r"\{[a-z:]+\}`[^`]+`")
 GLUE_TEXT = re.compile(r"\{glue:text\}`([^`]+)`")
@@ -20,16 +22,17 @@ RESULT = re.compile(r"\d+[.,]\d+|\d+(?:\.\d+)?\s?(?:%|per\s+cent\b)")
 HARMLESS = re.compile(r"\b95\s?%\s+(?:\{term\}|interval)|Python 3\.1\d|CC BY 4\.0")
 
 
-def _toc() -> dict:
-    return yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))
-
-
-def _toc_files() -> list[str]:
-    toc = _toc()
+def toc_files() -> list[str]:
+    toc = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))
     return [toc["root"], *(chapter["file"] for part in toc["parts"] for chapter in part["chapters"])]
 
 
-def _paragraphs(text: str) -> list[str]:
+def code_of(notebook) -> str:
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    return "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+
+
+def paragraphs(text: str) -> list[str]:
     """Prose blocks of a text: no fenced code, no displayed formulas, no directive lines; table rows one by one."""
     text = re.sub(r"^(\s*)```.*?^\s*```\s*$", "\n", text, flags=re.MULTILINE | re.DOTALL)
     text = re.sub(r"^\$\$.*?^\$\$\s*$", "\n", text, flags=re.MULTILINE | re.DOTALL)
@@ -38,7 +41,7 @@ def _paragraphs(text: str) -> list[str]:
     return [block for block in re.split(r"\n\s*\n", text) if block.strip()]
 
 
-def _typed_results(block: str) -> list[str]:
+def typed_results(block: str) -> list[str]:
     """Result-like numbers of a block that come neither from a run nor with a citation."""
     if CITE.search(block):
         return []
@@ -48,32 +51,16 @@ def _typed_results(block: str) -> list[str]:
     return RESULT.findall(block)
 
 
-@pytest.mark.parametrize("name", _toc_files())
-def test_toc_entry_exists(name):
-    assert (ROOT / f"{name}.md").exists() or (ROOT / f"{name}.ipynb").exists(), f"_toc.yml names {name}: no such page"
-
-
 def test_every_page_and_notebook_is_in_the_toc_once():
-    listed = _toc_files()
+    listed = toc_files()
     assert len(listed) == len(set(listed))
-    present = {str(path.relative_to(ROOT).with_suffix("")) for path in (*PAGES, *NOTEBOOKS)}
-    assert present <= set(listed), f"not in _toc.yml: {sorted(present - set(listed))}"
+    assert set(listed) == {str(path.relative_to(ROOT).with_suffix("")) for path in TEXTS}
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_results_are_glued_or_cited(page):
-    typed = {
-        block[:90]: found for block in _paragraphs(page.read_text(encoding="utf-8")) if (found := _typed_results(block))
-    }
-    assert not typed, f"{page.name}: glue these from a run, or cite their source"
-
-
-@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda notebook: notebook.name)
-def test_notebook_text_holds_no_typed_result(notebook):
-    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
-    prose = "\n\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
-    typed = {block[:90]: found for block in _paragraphs(prose) if (found := _typed_results(block))}
-    assert not typed, f"{notebook.name}: glue these from the run, or cite their source"
+@pytest.mark.parametrize("path", TEXTS, ids=lambda path: path.name)
+def test_results_are_glued_or_cited(path):
+    typed = {block[:90]: found for block in paragraphs(TEXTS[path]) if (found := typed_results(block))}
+    assert not typed, f"{path.name}: glue these from a run, or cite their source"
 
 
 def test_landing_page_glues_the_answer():
@@ -85,16 +72,17 @@ def test_landing_page_glues_the_answer():
 
 
 def test_what_pages_glue_is_published():
-    """A name that no notebook publishes would be found only by the whole build."""
+    """A role names page, key and format; a key that no notebook publishes would be found only by the whole build."""
     for page in PAGES:
-        text = page.read_text(encoding="utf-8")
-        asked = [tuple(target.split("::")) for target in GLUE_TEXT.findall(text)]
-        asked += [(path, name) for name, path in re.findall(r"\{glue:\} (\w+)\n:doc: (\S+)", text)]
-        for path, name in asked:
-            cells = json.loads((ROOT / path.lstrip("/")).read_text(encoding="utf-8"))["cells"]
-            code = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
-            name = name.split(":")[0]
-            assert re.search(rf"\b{name}=|publish_figure\(\"{name}\"", code), f"{page.name}: {path} has no {name}"
+        asked = re.findall(r"\{glue:\} (\w+)\n:doc: (\S+)()", TEXTS[page])
+        for target in GLUE_TEXT.findall(TEXTS[page]):
+            match = re.fullmatch(r"(/notebooks/[^:]+\.ipynb)::(\w+):([^:`]*[sdf%])", target)
+            assert match, f"{page.name}: {target} is not /notebooks/NAME.ipynb::key:format"
+            asked.append((match[2], match[1], match[3]))
+        for name, path, _ in asked:
+            assert path.lstrip("/").removesuffix(".ipynb") in toc_files()
+            published = re.search(rf"\b{name}=|publish_figure\(\"{name}\"", code_of(ROOT / path.lstrip("/")))
+            assert published, f"{page.name}: {path} has no {name}"
 
 
 PARTS = {
@@ -108,19 +96,11 @@ PARTS = {
 }
 
 
-@pytest.mark.parametrize("part", PARTS)
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda notebook: notebook.name[:2])
-def test_experiment_pages_have_all_parts(notebook, part):
-    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
-    prose = "\n\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
-    assert re.search(PARTS[part], prose, flags=re.MULTILINE), f"{notebook.name} lacks {part}"
-
-
-@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda notebook: notebook.name[:2])
-def test_pages_that_train_say_what_they_were_made_from(notebook):
-    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
-    code = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
-    trains, says = code.find("train_conditions(p"), code.find("provenance(p")
+def test_experiment_pages_have_all_parts_and_say_what_they_were_made_from(notebook):
+    lacking = [part for part, how in PARTS.items() if not re.search(how, TEXTS[notebook], flags=re.MULTILINE)]
+    assert not lacking
+    trains, says = code_of(notebook).find("train_conditions(p"), code_of(notebook).find("provenance(p")
     assert (trains < 0) == (says < 0), f"{notebook.name}: provenance(p, conditions) belongs after its training"
     assert trains <= says
 
@@ -129,8 +109,7 @@ def test_terms_are_in_the_glossary_in_order():
     text = (ROOT / "book" / "glossary.md").read_text(encoding="utf-8")
     terms = re.findall(r"^([^\s`#].*)\n  ", text.split("```{glossary}")[1], flags=re.MULTILINE)
     assert terms == sorted(terms, key=str.lower)
-    sources = [path.read_text(encoding="utf-8") for path in (*PAGES, *NOTEBOOKS)]
-    used = {term for source in sources for term in re.findall(r"\{term\}`(?:[^`<]*<)?([^`<>]+)>?`", source)}
+    used = {term for source in TEXTS.values() for term in re.findall(r"\{term\}`(?:[^`<]*<)?([^`<>]+)>?`", source)}
     assert used <= set(terms), f"not in the glossary: {sorted(used - set(terms))}"
 
 
@@ -154,33 +133,27 @@ def test_spelling(tmp_path):
     assert not found.returncode, found.stdout + found.stderr
 
 
-@pytest.mark.parametrize("block", ["AUC rose to 0.8123.", "a gain of 3 per cent", "it lost 0.4 % here"])
-def test_the_check_sees_typed_results(block):
-    assert _typed_results(block)
-
-
 @pytest.mark.parametrize(
-    "block", ["{glue:text}`/n.ipynb::a:.4f` in AUC", "a 95 % interval", "0.66 % {cite:p}`key`", "rate `0.1`, $x = 0.5$"]
+    ("block", "typed"),
+    [
+        ("AUC rose to 0.8123.", True),
+        ("a gain of 3 per cent", True),
+        ("it lost 0.4 % here", True),
+        ("{glue:text}`/n.ipynb::a:.4f` in AUC", False),
+        ("a 95 % interval", False),
+        ("0.66 % {cite:p}`key`", False),
+        ("rate `0.1`, $x = 0.5$", False),
+    ],
 )
-def test_the_check_lets_others_pass(block):
-    assert not _typed_results(block)
-
-
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_glue_roles_are_complete(page):
-    """A role needs page, key and format: without a format MyST-NB takes the key for one and finds nothing."""
-    for target in GLUE_TEXT.findall(page.read_text(encoding="utf-8")):
-        match = re.fullmatch(r"/(notebooks/[^:]+)\.ipynb::(\w+):([^:`]*[sdf%])", target)
-        assert match, f"{page.name}: {target} is not /notebooks/NAME.ipynb::key:format"
-        assert match[1] in _toc_files(), f"{page.name}: {target} names a notebook that is not in the book"
+def test_the_check_of_results_tells_them_from_others(block, typed):
+    assert bool(typed_results(block)) is typed
 
 
 def test_citations_and_bibliography_agree():
     bibliography = (ROOT / "book" / "references.bib").read_text(encoding="utf-8")
     entries = re.findall(r"^@\w+\{([^,\s]+),", bibliography, flags=re.MULTILINE)
     assert len(entries) == len(set(entries)), "a key stands twice in references.bib"
-    texts = [path.read_text(encoding="utf-8") for path in (*PAGES, *NOTEBOOKS)]
-    used = {key.strip() for text in texts for keys in CITE.findall(text) for key in keys.split(",")}
+    used = {key.strip() for text in TEXTS.values() for keys in CITE.findall(text) for key in keys.split(",")}
     assert used <= set(entries), f"cited but not in references.bib: {sorted(used - set(entries))}"
     assert set(entries) <= used, f"in references.bib but never cited: {sorted(set(entries) - used)}"
 

@@ -79,9 +79,15 @@ def test_built_tables_and_api_are_there(built_book):
     assert "number, above 0 to 10" in pages["parameters"]
     assert pages["provenance"].count('href="../notebooks/') >= len(find_notebooks(ROOT))
     api = "".join(pages[name] for name in ("api_training", "api_measuring", "api_data"))
-    for name in ("coupling.peer_loss", "trainer.train", "models.build_model", "runs.RunStore", "metrics.auc"):
+    for name in (
+        "coupling.peer_loss",
+        "training.loop.train",
+        "store.runs.RunStore",
+        "stats.metrics.auc",
+        "run.plan.plan",
+    ):
         assert f'id="ctrlib.{name}"' in api
-    assert "_auc" not in re.findall(r'id="ctrlib\.metrics\.(\w+)"', api)
+    assert "_auc" not in re.findall(r'id="ctrlib\.stats\.metrics\.(\w+)"', api)
 
 
 def test_modules_of_the_api_are_those_that_are_there():

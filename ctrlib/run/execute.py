@@ -48,20 +48,13 @@ def execute(job: Job, root: Path, on_line: Callable[[str], None]) -> Outcome:
         old.unlink(missing_ok=True)
     task = {"source": str(job.source), "output": str(running), "parameters": job.parameters, "cwd": str(root)}
     command = [sys.executable, "-c", "from ctrlib.run.execute import papermill_process; papermill_process()"]
+    environment = {**os.environ, **KERNEL_ENVIRONMENT}
     with tempfile.TemporaryFile("w+", encoding="utf-8") as errors:
-        child = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=errors,
-            text=True,
-            encoding="utf-8",
-            env={**os.environ, **KERNEL_ENVIRONMENT},
-            start_new_session=True,
-        )
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": errors, "encoding": "utf-8"}
+        child = subprocess.Popen(command, **pipes, env=environment, start_new_session=True)
         try:
-            child.stdin.write(json.dumps(task))
-            child.stdin.close()
+            with child.stdin:
+                json.dump(task, child.stdin)
             for line in child.stdout:
                 if line.strip():
                     on_line(line.strip())
@@ -76,7 +69,7 @@ def execute(job: Job, root: Path, on_line: Callable[[str], None]) -> Outcome:
 
 
 def papermill_process() -> None:
-    """The other end of :func:`execute`: one task as JSON on stdin, printed lines on stdout, the error on stderr."""
+    """The process of :func:`execute`: one task as JSON on stdin, printed lines on stdout, the error on stderr."""
     import papermill
 
     task = json.load(sys.stdin)

@@ -9,6 +9,7 @@ import ast
 import hashlib
 import json
 import re
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -129,25 +130,15 @@ def plan(root: Path, profile: str, only: list[str], overrides: dict[str, Any], o
     """
     notebooks = find_notebooks(root)
     numbers = [number.zfill(2) for number in only] or list(notebooks)
-    for number in numbers:
-        if number not in notebooks:
-            raise unknown("notebook", number, notebooks)
+    require("notebook", numbers, notebooks)
     sections = find_profile(root, profile)
-    for section in sections:
-        if section != "all" and section not in notebooks:
-            raise unknown(f"section in profile {profile}", section, ["all", *notebooks])
+    require(f"section in profile {profile}", sections, ["all", *notebooks])
     declared = {number: declared_parameters(notebooks[number]) for number in notebooks}
-    for name in overrides:
-        if not any(name in declared[number] for number in numbers):
-            raise unknown("parameter", name, sorted(set().union(*(declared[number] for number in numbers))))
-    for name in sections.get("all", {}):
-        if not any(name in parameters for parameters in declared.values()):
-            raise unknown(f"parameter in profile {profile}", name, sorted(set().union(*declared.values())))
+    require("parameter", overrides, sorted(set().union(*(declared[number] for number in numbers))))
+    require(f"parameter in profile {profile}", sections.get("all", {}), sorted(set().union(*declared.values())))
     label = Path(profile).stem
     for number in numbers:
-        for name in sections.get(number, {}):
-            if name not in declared[number]:
-                raise unknown(f"parameter in section {number} of profile {label}", name, declared[number])
+        require(f"parameter in section {number} of profile {label}", sections.get(number, {}), declared[number])
     suffix = "".join(f"+{name}={value}" for name, value in overrides.items())
     folder = out or root / "_build" / "study" / re.sub(r"[^\w.=+-]+", "_", label + suffix)[:120]
     code, jobs = code_digest(), []
@@ -157,6 +148,13 @@ def plan(root: Path, profile: str, only: list[str], overrides: dict[str, Any], o
         output = folder / notebooks[number].name
         jobs.append(make_job(root, notebooks[number], output, declared[number], parameters, code))
     return jobs
+
+
+def require(kind: str, names: Iterable[str], allowed: Collection[str]) -> None:
+    """Refuse the first name that is not allowed."""
+    for name in names:
+        if name not in allowed:
+            raise unknown(kind, name, allowed)
 
 
 def make_job(
