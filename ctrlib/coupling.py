@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ctrlib.config import Form, PeerWeighting, Target, Topology, Weights
+from ctrlib.config import Coupling, Form, Target, Topology, Weights
 
 
 def solo(size: int) -> Weights:
@@ -65,16 +65,6 @@ TOPOLOGIES: dict[Topology, Callable[[int, float], Weights]] = {
     "pairs": pairs,
     "one_way": one_way,
 }
-
-
-def independent_groups(groups: list[Weights]) -> Weights:
-    """Several cohorts in one: a block-diagonal matrix, no listening between groups."""
-    total = sum(len(group) for group in groups)
-    rows, before = [], 0
-    for group in groups:
-        rows += [(0.0,) * before + row + (0.0,) * (total - before - len(row)) for row in group]
-        before += len(group)
-    return tuple(rows)
 
 
 def connected_groups(weights: Weights, teachers: bool = False) -> list[list[int]]:
@@ -174,16 +164,14 @@ def mean_prediction(logits: Tensor, listens: Tensor) -> Tensor:
 
 def peer_loss(
     logits: Tensor,
-    weights: Tensor,
-    form: Form = "mse",
-    target: Target = "live",
+    coupling: Coupling,
+    *,
+    weights: Tensor | None = None,
     frozen: Tensor | None = None,
     shuffle: Tensor | None = None,
     labels: Tensor | None = None,
-    peer_weighting: PeerWeighting = "fixed",
-    teacher_weight: float = 0.0,
 ) -> Tensor:
-    """The coupling term of each member.
+    """The coupling term of each member, whatever the coupling's start.
 
     With ``adaptive`` peers and ``teacher_weight`` 1 on the complete graph this is EKTF's loss (arXiv 2411.16122 v1;
     code: github.com/salmon1802/KDEF, src/EKTF.py), times K, as EKTF takes the mean of the members' losses. What
@@ -193,41 +181,45 @@ def peer_loss(
 
     Args:
         logits: (K, B) of all members on one batch.
-        weights: (K, T) matrix A, on the same device and of the same dtype.
-        form: what "different" means, see :func:`difference`.
-        target: what peers are taken to say, see :func:`peer_targets`.
-        frozen: (T, B) logits of the frozen models, for the frozen targets.
+        coupling: form of the distance (:func:`difference`), target (:func:`peer_targets`) and the two settings of
+            EKTF. ``peer_weighting="adaptive"`` shares each row's sum of A anew in every batch
+            (:func:`reweight_by_accuracy`). ``teacher_weight`` weighs the distance to the detached mean probability of
+            the member and its peers, for whoever has peers; with ``adaptive`` it is larger for members that do badly.
+        weights: (K, T) matrix A where logits are; that of the coupling unless given, of its rows and columns or some.
+        frozen: (T, B) logits of the frozen teachers, for the frozen targets.
         shuffle: (B,) permutation, for target ``shuffled``.
         labels: (B,), for ``adaptive`` weights.
-        peer_weighting: ``fixed`` takes A as it is; ``adaptive`` shares each row's sum anew in every batch, see
-            :func:`by_exam`.
-        teacher_weight: weight of the distance to the detached mean probability of the member and the peers it
-            listens to; whoever listens to nobody has no such teacher. With ``adaptive`` it is larger for
-            members that do badly.
 
     Returns:
         (K,): ``sum_i A[n, i] * mean_b d(logits[n], target[n, i])``, plus the teacher's term where there is one.
+
+    Raises:
+        ValueError: the target or the weighting needs something that is not given.
     """
-    score = None
-    if peer_weighting == "adaptive":
-        score = exam_score(logits, labels)
-    targets = peer_targets(logits, weights, target, frozen, shuffle)
-    distance = difference(logits[:, None], targets, form).mean(dim=2)  # (K, T), or (K, 1) for the ensembles
-    loss = ((weights if score is None else by_exam(weights, score)) * distance).sum(dim=1)
-    if teacher_weight:
+    if weights is None:
+        weights = torch.tensor(coupling.weights, dtype=logits.dtype, device=logits.device)
+    accuracy = None
+    if coupling.peer_weighting == "adaptive":
+        if labels is None:
+            raise ValueError("peer_weighting 'adaptive' needs the labels")
+        accuracy = peer_accuracy(logits, labels)
+    targets = peer_targets(logits, weights, coupling.target, frozen, shuffle)
+    distance = difference(logits[:, None], targets, coupling.form).mean(dim=2)  # (K, T), or (K, 1) for the ensembles
+    loss = ((weights if accuracy is None else reweight_by_accuracy(weights, accuracy)) * distance).sum(dim=1)
+    if coupling.teacher_weight:
         mean = mean_prediction(logits.detach(), with_itself(weights))
-        distance = difference(logits, mean, form).mean(dim=1)
-        loss = loss + teacher_weight * teaching_need(weights, score) * distance
+        distance = difference(logits, mean, coupling.form).mean(dim=1)
+        loss = loss + coupling.teacher_weight * teaching_need(weights, accuracy) * distance
     return loss
 
 
-def exam_score(logits: Tensor, labels: Tensor) -> Tensor:
+def peer_accuracy(logits: Tensor, labels: Tensor) -> Tensor:
     """How well each member does on a batch: the mean probability that it gives to what happened, (K,), detached."""
     p = by_row(torch.sigmoid, logits.detach())
     return torch.stack([(1 - (labels - row).abs()).mean() for row in p])
 
 
-def by_exam(weights: Tensor, score: Tensor) -> Tensor:
+def reweight_by_accuracy(weights: Tensor, score: Tensor) -> Tensor:
     """A with each row's sum shared anew: entry [n, i] in proportion to ``A[n, i] * exp(score[i])``.
 
     On the complete graph that is EKTF's softmax over the peers' scores, times the row's sum.

@@ -317,7 +317,7 @@ FROZEN = changed(("coupling", "target"), "frozen")
         ({**FROZEN, "teachers": []}, "at least 1"),
         (weights_of(FROZEN, [[0, 1, 1], [1, 0, 1]]), "2 members to listen to but a 2 x 3"),
         ({**FROZEN, "teachers": [{"run": "a" * 16, "optimizer": "keep"}] * 2}, "Extra inputs"),
-        ({**FROZEN, "embeddings": "shared"}, "hear each other"),
+        ({**FROZEN, "embeddings": "shared"}, "needs live peers"),
         ({**weights_of(base(), [[0, 0], [0, 0]]), "embeddings": "shared"}, "member 0 is alone"),
         ({**changed(("members", 0, "embedding_dim"), 9), "embeddings": "shared"}, r"one embedding_dim, not \[8, 9\]"),
         (changed(("members", 1, "order_seed"), 8), "members 0 and 1 are coupled, so they need one order_seed"),

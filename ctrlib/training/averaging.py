@@ -32,7 +32,8 @@ class WeightAverage:
     """
 
     def __init__(self, weights: list[Tensor], recipe: Recipe) -> None:
-        self.weights = [tensor.detach() for tensor in weights if tensor.is_floating_point()]
+        real = [tensor.detach() for tensor in weights if tensor.is_floating_point()]
+        self.weights = [] if recipe.averaging == "none" else real
         self.average = [tensor.clone() for tensor in self.weights]
         self.recipe, self.count = recipe, 0
 
