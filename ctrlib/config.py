@@ -210,10 +210,8 @@ class Run(Settings):
             raise ValueError(f"embeddings 'shared' needs live peers, not target {self.coupling.target!r}")
         for n, row in enumerate(self.coupling.weights):
             if not any(row) and not any(other[n] for other in self.coupling.weights):
-                raise ValueError(
-                    f"embeddings 'shared' is among coupled members, but member {n} is alone; "
-                    "a coupling with start=1 shares the table and nothing else"
-                )
+                other = "a coupling with start=1 shares the table and nothing else"
+                raise ValueError(f"embeddings 'shared' is among coupled members, but member {n} is alone; {other}")
         return self
 
     @property

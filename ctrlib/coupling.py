@@ -8,9 +8,6 @@ With ``A = complete(N, 1)`` (every entry 1/(N-1)), d the squared difference of p
 peers this is the loss of Yilmaz & Aldemir 2024 (arXiv 2406.12087). Solo training is ``A = 0``. Live peers are the
 members themselves: A is K x K and its diagonal is zero. Frozen ones are T models that no longer learn: A is K x T.
 
-Two settings more, peers weighted by how well they do and a pull to the members' mean, are those of EKTF
-(Li et al. 2024, arXiv 2411.16122 v1), see :func:`peer_loss`.
-
 Legend: K members, T targets, B batch.
 """
 
@@ -42,10 +39,8 @@ def ring(size: int, weight: float = 1.0) -> Weights:
 
 def star(size: int, weight: float = 1.0) -> Weights:
     """Member 0 listens to all others evenly; each other member listens to member 0 alone."""
-    return tuple(
-        tuple(0.0 if i == n else weight / (size - 1) if n == 0 else weight * (i == 0) for i in range(size))
-        for n in range(size)
-    )
+    first = tuple(weight / (size - 1) if i else 0.0 for i in range(size))
+    return (first, *(tuple(weight * (i == 0) for i in range(size)) for _ in range(1, size)))
 
 
 def pairs(size: int, weight: float = 1.0) -> Weights:
@@ -59,11 +54,7 @@ def one_way(size: int, weight: float = 1.0) -> Weights:
 
 
 TOPOLOGIES: dict[Topology, Callable[[int, float], Weights]] = {
-    "complete": complete,
-    "ring": ring,
-    "star": star,
-    "pairs": pairs,
-    "one_way": one_way,
+    make.__name__: make for make in (complete, ring, star, pairs, one_way)
 }
 
 
@@ -145,14 +136,11 @@ def with_itself(weights: Tensor) -> Tensor:
 
 
 def mean_prediction(logits: Tensor, listens: Tensor) -> Tensor:
-    """The logit (K, B) of the mean probability of the models that each member listens to.
+    """The logit (K, B) of the mean probability of those of T models (T, B) that each member listens to, (K, T) bool.
 
     log(sum p) - log(sum (1 - p)) on the log scale: exact where probabilities are so near 0 or 1 that they round. One
     of the models is factored out of both sums, so that the mean of equal models is exactly what each of them says.
-
-    Args:
-        logits: (T, B) of the models.
-        listens: (K, T) bool. A row that listens to nobody gets some number, for a weight of zero to remove.
+    A row that listens to nobody gets some number, for a weight of zero to remove.
     """
     base = listens.int().argmax(dim=1)  # the first model that the member listens to
     left_out = torch.where(listens | ~listens.any(dim=1, keepdim=True), 0.0, -torch.inf).to(logits.dtype)[:, :, None]
@@ -173,7 +161,8 @@ def peer_loss(
 ) -> Tensor:
     """The coupling term of each member, whatever the coupling's start.
 
-    With ``adaptive`` peers and ``teacher_weight`` 1 on the complete graph this is EKTF's loss (arXiv 2411.16122 v1;
+    With ``adaptive`` peers and ``teacher_weight`` 1 on the complete graph this is the loss of EKTF (Li et al. 2024,
+    arXiv 2411.16122 v1;
     code: github.com/salmon1802/KDEF, src/EKTF.py), times K, as EKTF takes the mean of the members' losses. What
     differs: EKTF lets gradients pass through the weights of peers and teacher and flips one label in twenty at
     random, neither of which is done here; its teacher is the mean of the members' logits, here it is their mean

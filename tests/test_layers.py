@@ -8,7 +8,7 @@ from torch import nn
 
 from ctrlib.errors import UserError
 from ctrlib.models.autoint import FieldAttention
-from ctrlib.models.dcn import CrossNetworkV2
+from ctrlib.models.dcn import DCN, CrossNetworkV2
 from ctrlib.models.finalmlp import BilinearFusion, ContextGate
 from ctrlib.models.layers import (
     MLP,
@@ -185,7 +185,7 @@ def test_unknown_bilinear_type_is_named_with_the_allowed_ones():
     [
         lambda: PNN((3,)),
         lambda: BilinearInteraction(1, DIM, "field_all"),
-        lambda: CrossNetwork(3, -1),
+        lambda: DCN((3, 4), num_cross_layers=-1),
         lambda: SENET(FIELDS, 0),
     ],
 )

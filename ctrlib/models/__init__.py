@@ -78,9 +78,8 @@ def build_model(
     allowed = model_options(architecture)
     for name in options:
         if name not in allowed:
-            if not allowed:
-                raise UserError(f"unknown option of {architecture} {name!r}; {architecture} has no options of its own.")
-            raise unknown(f"option of {architecture}", name, allowed)
+            none = UserError(f"unknown option of {architecture} {name!r}; {architecture} has no options of its own.")
+            raise unknown(f"option of {architecture}", name, allowed) if allowed else none
     sizes = dict(embedding_dim=embedding_dim, hidden_units=hidden_units, dropout=dropout, batch_norm=batch_norm)
     taken = signature(MODELS[architecture]).parameters
     with torch.random.fork_rng(devices=[]), torch.device("cpu"):

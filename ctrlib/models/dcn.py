@@ -34,6 +34,8 @@ class DCN(nn.Module):
         num_cross_layers: int = 3,
     ) -> None:
         super().__init__()
+        if num_cross_layers < 0:
+            raise UserError(f"num_cross_layers must be 0 or more, got {num_cross_layers}")
         input_dim = len(field_dims) * embedding_dim
         self.embedding = FeatureEmbedding(field_dims, embedding_dim)
         self.cross = self.cross_network(input_dim, num_cross_layers)
@@ -65,8 +67,6 @@ class CrossNetworkV2(nn.Module):
 
     def __init__(self, input_dim: int, num_cross_layers: int) -> None:
         super().__init__()
-        if num_cross_layers < 0:
-            raise UserError(f"num_cross_layers must be 0 or more, got {num_cross_layers}")
         self.layers = nn.ModuleList(linear(input_dim, input_dim) for _ in range(num_cross_layers))
 
     def forward(self, x0: Tensor) -> Tensor:

@@ -60,10 +60,7 @@ class FeatureEmbedding(nn.Module):
 
 
 class FirstOrder(nn.Module):
-    """Logistic regression on the ids: the sum of one weight per id, plus a bias.
-
-    Weights start at N(0, 1e-4^2) like the embeddings (whose ``field_dims`` these are), the bias at 0.
-    """
+    """Logistic regression on the ids: one weight per id, from N(0, 1e-4^2), summed, plus a bias, from 0."""
 
     def __init__(self, field_dims: Sequence[int]) -> None:
         super().__init__()
@@ -163,15 +160,9 @@ class MLP(nn.Module):
 
 @has_faster_form
 def second_order_fm(feature_emb: Tensor) -> Tensor:
-    """Sum over all pairs of fields of the inner product of their embeddings.
+    """Sum over all pairs of fields of the inner product of their embeddings: (B, F, D) to logits (B,).
 
     Uses ``2 * sum_{i<j} <v_i, v_j> = |sum_i v_i|^2 - sum_i |v_i|^2``, which needs no pairs.
-
-    Args:
-        feature_emb: (B, F, D).
-
-    Returns:
-        logits (B,).
 
     Reference: Rendle 2010, Factorization Machines, Lemma 3.1 (the feature values are all 1 here).
     """
@@ -203,8 +194,6 @@ class CrossNetwork(nn.Module):
 
     def __init__(self, input_dim: int, num_cross_layers: int) -> None:
         super().__init__()
-        if num_cross_layers < 0:
-            raise UserError(f"num_cross_layers must be 0 or more, got {num_cross_layers}")
         self.weight = nn.Parameter(torch.empty(num_cross_layers, input_dim))
         self.bias = nn.Parameter(torch.zeros(num_cross_layers, input_dim))
         nn.init.normal_(self.weight, std=(2 / (input_dim + 1)) ** 0.5)

@@ -37,11 +37,8 @@ def checked_clicks(labels: ArrayLike, rows: int) -> np.ndarray:
 def auc(labels: ArrayLike, scores: ArrayLike) -> float:
     """Area under the ROC curve: how often a click scores above a non-click, a tie counting one half.
 
-    Wins and ties are counted as integers and divided once, so the value does not depend on row order.
-
-    Args:
-        labels: 0 or 1, (N,).
-        scores: probabilities, logits or any ranking, (N,).
+    Wins and ties are counted as integers and divided once, so the value does not depend on row order. Labels (N,) are
+    0 or 1; scores (N,) are probabilities, logits or any ranking.
     """
     scores = checked_column(scores, "scores")
     return auc_of_rows(scores, *rows_by_label(labels, scores.size))
@@ -70,12 +67,7 @@ def auc_of_rows(scores: np.ndarray, clicks: np.ndarray, others: np.ndarray) -> f
 
 
 def logloss_from_logits(labels: ArrayLike, logits: ArrayLike) -> float:
-    """Log loss without the detour through probabilities: exact for logits of any size, no clipping.
-
-    Args:
-        labels: 0 or 1, (N,).
-        logits: (N,).
-    """
+    """Log loss of labels (N,), 0 or 1, without the detour through probabilities: exact for logits (N,) of any size."""
     z = checked_column(logits, "logits")
     clicked = checked_clicks(labels, z.size)
     loss = np.where(clicked, -z, z).astype(np.float64)

@@ -52,10 +52,9 @@ class SharedTable:
     optimizer: torch.optim.Adam  # of the first view
 
     def step(self) -> None:
-        """One Adam step along the mean of the members' gradients, added up in the order of the members.
+        """One Adam step along the mean of the members' gradients (EKTF: of the losses), added up in their order.
 
-        The mean, as EKTF takes the mean of its students' losses (under Adam the sum would do the same, but for its
-        epsilon). Decay and clipping are in each member's gradient already, so they mean what they mean for one member.
+        Decay and clipping are in each member's gradient already, so they mean what they mean for one member.
         """
         gradient = self.views[0].grad
         for view in self.views[1:]:
@@ -158,13 +157,17 @@ def share_table(trainees: list[Trainee], learning_rate: float, from_scratch: boo
     Raises:
         UserError: an architecture without exactly one embedding table, or checkpoints whose tables differ.
     """
-    tables = [embedding_table(trainee) for trainee in trainees]
+    tables = []
+    for trainee in trainees:
+        found = [module for module in trainee.model.modules() if isinstance(module, FeatureEmbedding)]
+        if len(found) != 1:
+            what = f"{trainee.member.architecture} has {len(found)} embedding tables"
+            raise UserError(f"embeddings='shared': {what}, exactly one can be shared")
+        tables += found
     first = tables[0].weight
     if not from_scratch and not all(torch.equal(table.weight, first) for table in tables):
-        raise UserError(
-            "embeddings='shared': the checkpoints bring different tables; start from scratch, or from the members of "
-            "one run that shared a table to its last epoch (keep='last')"
-        )
+        other = "start from scratch, or from the members of one run that shared a table to its last epoch (keep='last')"
+        raise UserError(f"embeddings='shared': the checkpoints bring different tables; {other}")
     optimizer = make_adam(tables[0], learning_rate)
     optimizer.state[first] = trainees[0].optimizer.state[first]
     for trainee, table in zip(trainees, tables, strict=True):
@@ -173,15 +176,6 @@ def share_table(trainees: list[Trainee], learning_rate: float, from_scratch: boo
         own["params"] = [parameter for parameter in own["params"] if parameter is not table.weight]
         trainee.optimizer.state[table.weight] = optimizer.state[first]  # so that each member's state is complete
     return SharedTable([table.weight for table in tables], optimizer)
-
-
-def embedding_table(trainee: Trainee) -> FeatureEmbedding:
-    """The one embedding table of a model."""
-    tables = [module for module in trainee.model.modules() if isinstance(module, FeatureEmbedding)]
-    if len(tables) != 1:
-        name = trainee.member.architecture
-        raise UserError(f"embeddings='shared': {name} has {len(tables)} embedding tables, exactly one can be shared")
-    return tables[0]
 
 
 def unshare_table(table: SharedTable) -> None:

@@ -212,15 +212,12 @@ def train_groups(
 def check(run: Run, dataset: Dataset, starts: list[State] | None, teachers: list[Teacher] | None) -> None:
     """Refuse what cannot be trained, before any time is spent."""
     if run.data.fingerprint != dataset.fingerprint:
-        raise UserError(
-            f"data set {dataset.name!r} (draw {dataset.draw}) has fingerprint {dataset.fingerprint}, but the run was "
-            f"defined on {run.data.fingerprint}: the prepared data changed since"
-        )
-    if run.recipe.batch_size > len(dataset.train):
-        raise UserError(
-            f"batch_size={run.recipe.batch_size}: must be at most {len(dataset.train)}, "
-            f"the training rows of {dataset.name!r}"
-        )
+        changed = f"but the run was defined on {run.data.fingerprint}: the prepared data changed since"
+        found = f"data set {dataset.name!r} (draw {dataset.draw}) has fingerprint {dataset.fingerprint}"
+        raise UserError(f"{found}, {changed}")
+    size, most = run.recipe.batch_size, len(dataset.train)
+    if size > most:
+        raise UserError(f"batch_size={size}: must be at most {most}, the training rows of {dataset.name!r}")
     for name, given in (("start", starts), ("teachers", teachers)):
         if (given is None) != (getattr(run, name) is None):
             raise ValueError(f"run.{name} names members exactly when their states are given")
@@ -318,11 +315,9 @@ def run_epoch(
 
 def seed_dropout(group: Group, epoch: int, step: int) -> None:
     """Dropout masks follow from the member's seeds and the step, not from what ran before."""
-    for trainee in group.trainees:
-        member = trainee.member
-        if member.dropout:
-            seed = derive_seed(member.init_seed, member.order_seed, "dropout", epoch, step)
-            trainee.dropout_generator.manual_seed(seed)
+    for trainee in (one for one in group.trainees if one.member.dropout):
+        seeds = trainee.member.init_seed, trainee.member.order_seed
+        trainee.dropout_generator.manual_seed(derive_seed(*seeds, "dropout", epoch, step))
 
 
 def shuffle_order(group: Group, epoch: int, step: int, rows: int) -> Tensor | None:
