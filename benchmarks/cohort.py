@@ -1,4 +1,4 @@
-"""ctrlib's side of the comparison: a cohort on a table, through ``ctrlib.training.loop.train``."""
+"""ctrlib's side of the comparison: a cohort on a table, through ``ctrlib.fast.train``."""
 
 import time
 
@@ -60,7 +60,7 @@ def seconds_per_step(
     Whole epochs are timed, with their shuffling and the evaluation of a few held-out rows. The first is left out
     (warm-up), and so is the last, which also copies weights and optimizer state into the result.
     """
-    from ctrlib.training.loop import train
+    from ctrlib.fast import train
 
     ends: list[float] = []
     train(settings, rows, device=device, on_epoch=lambda _: ends.append(time.perf_counter()), threads=threads)

@@ -86,8 +86,8 @@ def stream(cores: int, rows: int) -> dict:
     from benchmarks.clock import LargestMemory
     from ctrlib.config import SyntheticSettings
     from ctrlib.data.synthetic import generate
+    from ctrlib.fast import train
     from ctrlib.training.dataset import Split
-    from ctrlib.training.loop import train
 
     torch.set_num_threads(1)
     part = generate(SyntheticSettings(train_rows=1_000_000, fields=sizes.FIELDS, largest_field=68_000, zipf=1.05))
@@ -270,8 +270,8 @@ def precision_auc(cores: int, seed: int, train_rows: int, precision: str = "bf16
     from benchmarks import cohort
     from ctrlib.config import SyntheticSettings
     from ctrlib.data.load import data_settings, load_data
+    from ctrlib.fast import train
     from ctrlib.stats.metrics import auc
-    from ctrlib.training.loop import train
 
     torch.set_num_threads(cores)
     data = data_settings("synthetic", 0, SyntheticSettings(train_rows=train_rows))

@@ -1,12 +1,12 @@
 """Mutual learning for click-through-rate models: models, data, mutual trainer, run records and the study made of them.
 
-The small module, which imports no other room:
+The core, which imports nothing of the rest:
 
     config, coupling, errors   what a run is; who learns from whom; one line for a user's mistake
     models/                    the architectures by name, one file each
-    training/                  a cohort of models: one step, one loop
+    training/                  a cohort of models: one step, one loop; ``reference`` is the same in sixty lines
 
-Around it, each room importing only what stands before it:
+Around it, each importing only the core and what stands before it:
 
     fast/                      the same numbers sooner
     data/                      rows: made, read, fetched, encoded
@@ -17,9 +17,32 @@ Around it, each room importing only what stands before it:
     publish/                   book, slides, PDF
     cli/                       the commands
 
-Start reading at :mod:`ctrlib.coupling`.
+The names of ``__all__`` are here for scripts, and imported when they are used. Start reading at :mod:`ctrlib.coupling`.
 """
 
+from importlib import import_module
 from importlib.metadata import version
 
 __version__ = version("ctrlib")
+
+_PLACES = {
+    "ctrlib.config": ("Checkpoint", "Coupling", "Data", "Member", "Recipe", "Run", "SyntheticSettings"),
+    "ctrlib.coupling": ("complete", "one_way", "pairs", "peer_loss", "ring", "solo", "star"),
+    "ctrlib.data.load": ("data_settings", "load_data"),
+    "ctrlib.errors": ("UserError",),
+    "ctrlib.fast": ("train",),
+    "ctrlib.models": ("MODELS", "build_model"),
+    "ctrlib.training.auc": ("auc",),
+}
+_MODULES = {name: module for module, names in _PLACES.items() for name in names}
+__all__ = ["__version__", *sorted(_MODULES)]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _MODULES:
+        raise AttributeError(f"module 'ctrlib' has no attribute {name!r}")
+    return getattr(import_module(_MODULES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import PydanticSerializationError
 
-from ctrlib.errors import UserError, shown, unknown
+from ctrlib.errors import UserError, error_place, shown, unknown
 
 # Raise by one whenever the same settings would give other numbers, or when a default changes (a fingerprint leaves out
 # what is at its default); old records then no longer count as done. A new setting whose default does what was done
@@ -171,20 +171,15 @@ class Run(Settings):
     embeddings: Embeddings = "own"
 
     @model_validator(mode="after")
-    def _sizes_agree(self) -> "Run":
+    def _sizes_and_target_agree(self) -> "Run":
         size, rows, columns = len(self.members), len(self.coupling.weights), len(self.coupling.weights[0])
         if rows != size:
             raise ValueError(f"{size} members but a {rows} x {columns} coupling matrix")
         if self.start is not None and len(self.start) != size:
             raise ValueError(f"{size} members but {len(self.start)} checkpoints")
-        heard = size if self.teachers is None else len(self.teachers)
-        if columns != heard:
-            whom = "members" if self.teachers is None else "teachers"
-            raise ValueError(f"{heard} {whom} to listen to but a {rows} x {columns} coupling matrix")
-        return self
-
-    @model_validator(mode="after")
-    def _somebody_is_frozen(self) -> "Run":
+        peers = f"{size} members" if self.teachers is None else f"{len(self.teachers)} teachers"
+        if columns != len(self.teachers or self.members):
+            raise ValueError(f"{peers} to listen to but a {rows} x {columns} coupling matrix")
         target = self.coupling.target
         if target not in FROZEN and self.teachers is not None:
             raise ValueError(f"teachers do not learn, so they need target {' or '.join(map(repr, FROZEN))}")
@@ -212,15 +207,11 @@ class Run(Settings):
         if len(dims) > 1:
             raise ValueError(f"embeddings 'shared' needs one embedding_dim, not {dims}")
         if self.coupling.target in FROZEN:
-            raise ValueError(
-                f"embeddings 'shared' needs members that hear each other, not target {self.coupling.target!r}"
-            )
+            raise ValueError(f"embeddings 'shared' needs live peers, not target {self.coupling.target!r}")
         for n, row in enumerate(self.coupling.weights):
             if not any(row) and not any(other[n] for other in self.coupling.weights):
-                raise ValueError(
-                    f"embeddings 'shared' is among coupled members, but member {n} is alone; "
-                    "a coupling with start=1 shares the table and nothing else"
-                )
+                other = "a coupling with start=1 shares the table and nothing else"
+                raise ValueError(f"embeddings 'shared' is among coupled members, but member {n} is alone; {other}")
         return self
 
     @property
@@ -249,7 +240,7 @@ def checked(model: type[S], **values: Any) -> S:
         raise UserError(f"settings are not Unicode text: {shown(str(error))}") from None
     except ValidationError as error:
         first = error.errors()[0]
-        place = " ".join(".".join(str(part) for part in first["loc"])[:100].split())
+        place = error_place(first)
         what = f"{place}={shown(first['input'])}: " if place else ""
         message = first["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
         more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""

@@ -8,9 +8,6 @@ With ``A = complete(N, 1)`` (every entry 1/(N-1)), d the squared difference of p
 peers this is the loss of Yilmaz & Aldemir 2024 (arXiv 2406.12087). Solo training is ``A = 0``. Live peers are the
 members themselves: A is K x K and its diagonal is zero. Frozen ones are T models that no longer learn: A is K x T.
 
-Two settings more, peers weighted by how well they do and a pull to the members' mean, are those of EKTF
-(Li et al. 2024, arXiv 2411.16122 v1), see :func:`peer_loss`.
-
 Legend: K members, T targets, B batch.
 """
 
@@ -20,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ctrlib.config import Form, PeerWeighting, Target, Topology, Weights
+from ctrlib.config import Coupling, Form, Target, Topology, Weights
 
 
 def solo(size: int) -> Weights:
@@ -42,10 +39,8 @@ def ring(size: int, weight: float = 1.0) -> Weights:
 
 def star(size: int, weight: float = 1.0) -> Weights:
     """Member 0 listens to all others evenly; each other member listens to member 0 alone."""
-    return tuple(
-        tuple(0.0 if i == n else weight / (size - 1) if n == 0 else weight * (i == 0) for i in range(size))
-        for n in range(size)
-    )
+    first = tuple(weight / (size - 1) if i else 0.0 for i in range(size))
+    return (first, *(tuple(weight * (i == 0) for i in range(size)) for _ in range(1, size)))
 
 
 def pairs(size: int, weight: float = 1.0) -> Weights:
@@ -59,22 +54,8 @@ def one_way(size: int, weight: float = 1.0) -> Weights:
 
 
 TOPOLOGIES: dict[Topology, Callable[[int, float], Weights]] = {
-    "complete": complete,
-    "ring": ring,
-    "star": star,
-    "pairs": pairs,
-    "one_way": one_way,
+    make.__name__: make for make in (complete, ring, star, pairs, one_way)
 }
-
-
-def independent_groups(groups: list[Weights]) -> Weights:
-    """Several cohorts in one: a block-diagonal matrix, no listening between groups."""
-    total = sum(len(group) for group in groups)
-    rows, before = [], 0
-    for group in groups:
-        rows += [(0.0,) * before + row + (0.0,) * (total - before - len(row)) for row in group]
-        before += len(group)
-    return tuple(rows)
 
 
 def connected_groups(weights: Weights, teachers: bool = False) -> list[list[int]]:
@@ -155,14 +136,11 @@ def with_itself(weights: Tensor) -> Tensor:
 
 
 def mean_prediction(logits: Tensor, listens: Tensor) -> Tensor:
-    """The logit (K, B) of the mean probability of the models that each member listens to.
+    """The logit (K, B) of the mean probability of those of T models (T, B) that each member listens to, (K, T) bool.
 
     log(sum p) - log(sum (1 - p)) on the log scale: exact where probabilities are so near 0 or 1 that they round. One
     of the models is factored out of both sums, so that the mean of equal models is exactly what each of them says.
-
-    Args:
-        logits: (T, B) of the models.
-        listens: (K, T) bool. A row that listens to nobody gets some number, for a weight of zero to remove.
+    A row that listens to nobody gets some number, for a weight of zero to remove.
     """
     base = listens.int().argmax(dim=1)  # the first model that the member listens to
     left_out = torch.where(listens | ~listens.any(dim=1, keepdim=True), 0.0, -torch.inf).to(logits.dtype)[:, :, None]
@@ -174,18 +152,17 @@ def mean_prediction(logits: Tensor, listens: Tensor) -> Tensor:
 
 def peer_loss(
     logits: Tensor,
-    weights: Tensor,
-    form: Form = "mse",
-    target: Target = "live",
+    coupling: Coupling,
+    *,
+    weights: Tensor | None = None,
     frozen: Tensor | None = None,
     shuffle: Tensor | None = None,
     labels: Tensor | None = None,
-    peer_weighting: PeerWeighting = "fixed",
-    teacher_weight: float = 0.0,
 ) -> Tensor:
-    """The coupling term of each member.
+    """The coupling term of each member, whatever the coupling's start.
 
-    With ``adaptive`` peers and ``teacher_weight`` 1 on the complete graph this is EKTF's loss (arXiv 2411.16122 v1;
+    With ``adaptive`` peers and ``teacher_weight`` 1 on the complete graph this is the loss of EKTF (Li et al. 2024,
+    arXiv 2411.16122 v1;
     code: github.com/salmon1802/KDEF, src/EKTF.py), times K, as EKTF takes the mean of the members' losses. What
     differs: EKTF lets gradients pass through the weights of peers and teacher and flips one label in twenty at
     random, neither of which is done here; its teacher is the mean of the members' logits, here it is their mean
@@ -193,41 +170,45 @@ def peer_loss(
 
     Args:
         logits: (K, B) of all members on one batch.
-        weights: (K, T) matrix A, on the same device and of the same dtype.
-        form: what "different" means, see :func:`difference`.
-        target: what peers are taken to say, see :func:`peer_targets`.
-        frozen: (T, B) logits of the frozen models, for the frozen targets.
+        coupling: form of the distance (:func:`difference`), target (:func:`peer_targets`) and the two settings of
+            EKTF. ``peer_weighting="adaptive"`` shares each row's sum of A anew in every batch
+            (:func:`reweight_by_accuracy`). ``teacher_weight`` weighs the distance to the detached mean probability of
+            the member and its peers, for whoever has peers; with ``adaptive`` it is larger for members that do badly.
+        weights: (K, T) matrix A where logits are; that of the coupling unless given, of its rows and columns or some.
+        frozen: (T, B) logits of the frozen teachers, for the frozen targets.
         shuffle: (B,) permutation, for target ``shuffled``.
         labels: (B,), for ``adaptive`` weights.
-        peer_weighting: ``fixed`` takes A as it is; ``adaptive`` shares each row's sum anew in every batch, see
-            :func:`by_exam`.
-        teacher_weight: weight of the distance to the detached mean probability of the member and the peers it
-            listens to; whoever listens to nobody has no such teacher. With ``adaptive`` it is larger for
-            members that do badly.
 
     Returns:
         (K,): ``sum_i A[n, i] * mean_b d(logits[n], target[n, i])``, plus the teacher's term where there is one.
+
+    Raises:
+        ValueError: the target or the weighting needs something that is not given.
     """
-    score = None
-    if peer_weighting == "adaptive":
-        score = exam_score(logits, labels)
-    targets = peer_targets(logits, weights, target, frozen, shuffle)
-    distance = difference(logits[:, None], targets, form).mean(dim=2)  # (K, T), or (K, 1) for the ensembles
-    loss = ((weights if score is None else by_exam(weights, score)) * distance).sum(dim=1)
-    if teacher_weight:
+    if weights is None:
+        weights = torch.tensor(coupling.weights, dtype=logits.dtype, device=logits.device)
+    accuracy = None
+    if coupling.peer_weighting == "adaptive":
+        if labels is None:
+            raise ValueError("peer_weighting 'adaptive' needs the labels")
+        accuracy = peer_accuracy(logits, labels)
+    targets = peer_targets(logits, weights, coupling.target, frozen, shuffle)
+    distance = difference(logits[:, None], targets, coupling.form).mean(dim=2)  # (K, T), or (K, 1) for the ensembles
+    loss = ((weights if accuracy is None else reweight_by_accuracy(weights, accuracy)) * distance).sum(dim=1)
+    if coupling.teacher_weight:
         mean = mean_prediction(logits.detach(), with_itself(weights))
-        distance = difference(logits, mean, form).mean(dim=1)
-        loss = loss + teacher_weight * teaching_need(weights, score) * distance
+        distance = difference(logits, mean, coupling.form).mean(dim=1)
+        loss = loss + coupling.teacher_weight * teaching_need(weights, accuracy) * distance
     return loss
 
 
-def exam_score(logits: Tensor, labels: Tensor) -> Tensor:
+def peer_accuracy(logits: Tensor, labels: Tensor) -> Tensor:
     """How well each member does on a batch: the mean probability that it gives to what happened, (K,), detached."""
     p = by_row(torch.sigmoid, logits.detach())
     return torch.stack([(1 - (labels - row).abs()).mean() for row in p])
 
 
-def by_exam(weights: Tensor, score: Tensor) -> Tensor:
+def reweight_by_accuracy(weights: Tensor, score: Tensor) -> Tensor:
     """A with each row's sum shared anew: entry [n, i] in proportion to ``A[n, i] * exp(score[i])``.
 
     On the complete graph that is EKTF's softmax over the peers' scores, times the row's sum.

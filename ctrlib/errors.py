@@ -26,11 +26,15 @@ def shown(value: object, most: int = 200) -> str:
     return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
+def error_place(problem: Any) -> str:
+    """Where one of pydantic's ``errors()`` is, in one line."""
+    return " ".join(".".join(map(str, problem["loc"]))[:100].split())
+
+
 def first_problem(error: Any) -> str:
     """The first problem of a pydantic ``ValidationError`` in one line: where it is, and what."""
     first = error.errors()[0]
-    place = " ".join(".".join(str(part) for part in first["loc"])[:100].split())
-    return f"{place!r}: {first['msg'][:200]}"
+    return f"{error_place(first)!r}: {first['msg'][:200]}"
 
 
 def unknown(kind: str, name: object, allowed: Iterable[str]) -> UserError:

@@ -9,9 +9,16 @@ import torch
 from ctrlib.config import Checkpoint, Coupling, Data, Member, Recipe, Run, SyntheticSettings, Weights
 from ctrlib.coupling import solo
 from ctrlib.data.load import data_settings, load_data
+from ctrlib.fast import install
+from ctrlib.models import embedding_parameters
+from ctrlib.training.cohort import Group, make_adam, share_table
 from ctrlib.training.dataset import Dataset
 from ctrlib.training.loop import Trained
 
+install()  # what the tests train is what users train; the plain forms are compared in test_plain.py
+
+CPU = torch.device("cpu")
+NOISY = {"dropout": 0.3, "batch_norm": True}
 SETTINGS = SyntheticSettings(
     train_rows=330, valid_rows=200, test_rows=150, fields=4, smallest_field=3, largest_field=40, clusters=4, pairs=3
 )
@@ -64,6 +71,16 @@ def make_run(
     )
 
 
+def independent_groups(groups: list[Weights]) -> Weights:
+    """Several cohorts in one: a block-diagonal matrix, no peers across groups."""
+    total = sum(len(group) for group in groups)
+    rows, before = [], 0
+    for group in groups:
+        rows += [(0.0,) * before + row + (0.0,) * (total - before - len(row)) for row in group]
+        before += len(group)
+    return tuple(rows)
+
+
 def same_state(a: dict, b: dict) -> bool:
     """Whether two member states hold the same tensors, bit for bit."""
     return a.keys() == b.keys() and all(
@@ -98,6 +115,35 @@ def one_line(caught) -> str:
     assert message
     assert "\n" not in message
     return message
+
+
+def batch(first: int = 0, count: int = 50, double: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
+    """Ids and labels of some of the tiny training rows."""
+    part = slice(first, first + count)
+    labels = torch.from_numpy(rows().train.labels[part].astype(np.float64 if double else np.float32))
+    return torch.from_numpy(rows().train.ids[part].astype(np.int64)), labels
+
+
+def widen(model: torch.nn.Module, generator: torch.Generator) -> None:
+    """Give the tables values of ordinary size, so that L2 and interactions matter."""
+    with torch.no_grad():
+        for table in embedding_parameters(model):
+            table.copy_(0.5 * torch.randn(table.shape, generator=generator))
+
+
+def widened(group: Group) -> Group:
+    """The group in float64, so that only the maths can differ, with tables of ordinary size and an Adam begun anew."""
+    generator, rate = torch.Generator().manual_seed(3), group.recipe.learning_rate
+    for trainee in group.trainees:
+        trainee.model.double()
+        widen(trainee.model, generator)
+        trainee.optimizer = make_adam(trainee.model, rate)
+    if group.table:
+        group.table = share_table(group.trainees, rate, from_scratch=True)
+    for model in group.frozen:
+        model.double()
+    group.weights = group.weights.double()
+    return group
 
 
 def logits_like(size: int, batch: int, seed: int, scale: float = 2.0) -> torch.Tensor:

@@ -164,6 +164,7 @@ COUPLINGS = [
     {"form": "mse_logit", "target": "ensemble"},
     {"target": "joint"},
     {"target": "frozen"},
+    {"peer_weighting": "adaptive", "teacher_weight": 2.0},
 ]
 
 
@@ -191,8 +192,7 @@ def test_gradient_norms_are_those_of_plain_backward_passes(settings) -> None:
             if kind == "click":
                 loss = click_loss(logits, clicked)
             else:
-                arguments = settings.get("form", "mse"), settings.get("target", "live"), copies
-                loss = peer_loss(logits, torch.tensor(weights), *arguments)
+                loss = peer_loss(logits, Coupling(weights=weights, **settings), frozen=copies, labels=clicked)
             loss.sum().backward()
             for n, model in enumerate(models):
                 tables = {id(one) for one in embedding_parameters(model)}

@@ -25,7 +25,7 @@ from ctrlib.config import (
     derive_seed,
     digest,
 )
-from ctrlib.coupling import complete, solo
+from ctrlib.coupling import complete
 from ctrlib.data import folders, synthetic
 from ctrlib.errors import UserError
 from ctrlib.study.parameters import StudyParameters
@@ -186,14 +186,6 @@ def test_a_later_setting_at_its_default_renames_no_run(monkeypatch) -> None:
     assert "start" not in other
 
 
-def test_required_settings_count_even_if_they_look_like_a_default() -> None:
-    """Seeds of zero, a matrix of zeros, an empty recipe."""
-    zero = {"architecture": "", "init_seed": 0, "order_seed": 0}
-    settings = {"data": base()["data"], "members": [zero], "coupling": {"weights": [[0]]}, "recipe": {}}
-    hashed = Run.model_validate(settings).model_dump(mode="json", exclude={"data"}, exclude_defaults=True)
-    assert hashed == {"members": [zero], "coupling": {"weights": [[0.0]]}, "recipe": {}}
-
-
 def reversed_dicts(value):
     """The same content with every dict in the opposite order."""
     if isinstance(value, dict):
@@ -216,16 +208,9 @@ def test_fingerprint_does_not_depend_on_order_spelling_or_defaults() -> None:
 
 def test_fingerprint_is_the_same_in_other_processes() -> None:
     code = "import sys; from ctrlib.config import Run; print(Run.model_validate_json(sys.stdin.read()).fingerprint)"
-    for salt in ("1", "2"):
-        fresh = subprocess.run(
-            [sys.executable, "-c", code],
-            input=json.dumps(reversed_dicts(base())),
-            env={**os.environ, "PYTHONHASHSEED": salt},
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
-        assert fresh.stdout.strip() == fingerprint(base()), fresh.stderr
+    content, salt = json.dumps(reversed_dicts(base())), {**os.environ, "PYTHONHASHSEED": "1"}
+    fresh = subprocess.run([sys.executable, "-c", code], input=content, env=salt, capture_output=True, text=True)
+    assert fresh.stdout.strip() == fingerprint(base()), fresh.stderr
 
 
 def test_hash_and_seeds_never_change() -> None:
@@ -279,19 +264,18 @@ def test_frozen_targets_allow_oneself_and_any_number_of_columns(target) -> None:
             Coupling(weights=weights, target=target)
 
 
-@pytest.mark.parametrize("setting", [{"peer_weighting": "adaptive"}, {"teacher_weight": 1.0}])
-@pytest.mark.parametrize("target", ["frozen", "frozen_ensemble", "ensemble", "shuffled"])
-def test_adaptive_peers_and_teacher_need_live_peers(setting, target) -> None:
+@pytest.mark.parametrize(
+    ("target", "setting"),
+    [
+        ("frozen", {"peer_weighting": "adaptive"}),
+        ("ensemble", {"teacher_weight": 1.0}),
+        ("shuffled", {"teacher_weight": 1.0}),
+    ],
+)
+def test_adaptive_peers_and_teacher_need_live_peers(target, setting) -> None:
     with pytest.raises(ValidationError, match="needs target 'live' or 'joint'"):
         Coupling(weights=complete(2), target=target, **setting)
     Coupling(weights=complete(2), target="joint", **setting)
-
-
-def test_solo_is_recognised() -> None:
-    assert not Coupling(weights=((1.0,),), target="frozen").is_solo
-    assert Coupling(weights=solo(3)).is_solo
-    assert not Coupling(weights=complete(3)).is_solo
-    assert not Coupling(weights=((0.0, 0.0), (1e-9, 0.0))).is_solo
 
 
 def without_start(settings: dict) -> dict:
@@ -317,7 +301,7 @@ FROZEN = changed(("coupling", "target"), "frozen")
         ({**FROZEN, "teachers": []}, "at least 1"),
         (weights_of(FROZEN, [[0, 1, 1], [1, 0, 1]]), "2 members to listen to but a 2 x 3"),
         ({**FROZEN, "teachers": [{"run": "a" * 16, "optimizer": "keep"}] * 2}, "Extra inputs"),
-        ({**FROZEN, "embeddings": "shared"}, "hear each other"),
+        ({**FROZEN, "embeddings": "shared"}, "needs live peers"),
         ({**weights_of(base(), [[0, 0], [0, 0]]), "embeddings": "shared"}, "member 0 is alone"),
         ({**changed(("members", 0, "embedding_dim"), 9), "embeddings": "shared"}, r"one embedding_dim, not \[8, 9\]"),
         (changed(("members", 1, "order_seed"), 8), "members 0 and 1 are coupled, so they need one order_seed"),
@@ -333,7 +317,7 @@ def test_impossible_runs(settings, words) -> None:
         Run.model_validate(settings)
 
 
-def test_members_that_do_not_hear_each_other_may_have_their_own_order() -> None:
+def test_members_that_are_not_coupled_may_have_their_own_order() -> None:
     settings = changed(("members", 1, "order_seed"), 8)
     settings["coupling"]["weights"] = [[0, 0], [0, 0]]
     Run.model_validate(settings)
@@ -361,7 +345,6 @@ BAD = [
     ("profile", 5, "string"),
     ("dataset", None, "string"),
     ("rows", 99, "greater than or equal to 100"),
-    ("rows", 1000.5, "integer"),
     ("architecture", 3, "string"),
     ("valid_rows", 99, "greater than or equal to 100"),
     ("test_rows", 99, "greater than or equal to 100"),
@@ -373,38 +356,20 @@ BAD = [
     ("companions", [3], "string"),
     ("instances", 0, "greater than or equal to 2"),
     ("instances", 1, "greater than or equal to 2"),
-    ("instances", 101, "less than or equal to 100"),
-    ("instances", "four", "integer"),
-    ("instances", None, "integer"),
-    ("instances", [4], "integer"),
     ("seeds", [], "at least 1 item"),
     ("seeds", [1, -2], "greater than or equal to 0"),
-    ("seeds", ["a"], "integer"),
     ("seeds", "[3, 4", "tuple"),
     ("seeds", [1, 2, 1], "repeat"),
-    ("seeds", [HUGE], "less than"),
     ("embedding_dim", 0, "greater than or equal to 1"),
-    ("embedding_dim", 4097, "less than or equal to 4096"),
     ("hidden_units", [64, 0], "greater than or equal to 1"),
-    ("hidden_units", [65537], "less than or equal to 65536"),
-    ("hidden_units", {"a": 1}, ""),
     ("dropout", 1.0, "less than 1"),
-    ("dropout", -0.1, "greater than or equal to 0"),
     ("batch_norm", "maybe", "boolean"),
-    ("batch_norm", 3, "boolean"),
     ("embedding_l2", -1e-9, "greater than or equal to 0"),
-    ("embedding_l2", float("nan"), "finite"),
     ("batch_size", 0, "greater than or equal to 1"),
-    ("batch_size", -5, "greater than or equal to 1"),
     ("learning_rate", -0.001, "greater than 0"),
     ("learning_rate", 0, "greater than 0"),
-    ("learning_rate", 11, "less than or equal to 10"),
-    ("learning_rate", "fast", "number"),
-    ("learning_rate", float("inf"), "finite"),
     ("epochs", 0, "greater than or equal to 1"),
-    ("epochs", 1001, "less than or equal to 1000"),
     ("finetune_epochs", 0, "greater than or equal to 1"),
-    ("finetune_epochs", 101, "less than or equal to 100"),
     ("max_epochs", 0, "greater than or equal to 1"),
     ("protocols", ["both"], "fixed_epochs"),
     ("sizes", [1], "greater than or equal to 2"),
@@ -419,7 +384,6 @@ BAD = [
     ("width_levels", [0], "greater than or equal to 1"),
     ("noise_levels", [0], "greater than 0"),
     ("mutual_weight", -1, "greater than or equal to 0"),
-    ("mutual_weight", 1e7, "less than or equal to"),
     ("coupling_form", "mae", "mse_logit"),
     ("coupling_target", "dead", "shuffled"),
     ("topologies", ["tree"], "one_way"),
@@ -450,13 +414,6 @@ def test_several_bad_parameters_are_counted() -> None:
     assert "(and 2 more)" in one_line(caught)
 
 
-def test_text_with_line_breaks_stays_on_one_line() -> None:
-    for name in ("instances", "seeds", "learning_rate", "coupling_form"):
-        with pytest.raises(UserError) as caught:
-            checked(StudyParameters, **{name: "a\nb: c\n"})
-        one_line(caught)
-
-
 @pytest.mark.parametrize(
     ("name", "nearest"),
     [("instancs", "instances"), ("lr", None), ("learningrate", "learning_rate"), ("Batch_Size", "batch_size")],
@@ -476,16 +433,12 @@ def test_an_unknown_parameter_names_the_nearest(name, nearest) -> None:
     [
         ({"seeds": "[3, 4]"}, {"seeds": (3, 4)}),
         ({"seeds": "3"}, {"seeds": (3,)}),
-        ({"seeds": 3}, {"seeds": (3,)}),
         ({"seeds": [3, 4]}, {"seeds": (3, 4)}),
         ({"hidden_units": "[64, 32]"}, {"hidden_units": (64, 32)}),
-        ({"hidden_units": "64"}, {"hidden_units": (64,)}),
         ({"hidden_units": []}, {"hidden_units": ()}),
         ({"companions": "DCN"}, {"companions": ("DCN",)}),
         ({"companions": "[DCN, PNN]"}, {"companions": ("DCN", "PNN")}),
-        ({"companions": ["DCN"]}, {"companions": ("DCN",)}),
         ({"instances": "5"}, {"instances": 5}),
-        ({"instances": 5.0}, {"instances": 5}),
         ({"learning_rate": "1e-3"}, {"learning_rate": 0.001}),
         ({"batch_norm": "true"}, {"batch_norm": True}),
         ({"mutual_weight": 2}, {"mutual_weight": 2.0}),
@@ -510,11 +463,6 @@ def test_batch_norm_needs_batches_of_more_than_one_row() -> None:
     with pytest.raises(UserError) as caught:
         checked(StudyParameters, batch_norm=True, batch_size=1)
     assert "batch_size" in one_line(caught)
-
-
-def test_defaults_are_valid_and_described() -> None:
-    assert checked(StudyParameters) == StudyParameters()
-    assert StudyParameters(**StudyParameters().model_dump()) == StudyParameters()
 
 
 # ---- where things are ------------------------------------------------------------------------------------------------

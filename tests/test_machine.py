@@ -53,6 +53,8 @@ def test_the_switch_is_put_back_and_the_path_is_named() -> None:
     with pytest.raises(ZeroDivisionError), arithmetic("fp32", CPU):
         1 / 0  # noqa: B018
     assert torch.get_float32_matmul_precision() == before
+    with pytest.raises(UserError, match="fp32, bf16"), arithmetic("tf32", CPU):
+        pass
 
 
 def test_products_are_float32_whatever_the_path() -> None:
@@ -96,8 +98,3 @@ def test_bfloat16_is_refused_where_it_is_hopelessly_slow(monkeypatch) -> None:
             with pytest.raises(UserError, match=r"no AVX-512.*allowed here: fp32"), arithmetic("bf16", CPU):
                 pass
         monkeypatch.undo()
-
-
-def test_tf32_needs_a_gpu() -> None:
-    with pytest.raises(UserError, match="fp32, bf16"), arithmetic("tf32", CPU):
-        pass

@@ -9,6 +9,7 @@ import pytest
 import torch
 from browser import needs_browser
 
+from ctrlib.config import Coupling
 from ctrlib.coupling import click_loss, complete, peer_loss
 from ctrlib.stats import metrics
 
@@ -37,7 +38,7 @@ def by_torch(own, peer, label, weight, form):
     logits = torch.tensor([[own], [peer]], dtype=torch.float64, requires_grad=True)
     labels = torch.tensor([label], dtype=torch.float64)
     click = click_loss(logits, labels)
-    peers = peer_loss(logits, torch.tensor(complete(2, weight), dtype=torch.float64), form=form)
+    peers = peer_loss(logits, Coupling(weights=complete(2, weight), form=form))
     gradients = [torch.autograd.grad(part.sum(), logits)[0][0].item() for part in (click, peers)]
     return {
         "click": click[0].item(), "peer": peers[0].item(),

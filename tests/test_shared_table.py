@@ -1,23 +1,32 @@
 """One embedding table for all members: against a reference with one module, and no trace of it afterwards."""
 
-import copy
-
 import numpy as np
 import pytest
 import torch
-from small import assert_same_member, distance, make_run, member, one_line, rows, same_state
+from small import (
+    CPU,
+    NOISY,
+    assert_same_member,
+    batch,
+    distance,
+    make_run,
+    member,
+    one_line,
+    rows,
+    same_state,
+    widened,
+)
 from test_trainer import checkpoints, hand_losses, with_validation
 from torch import nn
 
-from ctrlib.coupling import complete, one_way
+from ctrlib.coupling import complete
 from ctrlib.errors import UserError
+from ctrlib.fast.graphs import changing_tensors
 from ctrlib.models import MODELS, embedding_parameters
 from ctrlib.training import loop as trainer
-from ctrlib.training.cohort import build, changing_tensors, load_state, make_adam, model_tensors, share_table
+from ctrlib.training.cohort import build, load_state, model_tensors
 from ctrlib.training.step import train_step
 
-CPU = torch.device("cpu")
-NOISY = {"dropout": 0.3, "batch_norm": True}
 TABLE = "weights.embedding.weight"
 
 
@@ -30,38 +39,14 @@ def fit(run, starts=None):
     return trainer.train(run, rows(), starts, device="cpu")
 
 
-def double_group(run) -> trainer.Group:
-    """The run's group in float64, with tables of ordinary size."""
-    group = trainer.make_group(run, list(range(len(run.members))), rows(), None, CPU)
-    generator = torch.Generator().manual_seed(3)
-    for trainee in group.trainees:
-        trainee.model.double()
-        with torch.no_grad():
-            for table in embedding_parameters(trainee.model):
-                table.copy_(0.5 * torch.randn(table.shape, generator=generator))
-        trainee.optimizer = make_adam(trainee.model, run.recipe.learning_rate)
-    group.table = share_table(group.trainees, run.recipe.learning_rate, from_scratch=True)
-    group.weights = group.weights.double()
-    return group
-
-
-def batches(count: int):
-    dataset = rows()
-    for step in range(count):
-        part = slice(50 * step, 50 * step + 50)
-        yield (
-            torch.from_numpy(dataset.train.ids[part].astype(np.int64)),
-            torch.from_numpy(dataset.train.labels[part].astype(np.float64)),
-        )
-
-
 @pytest.mark.parametrize("clip_norm", [1e9, 0.05], ids=["no clipping", "clipped"])
 def test_steps_equal_those_of_one_module_in_several_models(clip_norm) -> None:
     """The reference literally has one module in all models. Its table moves along the mean of the members' gradients,
     decay included once; each member's whole gradient, its part of the table's among it, is clipped before."""
     weights, l2, rate = ((0.0, 0.7, 0.3), (2.0, 0.0, 0.0), (0.0, 1.5, 0.0)), 0.05, 0.01
     members = [member(n, architecture=name) for n, name in enumerate(("DeepFM", "FiBiNET", "DCN"), 1)]
-    group = double_group(shared(members, weights, embedding_l2=l2, clip_norm=clip_norm))
+    run = shared(members, weights, embedding_l2=l2, clip_norm=clip_norm)
+    group = widened(trainer.make_group(run, [0, 1, 2], rows(), None, CPU))
     models = [build(one, rows(), CPU).double() for one in members]
     for model, trainee in zip(models, group.trainees, strict=True):
         model.load_state_dict(trainee.model.state_dict())
@@ -70,7 +55,7 @@ def test_steps_equal_those_of_one_module_in_several_models(clip_norm) -> None:
     towers = [[p for p in model.parameters() if p is not table] for model in models]
     optimizers = [torch.optim.Adam(own, lr=rate, fused=False) for own in towers]
     of_table = torch.optim.Adam([table], lr=rate, fused=False)
-    for ids, labels in batches(4):
+    for ids, labels in (batch(50 * step, double=True) for step in range(4)):
         train_step(group, ids, labels, coupled=True)
         losses = hand_losses([model(ids) for model in models], labels, weights)
         parts = []
@@ -207,16 +192,3 @@ def test_a_model_without_one_table_is_refused(monkeypatch) -> None:
     with pytest.raises(UserError) as caught:
         fit(shared([member(1), member(2, architecture="Bare")]))
     assert "Bare has 0 embedding tables" in one_line(caught)
-
-
-def test_who_is_only_listened_to_shares_the_table_too() -> None:
-    found = fit(shared([member(n) for n in (1, 2, 3)], one_way(3)))
-    assert torch.equal(found.states[0][TABLE], found.states[2][TABLE])
-
-
-def test_sharing_leaves_the_settings_of_later_runs_alone() -> None:
-    """A cohort of its own tables after one with a shared table is what it was before."""
-    run = make_run([member(1), member(2)], complete(2))
-    before = copy.deepcopy(fit(run).states)
-    fit(shared([member(1), member(2)]))
-    assert all(same_state(a, b) for a, b in zip(fit(run).states, before, strict=True))

@@ -2,14 +2,13 @@
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from small import assert_same_member, distance, make_run, member, one_line, rows, same_state, without_time
+from small import CPU, NOISY, assert_same_member, batch, distance, make_run, member, one_line, rows, same_state
 from test_trainer import close_models, hand_step
 
-from ctrlib.config import Checkpoint, Coupling, Member, Run, StoredMember, SyntheticSettings
-from ctrlib.coupling import complete, solo
+from ctrlib.config import Checkpoint, Member, Run, StoredMember, SyntheticSettings
+from ctrlib.coupling import complete
 from ctrlib.data.load import data_settings
 from ctrlib.errors import UserError
 from ctrlib.store.record import Damaged
@@ -17,9 +16,6 @@ from ctrlib.store.runs import RunStore
 from ctrlib.training import loop as trainer
 from ctrlib.training.cohort import build, load_state
 from ctrlib.training.step import train_step
-
-CPU = torch.device("cpu")
-NOISY = {"dropout": 0.3, "batch_norm": True}
 
 
 def fit(run, starts=None, teachers=None):
@@ -31,7 +27,7 @@ def start(count: int, optimizer: str = "reset") -> list[Checkpoint]:
 
 
 def taught(members: list[Member], weights, teachers: list, target: str = "frozen", **more) -> tuple[Run, list]:
-    """A run from scratch that listens to the members and states in ``teachers``, and these."""
+    """A run from scratch whose teachers are the members and states in ``teachers``, and these."""
     names = [StoredMember(run="1" * 16, member=n) for n in range(len(teachers))]
     return make_run(members, weights, coupling={"target": target}, teachers=names, **more), teachers
 
@@ -46,14 +42,7 @@ def teachers_of_all_kinds() -> list:
     return list(zip(members, fit(make_run(members, epochs=1)).states, strict=True))
 
 
-def batch() -> tuple[torch.Tensor, torch.Tensor]:
-    dataset = rows()
-    return torch.from_numpy(dataset.train.ids[:50].astype(np.int64)), torch.from_numpy(
-        dataset.train.labels[:50].astype(np.float32)
-    )
-
-
-def say(teacher: tuple, ids: torch.Tensor) -> torch.Tensor:
+def teacher_logits(teacher: tuple, ids: torch.Tensor) -> torch.Tensor:
     """What a teacher predicts for ``ids``, by a model built here."""
     model = build(teacher[0], rows(), CPU)
     load_state(teacher[1], model)
@@ -61,8 +50,8 @@ def say(teacher: tuple, ids: torch.Tensor) -> torch.Tensor:
         return model.eval()(ids)
 
 
-def assert_hand_steps(run: Run, starts, teachers, heard: list[torch.Tensor], weights) -> None:
-    """Four steps of the run's only member, beside hand-written ones towards the logits in ``heard``."""
+def assert_hand_steps(run: Run, starts, teachers, targets: list[torch.Tensor], weights) -> None:
+    """Four steps of the run's only member, beside hand-written ones towards the logits in ``targets``."""
     group = trainer.make_group(run, [0], rows(), starts, CPU, teachers=teachers)
     model = build(run.members[0], rows(), CPU)
     model.load_state_dict(group.trainees[0].model.state_dict())
@@ -70,7 +59,7 @@ def assert_hand_steps(run: Run, starts, teachers, heard: list[torch.Tensor], wei
     ids, labels = batch()
     for _ in range(4):
         losses = train_step(group, ids, labels, coupled=True)
-        hand_step([model], [optimizer], ids, labels, weights, 0.0, 10.0, frozen=heard)
+        hand_step([model], [optimizer], ids, labels, weights, 0.0, 10.0, frozen=targets)
     assert losses[1].item() > 0
     close_models(group, [model])
 
@@ -79,32 +68,20 @@ def assert_hand_steps(run: Run, starts, teachers, heard: list[torch.Tensor], wei
 
 
 @pytest.mark.parametrize("target", ["frozen", "frozen_ensemble"])
-def test_one_model_listens_to_its_own_checkpoint(target) -> None:
+def test_one_model_learns_from_its_own_checkpoint(target) -> None:
     first = fit(make_run())
     run = make_run(weights=((6.0,),), start=start(1), coupling={"target": target})
     assert not run.coupling.is_solo
-    heard = [say((run.members[0], first.states[0]), batch()[0])]
-    assert_hand_steps(run, first.states, None, heard, ((6.0,),))
+    targets = [teacher_logits((run.members[0], first.states[0]), batch()[0])]
+    assert_hand_steps(run, first.states, None, targets, ((6.0,),))
     alone = fit(make_run(start=start(1)), first.states)
     found = fit(run, first.states)
     assert distance(found.states[0], alone.states[0]) > 1e-3
     assert all(row["peer_loss"] > 0 for row in found.history)
 
 
-def test_self_distillation_starts_when_it_is_told_to() -> None:
-    first = fit(make_run())
-    alone = fit(make_run(start=start(1)), first.states)
-    for begin, peer_losses in ((0.5, [False, True]), (1.0, [False, False])):
-        found = fit(
-            make_run(weights=((6.0,),), start=start(1), coupling={"target": "frozen", "start": begin}), first.states
-        )
-        assert [row["peer_loss"] > 0 for row in found.history] == peer_losses
-        assert without_time(found.history, 0)[0] == without_time(alone.history, 0)[0]
-    assert_same_member(found, 0, alone, 0)
-
-
 def test_self_distilling_members_of_a_cohort_are_separate_runs_bit_for_bit() -> None:
-    """Nobody hears anybody else's copy, so they need not even see the same batches."""
+    """Nobody learns from anybody else's copy, so they need not even see the same batches."""
     members = [member(1, 7, **NOISY), member(2, 8, **NOISY)]
     first = fit(make_run(members))
     both = fit(make_run(members, ((1.0, 0.0), (0.0, 2.0)), start=start(2), coupling={"target": "frozen"}), first.states)
@@ -118,7 +95,7 @@ def test_self_distilling_members_of_a_cohort_are_separate_runs_bit_for_bit() -> 
 
 @pytest.mark.parametrize("target", ["frozen", "frozen_ensemble"])
 def test_frozen_peers_are_separate_runs_with_teachers_bit_for_bit(target) -> None:
-    """Frozen peers do not learn: K members that hear copies of the start are K runs whose teachers are those."""
+    """Frozen peers do not learn: K students of copies of the start are K runs whose teachers are those."""
     members = [member(n, **NOISY) for n in (1, 2, 3)]
     weights = ((0.0, 1.0, 2.0), (0.5, 0.5, 0.0), (0.0, 3.0, 0.0))
     first = fit(make_run(members))
@@ -131,19 +108,19 @@ def test_frozen_peers_are_separate_runs_with_teachers_bit_for_bit(target) -> Non
 
 @pytest.mark.parametrize("from_scratch", [True, False])
 def test_a_student_of_other_runs(from_scratch) -> None:
-    """Classic distillation: fresh or continued student, teachers of any architecture, one of them not heard."""
+    """Classic distillation: fresh or continued student, teachers of any architecture, one of them at weight zero."""
     weights = ((3.0, 0.0, 5.0),)
     own = None if from_scratch else fit(make_run(epochs=1)).states
     run, teachers = taught([member(1)], weights, teachers_of_all_kinds(), start=None if from_scratch else start(1))
-    heard = [say(teacher, batch()[0]) for teacher in teachers]
-    assert_hand_steps(run, own, teachers, heard, weights)
+    targets = [teacher_logits(teacher, batch()[0]) for teacher in teachers]
+    assert_hand_steps(run, own, teachers, targets, weights)
 
 
 def test_a_student_of_the_ensemble_of_other_runs() -> None:
-    """The mean probability of those that are heard, each as loud as the other, at the sum of the weights."""
+    """The mean probability of those with a weight, each counted alike, at the sum of the weights."""
     run, teachers = taught([member(1)], ((3.0, 0.0, 5.0),), teachers_of_all_kinds(), "frozen_ensemble")
-    said = [say(teacher, batch()[0]).double().sigmoid() for teacher in teachers]
-    mean = torch.logit((said[0] + said[2]) / 2).float()
+    p = [teacher_logits(teacher, batch()[0]).double().sigmoid() for teacher in teachers]
+    mean = torch.logit((p[0] + p[2]) / 2).float()
     assert_hand_steps(run, None, teachers, [mean], ((8.0,),))
 
 
@@ -156,20 +133,10 @@ def test_the_ensemble_of_one_is_that_one_bit_for_bit() -> None:
     assert_same_member(found[0], 0, found[1], 0)
 
 
-def test_teachers_that_nobody_hears_change_nothing() -> None:
+def test_teachers_at_weight_zero_change_nothing() -> None:
     run, teachers = taught([member(1, **NOISY)], ((0.0, 0.0, 0.0),), teachers_of_all_kinds())
     assert run.coupling.is_solo
     assert_same_member(fit(run, None, teachers), 0, fit(make_run([member(1, **NOISY)])), 0)
-
-
-def test_students_of_one_teacher_in_a_run_are_separate_runs_bit_for_bit() -> None:
-    teachers, members = teachers_of_all_kinds(), [member(1, **NOISY), member(2, **NOISY)]
-    weights = ((2.0, 1.0, 0.0), (0.0, 4.0, 0.0))
-    run, _ = taught(members, weights, teachers)
-    both = fit(run, None, teachers)
-    for n, one in enumerate(members):
-        run, _ = taught([one], weights[n : n + 1], teachers)
-        assert_same_member(both, n, fit(run, None, teachers), 0)
 
 
 def test_teachers_are_asked_as_they_are_and_stay_so() -> None:
@@ -183,16 +150,8 @@ def test_teachers_are_asked_as_they_are_and_stay_so() -> None:
         train_step(group, ids, labels, coupled=True)
     fit(run, None, teachers)
     for model, teacher, state in zip(group.frozen, teachers, before, strict=True):
-        assert torch.equal(model(ids), say(teacher, ids))
+        assert torch.equal(model(ids), teacher_logits(teacher, ids))
         assert same_state(teacher[1], state)
-
-
-def test_teachers_must_come_with_the_run_that_names_them() -> None:
-    run, teachers = taught([member(1)], ((1.0, 1.0, 1.0),), teachers_of_all_kinds())
-    with pytest.raises(ValueError, match="teachers"):
-        fit(run)
-    with pytest.raises(ValueError, match="teachers"):
-        fit(make_run(), None, teachers)
 
 
 # ---- from the store --------------------------------------------------------------------------------------------------
@@ -227,8 +186,3 @@ def test_teachers_that_cannot_teach_are_said(tmp_path: Path) -> None:
             store.train(run, "cpu")
         assert not isinstance(caught.value, Damaged)
         assert words in one_line(caught)
-
-
-def test_settings_of_this_file_are_those_of_the_run() -> None:
-    run, _ = taught([member(1)], solo(1), teachers_of_all_kinds()[:1])
-    assert run.coupling == Coupling(weights=((0.0,),), target="frozen")

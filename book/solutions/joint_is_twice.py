@@ -2,6 +2,7 @@
 
 import torch
 
+from ctrlib.config import Coupling
 from ctrlib.coupling import complete, one_way, peer_loss
 
 
@@ -9,7 +10,7 @@ def pull(weights, target):
     """Gradient of the summed peer losses in all logits."""
     torch.manual_seed(0)
     z = torch.randn(4, 6, dtype=torch.float64, requires_grad=True)
-    peer_loss(z, torch.tensor(weights, dtype=torch.float64), target=target).sum().backward()
+    peer_loss(z, Coupling(weights=weights, target=target)).sum().backward()
     return z.grad
 
 

@@ -2,6 +2,7 @@
 
 import torch
 
+from ctrlib.config import Coupling
 from ctrlib.coupling import complete
 from ctrlib.coupling import peer_loss as of_ctrlib
 
@@ -23,8 +24,7 @@ z = torch.randn(4, 50, dtype=torch.float64, requires_grad=True)  # (N, B)
 by_hand = torch.stack([kl_loss(torch.sigmoid(z), n) for n in range(4)])
 (gradient,) = torch.autograd.grad(by_hand.sum(), z)
 
-weights = torch.tensor(complete(4), dtype=torch.float64)
-theirs = of_ctrlib(z, weights, form="kl")
+theirs = of_ctrlib(z, Coupling(weights=complete(4), form="kl"))
 (gradient_of_ctrlib,) = torch.autograd.grad(theirs.sum(), z)
 torch.testing.assert_close(by_hand, theirs)
 torch.testing.assert_close(gradient, gradient_of_ctrlib)

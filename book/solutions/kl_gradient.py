@@ -2,11 +2,12 @@
 
 import torch
 
+from ctrlib.config import Coupling
 from ctrlib.coupling import complete, peer_loss
 
 z = torch.tensor([[0.3, -1.2, 0.5], [0.1, -2.0, 0.5]], requires_grad=True)  # (N, B); they agree on the last row
 rows = z.shape[1]
-peer_loss(z, torch.tensor(complete(2)), form="kl").sum().backward()
+peer_loss(z, Coupling(weights=complete(2), form="kl")).sum().backward()
 p = z.detach().sigmoid()
 
 torch.testing.assert_close(z.grad[0], (p[0] - p[1]) / rows)  # the formula of the page

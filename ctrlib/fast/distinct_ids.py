@@ -12,14 +12,21 @@ Shapes in the comments: B batch, F fields, D embedding dimension, U distinct ids
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
+from ctrlib.fast.kernels import cross_dot, inner_products
 from ctrlib.models.dcn import DCN
 from ctrlib.models.deepfm import DeepFM
-from ctrlib.models.layers import MLP, take_rows
+from ctrlib.models.layers import MLP, field_offsets, take_rows
+from ctrlib.models.operations import PLAIN
 from ctrlib.models.pnn import PNN
+from ctrlib.training.batches import as_tensor
+from ctrlib.training.cohort import Forward, Group
+from ctrlib.training.dataset import Dataset
 
 SMALLEST_EMBEDDING = 16
 """D from which on it pays: adding up costs the same for any D, the products that it saves cost D times as much."""
@@ -87,6 +94,7 @@ class SumOverFields(torch.autograd.Function):
         return add_up(values, distinct.which)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:
         return add_up(grad, ctx.distinct.samples.flatten(), ctx.distinct.begins), None
 
@@ -100,6 +108,7 @@ class Embeddings(torch.autograd.Function):
         return rows.index_select(0, distinct.which.flatten()).view(*distinct.which.shape, -1)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:
         return add_up(grad.flatten(0, 1), ctx.distinct.cells(), ctx.distinct.begins), None
 
@@ -125,6 +134,7 @@ class LinearOfFlat(torch.autograd.Function):
         return add_up(products, distinct.which)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor, None]:
         rows, weight = ctx.saved_tensors
         by_field = weight.unflatten(1, (-1, rows.shape[1]))
@@ -159,7 +169,7 @@ def dcn(model: DCN, distinct: DistinctIds) -> Tensor:
     cross = model.cross
     for_cross, for_deep = model.combine.weight[0].split([cross.weight.shape[1], model.mlp.output_dim])
     products = LinearOfFlat.apply(rows, torch.cat([cross.weight, for_cross[None]]), distinct)  # (B, L + 1)
-    from_cross = cross.dot_from_products(products, for_cross)
+    from_cross = cross_dot(cross, products, for_cross)
     return from_cross + deep(model.mlp, rows, distinct) @ for_deep + model.combine.bias
 
 
@@ -169,36 +179,48 @@ def pnn(model: PNN, distinct: DistinctIds) -> Tensor:
     An odd width costs a matrix product up to half of its rate, so zeros are put beside the weights of the products.
     """
     rows = take_rows(model.embedding.weight, distinct.rows)  # (U, D)
-    first, pairs = model.mlp.layers[0], model.inner_products.num_pairs
+    first, pairs = model.mlp.layers[0], model.num_pairs
     of_flat, of_pairs = first.weight.split([first.in_features - pairs, pairs], dim=1)
     unused = WIDTH_UNIT - pairs % WIDTH_UNIT
-    products = model.inner_products(Embeddings.apply(rows, distinct), unused)  # (B, P + unused)
+    products = inner_products(Embeddings.apply(rows, distinct), unused)  # (B, P + unused)
     hidden = LinearOfFlat.apply(rows, of_flat, distinct) + first.bias
-    return model.mlp.from_layer(1, torch.addmm(hidden, products, nn.functional.pad(of_pairs, (0, unused)).T))
+    return model.mlp(torch.addmm(hidden, products, nn.functional.pad(of_pairs, (0, unused)).T), first=1)
 
 
 def deep(mlp: MLP, rows: Tensor, distinct: DistinctIds) -> Tensor:
     """The tower on the flat embeddings."""
     first = mlp.layers[0]
-    return mlp.from_layer(1, LinearOfFlat.apply(rows, first.weight, distinct) + first.bias)
+    return mlp(LinearOfFlat.apply(rows, first.weight, distinct) + first.bias, first=1)
 
 
-FORMS: dict[type[nn.Module], Callable[..., Tensor]] = {DeepFM: deepfm, DCN: dcn, PNN: pnn}
+DEDUP_FORWARD: dict[type[nn.Module], Callable[..., Tensor]] = {DeepFM: deepfm, DCN: dcn, PNN: pnn}
 
 
-def has_form(model: nn.Module) -> bool:
-    """Whether ``model`` has a form here, is wide enough for it, and does not round its operands."""
-    if type(model) not in FORMS or model.embedding.weight.shape[1] < SMALLEST_EMBEDDING:
+def supports_dedup(model: nn.Module) -> bool:
+    """Whether ``model`` can be computed from distinct ids, is wide enough for it, and does not round its operands."""
+    if type(model) not in DEDUP_FORWARD or model.embedding.weight.shape[1] < SMALLEST_EMBEDDING:
         return False
     mlp: MLP = model.mlp
     return mlp.hidden_depth > 0 and mlp.layers[0].out_features >= SMALLEST_WIDTH and not mlp.bf16
 
 
-def repeat_enough(ids: Tensor) -> bool:
+def ids_repeat_enough(ids: Tensor) -> bool:
     """Whether ids (B, F) repeat so often that it pays."""
     return sum(len(column.unique()) for column in ids.T) <= LARGEST_SHARE * ids.numel()
 
 
-def model_logits(model: nn.Module, ids: Tensor, distinct: DistinctIds | None) -> Tensor:
-    """``model(ids)`` (B,), from the distinct ids where these are given and the model has a form for them."""
-    return FORMS[type(model)](model, distinct) if distinct is not None and has_form(model) else model(ids)
+def choose_forward(group: Group, dataset: Dataset) -> tuple[Forward, str]:
+    """From distinct ids on a CPU where it pays, judged by a batch from all over the training rows."""
+    ids, size = dataset.train.ids, group.recipe.batch_size
+    models = [trainee.model for trainee in group.trainees] + group.frozen
+    on_cpu = group.weights.device.type == "cpu"
+    if on_cpu and any(map(supports_dedup, models)) and ids_repeat_enough(as_tensor(ids[:: len(ids) // size][:size])):
+        offsets = field_offsets(dataset.field_dims)
+        return partial(from_distinct_ids, offsets=offsets), "first layer once per distinct id"
+    return PLAIN["choose_forward"](group, dataset)
+
+
+def from_distinct_ids(ids: Tensor, offsets: Tensor) -> Callable[[nn.Module], Tensor]:
+    """Logits (B,) of any model on a batch (B, F), whose distinct ids are found once for all models."""
+    distinct = distinct_ids(ids, offsets)
+    return lambda model: DEDUP_FORWARD[type(model)](model, distinct) if supports_dedup(model) else model(ids)

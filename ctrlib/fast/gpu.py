@@ -12,6 +12,7 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 TILE = 64  # rows of the batch that one program works on
 WIDTH = 64  # columns that it works on at a time: the vectors of neighbouring fields, which lie side by side
@@ -34,6 +35,7 @@ class TakeRows(torch.autograd.Function):
         return out
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:
         (rows,) = ctx.saved_tensors
         return grad.new_zeros(ctx.shape).index_add_(0, rows, grad), None
@@ -63,6 +65,7 @@ class BilinearPairs(torch.autograd.Function):
         return out
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, grad: Tensor) -> tuple[Tensor, ...]:
         blocks = ctx.saved_tensors
         grad = grad.contiguous()

@@ -2,18 +2,19 @@
 a CUDA graph. None of it touches the numbers of a member: each computes the same operations in the same order.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
+from ctrlib.models.operations import PLAIN
+from ctrlib.training.cohort import Group, Step, Trainee, drop_aliases, model_tensors
+
 T = TypeVar("T")
 R = TypeVar("R")
-Step = Callable[[Tensor, Tensor, bool, Tensor | None], Tensor]
-"""(ids, labels, coupled, shuffle) -> click and peer loss (2, K); trains every member on one batch."""
-
 WARM_UP_STEPS = 3
 
 
@@ -58,6 +59,16 @@ class SideBySide:
         """End the threads."""
         if self._pool is not None:
             self._pool.shutdown()
+
+
+@contextmanager
+def side_by_side(threads: int, device: torch.device) -> Iterator[SideBySide]:
+    """:class:`SideBySide` whose threads end with the block."""
+    each = SideBySide(threads, device)
+    try:
+        yield each
+    finally:
+        each.close()
 
 
 class Graph(Protocol):
@@ -144,6 +155,28 @@ class GraphStep:
         for drawn in self._generators:
             drawn.manual_seed(drawn.initial_seed())  # as it was before the warm-up
         return graph, losses
+
+
+def choose_step(group: Group) -> Step:
+    """As CUDA graphs on a GPU."""
+    step: Step = PLAIN["choose_step"](group)
+    if group.weights.device.type != "cuda":
+        return step
+    generators = [trainee.dropout_generator for trainee in group.trainees]
+    return GraphStep(
+        step,
+        rows=group.recipe.batch_size,
+        state=lambda: changing_tensors(group.trainees),
+        generators=generators,
+        new_graph=lambda: CudaGraph(generators),
+        warm_up=warm_up_on_stream,
+    )
+
+
+def changing_tensors(trainees: list[Trainee]) -> list[Tensor]:
+    """Every tensor that training changes: weights, buffers, Adam's moments and step counts."""
+    adam = [t for one in trainees for state in one.optimizer.state.values() for t in state.values()]
+    return drop_aliases([*model_tensors(trainees), *adam])
 
 
 def warm_up_on_stream(function: Callable[[], None]) -> None:

@@ -1,7 +1,7 @@
-"""Faster forms of three expressions, with their gradients written out; the tests compare each with its plain form.
+"""Faster forms of a few operations of the models, with their gradients written out.
 
 They compute the same numbers up to rounding, with less memory traffic: on a CPU that, not arithmetic, is what a CTR
-model's training loses its time to. A reader of the models can take them for the plain forms named in each docstring.
+model's training loses its time to. Each is known by the plain form that it stands for, and the tests compare the two.
 
 Shapes in the comments: B batch, F fields, D embedding dimension, P = F(F-1)/2 pairs, H units of the layer.
 """
@@ -9,13 +9,27 @@ Shapes in the comments: B batch, F fields, D embedding dimension, P = F(F-1)/2 p
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from ctrlib.models.layers import MLP, BilinearInteraction, CrossNetwork
+from ctrlib.models.operations import PLAIN
 
 COLUMNS = 1500  # of a block of pair products: wide enough for a fast matrix product, small enough for a cache
 
 
+def take_rows(table: Tensor, rows: Tensor) -> Tensor:
+    """As the plain form, on a GPU by :class:`ctrlib.fast.gpu.TakeRows`."""
+    if table.is_cuda:
+        from ctrlib.fast.gpu import TakeRows
+
+        return TakeRows.apply(table, rows)
+    return PLAIN["take_rows"](table, rows)
+
+
 class SecondOrderFM(torch.autograd.Function):
-    """``0.5 * (|sum_f v_f|^2 - sum_f |v_f|^2)`` of embeddings (B, F, D) -> (B,); see ``second_order_fm``."""
+    """``0.5 * (|sum_f v_f|^2 - sum_f |v_f|^2)`` of embeddings (B, F, D) -> (B,); the gradient in v_i is the sum
+    of the other fields' embeddings. Plainly ``second_order_fm``."""
 
     @staticmethod
     def forward(ctx, feature_emb: Tensor) -> Tensor:
@@ -24,13 +38,14 @@ class SecondOrderFM(torch.autograd.Function):
         return 0.5 * (total.square().sum(1) - torch.linalg.vector_norm(feature_emb.flatten(1), dim=1).square())
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, grad: Tensor) -> Tensor:
         feature_emb, total = ctx.saved_tensors
         return torch.sub(total[:, None], feature_emb).mul_(grad[:, None, None])  # (B, F, D)
 
 
 class PairInnerProducts(torch.autograd.Function):
-    """``<v_i, v_j>`` of all pairs i < j of embeddings (B, F, D) -> (B, P); see ``InnerProducts``.
+    """``<v_i, v_j>`` of all pairs i < j of embeddings (B, F, D) -> (B, P). Plainly ``inner_products``.
 
     The gradient of the Gram matrix is symmetric, so that one batched product replaces two on the way back.
 
@@ -47,6 +62,7 @@ class PairInnerProducts(torch.autograd.Function):
         return gram.index_select(1, pairs)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None]:
         feature_emb, pair_of = ctx.saved_tensors
         num_fields = feature_emb.shape[1]
@@ -54,6 +70,16 @@ class PairInnerProducts(torch.autograd.Function):
         with_zero = grad if extra else torch.nn.functional.pad(grad, (0, 1))  # (B, P + 1) or wider
         d_gram = with_zero.index_select(1, pair_of).unflatten(1, (num_fields, num_fields))
         return torch.bmm(d_gram, feature_emb), None, None
+
+
+def inner_products(feature_emb: Tensor, unused: int = 0) -> Tensor:
+    """As the plain form; ``unused`` more columns may be anything, for callers who multiply them with zero."""
+    fields, device = feature_emb.shape[1], feature_emb.device
+    left, right = torch.triu_indices(fields, fields, offset=1, device=device)
+    pair_of = torch.full((fields, fields), len(left), device=device)
+    pair_of[left, right] = pair_of[right, left] = torch.arange(len(left), device=device)
+    pairs = nn.functional.pad(left * fields + right, (0, unused))
+    return PairInnerProducts.apply(feature_emb, pairs, pair_of.flatten())
 
 
 class LinearOfPairs(torch.autograd.Function):
@@ -81,6 +107,7 @@ class LinearOfPairs(torch.autograd.Function):
         return out
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
         feature_emb, matrices, weight = ctx.saved_tensors
         per_pair = len(matrices) != feature_emb.shape[1] - 1
@@ -155,3 +182,51 @@ def add_product(total: Tensor, a: Tensor, b: Tensor, bf16: bool) -> None:
         total.add_(matmul(a, b, bf16=True))
     else:
         total.addmm_(a, b)
+
+
+def mlp_of_pairs(mlp: MLP, blocks: list[tuple[BilinearInteraction, Tensor]]) -> Tensor:
+    """As the plain form: on a CPU the pairs are never all in memory; on a GPU, where memory is fast, one large matrix
+    product is best, and :class:`ctrlib.fast.gpu.BilinearPairs` makes its input."""
+    layer = mlp.layers[0]
+    if layer.weight.is_cuda:
+        from ctrlib.fast.gpu import DIMENSIONS, BilinearPairs
+
+        if blocks[0][1].shape[2] not in DIMENSIONS:
+            return PLAIN["mlp_of_pairs"](mlp, blocks)
+        parts = [part for interaction, embeddings in blocks for part in (embeddings, interaction.matrices())]
+        return mlp(BilinearPairs.apply(*parts))
+    bf16 = mlp.bf16 and mlp.training and mlp.hidden_depth > 0
+    weights = layer.weight.chunk(len(blocks), dim=1)  # (H, P*D) each
+    hidden = [
+        LinearOfPairs.apply(embeddings, interaction.matrices(), weight, bf16)
+        for (interaction, embeddings), weight in zip(blocks, weights, strict=True)
+    ]
+    return mlp(sum(hidden[1:], hidden[0]) + layer.bias, first=1)
+
+
+def cross_and_deep(cross: nn.Module, mlp: MLP, combine: nn.Linear, flat: Tensor) -> Tensor:
+    """As the plain form, with the part of a cross network of version 1 in closed form."""
+    if not isinstance(cross, CrossNetwork):
+        return PLAIN["cross_and_deep"](cross, mlp, combine, flat)
+    for_cross, for_deep = combine.weight[0].split([flat.shape[1], mlp.output_dim])
+    products = flat @ torch.cat([cross.weight, for_cross[None]]).T
+    return cross_dot(cross, products, for_cross) + mlp(flat) @ for_deep + combine.bias
+
+
+def cross_dot(cross: CrossNetwork, products: Tensor, vector: Tensor) -> Tensor:
+    """``<x_L, vector>`` of a cross network's result and ``vector`` (F*D,): (B,), without any x_l.
+
+    Every x_l is ``a_l x_0 + c_l`` with one number a_l per row and one vector c_l for all rows, so that only the
+    products of x_0 with the w_l are needed: ``a_{l+1} = a_l (1 + <x_0, w_l>) + <c_l, w_l>``, ``c_{l+1} = c_l + b_l``.
+
+    Args:
+        cross: L layers.
+        products: (B, L + 1), the products of x_0 with each w_l, and the one with ``vector``.
+        vector: (F*D,).
+    """
+    scale = torch.ones_like(products[:, 0])  # a_l, (B,)
+    shift = torch.zeros_like(vector)  # c_l, (F*D,)
+    for layer, (weight, bias) in enumerate(zip(cross.weight, cross.bias, strict=True)):
+        scale = scale * (1 + products[:, layer]) + shift @ weight
+        shift = shift + bias
+    return scale * products[:, -1] + shift @ vector

@@ -117,3 +117,11 @@ def arithmetic(precision: Precision, device: torch.device) -> Iterator[str]:
         path += ", bf16 operands in hidden layers"
     with float32_products(switch):
         yield path
+
+
+@contextmanager
+def training_arithmetic(precision: Precision, device: torch.device) -> Iterator[str]:
+    """:func:`arithmetic` with memory that is kept."""
+    keep_freed_memory()
+    with arithmetic(precision, device) as products:
+        yield products

@@ -8,25 +8,14 @@ from torch import nn
 
 from ctrlib.errors import UserError, unknown
 from ctrlib.models.autoint import AutoInt
-from ctrlib.models.dcn import DCN
-from ctrlib.models.dcnv2 import DCNv2
+from ctrlib.models.dcn import DCN, DCNv2
 from ctrlib.models.deepfm import DeepFM
 from ctrlib.models.fibinet import FiBiNET
 from ctrlib.models.finalmlp import FinalMLP
 from ctrlib.models.fm import FM
-from ctrlib.models.layers import embedding_parameters
+from ctrlib.models.layers import embedding_parameters as embedding_parameters
 from ctrlib.models.lr import LR
 from ctrlib.models.pnn import PNN
-
-__all__ = [
-    "MODELS",
-    "SHARED_ARGUMENTS",
-    "architecture_name",
-    "build_model",
-    "count_parameters",
-    "embedding_parameters",
-    "model_options",
-]
 
 MODELS: dict[str, type[nn.Module]] = {
     "FiBiNET": FiBiNET,
@@ -41,7 +30,7 @@ MODELS: dict[str, type[nn.Module]] = {
 }
 
 SHARED_ARGUMENTS = ("field_dims", "embedding_dim", "hidden_units", "dropout", "batch_norm")
-"""Constructor arguments that every architecture has; whatever else one takes is an option of its own."""
+"""Constructor arguments that any architecture may have, see :func:`build_model`; others are options of its own."""
 
 
 def architecture_name(name: str) -> str:
@@ -89,19 +78,13 @@ def build_model(
     allowed = model_options(architecture)
     for name in options:
         if name not in allowed:
-            if not allowed:
-                raise UserError(f"unknown option of {architecture} {name!r}; {architecture} has no options of its own.")
-            raise unknown(f"option of {architecture}", name, allowed)
+            none = UserError(f"unknown option of {architecture} {name!r}; {architecture} has no options of its own.")
+            raise unknown(f"option of {architecture}", name, allowed) if allowed else none
+    sizes = dict(embedding_dim=embedding_dim, hidden_units=hidden_units, dropout=dropout, batch_norm=batch_norm)
+    taken = signature(MODELS[architecture]).parameters
     with torch.random.fork_rng(devices=[]), torch.device("cpu"):
         torch.default_generator.manual_seed(init_seed)
-        return MODELS[architecture](
-            field_dims,
-            embedding_dim=embedding_dim,
-            hidden_units=hidden_units,
-            dropout=dropout,
-            batch_norm=batch_norm,
-            **options,
-        )
+        return MODELS[architecture](field_dims, **{k: v for k, v in sizes.items() if k in taken}, **options)
 
 
 def count_parameters(model: nn.Module) -> int:

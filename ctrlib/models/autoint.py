@@ -51,14 +51,9 @@ class AutoInt(nn.Module):
 
     Reference: Song et al. 2019, AutoInt: Automatic Feature Interaction Learning via Self-Attentive Neural Networks,
     sections on the interacting layer, the output layer and the joint training with an MLP (AutoInt+).
-    Variant: AutoInt+ unless ``plus`` is off; no first-order term.
+    Variant: AutoInt+ unless ``plus`` is off; no first-order term; dropout on the attention weights, too.
 
     Args:
-        field_dims: number of ids of each field, F entries.
-        embedding_dim: D.
-        hidden_units: widths of the MLP's hidden layers.
-        dropout: dropout after each hidden layer and on the attention weights.
-        batch_norm: batch norm in each hidden layer.
         attention_layers: number of interacting layers, 1 or more.
         attention_dim: width of a field's vector after each of them, all heads together.
         num_heads: heads of each of them.

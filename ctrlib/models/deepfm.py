@@ -2,24 +2,18 @@
 
 from collections.abc import Sequence
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from ctrlib.models.layers import MLP, FeatureEmbedding, FirstOrder, count_pairs, second_order_fm
+from ctrlib.models.fm import FM
+from ctrlib.models.layers import MLP, second_order_fm
 
 
-class DeepFM(nn.Module):
+class DeepFM(FM):
     """Sum of three logits: first order, second-order FM, MLP.
 
     Reference: Guo et al. 2017, DeepFM: A Factorization-Machine based Neural Network for CTR Prediction,
     equations 1 (sum of the parts), 2 (FM) and 4 (MLP).
     Variant: the first order has its own weight per id; FM and MLP read the same embedding table.
-
-    Args:
-        field_dims: number of ids of each field, F entries.
-        embedding_dim: D.
-        hidden_units: widths of the MLP's hidden layers.
-        dropout: dropout after each hidden layer.
-        batch_norm: batch norm in each hidden layer.
     """
 
     def __init__(
@@ -30,10 +24,7 @@ class DeepFM(nn.Module):
         dropout: float = 0.0,
         batch_norm: bool = False,
     ) -> None:
-        super().__init__()
-        count_pairs(len(field_dims))
-        self.embedding = FeatureEmbedding(field_dims, embedding_dim)
-        self.first_order = FirstOrder(field_dims)
+        super().__init__(field_dims, embedding_dim)
         self.mlp = MLP(len(field_dims) * embedding_dim, hidden_units, dropout, batch_norm, output=True)
 
     def forward(self, ids: Tensor) -> Tensor:

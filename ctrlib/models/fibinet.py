@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from ctrlib.fast.kernels import LinearOfPairs
 from ctrlib.models.layers import MLP, SENET, BilinearInteraction, FeatureEmbedding, FirstOrder
+from ctrlib.models.operations import has_faster_form
 
 
 class FiBiNET(nn.Module):
@@ -18,11 +18,6 @@ class FiBiNET(nn.Module):
     both blocks are of the same ``bilinear_type``.
 
     Args:
-        field_dims: number of ids of each field, F entries.
-        embedding_dim: D.
-        hidden_units: widths of the MLP's hidden layers.
-        dropout: dropout after each hidden layer.
-        batch_norm: batch norm in each hidden layer.
         reduction_ratio: how much narrower than F SENET's hidden layer is.
         bilinear_type: ``field_all``, ``field_each`` or ``field_interaction``.
     """
@@ -51,27 +46,12 @@ class FiBiNET(nn.Module):
         """Map ids (B, F) int64 to logits (B,)."""
         feature_emb = self.embedding(ids)  # (B, F, D)
         reweighted = self.senet(feature_emb)  # (B, F, D)
-        if ids.is_cuda:  # where memory is fast, one large matrix product is best
-            deep = self.mlp(self._all_pairs(feature_emb, reweighted))
-        else:
-            deep = self.mlp.from_layer(1, self._first_layer(feature_emb, reweighted))
-        return self.first_order(ids) + deep  # (B,)
+        pairs = [(self.bilinear_raw, feature_emb), (self.bilinear_senet, reweighted)]
+        return self.first_order(ids) + mlp_of_pairs(self.mlp, pairs)  # (B,)
 
-    def _all_pairs(self, feature_emb: Tensor, reweighted: Tensor) -> Tensor:
-        """Both sets of pairs in the MLP's order: (B, 2 * P * D)."""
-        from ctrlib.fast import gpu as gpu_kernels
 
-        if feature_emb.shape[2] in gpu_kernels.DIMENSIONS:
-            raw, senet = self.bilinear_raw.matrices(), self.bilinear_senet.matrices()
-            return gpu_kernels.BilinearPairs.apply(feature_emb, raw, reweighted, senet)
-        pairs = self.bilinear_raw.pair_products(feature_emb) + self.bilinear_senet.pair_products(reweighted)
-        return torch.cat(pairs, dim=1).flatten(1)
-
-    def _first_layer(self, feature_emb: Tensor, reweighted: Tensor) -> Tensor:
-        """The MLP's first linear layer on both sets of pairs, which are never all in memory: (B, H)."""
-        layer = self.mlp.layers[0]
-        for_raw, for_senet = layer.weight.chunk(2, dim=1)  # (H, P*D) each
-        bf16 = self.mlp.bf16 and self.training and self.mlp.hidden_depth > 0
-        raw = LinearOfPairs.apply(feature_emb, self.bilinear_raw.matrices(), for_raw, bf16)
-        senet = LinearOfPairs.apply(reweighted, self.bilinear_senet.matrices(), for_senet, bf16)
-        return raw + senet + layer.bias
+@has_faster_form
+def mlp_of_pairs(mlp: MLP, blocks: list[tuple[BilinearInteraction, Tensor]]) -> Tensor:
+    """The MLP (B,) on the pair vectors of several blocks side by side: interactions and their embeddings (B, F, D)."""
+    pairs = torch.cat([interaction(embeddings) for interaction, embeddings in blocks], dim=1)  # (B, blocks * P, D)
+    return mlp(pairs.flatten(1))

@@ -72,14 +72,9 @@ class FinalMLP(nn.Module):
     Reference: Mao et al. 2023, FinalMLP: An Enhanced Two-Stream MLP Model for CTR Prediction.
     Variant: both streams have the same widths, dropout and batch norm, and differ in their initial weights and in
     their gates. A gate is off unless it is given a field: without context it would be the same for every row, a
-    factor that the stream's first layer already holds.
+    factor that the stream's first layer already holds. Without hidden units the flat embeddings meet in the fusion.
 
     Args:
-        field_dims: number of ids of each field, F entries.
-        embedding_dim: D.
-        hidden_units: widths of each stream's hidden layers; when empty, the flat embeddings meet in the fusion.
-        dropout: dropout after each hidden layer.
-        batch_norm: batch norm in each hidden layer.
         num_heads: parts of the fusion; must divide the last hidden width.
         gate_field_1: the field that gates the first stream; -1 for no gate.
         gate_field_2: the field that gates the second stream; -1 for no gate.

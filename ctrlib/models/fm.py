@@ -12,23 +12,9 @@ class FM(nn.Module):
 
     Reference: Rendle 2010, Factorization Machines, equation 1 (model) and Lemma 3.1 (its cost is linear in F and D).
     Variant: the feature values are all 1, as every field holds exactly one id.
-
-    Args:
-        field_dims: number of ids of each field, F entries.
-        embedding_dim: D.
-        hidden_units: not used, there is no MLP.
-        dropout: not used.
-        batch_norm: not used.
     """
 
-    def __init__(
-        self,
-        field_dims: Sequence[int],
-        embedding_dim: int = 16,
-        hidden_units: Sequence[int] = (400, 400, 400),
-        dropout: float = 0.0,
-        batch_norm: bool = False,
-    ) -> None:
+    def __init__(self, field_dims: Sequence[int], embedding_dim: int = 16) -> None:
         super().__init__()
         count_pairs(len(field_dims))
         self.embedding = FeatureEmbedding(field_dims, embedding_dim)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ctrlib.errors import UserError, unknown
-from ctrlib.fast.kernels import PairInnerProducts, SecondOrderFM
+from ctrlib.models.operations import has_faster_form
 
 EMBEDDING_STD = 1e-4
 
@@ -29,12 +29,9 @@ def field_offsets(field_dims: Sequence[int]) -> Tensor:
     return torch.tensor([0, *field_dims[:-1]]).cumsum(0)
 
 
+@has_faster_form
 def take_rows(table: Tensor, rows: Tensor) -> Tensor:
     """The rows (n,) of a table (C,) or (C, D): (n,) or (n, D)."""
-    if table.is_cuda:
-        from ctrlib.fast.gpu import TakeRows
-
-        return TakeRows.apply(table, rows)
     return table.index_select(0, rows)
 
 
@@ -63,13 +60,7 @@ class FeatureEmbedding(nn.Module):
 
 
 class FirstOrder(nn.Module):
-    """Logistic regression on the ids: the sum of one weight per id, plus a bias.
-
-    Weights start at N(0, 1e-4^2) like the embeddings, the bias at 0.
-
-    Args:
-        field_dims: number of ids of each field, F entries.
-    """
+    """Logistic regression on the ids: one weight per id, from N(0, 1e-4^2), summed, plus a bias, from 0."""
 
     def __init__(self, field_dims: Sequence[int]) -> None:
         super().__init__()
@@ -156,65 +147,38 @@ class MLP(nn.Module):
         self.output_dim = 1 if output else width
         self.bf16 = False
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (B, input_dim) to logits (B,), or to hidden units (B, output_dim) when there is no output layer."""
-        return self.from_layer(0, x)
+    def forward(self, x: Tensor, first: int = 0) -> Tensor:
+        """Map (B, input_dim) to logits (B,), or to hidden units (B, output_dim) when there is no output layer.
 
-    def from_layer(self, first: int, x: Tensor) -> Tensor:
-        """The tower from its ``first`` layer on, for callers that have computed what comes before."""
+        With ``first`` > 0 ``x`` is what the layers before that one give.
+        """
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self.bf16 and self.training):
-            for layer in self.layers[first : self.hidden_depth]:
-                x = layer(x)
-        if x.dtype == torch.bfloat16:
-            x = x.float()
-        for layer in self.layers[max(first, self.hidden_depth) :]:
-            x = layer(x)
-        return x
+            x = self.layers[first : self.hidden_depth](x)
+        x = x.float() if x.dtype == torch.bfloat16 else x
+        return self.layers[max(first, self.hidden_depth) :](x)
 
 
+@has_faster_form
 def second_order_fm(feature_emb: Tensor) -> Tensor:
-    """Sum over all pairs of fields of the inner product of their embeddings.
+    """Sum over all pairs of fields of the inner product of their embeddings: (B, F, D) to logits (B,).
 
-    Uses ``2 * sum_{i<j} <v_i, v_j> = |sum_i v_i|^2 - sum_i |v_i|^2``, which needs no pairs. Its gradient in v_i is the
-    sum of the other fields' embeddings.
-
-    Args:
-        feature_emb: (B, F, D).
-
-    Returns:
-        logits (B,).
+    Uses ``2 * sum_{i<j} <v_i, v_j> = |sum_i v_i|^2 - sum_i |v_i|^2``, which needs no pairs.
 
     Reference: Rendle 2010, Factorization Machines, Lemma 3.1 (the feature values are all 1 here).
     """
-    return SecondOrderFM.apply(feature_emb)
+    return 0.5 * (feature_emb.sum(1).square().sum(1) - feature_emb.square().sum((1, 2)))
 
 
-class InnerProducts(nn.Module):
-    """Inner products of the embeddings of all pairs of fields.
+@has_faster_form
+def inner_products(feature_emb: Tensor) -> Tensor:
+    """Inner products of the embeddings (B, F, D) of all pairs of fields: (B, P).
 
     Reference: Qu et al. 2016, Product-based Neural Networks, section III-B; here one value per pair goes to the
     MLP, not the paper's factorised product weights.
-
-    Args:
-        num_fields: F.
     """
-
-    def __init__(self, num_fields: int) -> None:
-        super().__init__()
-        self.num_pairs = count_pairs(num_fields)
-        left, right = torch.triu_indices(num_fields, num_fields, offset=1)
-        pair_of = torch.full((num_fields, num_fields), self.num_pairs)
-        pair_of[left, right] = pair_of[right, left] = torch.arange(self.num_pairs)
-        self.register_buffer("pairs", left * num_fields + right, persistent=False)
-        self.register_buffer("pair_of", pair_of.flatten(), persistent=False)
-
-    def forward(self, feature_emb: Tensor, unused: int = 0) -> Tensor:
-        """Map (B, F, D) to (B, P): the upper triangle of each row's Gram matrix.
-
-        ``unused`` more columns, which may be anything, are for callers who multiply them with zero.
-        """
-        pairs = nn.functional.pad(self.pairs, (0, unused)) if unused else self.pairs
-        return PairInnerProducts.apply(feature_emb, pairs, self.pair_of)
+    gram = torch.bmm(feature_emb, feature_emb.transpose(1, 2))  # (B, F, F)
+    left, right = torch.triu_indices(*gram.shape[1:], offset=1, device=gram.device)
+    return gram[:, left, right]
 
 
 class CrossNetwork(nn.Module):
@@ -230,8 +194,6 @@ class CrossNetwork(nn.Module):
 
     def __init__(self, input_dim: int, num_cross_layers: int) -> None:
         super().__init__()
-        if num_cross_layers < 0:
-            raise UserError(f"num_cross_layers must be 0 or more, got {num_cross_layers}")
         self.weight = nn.Parameter(torch.empty(num_cross_layers, input_dim))
         self.bias = nn.Parameter(torch.zeros(num_cross_layers, input_dim))
         nn.init.normal_(self.weight, std=(2 / (input_dim + 1)) ** 0.5)
@@ -242,24 +204,6 @@ class CrossNetwork(nn.Module):
         for weight, bias in zip(self.weight, self.bias, strict=True):
             x = x0 * (x @ weight).unsqueeze(1) + bias + x  # (B, input_dim)
         return x
-
-    def dot(self, x0: Tensor, vector: Tensor) -> Tensor:
-        """``<x_L, vector>``: (B, input_dim) and (input_dim,) to (B,), without any x_l.
-
-        Every x_l is ``a_l x_0 + c_l`` with one number a_l per row and one vector c_l for all rows, so that only the
-        products of x_0 with the w_l are needed: ``a_{l+1} = a_l (1 + <x_0, w_l>) + <c_l, w_l>`` and
-        ``c_{l+1} = c_l + b_l``.
-        """
-        return self.dot_from_products(x0 @ torch.cat([self.weight, vector[None]]).T, vector)
-
-    def dot_from_products(self, products: Tensor, vector: Tensor) -> Tensor:
-        """As :meth:`dot`, from (B, L + 1): the products of x_0 with each w_l, and the one with ``vector``."""
-        scale = torch.ones_like(products[:, 0])  # a_l, (B,)
-        shift = torch.zeros_like(vector)  # c_l, (input_dim,)
-        for layer, (weight, bias) in enumerate(zip(self.weight, self.bias, strict=True)):
-            scale = scale * (1 + products[:, layer]) + shift @ weight
-            shift = shift + bias
-        return scale * products[:, -1] + shift @ vector
 
 
 class SENET(nn.Module):
@@ -319,26 +263,7 @@ class BilinearInteraction(nn.Module):
 
     def forward(self, feature_emb: Tensor) -> Tensor:
         """Map (B, F, D) to (B, P, D)."""
-        return torch.cat(self.pair_products(feature_emb), dim=1)
-
-    def pair_products(self, feature_emb: Tensor) -> list[Tensor]:
-        """The pairs of each left field in turn: F-1 tensors (B, F-1-i, D).
-
-        They are left apart so that a caller with several blocks can put all of them together in a single copy.
-        """
-        products = []
-        for i, projected in enumerate(self._project(feature_emb)):
-            products.append(projected * feature_emb[:, i + 1 :])  # (B, F-1-i, D)
-        return products
-
-    def _project(self, feature_emb: Tensor) -> list[Tensor]:
-        """``W v_i`` of each left field i: (B, 1, D) where all its pairs share W, else (B, F-1-i, D)."""
-        num_fields, embedding_dim = feature_emb.shape[1:]
-        if self.bilinear_type == "field_interaction":
-            left = feature_emb.unbind(1)[:-1]  # F-1 of (B, D)
-            blocks = self.weight.flatten(0, 1).split([n * embedding_dim for n in range(num_fields - 1, 0, -1)])
-            # One matrix product per left field does all its pairs: block is (n*D, D) for its n pairs.
-            return [(v @ block.T).unflatten(1, (-1, embedding_dim)) for v, block in zip(left, blocks, strict=True)]
-        matrices = self.weight.expand(num_fields - 1, -1, -1)  # (F-1, D, D)
-        projected = torch.einsum("bfd,fed->bfe", feature_emb[:, :-1], matrices)  # (B, F-1, D)
-        return [v.unsqueeze(1) for v in projected.unbind(1)]
+        left, right = torch.triu_indices(self.num_fields, self.num_fields, offset=1, device=feature_emb.device)
+        matrices = self.weight if self.bilinear_type == "field_interaction" else self.matrices()[left]  # (P, D, D)
+        projected = torch.einsum("bpd,ped->bpe", feature_emb[:, left], matrices)  # W v_i
+        return projected * feature_emb[:, right]

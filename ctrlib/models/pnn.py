@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from ctrlib.models.layers import MLP, FeatureEmbedding, InnerProducts
+from ctrlib.models.layers import MLP, FeatureEmbedding, count_pairs, inner_products
 
 
 class PNN(nn.Module):
@@ -15,13 +15,6 @@ class PNN(nn.Module):
     layers) and section III-B (inner products).
     Variant: inner products only (no outer products); the P plain values enter the first linear layer, in place of
     the paper's low-rank product weights; no first-order term.
-
-    Args:
-        field_dims: number of ids of each field, F entries.
-        embedding_dim: D.
-        hidden_units: widths of the MLP's hidden layers.
-        dropout: dropout after each hidden layer.
-        batch_norm: batch norm in each hidden layer.
     """
 
     def __init__(
@@ -34,12 +27,12 @@ class PNN(nn.Module):
     ) -> None:
         super().__init__()
         self.embedding = FeatureEmbedding(field_dims, embedding_dim)
-        self.inner_products = InnerProducts(len(field_dims))
-        input_dim = len(field_dims) * embedding_dim + self.inner_products.num_pairs
+        self.num_pairs = count_pairs(len(field_dims))
+        input_dim = len(field_dims) * embedding_dim + self.num_pairs
         self.mlp = MLP(input_dim, hidden_units, dropout, batch_norm, output=True)
 
     def forward(self, ids: Tensor) -> Tensor:
         """Map ids (B, F) int64 to logits (B,)."""
         feature_emb = self.embedding(ids)  # (B, F, D)
-        products = self.inner_products(feature_emb)  # (B, P)
+        products = inner_products(feature_emb)  # (B, P)
         return self.mlp(torch.cat([feature_emb.flatten(1), products], dim=1))  # (B,)

@@ -17,13 +17,15 @@ import torch
 from ctrlib.config import Coupling, Data, Member, Recipe, Run
 from ctrlib.coupling import solo
 from ctrlib.errors import UserError
-from ctrlib.fast.machine import arithmetic, keep_freed_memory
+from ctrlib.fast import install
+from ctrlib.fast.machine import training_arithmetic
 from ctrlib.store.progress import humanize
 from ctrlib.store.record import builds_on
 from ctrlib.store.runs import RunStore
 from ctrlib.study.conditions import data_shape
 from ctrlib.training.dataset import Dataset, Split
-from ctrlib.training.loop import make_group, resolve_device, train_step
+from ctrlib.training.loop import make_group, resolve_device
+from ctrlib.training.step import train_step
 
 WARM_UP, TIMED = 2, 5
 FORWARD_SHARE = 0.35  # of a training step that an evaluation of as many rows takes: no way back, no update
@@ -96,11 +98,11 @@ def time_steps(
         coupling=Coupling(weights=solo(1)),
         recipe=Recipe(batch_size=batch_size, precision=precision),
     )
-    keep_freed_memory()
+    install()
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        with arithmetic(precision, device):
+        with training_arithmetic(precision, device):
             group = make_group(run, [0], dataset, None, device)
             codes = torch.from_numpy(ids).long().to(device)
             labels = torch.from_numpy(split.labels).float().to(device)

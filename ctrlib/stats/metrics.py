@@ -13,55 +13,20 @@ from numpy.typing import ArrayLike
 from scipy.stats import rankdata
 
 from ctrlib.errors import UserError
+from ctrlib.training.auc import auc as auc  # also for users of this module
+from ctrlib.training.auc import auc_of_rows, checked_clicks, checked_column, rows_by_label
+from ctrlib.training.auc import logloss_from_logits as logloss_from_logits  # as well
 
 PROBABILITY_MARGIN = float(np.finfo(np.float64).eps)
 """Log loss keeps probabilities this far from 0 and 1, as scikit-learn does for float64, which is 2.2e-16."""
 
 
-def _column(values: ArrayLike, name: str) -> np.ndarray:
-    """``values`` as a non-empty 1-D array without NaN: float32 stays as it is, all else becomes float64."""
-    column = np.asarray(values)
-    if column.dtype != np.float32:
-        column = np.asarray(column, dtype=np.float64)
-    if column.ndim != 1 or column.size == 0:
-        raise UserError(f"{name} must be a non-empty column of numbers, got shape {column.shape}")
-    if np.isnan(column.min()):
-        raise UserError(f"{name} has {int(np.isnan(column).sum())} NaN among {column.size} rows")
-    return column
-
-
 def _probability_column(values: ArrayLike, name: str) -> np.ndarray:
     """``values`` as a column of numbers in [0, 1]."""
-    column = np.asarray(_column(values, name), dtype=np.float64)
+    column = np.asarray(checked_column(values, name), dtype=np.float64)
     if column.min() < 0 or column.max() > 1:
         raise UserError(f"{name} must lie in [0, 1], got values from {column.min():g} to {column.max():g}")
     return column
-
-
-def _clicks(labels: ArrayLike, rows: int) -> np.ndarray:
-    """``labels`` as a boolean array with one entry per row."""
-    column = np.asarray(labels)
-    if column.dtype.kind not in "biu" or column.ndim != 1 or column.size == 0:  # integers have no NaN
-        column = _column(labels, "labels")
-    if column.size != rows:
-        raise UserError(f"labels and predictions differ in length: {column.size} and {rows}")
-    clicked = column == 1
-    if np.count_nonzero(clicked) + np.count_nonzero(column == 0) != rows:
-        raise UserError(f"labels must be 0 or 1, got {column[~clicked & (column != 0)][0]:g}")
-    return clicked
-
-
-def auc(labels: ArrayLike, scores: ArrayLike) -> float:
-    """Area under the ROC curve: how often a click scores above a non-click, a tie counting one half.
-
-    Wins and ties are counted as integers and divided once, so the value does not depend on row order.
-
-    Args:
-        labels: 0 or 1, (N,).
-        scores: probabilities, logits or any ranking, (N,).
-    """
-    scores = _column(scores, "scores")
-    return _auc(scores, *_rows_by_label(labels, scores.size))
 
 
 def cohort_auc(labels: ArrayLike, scores: ArrayLike) -> np.ndarray:
@@ -77,7 +42,7 @@ def cohort_auc(labels: ArrayLike, scores: ArrayLike) -> np.ndarray:
         UserError: for shapes other than these, labels of one kind only, and NaN, naming the member that has it.
     """
     members, clicks, others = checked_cohort(labels, scores)
-    return np.array([_auc(one, clicks, others) for one in members])
+    return np.array([auc_of_rows(one, clicks, others) for one in members])
 
 
 def checked_cohort(labels: ArrayLike, scores: ArrayLike) -> tuple[Iterator[np.ndarray], np.ndarray, np.ndarray]:
@@ -92,34 +57,8 @@ def checked_cohort(labels: ArrayLike, scores: ArrayLike) -> tuple[Iterator[np.nd
     scores = np.asarray(scores)
     if scores.ndim != 2 or 0 in scores.shape:
         raise UserError(f"scores must be (K, N), K >= 1 models on the same N >= 1 rows, got shape {scores.shape}")
-    clicks, others = _rows_by_label(labels, scores.shape[1])
-    return (_column(one, f"scores of member {k}") for k, one in enumerate(scores)), clicks, others
-
-
-def _rows_by_label(labels: ArrayLike, rows: int) -> tuple[np.ndarray, np.ndarray]:
-    """The numbers of the rows with a click, and of those without; there must be some of both."""
-    clicked = _clicks(labels, rows)
-    # Taking rows by number is several times faster than by mask, and a cohort finds the numbers once.
-    clicks, others = np.flatnonzero(clicked), np.flatnonzero(~clicked)
-    if not clicks.size or not others.size:
-        raise UserError(f"AUC needs both labels, but all {rows} rows are labelled {int(clicked[0])}")
-    return clicks, others
-
-
-def _auc(scores: np.ndarray, clicks: np.ndarray, others: np.ndarray) -> float:
-    """AUC of ``scores`` (N,), float32 or float64, from the row numbers of clicks and of non-clicks."""
-    positives, negatives = scores[clicks], scores[others]
-    positives.sort()
-    negatives.sort()
-    few, many = (positives, negatives) if positives.size <= negatives.size else (negatives, positives)
-    # Both are sorted, so the search walks through `many` once, in cache.
-    below = np.searchsorted(many, few, side="left")
-    tied = many.take(below, mode="clip") == few  # beyond the end, clip compares with a smaller score: no tie
-    ties = int(np.searchsorted(many, few[tied], side="right").sum()) - int(below[tied].sum())
-    pairs = positives.size * negatives.size
-    below = int(below.sum())
-    wins = below if few is positives else pairs - below - ties
-    return (2 * wins + ties) / (2 * pairs)
+    clicks, others = rows_by_label(labels, scores.shape[1])
+    return (checked_column(one, f"scores of member {k}") for k, one in enumerate(scores)), clicks, others
 
 
 def logloss(labels: ArrayLike, probabilities: ArrayLike) -> float:
@@ -133,25 +72,12 @@ def logloss(labels: ArrayLike, probabilities: ArrayLike) -> float:
         probabilities: in [0, 1], (N,).
     """
     p = _probability_column(probabilities, "probabilities")
-    clicked = _clicks(labels, p.size)
+    clicked = checked_clicks(labels, p.size)
     p = p.clip(PROBABILITY_MARGIN, 1 - PROBABILITY_MARGIN)
     likelihood = np.log1p(-p)
     clicks = np.flatnonzero(clicked)
     likelihood[clicks] = np.log(p[clicks])
     return float(-likelihood.mean())
-
-
-def logloss_from_logits(labels: ArrayLike, logits: ArrayLike) -> float:
-    """Log loss without the detour through probabilities: exact for logits of any size, no clipping.
-
-    Args:
-        labels: 0 or 1, (N,).
-        logits: (N,).
-    """
-    z = _column(logits, "logits")
-    clicked = _clicks(labels, z.size)
-    loss = np.where(clicked, -z, z).astype(np.float64)
-    return float(np.logaddexp(0, loss, out=loss).mean())
 
 
 class Churn(NamedTuple):
@@ -267,7 +193,7 @@ def error_overlap(labels: ArrayLike, probability_matrix: ArrayLike, share: float
     if not 0 < share <= 1:
         raise UserError(f"share must be above 0 and at most 1, got {share}")
     p = _probability_matrix(probability_matrix)
-    residuals = p - _clicks(labels, p.shape[1])
+    residuals = p - checked_clicks(labels, p.shape[1])
     worst_rows = max(1, round(share * p.shape[1]))
     worst = np.zeros(p.shape, dtype=bool)
     for member, miss in zip(worst, np.abs(residuals), strict=True):  # the log loss of a row rises with its miss

@@ -1,4 +1,4 @@
-"""An interrupted training goes on where it was: its whole state is put away now and then, complete or not at all.
+"""An interrupted training goes on where it was: its whole state is saved now and then, complete or not at all.
 
 In a folder of its own lie ``state-N.safetensors`` and ``newest.json``, which names it with its checksum and is replaced
 in one move after the state is safely on disk. A kill at any moment leaves the last whole state. Since all randomness is
@@ -11,7 +11,6 @@ import json
 import os
 import re
 import time
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -21,30 +20,17 @@ from ctrlib.data.files import parse_json, read_plain, remove, write_synced
 from ctrlib.errors import first_problem
 from ctrlib.store.content import HISTORY
 from ctrlib.training.cohort import Group, check_state, load_state, member_state
+from ctrlib.training.loop import Position
 
 NEWEST = "newest.json"
 STATE = re.compile(r"state-[0-9]{1,18}\.safetensors")
 
 
-@dataclass
-class Position:
-    """How far a training is: all before step ``step`` of group ``group`` in epoch ``epoch`` is done (all from 0)."""
-
-    epoch: int = 0
-    group: int = 0
-    step: int = 0
-    losses: Tensor | None = None  # (2, K) summed over the steps that this group has done in this epoch
-    epoch_seconds: float = 0.0  # that they took
-    new: list[dict] = field(default_factory=list)  # history rows of the groups that are through with this epoch
-    history: list[dict] = field(default_factory=list)  # of the epochs before
-    seconds: float = 0.0  # that the whole training took so far
-
-
 class Checkpoints:
-    """The state of one training in ``folder``.
+    """The state of one training in ``folder``, see :class:`ctrlib.training.loop.Checkpoints`.
 
     Args:
-        folder: made when there is something to put away.
+        folder: made when there is something to save.
         identity: what the state belongs to: the run, the device and the way of computing. A state of another identity
             would not go on bit for bit, so it is left alone and the training starts from its beginning.
         every_s: seconds between two states; a kill costs at most as much.
@@ -55,16 +41,17 @@ class Checkpoints:
         self._last = time.monotonic()
         self._number = 0
 
-    def due(self) -> bool:
-        """Whether it is time for the next state."""
-        return time.monotonic() - self._last >= self.every_s
+    def after_step(self, groups: list[Group], position: Position) -> None:
+        """Save the state where it is time."""
+        if time.monotonic() - self._last >= self.every_s:
+            self.save(groups, position)
 
     def save(self, groups: list[Group], at: Position) -> None:
-        """Put the state away; the one before is removed once this one is whole. A full disk is said and survived."""
+        """Save the state; the one before is removed once this one is whole. A full disk is said and survived."""
         from safetensors.torch import save
 
         self._last = time.monotonic()
-        facts, tensors = snapshot(groups, at)
+        facts, tensors = save_state(groups, at)
         content = save(tensors, metadata={"facts": json.dumps(facts)})
         name = f"state-{self._number + 1}.safetensors"
         newest = {"identity": self.identity, "file": name, "sha256": hashlib.sha256(content).hexdigest()}
@@ -98,7 +85,7 @@ class Checkpoints:
             self.clear()
             return Position()
         self._number = int(newest["file"].removeprefix("state-").removesuffix(".safetensors"))
-        return put_back(groups, facts, tensors)
+        return restore_state(groups, facts, tensors)
 
     def clear(self) -> None:
         """Remove the folder: the training is over."""
@@ -143,7 +130,7 @@ def _content(folder: Path, name: str) -> bytes:
 
 
 def check(groups: list[Group], facts: dict, tensors: dict[str, Tensor]) -> None:
-    """Raise ValueError unless a state is one of these groups, so that it is put back as a whole or not at all."""
+    """Raise ValueError unless a state is one of these groups, so that it is restored as a whole or not at all."""
     own = facts_of(groups, Position())
     if not alike(facts, own):
         raise ValueError("the state is that of another training")
@@ -173,7 +160,7 @@ def alike(value: object, own: object) -> bool:
     return type(value) is type(own)
 
 
-def snapshot(groups: list[Group], at: Position) -> tuple[dict, dict[str, Tensor]]:
+def save_state(groups: list[Group], at: Position) -> tuple[dict, dict[str, Tensor]]:
     """Everything that decides how the training goes on, as JSON values and as tensors by name."""
     tensors: dict[str, Tensor] = {}
     for trainee in (t for group in groups for t in group.trainees):
@@ -181,7 +168,7 @@ def snapshot(groups: list[Group], at: Position) -> tuple[dict, dict[str, Tensor]
         for kind, state in states.items():
             tensors |= {f"{kind}|{trainee.index}|{name}": value.contiguous() for name, value in state.items()}
     for number, group in enumerate(groups):
-        for i, average in enumerate(group.average.average if group.average else []):
+        for i, average in enumerate(group.average.average):
             tensors[f"average|{number}|{i}"] = average.cpu().clone()
     if at.losses is not None:
         tensors["losses"] = at.losses.cpu().clone()
@@ -189,7 +176,7 @@ def snapshot(groups: list[Group], at: Position) -> tuple[dict, dict[str, Tensor]
 
 
 def facts_of(groups: list[Group], at: Position) -> dict:
-    """The part of :func:`snapshot` that is JSON."""
+    """The part of :func:`save_state` that is JSON."""
     return {
         "position": {name: value for name, value in vars(at).items() if name != "losses"},
         "groups": [
@@ -198,7 +185,7 @@ def facts_of(groups: list[Group], at: Position) -> dict:
                 "best_auc": group.best_auc,
                 "epochs_without_gain": group.epochs_without_gain,
                 "stopped": group.stopped,
-                "averaged": group.average.count if group.average else 0,
+                "averaged": group.average.count,
                 "members": [{"best_auc": t.best_auc, "kept_epoch": t.kept_epoch} for t in group.trainees],
             }
             for group in groups
@@ -206,8 +193,8 @@ def facts_of(groups: list[Group], at: Position) -> dict:
     }
 
 
-def put_back(groups: list[Group], facts: dict, tensors: dict[str, Tensor]) -> Position:
-    """The opposite of :func:`snapshot`."""
+def restore_state(groups: list[Group], facts: dict, tensors: dict[str, Tensor]) -> Position:
+    """The opposite of :func:`save_state`."""
     for number, (group, of_group) in enumerate(zip(groups, facts["groups"], strict=True)):
         group.best_auc, group.stopped = of_group["best_auc"], of_group["stopped"]
         group.epochs_without_gain = of_group["epochs_without_gain"]
@@ -216,10 +203,9 @@ def put_back(groups: list[Group], facts: dict, tensors: dict[str, Tensor]) -> Po
             trainee.best_auc, trainee.kept_epoch = of_member["best_auc"], of_member["kept_epoch"]
             load_state(part(tensors, f"now|{trainee.index}|"), trainee.model, trainee.optimizer)
             trainee.kept_state = part(tensors, f"kept|{trainee.index}|") or None
-        if group.average:
-            group.average.count = of_group["averaged"]
-            for i, average in enumerate(group.average.average):
-                average.copy_(tensors[f"average|{number}|{i}"])
+        group.average.count = of_group["averaged"]
+        for i, average in enumerate(group.average.average):
+            average.copy_(tensors[f"average|{number}|{i}"])
     losses = tensors.get("losses")
     device = groups[0].weights.device
     return Position(**facts["position"], losses=None if losses is None else losses.to(device))

@@ -152,10 +152,12 @@ class RunStore:
     ) -> Record | None:
         import torch
 
+        from ctrlib.fast import install
         from ctrlib.fast.machine import release_memory
         from ctrlib.store.checkpoints import Checkpoints
         from ctrlib.training.loop import resolve_device, train
 
+        install()
         before = torch.get_num_threads()
         torch.set_num_threads(1)  # the cores are shared out among runs and members, so the numbers do not know them
         try:

@@ -18,6 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from ctrlib.config import Coupling
 from ctrlib.coupling import click_loss, peer_loss
 from ctrlib.errors import UserError
+from ctrlib.fast import install
 from ctrlib.models import count_parameters, embedding_parameters
 from ctrlib.models.layers import MLP, FeatureEmbedding
 from ctrlib.store.record import Record
@@ -33,6 +34,7 @@ def load_members(record: Record, dataset: Dataset) -> list[nn.Module]:
         record: a finished run.
         dataset: the rows that it was trained on, ``load_data(record.run.data)``; their fields give the tables' sizes.
     """
+    install()  # the digits of a record's predictions are those of the faster forms
     models = [build(member, dataset, torch.device("cpu")) for member in record.run.members]
     for model, state in zip(models, record.states(), strict=True):
         load_state(state, model)
@@ -188,7 +190,7 @@ def gradient_norms(
 
     Args:
         models: the K members.
-        coupling: weights, form and target; its start does not matter.
+        coupling: as in training; its start does not matter.
         ids: (N, F) rows, cut into batches in their order; what remains after the last whole batch is left out.
         labels: 0 or 1, (N,).
         batch_size: rows of a batch; the norm of a batch's gradient depends on it, as the labels' noise averages out.
@@ -202,7 +204,6 @@ def gradient_norms(
     ids, labels = torch.as_tensor(np.asarray(ids)).long(), torch.as_tensor(np.asarray(labels)).float()
     if not 1 <= batch_size <= len(ids):
         raise UserError(f"batch_size={batch_size}: must be 1 to {len(ids)}, the number of rows")
-    weights = torch.tensor(coupling.weights, dtype=torch.float32)
     drawn = torch.Generator().manual_seed(0)
     rows = []
     with evaluating([*models, *(frozen or [])]):
@@ -215,7 +216,7 @@ def gradient_norms(
             shuffle = torch.randperm(batch_size, generator=drawn)
             losses = (
                 click_loss(logits, clicked),
-                peer_loss(logits, weights, coupling.form, coupling.target, copies, shuffle),
+                peer_loss(logits, coupling, frozen=copies, shuffle=shuffle, labels=clicked),
             )
             pulls = [torch.autograd.grad(loss.sum(), logits)[0] for loss in losses]  # (K, B) each
             for n, (model, output) in enumerate(zip(models, outputs, strict=True)):

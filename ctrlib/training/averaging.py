@@ -5,8 +5,7 @@
 training; until then the plain weights are evaluated. Training goes on from the plain weights all the time.
 
 Everything with a fraction is averaged, the means and variances of batch norms among it, where the paper computes those
-anew in a pass over the data. (``torch.optim.swa_utils.AveragedModel`` would average a model's index buffers, too, or no
-buffer at all.)
+anew. (``torch.optim.swa_utils.AveragedModel`` would average a model's index buffers, too, or no buffer at all.)
 """
 
 from collections.abc import Iterator
@@ -24,15 +23,11 @@ def has_begun(at: int, total: int, share: float) -> bool:
 
 
 class WeightAverage:
-    """The average of ``weights``, which are tensors that the training changes in place.
-
-    Attributes:
-        average: one tensor for each of ``weights``.
-        count: how many moments the average has seen.
-    """
+    """The ``average``, over ``count`` moments, of ``weights``, tensors that the training changes in place."""
 
     def __init__(self, weights: list[Tensor], recipe: Recipe) -> None:
-        self.weights = [tensor.detach() for tensor in weights if tensor.is_floating_point()]
+        real = [tensor.detach() for tensor in weights if tensor.is_floating_point()]
+        self.weights = [] if recipe.averaging == "none" else real
         self.average = [tensor.clone() for tensor in self.weights]
         self.recipe, self.count = recipe, 0
 

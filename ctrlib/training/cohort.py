@@ -1,10 +1,10 @@
-"""The models of a cohort in training: how they are made, what changes in them, and how that is put away and back.
+"""The models of a cohort in training: how they are made, what changes in them, and their states.
 
 Shared embeddings: each model keeps an embedding module of its own, whose table is a view of one memory. So every
 member's gradient has a place of its own, whatever the order in which they arrive, and every model can be used alone.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 import torch
@@ -12,15 +12,22 @@ from torch import Tensor, nn
 
 from ctrlib.config import Checkpoint, Coupling, Member, Recipe, Run
 from ctrlib.errors import UserError
-from ctrlib.fast.distinct_ids import DistinctIds
-from ctrlib.fast.graphs import SideBySide, Step
-from ctrlib.models import build_model
+from ctrlib.models import SHARED_ARGUMENTS, build_model
 from ctrlib.models.layers import MLP, Dropout, FeatureEmbedding
 from ctrlib.training.averaging import WeightAverage
 from ctrlib.training.dataset import Dataset
 
 State = dict[str, Tensor]  # a member's weights ("weights.*") and Adam state ("adam.<kind>.*"), on the CPU
 Teacher = tuple[Member, State]
+Step = Callable[[Tensor, Tensor, bool, Tensor | None], Tensor]
+"""(ids, labels, coupled, shuffle) -> click and peer loss (2, K); trains every member of a group on one batch."""
+Forward = Callable[[Tensor], Callable[[nn.Module], Tensor]]
+"""ids (B, F) -> (model -> logits (B,)): what all models of a group need of a batch is computed once."""
+
+
+def in_turn(function: Callable, members: Iterable) -> list:
+    """The results of ``function``, one member after the other."""
+    return [function(member) for member in members]
 
 
 @dataclass
@@ -45,10 +52,9 @@ class SharedTable:
     optimizer: torch.optim.Adam  # of the first view
 
     def step(self) -> None:
-        """One Adam step along the mean of the members' gradients, added up in the order of the members.
+        """One Adam step along the mean of the members' gradients (EKTF: of the losses), added up in their order.
 
-        The mean, as EKTF takes the mean of its students' losses (under Adam the sum would do the same, but for its
-        epsilon). Decay and clipping are in each member's gradient already, so they mean what they mean for one member.
+        Decay and clipping are in each member's gradient already, so they mean what they mean for one member.
         """
         gradient = self.views[0].grad
         for view in self.views[1:]:
@@ -59,16 +65,17 @@ class SharedTable:
 
 @dataclass
 class Group:
-    """Members that train together: their part of A, their schedule, the frozen models they hear."""
+    """Members that train together: their part of A, their schedule, their frozen teachers."""
 
     trainees: list[Trainee]
     weights: Tensor  # (K, K), or (K, T) with a column for each of ``frozen``
     recipe: Recipe
     coupling: Coupling
     learning_rate: float
-    each: SideBySide
+    each: Callable[..., list] = in_turn
     step: Step | None = None
-    distinct_ids: Callable[[Tensor], DistinctIds] | None = None  # of a batch, where models compute from them
+    forward: Forward | None = None
+    way: str = ""  # of computing ``forward``, in words for the record, where it is not the plain one
     frozen: list[nn.Module] = field(default_factory=list)
     table: SharedTable | None = None
     average: WeightAverage | None = None
@@ -89,16 +96,8 @@ class Group:
 
 def build(member: Member, dataset: Dataset, device: torch.device) -> nn.Module:
     """The model of a member with its initial weights, drawn on the CPU so that they do not depend on the device."""
-    return build_model(
-        member.architecture,
-        dataset.field_dims,
-        member.init_seed,
-        embedding_dim=member.embedding_dim,
-        hidden_units=member.hidden_units,
-        dropout=member.dropout,
-        batch_norm=member.batch_norm,
-        options=member.options,
-    ).to(device)
+    size = member.model_dump(include={*SHARED_ARGUMENTS, "options"})
+    return build_model(member.architecture, dataset.field_dims, member.init_seed, **size).to(device)
 
 
 def make_trainee(
@@ -128,14 +127,10 @@ def frozen_model(
     index: int, trainees: list[Trainee], teachers: list[Teacher] | None, dataset: Dataset, device: torch.device
 ) -> nn.Module:
     """The model behind column ``index`` of a frozen target's A: a teacher, or a copy of a member as it starts."""
-    if teachers:
-        member, state = teachers[index]
-        model = build(member, dataset, device)
-        load_state(state, model)
-    else:
-        trainee = next(one for one in trainees if one.index == index)
-        model = build(trainee.member, dataset, device)
-        model.load_state_dict(trainee.model.state_dict())
+    copies = ((one.member, member_tensors(one)) for one in trainees if one.index == index)
+    member, state = teachers[index] if teachers else next(copies)
+    model = build(member, dataset, device)
+    load_state(state, model)
     return model.eval()
 
 
@@ -162,13 +157,17 @@ def share_table(trainees: list[Trainee], learning_rate: float, from_scratch: boo
     Raises:
         UserError: an architecture without exactly one embedding table, or checkpoints whose tables differ.
     """
-    tables = [embedding_table(trainee) for trainee in trainees]
+    tables = []
+    for trainee in trainees:
+        found = [module for module in trainee.model.modules() if isinstance(module, FeatureEmbedding)]
+        if len(found) != 1:
+            what = f"{trainee.member.architecture} has {len(found)} embedding tables"
+            raise UserError(f"embeddings='shared': {what}, exactly one can be shared")
+        tables += found
     first = tables[0].weight
     if not from_scratch and not all(torch.equal(table.weight, first) for table in tables):
-        raise UserError(
-            "embeddings='shared': the checkpoints bring different tables; start from scratch, or from the members of "
-            "one run that shared a table to its last epoch (keep='last')"
-        )
+        other = "start from scratch, or from the members of one run that shared a table to its last epoch (keep='last')"
+        raise UserError(f"embeddings='shared': the checkpoints bring different tables; {other}")
     optimizer = make_adam(tables[0], learning_rate)
     optimizer.state[first] = trainees[0].optimizer.state[first]
     for trainee, table in zip(trainees, tables, strict=True):
@@ -179,16 +178,7 @@ def share_table(trainees: list[Trainee], learning_rate: float, from_scratch: boo
     return SharedTable([table.weight for table in tables], optimizer)
 
 
-def embedding_table(trainee: Trainee) -> FeatureEmbedding:
-    """The one embedding table of a model."""
-    tables = [module for module in trainee.model.modules() if isinstance(module, FeatureEmbedding)]
-    if len(tables) != 1:
-        name = trainee.member.architecture
-        raise UserError(f"embeddings='shared': {name} has {len(tables)} embedding tables, exactly one can be shared")
-    return tables[0]
-
-
-def part_table(table: SharedTable) -> None:
+def unshare_table(table: SharedTable) -> None:
     """Give each model a table of its own again, when the training is over: members may keep different epochs."""
     for view in table.views[1:]:
         view.data = view.data.clone()
@@ -196,16 +186,10 @@ def part_table(table: SharedTable) -> None:
 
 def model_tensors(trainees: list[Trainee]) -> list[Tensor]:
     """All weights and buffers of the models; a table that they share is there once."""
-    return each_once([tensor for trainee in trainees for tensor in trainee.model.state_dict().values()])
+    return drop_aliases([tensor for trainee in trainees for tensor in trainee.model.state_dict().values()])
 
 
-def changing_tensors(trainees: list[Trainee]) -> list[Tensor]:
-    """Every tensor that training changes: weights, buffers, Adam's moments and step counts."""
-    adam = [t for one in trainees for state in one.optimizer.state.values() for t in state.values()]
-    return each_once([*model_tensors(trainees), *adam])
-
-
-def each_once(tensors: list[Tensor]) -> list[Tensor]:
+def drop_aliases(tensors: list[Tensor]) -> list[Tensor]:
     """``tensors`` without those that are a view of an earlier one's memory."""
     return list({tensor.data_ptr(): tensor for tensor in tensors if tensor.numel()}.values())
 

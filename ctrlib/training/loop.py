@@ -10,45 +10,41 @@ permutation of each epoch, both together the dropout masks. There is no random s
 Legend: K members of a group, B batch, N rows.
 """
 
+import re
 import time
-from collections.abc import Callable
-from contextlib import nullcontext
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ctrlib.config import FROZEN, Run, derive_seed
+from ctrlib.config import FROZEN, Precision, Run, derive_seed
 from ctrlib.coupling import connected_groups
 from ctrlib.errors import UserError
-from ctrlib.fast.distinct_ids import distinct_ids, has_form, repeat_enough
-from ctrlib.fast.graphs import CudaGraph, GraphStep, SideBySide, Step, warm_up_on_stream
-from ctrlib.fast.machine import arithmetic, keep_freed_memory
-from ctrlib.models.layers import field_offsets
-from ctrlib.store.checkpoints import Checkpoints, Position
+from ctrlib.models.operations import has_faster_form
 from ctrlib.training.averaging import WeightAverage, has_begun
-from ctrlib.training.batches import Rows, as_tensor
+from ctrlib.training.batches import BatchSource, batch_source
 from ctrlib.training.cohort import (
     Group,
     State,
     Teacher,
-    changing_tensors,
     frozen_model,
+    in_turn,
     load_state,
     make_trainee,
     member_state,
     model_tensors,
-    part_table,
     share_table,
+    unshare_table,
 )
 from ctrlib.training.dataset import Dataset, Split
 from ctrlib.training.evaluation import predict, score
-from ctrlib.training.step import train_step
+from ctrlib.training.step import choose_forward, choose_step
 
 PROGRESS_S = 5.0
-ONCE = "first layer once per distinct id"
 MIN_GAIN = 1e-6  # a validation AUC must rise by more than this to count as better (FuxiCTR)
 
 
@@ -65,16 +61,40 @@ class Trained:
     seconds: float = 0.0  # wall time, interruptions left out
 
 
+@dataclass
+class Position:
+    """How far a training is: all before step ``step`` of group ``group`` in epoch ``epoch`` is done (all from 0)."""
+
+    epoch: int = 0
+    group: int = 0
+    step: int = 0
+    losses: Tensor | None = None  # (2, K) summed over the steps that this group has done in this epoch
+    epoch_seconds: float = 0.0  # that they took
+    new: list[dict] = field(default_factory=list)  # history rows of the groups that are through with this epoch
+    history: list[dict] = field(default_factory=list)  # of the epochs before
+    seconds: float = 0.0  # that the whole training took so far
+
+
+class Checkpoints(Protocol):
+    """Keeper of the state of an unfinished training: models, optimizers and schedules in ``groups``, and the position.
+
+    A training whose groups and position are as they were after some step goes on as if it had never stopped.
+    """
+
+    def restore(self, groups: list[Group]) -> Position:
+        """Bring ``groups`` to the state that was kept last and return its position; else a new ``Position()``."""
+
+    def after_step(self, groups: list[Group], position: Position) -> None:
+        """A step or an epoch is done; nothing may keep a reference to what is passed."""
+
+
 def resolve_device(name: str) -> torch.device:
     """``auto`` takes a GPU where there is one; a device that is not there is a :class:`UserError`."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        device = None
-    if device is None or device.type not in ("cpu", "cuda"):
+    if not re.fullmatch("cpu|cuda(:[0-9]{1,2})?", name):
         raise UserError(f"device={name!r}: must be auto, cpu, cuda or cuda:N")
+    device = torch.device(name)
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         there = torch.cuda.device_count()
         raise UserError(f"device={name!r} is not there: torch {torch.__version__} sees {there} CUDA device(s); use cpu")
@@ -102,8 +122,8 @@ def train(
         on_epoch: called with the history rows of each finished epoch.
         on_progress: called every few seconds with the epoch (from 1) and the share of its steps that are done.
         threads: CPU threads that share the members of a group; does not touch the numbers.
-        checkpoints: where the state of this training is put away now and then; one that lies there is taken up, and
-            the training ends as if it had never been interrupted, bit for bit on a CPU.
+        checkpoints: keeper of the state of this training; one that it has is taken up, and the training ends as if it
+            had never been interrupted, bit for bit on a CPU.
         teachers: settings and states of the members named by ``run.teachers``.
 
     Raises:
@@ -112,29 +132,41 @@ def train(
     """
     check(run, dataset, starts, teachers)
     place = resolve_device(device)
-    keep_freed_memory()
-    each = SideBySide(threads, place)
-    try:
-        with arithmetic(run.recipe.precision, place) as products:
-            linked = connected_groups(run.coupling.weights, run.teachers is not None)
-            groups = [make_group(run, indices, dataset, starts, place, each, teachers) for indices in linked]
-            at = train_groups(groups, run, dataset, place, on_epoch, on_progress, checkpoints)
-            for table in (group.table for group in groups if group.table):
-                part_table(table)
-            trainees = sorted((t for group in groups for t in group.trainees), key=lambda t: t.index)
-            for trainee in trainees:
-                load_state(trainee.kept_state, trainee.model)
-            return Trained(
-                states=[t.kept_state for t in trainees],
-                history=at.history,
-                kept_epochs=[t.kept_epoch for t in trainees],
-                valid_logits=torch.stack(each(lambda t: predict(t.model, dataset.valid), trainees)).cpu().numpy(),
-                test_logits=torch.stack(each(lambda t: predict(t.model, dataset.test), trainees)).cpu().numpy(),
-                products=f"{products}{', ' + ONCE if any(group.distinct_ids for group in groups) else ''}",
-                seconds=at.seconds,
-            )
-    finally:
-        each.close()
+    with side_by_side(threads, place) as each, training_arithmetic(run.recipe.precision, place) as products:
+        linked = connected_groups(run.coupling.weights, run.teachers is not None)
+        groups = [make_group(run, indices, dataset, starts, place, each, teachers) for indices in linked]
+        at = train_groups(groups, run, dataset, place, on_epoch, on_progress, checkpoints)
+        for table in (group.table for group in groups if group.table):
+            unshare_table(table)
+        trainees = sorted((t for group in groups for t in group.trainees), key=lambda t: t.index)
+        for trainee in trainees:
+            load_state(trainee.kept_state, trainee.model)
+        ways = sorted({group.way for group in groups} - {""})
+        return Trained(
+            states=[t.kept_state for t in trainees],
+            history=at.history,
+            kept_epochs=[t.kept_epoch for t in trainees],
+            valid_logits=torch.stack(each(lambda t: predict(t.model, dataset.valid), trainees)).cpu().numpy(),
+            test_logits=torch.stack(each(lambda t: predict(t.model, dataset.test), trainees)).cpu().numpy(),
+            products=", ".join([products, *ways]),
+            seconds=at.seconds,
+        )
+
+
+@has_faster_form
+@contextmanager
+def side_by_side(threads: int, device: torch.device) -> Iterator[Callable[..., list]]:
+    """Inside, a function that applies a function to every member of a group and gives the results in order."""
+    yield in_turn
+
+
+@has_faster_form
+@contextmanager
+def training_arithmetic(precision: Precision, device: torch.device) -> Iterator[str]:
+    """Inside, float32 matrix products are as ``precision`` says; gives what they are in words, for the record."""
+    if precision == "tf32":
+        raise UserError("precision='tf32': needs the faster forms, ctrlib.fast.install()")
+    yield f"torch {precision}"
 
 
 def train_groups(
@@ -147,63 +179,48 @@ def train_groups(
     checkpoints: Checkpoints | None,
 ) -> Position:
     """Epoch by epoch, group by group, until each group has stopped; the position at the end, with all history."""
-    began = time.perf_counter()
-    rows = Rows(dataset.train, device)
+    rows = batch_source(dataset.train, device)
+    steps = len(batch_bounds(len(rows), run.recipe.batch_size))
     at = checkpoints.restore(groups) if checkpoints else Position()
-    before = at.seconds
+    began, told, left = time.perf_counter() - at.seconds, time.monotonic(), []
 
-    def put_away() -> None:
-        at.seconds = before + time.perf_counter() - began
-        if checkpoints and checkpoints.due():
-            checkpoints.save(groups, at)
+    def after_step() -> None:
+        nonlocal told
+        at.seconds = time.perf_counter() - began
+        if checkpoints:
+            checkpoints.after_step(groups, at)
+        if on_progress and at.step and time.monotonic() - told > PROGRESS_S:
+            told = time.monotonic()
+            on_progress(at.epoch + 1, (left.index(at.group) + at.step / steps) / len(left))
 
     while at.epoch < run.recipe.epochs:
         left = [index for index, group in enumerate(groups) if index >= at.group and not group.stopped]
         if not left and not at.new:
             break
-        progress = Progress(at.epoch, len(left) * len(batch_bounds(len(rows), run.recipe.batch_size)), on_progress)
         for at.group in left:
-            at.new += run_epoch(groups[at.group], at, rows, dataset.valid, progress, put_away)
+            at.new += run_epoch(groups[at.group], at, rows, dataset.valid, after_step)
             at.group, at.step, at.losses, at.epoch_seconds = at.group + 1, 0, None, 0.0
         if on_epoch:
             on_epoch(at.new)
         at.history += sorted(at.new, key=lambda row: row["member"])
         at.epoch, at.group, at.new = at.epoch + 1, 0, []
-        put_away()
-    at.seconds = before + time.perf_counter() - began
+        after_step()
+    at.seconds = time.perf_counter() - began
     return at
-
-
-class Progress:
-    """Counts the steps of an epoch and says every few seconds how far it is."""
-
-    def __init__(self, epoch: int, steps: int, tell: Callable[[int, float], None] | None) -> None:
-        self.epoch, self.steps, self.tell, self.done, self.last = epoch, steps, tell, 0, time.monotonic()
-
-    def step(self) -> None:
-        """One more step is done."""
-        self.done += 1
-        if self.tell and time.monotonic() - self.last > PROGRESS_S:
-            self.last = time.monotonic()
-            self.tell(self.epoch + 1, self.done / self.steps)
 
 
 def check(run: Run, dataset: Dataset, starts: list[State] | None, teachers: list[Teacher] | None) -> None:
     """Refuse what cannot be trained, before any time is spent."""
     if run.data.fingerprint != dataset.fingerprint:
-        raise UserError(
-            f"data set {dataset.name!r} (draw {dataset.draw}) has fingerprint {dataset.fingerprint}, but the run was "
-            f"defined on {run.data.fingerprint}: the prepared data changed since"
-        )
-    if run.recipe.batch_size > len(dataset.train):
-        raise UserError(
-            f"batch_size={run.recipe.batch_size}: must be at most {len(dataset.train)}, "
-            f"the training rows of {dataset.name!r}"
-        )
-    if (starts is None) != (run.start is None):
-        raise ValueError("run.start names checkpoints exactly when starts holds them")
-    if (teachers is None) != (run.teachers is None):
-        raise ValueError("run.teachers names members exactly when teachers holds them")
+        changed = f"but the run was defined on {run.data.fingerprint}: the prepared data changed since"
+        found = f"data set {dataset.name!r} (draw {dataset.draw}) has fingerprint {dataset.fingerprint}"
+        raise UserError(f"{found}, {changed}")
+    size, most = run.recipe.batch_size, len(dataset.train)
+    if size > most:
+        raise UserError(f"batch_size={size}: must be at most {most}, the training rows of {dataset.name!r}")
+    for name, given in (("start", starts), ("teachers", teachers)):
+        if (given is None) != (getattr(run, name) is None):
+            raise ValueError(f"run.{name} names members exactly when their states are given")
 
 
 def make_group(
@@ -212,7 +229,7 @@ def make_group(
     dataset: Dataset,
     starts: list[State] | None,
     device: torch.device,
-    each: SideBySide | None = None,
+    each: Callable[..., list] = in_turn,
     teachers: list[Teacher] | None = None,
 ) -> Group:
     """Build the models and optimizers of one group and put them where they start."""
@@ -221,44 +238,18 @@ def make_group(
         for i in indices
     ]
     matrix = torch.tensor(run.coupling.weights, dtype=torch.float32)[indices]
-    heard = matrix.any(dim=0).nonzero().flatten().tolist() if run.coupling.target in FROZEN else indices
-    matrix = matrix[:, heard].to(device)
-    group = Group(trainees, matrix, run.recipe, run.coupling, run.recipe.learning_rate, each or SideBySide(1, device))
-    if run.coupling.target in FROZEN:
-        group.frozen = [frozen_model(i, trainees, teachers, dataset, device) for i in heard]
+    frozen = run.coupling.target in FROZEN
+    teacher_columns = matrix.any(dim=0).nonzero().flatten().tolist() if frozen else indices
+    matrix = matrix[:, teacher_columns].to(device)
+    group = Group(trainees, matrix, run.recipe, run.coupling, run.recipe.learning_rate, each)
+    if frozen:
+        group.frozen = [frozen_model(i, trainees, teachers, dataset, device) for i in teacher_columns]
     if run.embeddings == "shared":
         group.table = share_table(trainees, run.recipe.learning_rate, from_scratch=starts is None)
-    if run.recipe.averaging != "none":
-        group.average = WeightAverage(model_tensors(trainees), run.recipe)
-    if device.type == "cpu" and computes_from_distinct_ids(group, dataset.train.ids):
-        group.distinct_ids = partial(distinct_ids, offsets=field_offsets(dataset.field_dims))
-    group.step = graph_step(group) if device.type == "cuda" else eager_step(group)
+    group.average = WeightAverage(model_tensors(trainees), run.recipe)
+    group.forward, group.way = choose_forward(group, dataset)
+    group.step = choose_step(group)
     return group
-
-
-def computes_from_distinct_ids(group: Group, ids: np.ndarray) -> bool:
-    """Whether :mod:`ctrlib.fast.distinct_ids` pays for the group, judged by a batch from all over the rows (N, F)."""
-    size = group.recipe.batch_size
-    models = [trainee.model for trainee in group.trainees] + group.frozen
-    return any(has_form(model) for model in models) and repeat_enough(as_tensor(ids[:: len(ids) // size][:size]))
-
-
-def eager_step(group: Group) -> Step:
-    """The step as it is written."""
-    return lambda ids, labels, coupled, shuffle: train_step(group, ids, labels, coupled, shuffle)
-
-
-def graph_step(group: Group) -> Step:
-    """The step as CUDA graphs."""
-    generators = [trainee.dropout_generator for trainee in group.trainees]
-    return GraphStep(
-        eager_step(group),
-        rows=group.recipe.batch_size,
-        state=lambda: changing_tensors(group.trainees),
-        generators=generators,
-        new_graph=lambda: CudaGraph(generators),
-        warm_up=warm_up_on_stream,
-    )
 
 
 def batch_bounds(rows: int, batch_size: int) -> list[tuple[int, int]]:
@@ -271,13 +262,13 @@ def batch_bounds(rows: int, batch_size: int) -> list[tuple[int, int]]:
 
 
 def run_epoch(
-    group: Group, at: Position, rows: Rows, valid: Split, progress: Progress, put_away: Callable[[], None]
+    group: Group, at: Position, rows: BatchSource, valid: Split, after_step: Callable[[], None]
 ) -> list[dict]:
     """Train one group to the end of epoch ``at.epoch`` from step ``at.step`` on, evaluate it, move its schedule.
 
     Returns history rows, one per member. The order of the rows is drawn on the CPU, so that it does not depend on the
-    device; nothing else waits for the device before the epoch is over, unless ``put_away``, called after each step,
-    decides to keep the state.
+    device; nothing else waits for the device before the epoch is over, unless ``after_step``, called after each step,
+    keeps the state.
     """
     began, epoch, earlier = time.perf_counter(), at.epoch, at.epoch_seconds
     order_seed = group.trainees[0].member.order_seed
@@ -296,18 +287,15 @@ def run_epoch(
         coupled = listens and has_begun(number, steps, group.coupling.start)
         seed_dropout(group, epoch, step)
         at.losses += group.step(ids, labels, coupled, shuffle_order(group, epoch, step, len(labels)))
-        if group.average:
-            group.average.after_step(number, steps)
+        group.average.after_step(number, steps)
         at.step, at.epoch_seconds = step + 1, earlier + time.perf_counter() - began
-        progress.step()
-        put_away()
+        after_step()
     click, peer = (at.losses / len(bounds)).tolist()
     rate = group.learning_rate
     if not np.isfinite([*click, *peer]).all():
         raise UserError(f"the loss is no number after epoch {epoch + 1}; use a learning_rate below {rate:g}")
-    if group.average:
-        group.average.after_epoch(epoch, group.recipe.epochs)
-    with group.average.in_place() if group.average else nullcontext():
+    group.average.after_epoch(epoch, group.recipe.epochs)
+    with group.average.in_place():
         scores = end_epoch(group, epoch, valid)
     seconds = earlier + time.perf_counter() - began
     return [
@@ -327,11 +315,9 @@ def run_epoch(
 
 def seed_dropout(group: Group, epoch: int, step: int) -> None:
     """Dropout masks follow from the member's seeds and the step, not from what ran before."""
-    for trainee in group.trainees:
-        member = trainee.member
-        if member.dropout:
-            seed = derive_seed(member.init_seed, member.order_seed, "dropout", epoch, step)
-            trainee.dropout_generator.manual_seed(seed)
+    for trainee in (one for one in group.trainees if one.member.dropout):
+        seeds = trainee.member.init_seed, trainee.member.order_seed
+        trainee.dropout_generator.manual_seed(derive_seed(*seeds, "dropout", epoch, step))
 
 
 def shuffle_order(group: Group, epoch: int, step: int, rows: int) -> Tensor | None:

@@ -6,29 +6,43 @@ members meet: the K logits of the batch, from which both losses and their gradie
 Legend: K members of a group, B batch.
 """
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 
 from ctrlib.config import Recipe
 from ctrlib.coupling import click_loss, peer_loss
-from ctrlib.fast.distinct_ids import DistinctIds, model_logits
 from ctrlib.models.layers import embedding_parameters
-from ctrlib.training.cohort import Group, Trainee
+from ctrlib.models.operations import has_faster_form
+from ctrlib.training.cohort import Forward, Group, Step, Trainee
+from ctrlib.training.dataset import Dataset
+
+
+@has_faster_form
+def choose_forward(group: Group, dataset: Dataset) -> tuple[Forward, str]:
+    """How the models of a group, its frozen teachers among them, compute logits of a data set's batches; in words."""
+    return lambda ids: lambda model: model(ids), ""
+
+
+@has_faster_form
+def choose_step(group: Group) -> Step:
+    """The training step of a group as one function of a batch."""
+    return partial(train_step, group)
 
 
 def train_step(group: Group, ids: Tensor, labels: Tensor, coupled: bool, shuffle: Tensor | None = None) -> Tensor:
     """One step of every member of the group on one batch; returns click and peer loss (2, K), detached."""
-    distinct = group.distinct_ids(ids) if group.distinct_ids else None
-    outputs = group.each(lambda trainee: model_logits(trainee.model, ids, distinct), group.trainees)  # K logits (B,)
+    logits_of = group.forward(ids)
+    outputs = group.each(lambda trainee: logits_of(trainee.model), group.trainees)  # K logits (B,)
     logits = torch.stack([output.detach() for output in outputs]).requires_grad_()  # (K, B): members meet here
     click = click_loss(logits, labels)
     peer = torch.zeros_like(click)
     if coupled:
-        how = group.coupling
-        said = group.each(lambda model: ask(model, ids, distinct), group.frozen)
-        frozen = torch.stack(said) if said else None
+        frozen = group.each(torch.no_grad()(logits_of), group.frozen)
+        frozen_logits = torch.stack(frozen) if frozen else None  # (T, B)
         peer = peer_loss(
-            logits, group.weights, how.form, how.target, frozen, shuffle, labels, how.peer_weighting, how.teacher_weight
+            logits, group.coupling, weights=group.weights, frozen=frozen_logits, shuffle=shuffle, labels=labels
         )
     (click + peer).sum().backward()
     work = list(zip(group.trainees, outputs, logits.grad, strict=True))
@@ -36,12 +50,6 @@ def train_step(group: Group, ids: Tensor, labels: Tensor, coupled: bool, shuffle
     if group.table:
         group.table.step()
     return torch.stack([click.detach(), peer.detach()])
-
-
-@torch.no_grad()
-def ask(model: nn.Module, ids: Tensor, distinct: DistinctIds | None) -> Tensor:
-    """What a frozen model says of a batch: logits (B,)."""
-    return model_logits(model, ids, distinct)
 
 
 def update(trainee: Trainee, output: Tensor, gradient: Tensor, recipe: Recipe) -> None:
