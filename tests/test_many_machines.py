@@ -21,6 +21,7 @@ from ctrlib.run.plan import plan
 from ctrlib.run.training import train_planned
 from ctrlib.store import dask, progress
 from ctrlib.store.dask import Dask
+from ctrlib.store.ensure import ensure_all
 from ctrlib.store.executors import BackendLost
 from ctrlib.store.record import Record, StoreError
 from ctrlib.store.runs import RunStore
@@ -76,7 +77,7 @@ def test_three_workers_one_of_them_killed(tmp_path) -> None:
     lines: list[str] = []
     with Cluster(tmp_path) as cluster:
         killed = kill_the_first(cluster)
-        records, failed = store.ensure_all(runs, "cpu", dask=cluster.address, show=lines.append)
+        records, failed = ensure_all(store, runs, "cpu", dask=cluster.address, show=lines.append)
         began, ended = cluster.lines("began"), cluster.lines("ended")
     assert not failed
     assert_equal_records(records, runs, tmp_path)
@@ -130,7 +131,7 @@ def test_three_hosts_one_of_them_lost(tmp_path, hosts) -> None:
     runs = a_study()
     with Cluster(tmp_path, hosts=names, address=address) as cluster:
         killed = kill_the_first(cluster)
-        records, failed = RunStore(tmp_path / "shared").ensure_all(runs, "cpu", dask=cluster.address)
+        records, failed = ensure_all(RunStore(tmp_path / "shared"), runs, "cpu", dask=cluster.address)
         began, ended = cluster.lines("began"), cluster.lines("ended")
     assert not failed
     assert_equal_records(records, runs, tmp_path)
@@ -148,8 +149,8 @@ def test_a_run_that_kills_workers_is_given_up(tmp_path) -> None:
     lines: list[str] = []
     with Cluster(tmp_path, allowed_failures=1) as cluster:
         store = RunStore(tmp_path / "runs")
-        records, failed = store.ensure_all(
-            [heir, refused, killer, *good], "cpu", dask=cluster.address, show=lines.append
+        records, failed = ensure_all(
+            store, [heir, refused, killer, *good], "cpu", dask=cluster.address, show=lines.append
         )
     assert sorted(records) == sorted(run.fingerprint for run in good)
     assert "workers died" in str(failed[killer.fingerprint])
@@ -167,7 +168,7 @@ def test_a_scheduler_that_dies_is_said(tmp_path) -> None:
 
         threading.Thread(target=kill, daemon=True).start()
         with pytest.raises(BackendLost) as caught:
-            RunStore(tmp_path / "runs").ensure_all([quick(1), quick(2)], "cpu", dask=cluster.address)
+            ensure_all(RunStore(tmp_path / "runs"), [quick(1), quick(2)], "cpu", dask=cluster.address)
     assert "scheduler" in one_line(caught)
     assert "run the same command again" in one_line(caught)
 
@@ -182,7 +183,7 @@ def test_no_scheduler_is_said(monkeypatch) -> None:
 
 def test_the_first_worker_is_waited_for_and_must_share_the_store(tmp_path, monkeypatch) -> None:
     """It writes where its own path leads: elsewhere, so that nothing arrives here; then there is no such folder."""
-    monkeypatch.setattr(progress, "HEARTBEAT_S", -1.0)
+    monkeypatch.setattr(progress, "SILENCE_S", -1.0)
     here, there = tmp_path / "here", tmp_path / "there"
     for folder in (here, there):
         folder.mkdir()
@@ -201,7 +202,7 @@ def test_the_first_worker_is_waited_for_and_must_share_the_store(tmp_path, monke
                     cluster.workers += added
 
             with pytest.raises(StoreError) as caught:
-                RunStore(root).ensure_all([quick(len(words))], "cpu", dask=cluster.address, show=show)
+                ensure_all(RunStore(root), [quick(len(words))], "cpu", dask=cluster.address, show=show)
             assert words in one_line(caught)
             added[0].kill()
             added[0].join()

@@ -17,7 +17,7 @@ from ctrlib.data.load import load_data
 from ctrlib.errors import UserError
 from ctrlib.store.environment import environment, loaded_commit
 from ctrlib.store.locks import RunLock
-from ctrlib.store.progress import epoch_line, print_line, progress_line
+from ctrlib.store.progress import epoch_line, progress_line
 from ctrlib.store.published import Results, committed_results
 from ctrlib.store.record import FILES, NAME, Damaged, Record, read_record, storage_error, write_record
 
@@ -193,7 +193,7 @@ class RunStore:
             raise UserError(f"run {stored.run} saw other data than this run, so its members cannot teach here")
         return record.states()[stored.member]
 
-    # Training many runs: ctrlib.store.ensure ------------------------------------------------------------------------
+    # Training many runs (ctrlib.store.ensure) -----------------------------------------------------------------------
 
     def ensure(
         self, runs: Iterable[Run], device: str = "auto", workers: int | None = None, with_files: bool = False
@@ -207,27 +207,13 @@ class RunStore:
         Raises:
             UserError: runs failed; it says which, after the others have been trained.
         """
-        from ctrlib.store.ensure import failure
+        from ctrlib.store.ensure import ensure_all, failure
 
         runs = list(runs)
-        records, failed = self.ensure_all(runs, device, workers, with_files=with_files)
+        records, failed = ensure_all(self, runs, device, workers, with_files=with_files)
         if failed:
             raise failure({run.fingerprint: run for run in runs}, failed)
         return [records[run.fingerprint] for run in runs]
-
-    def ensure_all(
-        self,
-        runs: Iterable[Run],
-        device: str = "auto",
-        workers: int | None = None,
-        dask: str | None = None,
-        show: Callable[[str], None] = print_line,
-        with_files: bool = False,
-    ) -> tuple[dict[str, Record], dict[str, Exception]]:
-        """As :meth:`ensure`, but what failed is returned: see :func:`ctrlib.store.ensure.ensure_all`."""
-        from ctrlib.store.ensure import ensure_all
-
-        return ensure_all(self, runs, device, workers, dask, show, with_files)
 
     def with_files(self, records: Iterable[Record]) -> list[Record]:
         """The records with their files; those that only have been published are trained again."""
