@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from ctrlib.config import Data, Run, StoredMember
+from ctrlib.config import Data, Member, Run, StoredMember
 from ctrlib.data.folders import store_root
 from ctrlib.data.load import load_data
 from ctrlib.errors import UserError
@@ -161,9 +161,9 @@ class RunStore:
         try:
             starts = teachers = None
             if run.start is not None:
-                starts = [self._stored_state(start) for start in run.start]
+                starts = [self._checkpoint(start)[1] for start in run.start]
             if run.teachers is not None:
-                teachers = [self._stored_state(teacher, run.data) for teacher in run.teachers]
+                teachers = [self._checkpoint(teacher, run.data) for teacher in run.teachers]
             dataset = load_data(run.data)
             place = resolve_device(device)
             identity = f"{run.fingerprint} {environment(place)}"
@@ -183,15 +183,15 @@ class RunStore:
             torch.set_num_threads(before)
             release_memory()
 
-    def _stored_state(self, stored: StoredMember, data: Data | None = None) -> dict:
-        """The state of a member of an earlier run; where ``data`` is given, it must be what that run saw."""
+    def _checkpoint(self, stored: StoredMember, data: Data | None = None) -> tuple[Member, dict]:
+        """Settings and state of a member of an earlier run; where ``data`` is given, it must be what that run saw."""
         record = self.open(stored.run)
         last = len(record.run.members) - 1
         if stored.member > last:
             raise UserError(f"run {stored.run} has no member {stored.member}; allowed: 0 to {last}")
         if data is not None and data.fingerprint != record.run.data.fingerprint:
             raise UserError(f"run {stored.run} saw other data than this run, so its members cannot teach here")
-        return record.states()[stored.member]
+        return record.run.members[stored.member], record.states()[stored.member]
 
     # Training many runs (ctrlib.store.ensure) -----------------------------------------------------------------------
 
