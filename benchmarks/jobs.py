@@ -231,6 +231,7 @@ def workers(cores: int, team: str, workers: int, runs: int, rows: int, epochs: i
     from ctrlib.config import SyntheticSettings
     from ctrlib.data.load import data_settings
     from ctrlib.store.dask import SLOT
+    from ctrlib.store.ensure import ensure_all
     from ctrlib.store.executors import stop_pools
     from ctrlib.store.runs import RunStore
 
@@ -252,9 +253,9 @@ def workers(cores: int, team: str, workers: int, runs: int, rows: int, epochs: i
     with tempfile.TemporaryDirectory() as folder, cluster as started:
         store = RunStore(Path(folder))
         where = {"workers": workers, "dask": started and started.scheduler_address}
-        store.ensure_all([make(1000 + n) for n in range(3 * workers)], "cpu", **where)
+        ensure_all(store, [make(1000 + n) for n in range(3 * workers)], "cpu", **where)
         began = time.perf_counter()
-        records, _ = store.ensure_all([make(n) for n in range(runs)], "cpu", **where)
+        records, _ = ensure_all(store, [make(n) for n in range(runs)], "cpu", **where)
         seconds = time.perf_counter() - began
         stop_pools()
     training = sum(record.seconds for record in records.values())

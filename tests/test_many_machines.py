@@ -19,8 +19,10 @@ from ctrlib.errors import UserError
 from ctrlib.run import execute, training
 from ctrlib.run.plan import plan
 from ctrlib.run.training import train_planned
-from ctrlib.store import executors, progress
-from ctrlib.store.executors import Dask, TeamLost
+from ctrlib.store import dask, progress
+from ctrlib.store.dask import Dask
+from ctrlib.store.ensure import ensure_all
+from ctrlib.store.executors import BackendLost
 from ctrlib.store.record import Record, StoreError
 from ctrlib.store.runs import RunStore
 
@@ -75,7 +77,7 @@ def test_three_workers_one_of_them_killed(tmp_path) -> None:
     lines: list[str] = []
     with Cluster(tmp_path) as cluster:
         killed = kill_the_first(cluster)
-        records, failed = store.ensure_all(runs, "cpu", dask=cluster.address, show=lines.append)
+        records, failed = ensure_all(store, runs, "cpu", dask=cluster.address, show=lines.append)
         began, ended = cluster.lines("began"), cluster.lines("ended")
     assert not failed
     assert_equal_records(records, runs, tmp_path)
@@ -84,8 +86,7 @@ def test_three_workers_one_of_them_killed(tmp_path) -> None:
     assert len({process for _, process, _ in began}) == 3
     assert lines[0] == "6 runs: 0 in the store, 6 to train"
     assert any(line.startswith("[6/6] 2 DeepFM mutual") for line in lines)
-    left = [path.name for path in (store.root / ".locks").iterdir() if path.suffix != ".lock"]
-    assert left == [], "nobody has a lock"
+    assert list((store.root / ".locks").iterdir()) == [], "nobody has a lock"
 
 
 def hosts_possible() -> bool:
@@ -125,12 +126,12 @@ def hosts():
 
 
 def test_three_hosts_one_of_them_lost(tmp_path, hosts) -> None:
-    """The system's locks do not reach from host to host, so the lost one's lock is freed by its missing heartbeat."""
+    """No host sees the processes of another, so the lost one's lock is freed by its missing heartbeat."""
     names, address = hosts
     runs = a_study()
     with Cluster(tmp_path, hosts=names, address=address) as cluster:
         killed = kill_the_first(cluster)
-        records, failed = RunStore(tmp_path / "shared").ensure_all(runs, "cpu", dask=cluster.address)
+        records, failed = ensure_all(RunStore(tmp_path / "shared"), runs, "cpu", dask=cluster.address)
         began, ended = cluster.lines("began"), cluster.lines("ended")
     assert not failed
     assert_equal_records(records, runs, tmp_path)
@@ -148,30 +149,14 @@ def test_a_run_that_kills_workers_is_given_up(tmp_path) -> None:
     lines: list[str] = []
     with Cluster(tmp_path, allowed_failures=1) as cluster:
         store = RunStore(tmp_path / "runs")
-        records, failed = store.ensure_all(
-            [heir, refused, killer, *good], "cpu", dask=cluster.address, show=lines.append
+        records, failed = ensure_all(
+            store, [heir, refused, killer, *good], "cpu", dask=cluster.address, show=lines.append
         )
     assert sorted(records) == sorted(run.fingerprint for run in good)
     assert "workers died" in str(failed[killer.fingerprint])
     assert "fourteen is not allowed" in str(failed[refused.fingerprint])
     assert f"builds on {refused.fingerprint}" in str(failed[heir.fingerprint])
     assert sum("failed: " in line for line in lines) == 3
-
-
-def test_a_cluster_without_slots_is_waited_for(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(progress, "HEARTBEAT_S", -1.0)
-    with Cluster(tmp_path, workers=0) as cluster:
-        cluster.workers = [cluster.add(slots=0)]
-        lines: list[str] = []
-
-        def show(line: str) -> None:
-            lines.append(line)
-            if "waiting for a Dask worker with a slot" in line and len(cluster.workers) == 1:
-                cluster.workers.append(cluster.add())
-
-        records, _ = RunStore(tmp_path / "runs").ensure_all([quick(1)], "cpu", dask=cluster.address, show=show)
-    assert len(records) == 1
-    assert any("--resources slot=1" in line for line in lines)
 
 
 def test_a_scheduler_that_dies_is_said(tmp_path) -> None:
@@ -182,34 +167,48 @@ def test_a_scheduler_that_dies_is_said(tmp_path) -> None:
             cluster.scheduler.kill()
 
         threading.Thread(target=kill, daemon=True).start()
-        with pytest.raises(TeamLost) as caught:
-            RunStore(tmp_path / "runs").ensure_all([quick(1), quick(2)], "cpu", dask=cluster.address)
+        with pytest.raises(BackendLost) as caught:
+            ensure_all(RunStore(tmp_path / "runs"), [quick(1), quick(2)], "cpu", dask=cluster.address)
     assert "scheduler" in one_line(caught)
     assert "run the same command again" in one_line(caught)
 
 
-@pytest.mark.parametrize("address", ["tcp://127.0.0.1:9", "nonsense", "udp://127.0.0.1:9"])
-def test_no_scheduler_is_said(monkeypatch, address) -> None:
-    monkeypatch.setattr(executors, "CONNECT_S", 1)
-    with pytest.raises(UserError) as caught:
-        Dask(address)
-    assert address in one_line(caught)
+def test_no_scheduler_is_said(monkeypatch) -> None:
+    monkeypatch.setattr(dask, "CONNECT_S", 1)
+    for address in ("tcp://127.0.0.1:9", "nonsense"):
+        with pytest.raises(UserError) as caught:
+            Dask(address)
+        assert address in one_line(caught)
 
 
-def test_a_store_that_workers_do_not_share_is_said(tmp_path, monkeypatch) -> None:
-    """The worker writes where its own path leads; here nothing arrives."""
-    elsewhere = tmp_path / "elsewhere"
-    elsewhere.mkdir()
-    with Cluster(tmp_path, workers=1) as cluster:
-        store = RunStore(tmp_path / "runs")
-        monkeypatch.setattr(store, "_make_root", lambda: elsewhere)
-        with pytest.raises(StoreError) as caught:
-            store.ensure_all([quick(1)], "cpu", dask=cluster.address)
-        assert "same store" in one_line(caught)
-        monkeypatch.setattr(store, "_make_root", lambda: tmp_path / "not there")
-        with pytest.raises(StoreError) as caught:
-            store.ensure_all([quick(1)], "cpu", dask=cluster.address)
-    assert "no folder" in one_line(caught)
+def test_the_first_worker_is_waited_for_and_must_share_the_store(tmp_path, monkeypatch) -> None:
+    """It writes where its own path leads: elsewhere, so that nothing arrives here; then there is no such folder."""
+    monkeypatch.setattr(progress, "SILENCE_S", -1.0)
+    here, there = tmp_path / "here", tmp_path / "there"
+    for folder in (here, there):
+        folder.mkdir()
+    root = tmp_path / "runs"
+    root.symlink_to(there)
+    with Cluster(tmp_path, workers=0) as cluster:
+        for parted, words in ((lambda: None, "same store"), (lambda: there.rename(tmp_path / "gone"), "no folder")):
+            added = []
+
+            def show(line: str, parted=parted, added=added) -> None:
+                if "waiting for a Dask worker with a slot; this starts one" in line and not added:
+                    root.unlink()
+                    root.symlink_to(here)
+                    parted()
+                    added.append(cluster.add())
+                    cluster.workers += added
+
+            with pytest.raises(StoreError) as caught:
+                ensure_all(RunStore(root), [quick(len(words))], "cpu", dask=cluster.address, show=show)
+            assert words in one_line(caught)
+            added[0].kill()
+            added[0].join()
+            root.unlink()
+            root.symlink_to(there)
+    assert len(cluster.lines("ended")) == 1
 
 
 # ---- the study -------------------------------------------------------------------------------------------------------

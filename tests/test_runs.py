@@ -395,7 +395,7 @@ def test_a_file_where_the_store_should_be_is_said(tmp_path) -> None:
 
 
 def test_progress_says_what_is_done_and_gives_signs_of_life(store, capsys, monkeypatch) -> None:
-    monkeypatch.setattr(progress, "HEARTBEAT_S", -1.0)
+    monkeypatch.setattr(progress, "SILENCE_S", -1.0)
     here(store, [quick(1, epochs=3), make_run([member(1), member(2)], complete(2))])
     out = capsys.readouterr().out
     assert "[0/2] ... DeepFM solo from scratch, draw 0: epoch 2 of at most 3, validation AUC 0." in out

@@ -2,6 +2,7 @@
 
 import contextlib
 from pathlib import Path
+from statistics import mean
 from typing import Annotated
 
 import typer
@@ -39,14 +40,10 @@ def runs_list(store: Store = None) -> None:
         except UserError:
             shown.add_row(name, "[red]not readable; `ctrlib runs verify` says why[/]")
             continue
-        aucs = [test["auc"] for test in record.content["test"]]
-        shown.add_row(
-            name,
-            f"{record.run.data.name}: {label(record.run)}",
-            "-".join(str(e) for e in sorted(set(record.content["kept_epochs"]))),
-            f"{sum(aucs) / len(aucs):.4f}",
-            f"{record.seconds:.1f}",
-        )
+        epochs = "-".join(str(epoch) for epoch in sorted(set(record.content["kept_epochs"])))
+        auc = mean(test["auc"] for test in record.content["test"])
+        what = f"{record.run.data.name}: {label(record.run)}"
+        shown.add_row(name, what, epochs, f"{auc:.4f}", f"{record.seconds:.1f}")
     console(stderr=False).print(shown)
     say(f"{len(found.fingerprints())} runs in {found.root}")
 
@@ -68,17 +65,15 @@ def runs_show(
     say(f"run {record.fingerprint}: {label(record.run)}\n")
     say(yaml.safe_dump({"settings": content["run"], "environment": content["environment"]}, sort_keys=False))
     history = table(numbers=("epoch", "member", "rate", "click loss", "peer loss", "valid AUC", "log loss"))
+    row_format = (
+        "{epoch} {member} {learning_rate:g} {click_loss:.5f} {peer_loss:.6f} {valid_auc:.5f} {valid_logloss:.5f}"
+    )
     for row in record.history:
-        history.add_row(
-            f"{row['epoch']}", f"{row['member']}", f"{row['learning_rate']:g}", f"{row['click_loss']:.5f}",
-            f"{row['peer_loss']:.6f}", f"{row['valid_auc']:.5f}", f"{row['valid_logloss']:.5f}",
-        )  # fmt: skip
+        history.add_row(*row_format.format(**row).split())
     test = table("member", "architecture", numbers=("kept epoch", "test AUC", "log loss", "calibration"))
-    for n, (member, row) in enumerate(zip(record.run.members, content["test"], strict=True)):
-        test.add_row(
-            f"{n}", member.architecture, f"{content['kept_epochs'][n]}", f"{row['auc']:.5f}", f"{row['logloss']:.5f}",
-            f"{row['calibration']:.4f}",
-        )  # fmt: skip
+    for n, row in enumerate(content["test"]):
+        metrics = "{auc:.5f} {logloss:.5f} {calibration:.4f}".format(**row).split()
+        test.add_row(f"{n}", record.run.members[n].architecture, f"{content['kept_epochs'][n]}", *metrics)
     for part in (history, test):
         console(stderr=False).print(part)
 
@@ -114,22 +109,22 @@ def runs_verify(
 
     found = open_store(store)
     names = [found.name(name) for name in runs] if runs else found.fingerprints()
-    damaged, other = [], []
+    problems = []
     for name in track(names, "checking", transient=True):
         try:
             found.verify(name)
-        except Damaged as problem:
-            damaged.append(problem)
         except UserError as problem:
-            other.append(problem)
+            problems.append(("damaged" if isinstance(problem, Damaged) else "cannot be used", problem))
     states = {} if runs else unfinished_trainings(found)
-    damaged += [problem for problem in states.values() if problem]
-    for kind, problems in (("damaged", damaged), ("cannot be used", other)):
-        for problem in problems:
-            typer.secho(f"{kind}: {problem}", fg="red", err=True)
+    problems += [("damaged", problem) for problem in states.values() if problem]
+    for kind, problem in sorted(problems, key=lambda one: one[0], reverse=True):
+        typer.secho(f"{kind}: {problem}", fg="red", err=True)
     trainings = f", {len(states)} unfinished trainings" if states else ""
-    typer.echo(f"{len(names)} runs{trainings} checked, {len(damaged)} damaged, {len(other)} that cannot be used")
-    if damaged or other:
+    damaged = [kind for kind, _ in problems].count("damaged")
+    typer.echo(
+        f"{len(names)} runs{trainings} checked, {damaged} damaged, {len(problems) - damaged} that cannot be used"
+    )
+    if problems:
         raise typer.Exit(1)
 
 
@@ -139,10 +134,9 @@ def recompute_runs(count: int, seed: int, found, published: bool) -> None:
     from ctrlib.store.published import committed_results
     from ctrlib.store.recompute import recompute
 
-    contents = committed_results().runs if published else {}
-    where = "published"
+    contents, where = (committed_results().runs, "published") if published else ({}, "")
     if not contents:
-        where = f"in {found.root}"
+        contents, where = {}, f"in {found.root}"
         for name in found.fingerprints():
             with contextlib.suppress(UserError):  # `verify` without --recompute names what is damaged
                 contents[name] = found.open(name).content
@@ -153,7 +147,7 @@ def recompute_runs(count: int, seed: int, found, published: bool) -> None:
     with reporting("training") as tell:
         for one in recompute(contents, count, seed, tell):
             matches.append(one.matches)
-            say(str(one))
+            say(f"{one}")
     say(f"{sum(matches)} of {len(matches)} match")
     if not all(matches):
         raise typer.Exit(1)
@@ -178,17 +172,16 @@ def runs_gc(
     from ctrlib.store.gc import find_garbage, remove
 
     found = open_store(store)
-    garbage = find_garbage(found, unfinished)
-    shown = table("folder", "why", numbers=("MB",))
-    for one in garbage:
-        shown.add_row(one.folder.name, one.reason, f"{one.size / 1e6:.1f}")
+    garbage = {one: one.size / 1e6 for one in find_garbage(found, unfinished)}
     if garbage:
+        shown = table("folder", "why", numbers=("MB",))
+        for one, size in garbage.items():
+            shown.add_row(one.folder.name, one.reason, f"{size:.1f}")
         console(stderr=False).print(shown)
-    total = sum(one.size for one in garbage) / 1e6
     if delete:
         remove(garbage)
     done = "freed" if delete else "can be freed" + (" with --delete" if garbage else "")
-    say(f"{found.root}: {len(garbage)} folders, {total:.1f} MB {done}")
+    say(f"{found.root}: {len(garbage)} folders, {sum(garbage.values()):.1f} MB {done}")
 
 
 @runs_app.command("publish")

@@ -36,6 +36,7 @@ def train_planned(
     Raises:
         UserError: no scheduler answers, or the store cannot be used.
     """
+    from ctrlib.store.ensure import ensure_all
     from ctrlib.store.executors import BackendLost, stop_pools
     from ctrlib.store.progress import label
     from ctrlib.store.runs import open_store
@@ -49,7 +50,7 @@ def train_planned(
     lost: Exception | None = None
     for device, runs in by_device.items():
         try:
-            reasons |= store.ensure_all(runs, device, workers, dask, on_line)[1] if runs else {}
+            reasons |= ensure_all(store, runs, device, workers, dask, on_line)[1] if runs else {}
         except BackendLost as error:
             lost = error
     stop_pools()  # the notebooks need the memory

@@ -11,7 +11,7 @@ from ctrlib.data.folders import data_root
 from ctrlib.data.workers import usable_cores
 from ctrlib.errors import UserError
 from ctrlib.store.executors import Backend, InProcess, Pool, Task, progress_sink, run_tasks
-from ctrlib.store.progress import Progress, label
+from ctrlib.store.progress import Progress, label, print_line
 from ctrlib.store.record import Record, StoreError, builds_on, storage_error
 from ctrlib.store.runs import RunStore
 
@@ -19,11 +19,11 @@ from ctrlib.store.runs import RunStore
 def ensure_all(
     store: RunStore,
     runs: Iterable[Run],
-    device: str,
-    workers: int | None,
-    dask: str | None,
-    show: Callable[[str], None],
-    with_files: bool,
+    device: str = "auto",
+    workers: int | None = None,
+    dask: str | None = None,
+    show: Callable[[str], None] = print_line,
+    with_files: bool = False,
 ) -> tuple[dict[str, Record], dict[str, Exception]]:
     """The records of ``runs``; what the store lacks is trained. Records and errors, both by fingerprint.
 
@@ -116,7 +116,11 @@ def _train_all(
         from ctrlib.store.dask import Dask
 
         backend: Backend = Dask(dask)
-        root = _make(root).resolve()
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise storage_error(error, root) from None
+        root = root.resolve()
     else:
         cores = workers or default_workers(device)
         workers = min(cores, len(missing))
@@ -189,11 +193,3 @@ def _trained(store: RunStore, name: str) -> Record:
             "on a folder that all of them see under this path"
         )
     return store.open(name)
-
-
-def _make(root: Path) -> Path:
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise storage_error(error, root) from None
-    return root

@@ -1,7 +1,7 @@
 """What a run store holds that no study will ask for again."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -94,16 +94,13 @@ def _reason(store: RunStore, folder: Path, kind: str, name: str, unfinished: boo
 
 def _in_use(store: RunStore, name: str) -> bool | None:
     """Whether a living process holds the lock of a run; None where only time will tell."""
-    locks = store.root / ".locks"
-    if not (locks / f"{name}.lock").exists() and not (locks / f"{name}.owner").exists():
-        return False
     try:
         return store.lock(name).is_held()
     except OSError as error:
         raise storage_error(error, store.root) from None
 
 
-def remove(garbage: list[Garbage]) -> None:
+def remove(garbage: Iterable[Garbage]) -> None:
     """Delete the folders; :class:`UserError` names the first that cannot be."""
     for one in garbage:
         try:

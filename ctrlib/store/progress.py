@@ -11,7 +11,7 @@ from ctrlib.config import Run
 if TYPE_CHECKING:
     from ctrlib.store.record import Record
 
-HEARTBEAT_S = 10.0
+SILENCE_S = 10.0  # after which a batch of runs gives a sign of life
 
 
 def humanize(seconds: float) -> str:
@@ -49,7 +49,7 @@ class Progress:
 
     def beat(self, text: str) -> None:
         """Show ``text`` if nothing was shown for a while."""
-        if time.monotonic() - self.last > HEARTBEAT_S:
+        if time.monotonic() - self.last > SILENCE_S:
             self._print(f"[{self.done}/{self.total}] ... {text}")
 
     def _print(self, text: str) -> None:

@@ -74,13 +74,10 @@ def candidates(contents: dict[str, dict]) -> list[Run]:
 
 
 def _data_at_hand(run: Run) -> bool:
-    if run.data.synthetic is not None:
-        return True
     try:
-        load_data(run.data)
+        return run.data.synthetic is not None or load_data(run.data) is not None
     except UserError:
         return False
-    return True
 
 
 def recompute(

@@ -11,13 +11,13 @@ import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from ctrlib.config import Data, Run, StoredMember
+from ctrlib.config import Data, Member, Run, StoredMember
 from ctrlib.data.folders import store_root
 from ctrlib.data.load import load_data
 from ctrlib.errors import UserError
 from ctrlib.store.environment import environment, loaded_commit
 from ctrlib.store.locks import RunLock
-from ctrlib.store.progress import epoch_line, print_line, progress_line
+from ctrlib.store.progress import epoch_line, progress_line
 from ctrlib.store.published import Results, committed_results
 from ctrlib.store.record import FILES, NAME, Damaged, Record, read_record, storage_error, write_record
 
@@ -163,9 +163,9 @@ class RunStore:
         try:
             starts = teachers = None
             if run.start is not None:
-                starts = [self._stored_state(start) for start in run.start]
+                starts = [self._checkpoint(start)[1] for start in run.start]
             if run.teachers is not None:
-                teachers = [self._stored_state(teacher, run.data) for teacher in run.teachers]
+                teachers = [self._checkpoint(teacher, run.data) for teacher in run.teachers]
             dataset = load_data(run.data)
             place = resolve_device(device)
             identity = f"{run.fingerprint} {environment(place)}"
@@ -185,17 +185,17 @@ class RunStore:
             torch.set_num_threads(before)
             release_memory()
 
-    def _stored_state(self, stored: StoredMember, data: Data | None = None) -> dict:
-        """The state of a member of an earlier run; where ``data`` is given, it must be what that run saw."""
+    def _checkpoint(self, stored: StoredMember, data: Data | None = None) -> tuple[Member, dict]:
+        """Settings and state of a member of an earlier run; where ``data`` is given, it must be what that run saw."""
         record = self.open(stored.run)
         last = len(record.run.members) - 1
         if stored.member > last:
             raise UserError(f"run {stored.run} has no member {stored.member}; allowed: 0 to {last}")
         if data is not None and data.fingerprint != record.run.data.fingerprint:
             raise UserError(f"run {stored.run} saw other data than this run, so its members cannot teach here")
-        return record.states()[stored.member]
+        return record.run.members[stored.member], record.states()[stored.member]
 
-    # Training many runs: ctrlib.store.ensure ------------------------------------------------------------------------
+    # Training many runs (ctrlib.store.ensure) -----------------------------------------------------------------------
 
     def ensure(
         self, runs: Iterable[Run], device: str = "auto", workers: int | None = None, with_files: bool = False
@@ -209,27 +209,13 @@ class RunStore:
         Raises:
             UserError: runs failed; it says which, after the others have been trained.
         """
-        from ctrlib.store.ensure import failure
+        from ctrlib.store.ensure import ensure_all, failure
 
         runs = list(runs)
-        records, failed = self.ensure_all(runs, device, workers, with_files=with_files)
+        records, failed = ensure_all(self, runs, device, workers, with_files=with_files)
         if failed:
             raise failure({run.fingerprint: run for run in runs}, failed)
         return [records[run.fingerprint] for run in runs]
-
-    def ensure_all(
-        self,
-        runs: Iterable[Run],
-        device: str = "auto",
-        workers: int | None = None,
-        dask: str | None = None,
-        show: Callable[[str], None] = print_line,
-        with_files: bool = False,
-    ) -> tuple[dict[str, Record], dict[str, Exception]]:
-        """As :meth:`ensure`, but what failed is returned: see :func:`ctrlib.store.ensure.ensure_all`."""
-        from ctrlib.store.ensure import ensure_all
-
-        return ensure_all(self, runs, device, workers, dask, show, with_files)
 
     def with_files(self, records: Iterable[Record]) -> list[Record]:
         """The records with their files; those that only have been published are trained again."""
