@@ -251,7 +251,7 @@ def test_servers_that_do_not_help(tmp_path):
         has.status = 403
         assert "the server answers 403" in refused(has.endpoint, tmp_path)
     with hub(files={PATH: ZIP}, more=4000) as has:
-        assert "the server sends more than the" in refused(has.endpoint, tmp_path)
+        assert "cut off or not a hub's answer" in refused(has.endpoint, tmp_path)
     assert "endpoint 'nowhere'; allowed: an address" in refused("nowhere", tmp_path / "b")
     assert left(tmp_path / "b") == []
     with pytest.raises(UserError, match=r"unknown data set to fetch 'frape_x1'.*mean 'frappe_x1'"):
