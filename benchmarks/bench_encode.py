@@ -173,9 +173,11 @@ def own_peak_mb() -> float:
 
 def prepare_with_ctrlib(order: dict):
     """What `ctrlib data prepare` does, splits, hashes and files included."""
-    from ctrlib.data import criteo, sources, streaming  # noqa: F401 (imported before the clock starts)
+    from ctrlib.data import sources
+    from ctrlib.data.formats import criteo  # noqa: F401 (imported before the clock starts)
+    from ctrlib.data.options import PrepareOptions
 
-    options = sources.PrepareOptions(layout="criteo", min_count=MIN_COUNT)
+    options = PrepareOptions(layout="criteo", min_count=MIN_COUNT)
     return lambda: sources.prepare("bench", order["raw"], Path(order["folder"]) / "data", options)
 
 

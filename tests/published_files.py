@@ -8,9 +8,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from ctrlib.data.criteo import NUMBERS
+from ctrlib.data.formats.criteo import NUMBERS
+from ctrlib.data.hub.published import PUBLISHED
 from ctrlib.data.manifest import SPLITS
-from ctrlib.data.published import PUBLISHED
 
 
 def csv_files(name, rows=(300, 60, 80), seed=0):

@@ -68,38 +68,9 @@ BAD = {
     # name: (data set, file name, content, further options, pattern of the message)
     "empty": ("criteo", "a.txt", b"", [], r"a\.txt: the file is empty"),
     "blank": ("criteo", "a.txt", b"\n\n\n", [], r"a\.txt: the file is empty"),
-    "39 columns": (
-        *("criteo", "a.txt", text([*CRITEO[:9], CRITEO[9].rsplit("\t", 1)[0], *CRITEO[10:]]), []),
-        r"a\.txt, line 10: 39 columns; allowed: 40, tab-separated$",
-    ),
     "41 columns": (
         *("criteo", "a.txt", text([*CRITEO[:11], CRITEO[11] + "\tx", *CRITEO[12:]]), []),
         r"a\.txt, line 12: 41 columns; allowed: 40",
-    ),
-    "39 and 41": (
-        "criteo",
-        "a.txt",
-        text([*CRITEO[:9], CRITEO[9].rsplit("\t", 1)[0], CRITEO[10] + "\tx", *CRITEO[11:]]),
-        [],
-        r"line 10: 39 columns",
-    ),
-    "blank line": ("criteo", "a.txt", text([*CRITEO[:5], "", *CRITEO[5:]]), [], r"line 6: 0 columns; allowed: 40"),
-    "no number": (
-        *("criteo", "a.txt", text(with_cell(CRITEO, 20, 3, "many", "\t")), []),
-        r"line 21, column I3: 'many'; allowed: a whole number or nothing",
-    ),
-    "fraction": (
-        *("criteo", "a.txt", text(with_cell(CRITEO, 20, 13, "1.5", "\t")), []),
-        r"line 21, column I13: '1\.5'",
-    ),
-    "label 2": (
-        *("criteo", "a.txt", text(with_cell(CRITEO, 30, 0, "2", "\t")), []),
-        r"line 31, column label: '2'; allowed: 0 or 1",
-    ),
-    "no label": ("criteo", "a.txt", text(with_cell(CRITEO, 30, 0, "", "\t")), [], r"line 31, column label: ''"),
-    "cut line": (
-        *("criteo", "a.txt", text(CRITEO)[:-120], []),
-        r"line 200: \d+ columns; allowed: 40, tab-separated \(it is the last line: the file seems cut off there\)",
     ),
     "cut word": (
         *("criteo", "a.txt", text(with_cell(CRITEO, 199, 39, "0000", "\t"))[:-1], []),
@@ -109,19 +80,15 @@ BAD = {
         *("criteo", "a.txt", text(["\t".join(["label", *(f"x{i}" for i in range(39))]), *CRITEO]), []),
         r"line 1: 'label' looks like a header; allowed: no header",
     ),
-    "commas": ("criteo", "a.txt", text(OWN), [], r"line 1: 1 column; allowed: 40, tab-separated"),
     "encoding": (
         *("criteo", "a.txt", "\n".join(LATIN).encode("latin-1"), []),
         r"line 7: byte 0xe9 at position \d+ is not UTF-8",
     ),
-    "utf-16": ("criteo", "a.txt", text(CRITEO).decode().encode("utf-16"), [], r"line 1: byte 0xff .* is not UTF-8"),
     "cut gzip": ("criteo", "a.gz", PACKED[:-500], [], r"a\.gz: damaged gzip after [\d,]+ unpacked bytes"),
-    "bad gzip": ("criteo", "a.gz", damaged(PACKED, len(PACKED) // 2), [], r"a\.gz: damaged gzip"),
     "bad gzip sum": ("criteo", "a.gz", damaged(PACKED, len(PACKED) - 6), [], r"a\.gz: damaged gzip .*CRC"),
     "no gzip": ("criteo", "a.gz", text(CRITEO), [], r"a\.gz: damaged gzip \(it does not begin like one\)"),
     "all clicks": ("criteo", "a.txt", text(with_label(CRITEO, 0, "1", "\t")), [], r"all 200 labels are 1"),
     "few rows": ("criteo", "a.txt", text(CRITEO[:8]), [], r"8 rows are too few: the \w+ part of draw 0 has 1 rows?"),
-    "one row": ("criteo", "a.txt", text(CRITEO[:1]), [], r"all 1 labels are"),
     "avazu without header": (
         "avazu",
         "a.csv",
@@ -133,34 +100,16 @@ BAD = {
         *("avazu", "a.csv", text([AVAZU[0].replace("C17", "C99"), *AVAZU[1:]]), []),
         r"line 1: no column 'C17'",
     ),
-    "avazu 23": (
-        *("avazu", "a.csv", text([*AVAZU[:7], AVAZU[7].rsplit(",", 1)[0], *AVAZU[8:]]), []),
-        r"line 8: 23 columns; allowed: 24, comma-separated",
-    ),
     "avazu label": ("avazu", "a.csv", text(with_cell(AVAZU, 4, 1, "yes", ",")), [], r"line 5, column click: 'yes'"),
     "avazu hour": (
         *("avazu", "a.csv", text(with_cell(AVAZU, 4, 2, "23013325", ",")), []),
         r"line 5, column hour: '23013325'; allowed: YYMMDDHH",
     ),
-    "avazu no hour": ("avazu", "a.csv", text(with_cell(AVAZU, 4, 2, "", ",")), [], r"line 5, column hour: ''"),
-    "avazu cut": ("avazu", "a.csv", text(AVAZU)[:-20], [], r"line 201: \d+ columns; .*cut off"),
     "avazu header only": ("avazu", "a.csv", text(AVAZU[:1]), [], r"no rows below the header"),
-    "avazu encoding": ("avazu", "a.csv", text(AVAZU).replace(b"w1,", b"\xff,", 1), [], r"line \d+: byte 0xff"),
-    "avazu one label": ("avazu", "a.csv", text(with_label(AVAZU, 1, "0", ",", 1)), [], r"all 200 labels are 0"),
-    "frappe header": ("frappe", "a.csv", text(FRAPPE[1:]), [], r"line 1: no header \(it begins with"),
-    "frappe columns": (
-        *("frappe", "a.csv", text([*FRAPPE[:3], FRAPPE[3] + "\tx", *FRAPPE[4:]]), []),
-        r"line 4: 12 columns; allowed: 11",
-    ),
     "frappe count": ("frappe", "a.csv", text(with_cell(FRAPPE, 3, 2, "x", "\t")), [], r"line 4, column cnt: 'x'"),
     "frappe time": ("frappe", "a.csv", text(FRAPPE), ["--split", "time"], r"split 'time' .* has no time"),
     "frappe label": ("frappe", "a.csv", text(FRAPPE), ["--label", "cnt"], r"--label is for your own CSV"),
     "label absent": ("own", "a.csv", text(OWN), ["--label", "labl"], r"unknown label column 'labl'.*mean 'label'\?"),
-    "drop absent": ("own", "a.csv", text(OWN), ["--drop", "shp"], r"unknown drop column 'shp'.*mean 'shop'\?"),
-    "numeric absent": (
-        *("own", "a.csv", text(OWN), ["--numeric", "prise"]),
-        r"unknown numeric column 'prise'.*mean 'price'\?",
-    ),
     "time absent": (
         *("own", "a.csv", text(OWN), ["--split", "time", "--time-column", "dya"]),
         r"unknown time column 'dya'.*mean 'day'\?",
@@ -176,14 +125,10 @@ BAD = {
         r"line 10, column price: 'cheap'; allowed: a number or nothing",
     ),
     "own label": ("own", "a.csv", text(with_cell(OWN, 9, 0, "5", ",")), [], r"line 10, column label: '5'; allowed: 0"),
-    "own no label": ("own", "a.csv", text(with_cell(OWN, 9, 0, "", ",")), [], r"line 10, column label: ''"),
-    "own short": ("own", "a.csv", text([*OWN[:4], "1,2", *OWN[4:]]), [], r"line 5: 2 columns; allowed: 6"),
     "own long": ("own", "a.csv", text([*OWN[:4], OWN[4] + ",9", *OWN[5:]]), [], r"line 5: 7 columns; allowed: 6"),
     "own quote": ("own", "a.csv", text([*OWN[:4], '1,"2', *OWN[4:]]), [], r"line \d+: .*allowed: valid comma"),
     "own no header": ("own", "a.csv", text(["1,5,1", "0,7,2"]), [], r"'1' names two columns \(is the header line"),
     "own index": ("own", "a.csv", text(["," + OWN[0], *OWN[1:]]), [], r"line 1, column 1: no name"),
-    "own one label": ("own", "a.csv", text(with_label(OWN, 0, "0", ",", 1)), [], r"column label: all 200 labels are 0"),
-    "own encoding": ("own", "a.csv", text(OWN).replace(b"red", b"r\xe9d", 1), [], r"line \d+: byte 0xe9"),
     "no parquet": ("own", "a.parquet", text(OWN), [], r"a\.parquet: damaged Parquet"),
     "draws by time": (
         "avazu",
@@ -194,7 +139,6 @@ BAD = {
     ),
     "shares": ("criteo", "a.txt", text(CRITEO), ["--shares", "0.8,0.3,0.1"], r"shares=.*add up to 1"),
     "min count": ("criteo", "a.txt", text(CRITEO), ["--min-count", "0"], r"min_count=0: must be greater"),
-    "draws": ("criteo", "a.txt", text(CRITEO), ["--draws", "0"], r"draws=0: must be greater"),
 }
 
 
@@ -243,19 +187,15 @@ def test_damaged_archives(tmp_path, earlier):
     write_frappe_zip(tmp_path / "b.zip", FRAPPE, member="../other.csv")
     code, _, error = invoke("data", "prepare", "frappe", "--raw", tmp_path / "b.zip", "--out", earlier)
     assert_one_line(code, error, r"0 files named frappe\.csv in the zip; allowed: exactly 1")
+    write_frappe_zip(tmp_path / "c.zip", FRAPPE, member="../../frappe.csv")  # a path out of the zip is not followed
+    assert invoke("data", "prepare", "frappe", "--raw", tmp_path / "c.zip", "--out", tmp_path / "in" / "data")[0] == 0
+    assert not list(tmp_path.glob("**/frappe.csv"))
     raw = parquet(tmp_path)
     for bad in (raw[:-30], damaged(raw, len(raw) - 150), damaged(raw, 40), raw[:4]):
         (tmp_path / "a.parquet").write_bytes(bad)
         code, _, error = invoke("data", "prepare", "own", "--raw", tmp_path / "a.parquet", "--out", earlier)
         assert_one_line(code, error, r"a\.parquet: damaged Parquet|a\.parquet, row")
     assert content(earlier) == before
-
-
-def test_a_path_out_of_the_zip_is_not_followed(tmp_path):
-    write_frappe_zip(tmp_path / "a.zip", FRAPPE, member="../../frappe.csv")
-    code, _, _ = invoke("data", "prepare", "frappe", "--raw", tmp_path / "a.zip", "--out", tmp_path / "in" / "data")
-    assert code == 0
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.zip", "in"]
 
 
 def test_no_such_file_folder_or_permission(tmp_path, earlier, monkeypatch):
@@ -287,12 +227,6 @@ def test_a_full_disk_is_one_line(tmp_path, earlier, monkeypatch):
     assert_one_line(code, error, "no space left on the disk", expected=1)
     assert content(earlier) == before
     assert not [p for p in earlier.iterdir() if p.name.startswith(".")]
-
-
-def test_output_below_a_file_is_one_line(tmp_path):
-    raw = write_lines(tmp_path / "a.txt", CRITEO)
-    code, _, error = invoke("data", "prepare", "criteo", "--raw", raw, "--out", raw / "below")
-    assert_one_line(code, error, r"Not a directory", expected=1)
 
 
 def test_prepare_list_describe(tmp_path):
@@ -348,52 +282,6 @@ def test_help_is_light():
     assert "Examples" in done.stdout
 
 
-def open_when_read(pipe):
-    """Open a named pipe for writing as soon as somebody reads it."""
-    for _ in range(200):
-        try:
-            return os.open(pipe, os.O_WRONLY | os.O_NONBLOCK)
-        except OSError:
-            time.sleep(0.05)
-    raise AssertionError("nobody opened the pipe")
-
-
-@pytest.mark.skipif(os.name == "nt", reason="sends SIGINT")
-def test_ctrl_c_stops_in_one_line(tmp_path):
-    raw = tmp_path / "pipe.txt"
-    os.mkfifo(raw)
-    command = [
-        sys.executable,
-        "-m",
-        "ctrlib.cli",
-        "data",
-        "prepare",
-        "criteo",
-        "--raw",
-        str(raw),
-        "--out",
-        str(tmp_path),
-    ]
-    process = subprocess.Popen(
-        command,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background job ignores it
-    )
-    writer = open_when_read(raw)  # from here on the command waits for the first byte: a safe moment to interrupt
-    process.send_signal(signal.SIGINT)
-    time.sleep(0.2)
-    os.close(writer)
-    try:
-        _, error = process.communicate(timeout=20)
-    finally:
-        process.kill()
-    assert process.returncode == 130
-    assert error.strip() == "stopped; run the same command again to go on"
-    assert not (tmp_path / "criteo").exists()
-
-
 @pytest.mark.skipif(os.name == "nt", reason="sends SIGINT")
 def test_ctrl_c_in_the_middle_leaves_nothing(tmp_path, earlier):
     raw = tmp_path / "long.txt"
@@ -427,7 +315,6 @@ def test_ctrl_c_in_the_middle_leaves_nothing(tmp_path, earlier):
 
 def test_damage_of_a_packed_file_explains_its_bad_rows(tmp_path, earlier, monkeypatch):
     before = content(earlier)
-    monkeypatch.setattr("ctrlib.data.blocks.BLOCK", 5000)
     bad = gzip.compress(text(with_cell(CRITEO, 20, 3, "many", "\t")))
     for raw, pattern in ((bad, r"line 21, column I3: 'many'"), (damaged(bad, len(bad) - 6), r"damaged gzip .*CRC")):
         (tmp_path / "a.gz").write_bytes(raw)
@@ -437,8 +324,6 @@ def test_damage_of_a_packed_file_explains_its_bad_rows(tmp_path, earlier, monkey
 
 
 def test_bad_rows_are_named_wherever_they_are(tmp_path, monkeypatch):
-    monkeypatch.setattr("ctrlib.data.blocks.BLOCK", 3000)
-    monkeypatch.setattr("ctrlib.data.criteo._PIECE", 1000)
     path = tmp_path / "a.txt"
     for row in (0, 1, 99, 150, 198, 199):
         write_lines(path, with_cell(CRITEO, row, 5, "x", "\t"))
@@ -466,11 +351,3 @@ def test_text_through_a_pipe(tmp_path):
     assert invoke("data", "prepare", "criteo", "--raw", raw, "--out", tmp_path / "two")[0] == 0
     one, two = (content(tmp_path / name / "criteo" / "draw-0") for name in ("one", "two"))
     assert one == two
-
-
-def test_a_wrong_command_or_option_has_a_clear_message():
-    assert invoke("data", "prepar")[0] == 2
-    code, _, error = invoke("data", "prepare", "criteo", "--raw", "x", "--split", "tme")
-    assert code == 2
-    assert "time" in error
-    assert "Traceback" not in error

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import math
 import os
 import re
 import signal
@@ -13,6 +14,7 @@ import sys
 import time
 import types
 import zipfile
+from collections import Counter
 from datetime import datetime
 
 import numpy as np
@@ -26,14 +28,14 @@ from published_files import csv_files, of_files, zipped
 from typer.testing import CliRunner
 
 from ctrlib import cli
-from ctrlib.data import blocks, download, encode, sources, writing
-from ctrlib.data import prepared as table
-from ctrlib.data.criteo import CATEGORIES, MISSING, NUMBERS, bucket_count
-from ctrlib.data.fetch import LARGER, fetch
-from ctrlib.data.manifest import SPLITS
-from ctrlib.data.published import PUBLISHED
-from ctrlib.data.unpack import BadArchive, file_md5, unpack
-from ctrlib.data.values import fraction_keys
+from ctrlib.data import encode, files, sources
+from ctrlib.data.formats.criteo import NUMBERS, WORDS
+from ctrlib.data.hub import download
+from ctrlib.data.hub.archive import BadArchive, file_md5, unpack
+from ctrlib.data.hub.fetch import LARGER, fetch
+from ctrlib.data.hub.published import PUBLISHED
+from ctrlib.data.manifest import SPLITS, read_manifest
+from ctrlib.data.prepared import validate_dataset
 from ctrlib.errors import UserError
 
 NAME, PATH = "frappe_x1", "datasets/reczoo/Frappe_x1/resolve/main/Frappe_x1.zip"
@@ -77,8 +79,8 @@ def left(root):
 def frame_of(name, content):
     frame = pl.read_csv(io.BytesIO(content), infer_schema=False)
     if name == "criteo_x4":
-        counts = [bucket_count(pl.col(column).cast(pl.Int64)) for column in NUMBERS]
-        return frame.select("Label", *counts, *CATEGORIES)
+        counts = [encode.count_bucket(pl.col(column).cast(pl.Int64)) for column in NUMBERS]
+        return frame.select("Label", *counts, *WORDS)
     if name == "criteo_x1":
         return frame.with_columns(pl.col(NUMBERS).cast(pl.Float64))
     if name == "avazu_x4":
@@ -91,28 +93,45 @@ def frame_of(name, content):
     return frame
 
 
+def in_buckets(values, edges):
+    """How many edges lie below each value."""
+    return pl.Series([None if value is None else sum(edges < value) for value in values])
+
+
+def naive_codes(columns, min_count):
+    """Codes of train, valid and test with the vocabulary of train, and how many there are."""
+    counts = Counter(columns[0])
+    kept = [value for value, count in counts.items() if count >= min_count]
+    kept.sort(key=lambda value: (-counts[value], value is not None, value))
+    codes = {value: code for code, value in enumerate(kept, 1)}
+    return [[codes.get(value, 0) for value in column] for column in columns], len(codes) + 1
+
+
 @pytest.mark.parametrize("name", PUBLISHED)
-@pytest.mark.parametrize("block", [4000, 1 << 22])
-def test_every_set_is_prepared_as_published(name, block, tmp_path, monkeypatch):
+def test_every_set_is_prepared_as_published(name, tmp_path, monkeypatch):
     files = csv_files(name)
     monkeypatch.setitem(PUBLISHED, name, of_files(name, files))
-    monkeypatch.setattr(blocks, "BLOCK", block)
+    monkeypatch.setattr(encode, "BATCH", 100)
     what, stem = PUBLISHED[name], PUBLISHED[name].archive
     with hub(files={f"datasets/{what.repository}/resolve/main/{stem}": zipped(files)}, redirect=True) as has:
         made = fetch(name, tmp_path, has.endpoint)
     frames = [frame_of(name, content) for content in files.values()]
-    ends = np.cumsum([0, *(frame.height for frame in frames)])
-    parts = {part: np.arange(ends[i], ends[i + 1]) for i, part in enumerate(SPLITS)}
-    features = pl.concat(frames).drop(what.label)
-    ids, vocabulary, dims = encode.encode_draw(features, parts, what.min_count, what.numeric, what.buckets)
     dataset = sources.load(name, data_dir=tmp_path)
-    table.check(dataset)
-    assert (dataset.field_names, dataset.field_dims) == (tuple(features.columns), dims)
-    for (part, split), frame in zip(dataset.splits().items(), frames, strict=True):
-        assert np.array_equal(split.ids, ids[part]), part
+    validate_dataset(dataset)
+    assert dataset.field_names == tuple(frames[0].drop(what.label).columns)
+    for place, field in enumerate(dataset.field_names):
+        columns = [frame[field] for frame in frames]
+        if field in what.numeric:
+            known = np.sort(columns[0].drop_nulls().cast(pl.Float32).cast(pl.Float64).to_numpy())
+            edges = np.unique([known[math.ceil(k * len(known) / what.buckets) - 1] for k in range(1, what.buckets)])
+            columns = [in_buckets(column.cast(pl.Float32).cast(pl.Float64), edges) for column in columns]
+        expected, dim = naive_codes(columns, what.min_count)
+        assert dataset.field_dims[place] == dim
+        for split, codes in zip(dataset.splits().values(), expected, strict=True):
+            assert split.ids[:, place].tolist() == codes, field
+    for split, frame in zip(dataset.splits().values(), frames, strict=True):
         assert split.labels.tolist() == frame[what.label].cast(pl.Float64).cast(pl.Int64).to_list()
-    assert pl.read_parquet(made / "draw-0" / "vocabulary.parquet").equals(vocabulary)
-    about = table.read_about(made)
+    about = read_manifest(made)
     assert about["source"] == {"file": stem, "repository": what.repository, "md5": what.md5}
     assert about["settings"]["min_count"] == {"criteo_x4": 10, "avazu_x4": 2}.get(name, 1)
     assert about["numeric_columns"] == list(what.numeric)
@@ -137,7 +156,7 @@ def test_the_catalogue_says_what_can_be_fetched(tmp_path):
         assert len(has.asked) == asked
     entry = {entry.name: entry for entry in sources.catalogue(tmp_path)}[NAME]
     assert (entry.state, entry.rows, entry.how) == ("prepared", 440, "from Frappe_x1.zip")
-    assert table.read_about(tmp_path / NAME)["settings"]["min_count"] == 3
+    assert read_manifest(tmp_path / NAME)["settings"]["min_count"] == 3
 
 
 def test_a_zip_from_elsewhere_needs_no_network(tmp_path):
@@ -160,8 +179,8 @@ def test_broken_connections_are_gone_on_with(tmp_path, redirect):
 
 def test_a_killed_download_is_gone_on_with(tmp_path):
     what = of_files(NAME, FILES)
-    code = f"from ctrlib.data.published import PUBLISHED, Published\nPUBLISHED[{NAME!r}] = {what!r}\n"
-    code += "from ctrlib.data import download\ndownload.CHUNK = 10\n"
+    code = f"from ctrlib.data.hub.published import PUBLISHED, Published\nPUBLISHED[{NAME!r}] = {what!r}\n"
+    code += "from ctrlib.data.hub import download\ndownload.CHUNK = 10\n"
     code += "import sys\nfrom ctrlib.cli import main\nmain(sys.argv[1:])"
     folder = tmp_path / ".fetched" / NAME
     half = len(ZIP) // 2 // download.CHUNK * download.CHUNK  # what is written of the first half
@@ -189,17 +208,6 @@ def test_a_new_version_is_not_added_to_an_old_part(tmp_path):
     with hub(files={PATH: ZIP}) as has:
         fetch(NAME, tmp_path, has.endpoint)
         assert has.gets() == [None]
-
-
-@pytest.mark.parametrize("longer", [False, True])
-def test_a_part_is_used_only_as_far_as_it_can_be_right(tmp_path, longer):
-    with hub(files={PATH: ZIP}, ranges=False) as has:
-        folder = tmp_path / ".fetched" / NAME
-        folder.mkdir(parents=True)
-        part = download._part(folder, "Frappe_x1.zip", hashlib.sha256(ZIP).hexdigest())
-        part.write_bytes(ZIP + b"x" if longer else ZIP[:99])  # too long; or the server sends all of it again
-        fetch(NAME, tmp_path, has.endpoint)
-        assert has.gets() == [None if longer else "bytes=99-"]
 
 
 def test_damage_on_the_way_is_seen_and_mended(tmp_path):
@@ -243,7 +251,7 @@ def test_servers_that_do_not_help(tmp_path):
         has.status = 403
         assert "the server answers 403" in refused(has.endpoint, tmp_path)
     with hub(files={PATH: ZIP}, more=4000) as has:
-        assert "the server sends more than the" in refused(has.endpoint, tmp_path)
+        assert "cut off or not a hub's answer" in refused(has.endpoint, tmp_path)
     assert "endpoint 'nowhere'; allowed: an address" in refused("nowhere", tmp_path / "b")
     assert left(tmp_path / "b") == []
     with pytest.raises(UserError, match=r"unknown data set to fetch 'frape_x1'.*mean 'frappe_x1'"):
@@ -258,8 +266,8 @@ def test_offline_mode_is_one_line(tmp_path, monkeypatch):
 
 
 def test_too_small_a_disk_is_known_before_anything_is_sent(tmp_path, monkeypatch):
-    usage, free = writing.shutil.disk_usage(tmp_path), [0]
-    monkeypatch.setattr(writing.shutil, "disk_usage", lambda _: usage._replace(free=free[0]))
+    usage, free = files.shutil.disk_usage(tmp_path), [0]
+    monkeypatch.setattr(files.shutil, "disk_usage", lambda _: usage._replace(free=free[0]))
     what = PUBLISHED[NAME]
     need = 440 * (what.row_bytes + 2 * 10 + 4 * 10 + 1)
     with hub(files={PATH: ZIP}) as has:
@@ -296,12 +304,9 @@ def link(name, target):
 GOOD = [(name, content) for name, content in FILES.items()]
 HOSTILE = {
     "path up": ([*GOOD, ("../../evil.csv", "x")], "a path outside it"),
-    "file up": ([("a/../../train.csv", FILES["train.csv"]), *GOOD[1:]], "a path outside it"),
-    "backslash": ([*GOOD, ("..\\evil.csv", "x")], "a path outside it"),
     "absolute": ([*GOOD, ("/tmp/evil.csv", "x")], "a path outside it"),
     "drive": ([*GOOD, ("C:evil.csv", "x")], "a path outside it"),
     "link": ([link("train.csv", "/etc/passwd"), *GOOD[1:]], "a link"),
-    "other link": ([*GOOD, link("more", "..")], "a link"),
     "twice": ([*GOOD, ("b/train.csv", "x")], "2 files named train.csv"),
     "absent": (GOOD[:2], "0 files named test.csv"),
     "bomb": ([("train.csv", b"0" * 5_000_000), *GOOD[1:]], "larger than any published file could be"),
@@ -354,7 +359,7 @@ def test_any_damage_to_a_zip_is_one_line(tmp_path_factory, changes, kept):
 
 BAD_CSV = {
     "header": (b"label,user", b"label,usr", "train.csv, line 1: "),
-    "columns": (b"\n", b",9\n", "a line of other than 11 columns"),
+    "columns": (b"\n", b",9\n", "train.csv, line 2: 12 columns; allowed: 11"),
     "label": (b"\n0.0,", b"\n3,", "column label: '3'; allowed: 0 or 1"),
 }
 
@@ -369,15 +374,6 @@ def test_a_published_file_that_is_not_as_described(case, tmp_path, monkeypatch):
     monkeypatch.setitem(PUBLISHED, NAME, of_files(NAME, files))
     with hub(files={PATH: zipped(files)}) as has:
         assert message in refused(has.endpoint, tmp_path)
-
-
-@given(st.lists(st.one_of(st.none(), st.floats(width=32), st.sampled_from([0.0, -0.0])), min_size=1))
-def test_keys_of_fractions(values):
-    """Equal numbers have equal keys, others have others, and what is missing has its own."""
-    keys = fraction_keys(pl.Series(values, dtype=pl.Float32)).tolist()
-    numbers = ["missing" if value is None or value != value else value for value in values]
-    assert [key == MISSING for key in keys] == [number == "missing" for number in numbers]
-    assert len(set(keys)) == len(set(numbers)) == len(set(zip(keys, numbers, strict=True)))
 
 
 def test_a_fraction_that_is_none(tmp_path, monkeypatch):

@@ -1,13 +1,14 @@
 """One file from a hub of data sets (huggingface.co or a mirror), resumable whatever ends the process.
 
-``huggingface_hub`` finds the file, follows redirects and asks again when a connection breaks. Its own downloads go to a
-file that is thrown away when the process ends, so the part that has arrived is kept here.
+``huggingface_hub`` finds the file, follows redirects and asks again when a connection breaks. Its ``hf_hub_download``
+throws away what has arrived when the process ends, so the part is kept here.
 """
 
 import hashlib
 import re
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -50,15 +51,15 @@ def download(
         while True:
             there = _size(part)
             try:
-                with open(part, "ab") as file:
+                with open(part, "ab", buffering=0) as file:
                     http_get(
                         address,
-                        _Watched(file, name, there, known.size, report),
+                        file,
                         resume_size=there,
                         headers={"Accept-Encoding": "identity"},
                         expected_size=known.size,
                         displayed_filename=name,
-                        tqdm_class=_NoBar,
+                        tqdm_class=partial(_Bar, report, name, there, known.size),
                     )
                 break
             except httpx2.TransportError:
@@ -86,55 +87,29 @@ def _size(part: Path) -> int:
     return part.stat().st_size if part.exists() else 0
 
 
-class _Watched:
-    """The file that is written to: reports how far it is, and refuses more than was announced."""
+class _Bar:
+    """In place of the hub's progress bar: reports how far the download is and how fast, a few times a second."""
 
-    def __init__(self, file: Any, name: str, there: int, size: int, report: Callable[[str], None]) -> None:
-        self._file, self._name, self._size, self._report = file, name, size, report
-        self._begun, self._first, self._said = time.monotonic(), there, 0.0
+    def __init__(self, report: Callable[[str], None], name: str, there: int, size: int, **_: Any) -> None:
+        self._report, self._name, self._size = report, name, size
+        self._at, self._first, self._begun, self._said = there, there, time.monotonic(), 0.0
         report(f"downloading {name}: {there / 1e6:,.1f} of {size / 1e6:,.1f} MB")
 
-    def write(self, data: bytes) -> None:
-        """Add bytes at the end."""
-        at = self._file.tell() + len(data)
-        if at > self._size:
-            raise UserError(f"{self._name}: the server sends more than the {self._size:,} bytes it announced")
-        self._file.write(data)
-        self._file.flush()
-        now = time.monotonic()
-        if now - self._said > 0.3:
-            self._said = now
-            rate = max(at - self._first, 0) / 1e6 / max(now - self._begun, 1e-3)
-            done = f"{at / 1e6:,.1f} of {self._size / 1e6:,.1f} MB, {rate:,.1f} MB/s"
-            self._report(f"downloading {self._name}: {done}")
-
-    def tell(self) -> int:
-        """Place in the file."""
-        return self._file.tell()
-
-    def seek(self, place: int) -> None:
-        """Go to a place: a server that cannot resume sends all again."""
-        self._file.seek(place)
-
-    def truncate(self) -> None:
-        """Cut the file off here."""
-        self._file.truncate()
-
-
-class _NoBar:
-    """In place of the hub's progress bar: ``_Watched`` reports."""
-
-    def __init__(self, *_: Any, **__: Any) -> None:
-        pass
-
-    def __enter__(self) -> "_NoBar":
+    def __enter__(self) -> "_Bar":
         return self
 
     def __exit__(self, *_: object) -> None:
         pass
 
-    def update(self, _: int) -> None:
-        """Bytes have arrived."""
+    def update(self, count: int) -> None:
+        """So many bytes have arrived."""
+        self._at += count
+        now = time.monotonic()
+        if now - self._said > 0.3:
+            self._said = now
+            rate = (self._at - self._first) / 1e6 / max(now - self._begun, 1e-3)
+            done = f"{self._at / 1e6:,.1f} of {self._size / 1e6:,.1f} MB, {rate:,.1f} MB/s"
+            self._report(f"downloading {self._name}: {done}")
 
 
 def _explained(error: Exception, address: str, endpoint: str) -> Exception:
