@@ -158,13 +158,7 @@ def test_cka_table_averages_over_pairs_and_leaves_out_what_a_member_lacks(record
 
 # ---- gradients ------------------------------------------------------------------------------------------------------
 
-COUPLINGS = [
-    {},
-    {"form": "kl"},
-    {"form": "mse_logit", "target": "ensemble"},
-    {"target": "joint"},
-    {"target": "frozen"},
-]
+COUPLINGS = [{}, {"form": "kl"}, {"form": "mse_logit", "target": "ensemble"}, {"target": "joint"}, {"target": "frozen"}]
 
 
 @pytest.mark.parametrize("settings", COUPLINGS, ids=str)
