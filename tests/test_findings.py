@@ -18,8 +18,7 @@ from ctrlib.store.measures import pooled_difference
 from ctrlib.store.published import committed_results
 from ctrlib.store.runs import RunStore
 from ctrlib.study import expectations, verdicts
-from ctrlib.study.conditions import train_conditions
-from ctrlib.study.experiments import COMPOSITE_PAGES, checked_parameters, planned_conditions
+from ctrlib.study.experiments import COMPOSITE_PAGES, checked_parameters, planned_conditions, train_conditions
 from ctrlib.study.finetuning import HEADLINE, RATES, condition_name
 from ctrlib.study.inside import similarity
 from ctrlib.study.tables import (
@@ -33,7 +32,10 @@ from ctrlib.study.tables import (
     share_of_gap,
 )
 
-BOTH = ["fixed_epochs", "early_stopping"]
+FIXED, STOPPED = BOTH = ["fixed_epochs", "early_stopping"]
+CONTINUED = "continued training"
+MUTUAL = ("mutual", CONTINUED)
+SCRATCH = ("mutual from scratch", "solo from scratch")
 NOWHERE = Path("/nonexistent/records only")
 
 
@@ -98,9 +100,9 @@ def nothing_is_trained(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_page_01_disagreement_and_what_an_ensemble_gains() -> None:
     by = replicates_of("01").groupby("protocol")[["auc", "ensemble_auc", "churn", "oracle_auc"]].mean()
     gain = by["ensemble_auc"] - by["auc"]
-    assert gain["fixed_epochs"] > 2 * gain["early_stopping"] > 0
-    assert by["churn"]["fixed_epochs"] > by["churn"]["early_stopping"]
-    assert by["auc"]["fixed_epochs"] < by["auc"]["early_stopping"] < by["ensemble_auc"]["early_stopping"]
+    assert gain[FIXED] > 2 * gain[STOPPED] > 0
+    assert by["churn"][FIXED] > by["churn"][STOPPED]
+    assert by["auc"][FIXED] < by["auc"][STOPPED] < by["ensemble_auc"][STOPPED]
 
 
 def test_page_02_beside_the_control_and_beside_the_checkpoint() -> None:
@@ -110,29 +112,27 @@ def test_page_02_beside_the_control_and_beside_the_checkpoint() -> None:
         return effects_by(replicates, factors, treatment, control).set_index(factors)
 
     cells = [(rate, state) for rate in RATES for state in ("reset", "keep")]
-    pairs = {
-        cell: gains(condition_name("mutual", *cell), condition_name("continued training", *cell)) for cell in cells
-    }
+    pairs = {cell: gains(condition_name("mutual", *cell), condition_name(CONTINUED, *cell)) for cell in cells}
     assert all((found["verdict"] == "gain").all() for found in pairs.values()), "everywhere, after the correction"
     at_full, at_tenth = (pairs[rate, "reset"]["difference"] for rate in RATES)
     assert at_full.between(0.0005, 0.002).all()
-    assert at_full.drop(("fixed_epochs", "FiBiNET")).max() < 0.0015
+    assert at_full.drop((FIXED, "FiBiNET")).max() < 0.0015
     assert (at_tenth < 0.55 * at_full).all()
-    scratch = gains("mutual from scratch", "solo from scratch")
-    assert [*scratch.index[scratch["verdict"] != "gain"]] == [("early_stopping", "FiBiNET")]
-    assert scratch["difference"].drop(("early_stopping", "FiBiNET")).min() > 0.0005
+    scratch = gains(*SCRATCH)
+    assert [*scratch.index[scratch["verdict"] != "gain"]] == [(STOPPED, "FiBiNET")]
+    assert scratch["difference"].drop((STOPPED, "FiBiNET")).min() > 0.0005
 
     three, (mutual, solo) = ["DeepFM", "DCN", "PNN"], HEADLINE
-    slower = gains(condition_name("continued training", "lr/10", "reset"), "checkpoint")["difference"]["fixed_epochs"]
-    assert (slower[three] > 3 * at_full["fixed_epochs"][three]).all()
-    alone, together = (gains(condition, "checkpoint").loc["early_stopping"] for condition in (solo, mutual))
+    slower = gains(condition_name(CONTINUED, "lr/10", "reset"), "checkpoint")["difference"][FIXED]
+    assert (slower[three] > 3 * at_full[FIXED][three]).all()
+    alone, together = (gains(condition, "checkpoint").loc[STOPPED] for condition in (solo, mutual))
     assert (alone["difference"] < 0).all()
-    back = -at_full["early_stopping"] / alone["difference"]
+    back = -at_full[STOPPED] / alone["difference"]
     assert (back[three] > 0.95).all()
     assert 0.4 < back["FiBiNET"] < 0.6
     assert not (together["verdict"] == "gain").any()
     mean = replicates.groupby(["protocol", "architecture", "condition"])[["auc", "ensemble_auc", "churn"]].mean()
-    best = mean["auc"]["early_stopping"].unstack("architecture").idxmax()
+    best = mean["auc"][STOPPED].unstack("architecture").idxmax()
     assert {*best[three]} == {"mutual from scratch"}
     of_all = mean.groupby(["protocol", "condition"])["ensemble_auc"].mean().unstack("condition")
     assert (of_all[mutual] > of_all[solo]).all()
@@ -141,20 +141,18 @@ def test_page_02_beside_the_control_and_beside_the_checkpoint() -> None:
     singles = mean["auc"].groupby(factors).max()
     assert (mean["ensemble_auc"].xs("checkpoint", level="condition") > singles).all()
 
-    at_start = gains(solo, "checkpoint").loc["fixed_epochs"]
+    at_start = gains(solo, "checkpoint").loc[FIXED]
     assert not (at_start["verdict"] == "gain").any()
     assert [*at_start.index[at_start["verdict"] == "loss"]] == ["FiBiNET"]
-    slow, slow_alone = (
-        gains(condition_name(kind, "lr/10", "reset"), "checkpoint") for kind in ("mutual", "continued training")
-    )
-    assert (slow["difference"]["early_stopping"] > 0).all()
-    assert (at_tenth["early_stopping"] > slow_alone["difference"]["early_stopping"]).all()
+    slow, slow_alone = (gains(condition_name(kind, "lr/10", "reset"), "checkpoint") for kind in MUTUAL)
+    assert (slow["difference"][STOPPED] > 0).all()
+    assert (at_tenth[STOPPED] > slow_alone["difference"][STOPPED]).all()
 
 
 @pytest.mark.parametrize("protocol", BOTH)
 def test_page_03_one_peer_is_enough(protocol: str) -> None:
     sizes = conditions_of("03")[0].sizes
-    for treatment, control in (("mutual", "continued training"), ("mutual from scratch", "solo from scratch")):
+    for treatment, control in (MUTUAL, SCRATCH):
         gains = {n: effect("03", treatment, control, protocol=protocol, instances=n) for n in sizes}
         assert min(gains.values()) > 0
         assert max(gains.values()) < 1.3 * min(gains.values())
@@ -162,9 +160,9 @@ def test_page_03_one_peer_is_enough(protocol: str) -> None:
         replicates_of("03").query("protocol == @protocol").groupby(["condition", "instances"])["ensemble_auc"].mean()
     )
     for n in sizes:
-        assert ensembles["mutual", n] > ensembles["continued training", n]
+        assert ensembles["mutual", n] > ensembles[CONTINUED, n]
         assert n < 5 or ensembles["mutual from scratch", n] < ensembles["solo from scratch", n]
-    assert ensembles["continued training"].is_monotonic_increasing
+    assert ensembles[CONTINUED].is_monotonic_increasing
 
 
 @pytest.mark.parametrize("protocol", BOTH)
@@ -191,7 +189,7 @@ def test_page_04_variety_helps_and_a_linear_model_harms(protocol: str) -> None:
 def test_page_05_a_small_gain_in_every_group(protocol: str) -> None:
     table = replicates_of("05")
     at = table[table["protocol"] == protocol].pivot(index="replicate", columns="condition", values="auc")
-    gains = at["mutual"] - at["continued training"]
+    gains = at["mutual"] - at[CONTINUED]
     assert (gains > 0).all()
     assert 0.0005 < gains.mean() < 0.0013
     assert gains.std() < 0.0002
@@ -205,40 +203,32 @@ def test_page_06_both_lose_and_the_effect_grows(protocol: str) -> None:
         at = table[(table["protocol"] == protocol) & (table["embedding_l2"] == l2)]
         mean = at.groupby(["condition", "epochs"])["auc"].mean()
         last, first = max(p.epoch_counts), min(p.epoch_counts)
-        lost = {
-            condition: mean[condition, first] - mean[condition, last] for condition in ("continued training", "mutual")
-        }
+        lost = {condition: mean[condition, first] - mean[condition, last] for condition in (CONTINUED, "mutual")}
         assert lost["mutual"] > 0
-        assert 1.5 < lost["continued training"] / lost["mutual"] < 3
-        effects = [
-            effect("06", "mutual", "continued training", protocol=protocol, embedding_l2=l2, epochs=n)
-            for n in (first, 3, last)
-        ]
+        assert 1.5 < lost[CONTINUED] / lost["mutual"] < 3
+        effects = [effect("06", *MUTUAL, protocol=protocol, embedding_l2=l2, epochs=n) for n in (first, 3, last)]
         assert effects == sorted(effects), "grows with the epochs"
 
 
 @pytest.mark.parametrize("protocol", BOTH)
 def test_page_07_the_weight_and_the_targets(protocol: str) -> None:
     at = {"protocol": protocol, "target": "live"}
-    mse = {w: mean_of("07", "mutual", "continued training", weight=w, form="mse", **at) for w in (0.1, 1, 5, 20, 100)}
+    mse = {w: mean_of("07", *MUTUAL, weight=w, form="mse", **at) for w in (0.1, 1, 5, 20, 100)}
     assert 0 < mse[0.1] < mse[1] < mse[5] < mse[20] > mse[100]
-    kl = {w: mean_of("07", "mutual", "continued training", weight=w, form="kl", **at) for w in (1, 5, 20, 100)}
+    kl = {w: mean_of("07", *MUTUAL, weight=w, form="kl", **at) for w in (1, 5, 20, 100)}
     assert kl[1] > mse[1], "smaller weights do as much"
     assert kl[5] > kl[20] > kl[100]
-    logits = {w: mean_of("07", "mutual", "continued training", weight=w, form="mse_logit", **at) for w in (1, 5, 20)}
+    logits = {w: mean_of("07", *MUTUAL, weight=w, form="mse_logit", **at) for w in (1, 5, 20)}
     assert logits[1] > 0 > logits[5] > logits[20]
-    assert effect("07", "mutual from scratch", "solo from scratch", weight=1, form="mse", **at) > 0
+    assert effect("07", *SCRATCH, weight=1, form="mse", **at) > 0
     shuffled = [
-        mean_of("07", "mutual", "continued training", protocol=protocol, weight=w, form="mse", target="shuffled")
-        for w in (1, 5, 20, 100)
+        mean_of("07", *MUTUAL, protocol=protocol, weight=w, form="mse", target="shuffled") for w in (1, 5, 20, 100)
     ]
     assert 0 > shuffled[0] > shuffled[1] > shuffled[2] > shuffled[3]
     for weight, live in mse.items():
-        frozen = mean_of(
-            "07", "mutual", "continued training", protocol=protocol, weight=weight, form="mse", target="frozen"
-        )
+        frozen = mean_of("07", *MUTUAL, protocol=protocol, weight=weight, form="mse", target="frozen")
         assert frozen > live
-    assert effect("07", "mutual", "continued training", protocol=protocol, weight=100, form="mse", target="frozen") > 0
+    assert effect("07", *MUTUAL, protocol=protocol, weight=100, form="mse", target="frozen") > 0
 
 
 @pytest.mark.parametrize("protocol", BOTH)
@@ -246,9 +236,9 @@ def test_page_08_when_it_begins(protocol: str) -> None:
     one, strong, ensemble = {}, {}, {}
     for share in (0.0, 0.5, 0.75):
         at = {"protocol": protocol, "coupling start": share}
-        one[share] = effect("08", "mutual", "continued training", weight=1, **at)
-        strong[share] = effect("08", "mutual", "continued training", weight=20, **at)
-        ensemble[share] = mean_of("08", "mutual", "continued training", "ensemble_auc", weight=20, **at)
+        one[share] = effect("08", "mutual", "solo", weight=1, **at)
+        strong[share] = effect("08", "mutual", "solo", weight=20, **at)
+        ensemble[share] = mean_of("08", "mutual", "solo", "ensemble_auc", weight=20, **at)
     assert one[0.0] > 0
     assert abs(one[0.0] - one[0.5]) < 0.0002
     assert 0 < strong[0.0] < min(strong[0.5], strong[0.75])
@@ -261,12 +251,12 @@ def test_page_09_more_alike_and_twins_are_twins(protocol: str) -> None:
     table = similarity(store, conditions)
     mean = table[table["protocol"] == protocol].groupby(["differ in", "condition", "epochs"]).mean(numeric_only=True)
     for differ in ("weights and order", "order"):
-        alone, together = mean.loc[differ, "continued training", 3], mean.loc[differ, "mutual", 3]
+        alone, together = mean.loc[differ, CONTINUED, 3], mean.loc[differ, "mutual", 3]
         assert together["residual_correlation"] > alone["residual_correlation"]
         assert together["cka_last_hidden"] > alone["cka_last_hidden"]
-    assert mean_of("09", "mutual", "continued training", protocol=protocol, epochs=3, **{"differ in": "nothing"}) == 0
+    assert mean_of("09", *MUTUAL, protocol=protocol, epochs=3, **{"differ in": "nothing"}) == 0
     gains = {
-        differ: effect("09", "mutual", "continued training", protocol=protocol, epochs=3, **{"differ in": differ})
+        differ: effect("09", *MUTUAL, protocol=protocol, epochs=3, **{"differ in": differ})
         for differ in ("weights and order", "order")
     }
     assert 0.75 * gains["weights and order"] < gains["order"] < gains["weights and order"]
@@ -276,93 +266,71 @@ def test_page_09_more_alike_and_twins_are_twins(protocol: str) -> None:
 def test_page_10_a_shared_table_takes_from_the_gain(protocol: str) -> None:
     at = {"protocol": protocol}
     gains = {
-        embeddings: mean_of("10", "mutual", "continued training", embeddings=embeddings, **at)
-        for embeddings in ("own", "shared")
+        embeddings: mean_of("10", "mutual", "solo", embeddings=embeddings, **at)
+        for embeddings in ("separate", "shared")
     }
-    assert gains["own"] > 2 * gains["shared"]
-    assert (
-        mean_of(
-            "10",
-            "continued training",
-            "continued training",
-            protocol=protocol,
-            embeddings="shared",
-            against={"embeddings": "own"},
-        )
-        > 0
-    )
-    ektf = mean_of("10", "EKTF", "mutual", embeddings="own", **at)
-    assert ektf > 0 if protocol == "fixed_epochs" else ektf < 0
+    assert gains["separate"] > 2 * gains["shared"]
+    assert mean_of("10", "solo", "solo", protocol=protocol, embeddings="shared", against={"embeddings": "separate"}) > 0
+    ektf = mean_of("10", "EKTF", "mutual", embeddings="separate", **at)
+    assert ektf > 0 if protocol == FIXED else ektf < 0
 
 
 @pytest.mark.parametrize("protocol", BOTH)
 def test_page_11_pairs_are_enough_and_rings_collapse(protocol: str) -> None:
-    gains = {
-        name: effect("11", "mutual", "continued training", protocol=protocol, topology=name)
-        for name in ("complete", "star", "pairs")
-    }
+    gains = {name: effect("11", *MUTUAL, protocol=protocol, topology=name) for name in ("complete", "star", "pairs")}
     assert min(gains.values()) > 0.75 * gains["complete"] > 0
-    assert effect("11", "mutual", "continued training", protocol=protocol, topology="ring") < -0.01
+    assert effect("11", *MUTUAL, protocol=protocol, topology="ring") < -0.01
 
 
 @pytest.mark.parametrize("protocol", BOTH)
 def test_page_12_what_does_as_much(protocol: str) -> None:
     at = {"protocol": protocol}
-    mutual = effect("12", "mutual", "continued training", **at)
+    mutual = effect("12", *MUTUAL, **at)
     assert mutual > 0
     for rival in ("frozen ensemble", "offline distillation"):
         assert mean_of("12", rival, "mutual", **at) > 0
-    averaged = effect("12", "averaged weights", "continued training", **at)
-    assert averaged > mutual if protocol == "fixed_epochs" else averaged < mutual / 2
-    assert mean_of("12", "self-anchor", "continued training", **at) < mutual / 4
-    assert mean_of("12", "wider", "continued training", **at) < 0
+    averaged = effect("12", "averaged weights", CONTINUED, **at)
+    assert averaged > mutual if protocol == FIXED else averaged < mutual / 2
+    assert mean_of("12", "self-anchor", CONTINUED, **at) < mutual / 4
+    assert mean_of("12", "wider", CONTINUED, **at) < 0
     mean = replicates_of("12").query("protocol == @protocol").groupby("condition")[["auc", "ensemble_auc"]].mean()
     assert mean["ensemble_auc"]["checkpoint"] > mean["auc"].max(), "several models served beat each single one"
-    alone = mean["ensemble_auc"]["continued training"]
-    assert alone <= mean["auc"]["mutual"] if protocol == "fixed_epochs" else alone > mean["auc"]["mutual"]
+    alone = mean["ensemble_auc"][CONTINUED]
+    assert alone <= mean["auc"]["mutual"] if protocol == FIXED else alone > mean["auc"]["mutual"]
 
 
 def test_page_13_a_part_of_the_gap_and_what_it_costs_on_the_way() -> None:
     replicates, factors = replicates_of("13"), ["protocol", "rows", "width", "logit_sd"]
     few, many = conditions_of("13")[0].row_levels
-    tuned = share_of_gap(replicates, factors, "mutual", "continued training").set_index(factors)
-    end, equal = tuned.loc["early_stopping"], tuned.loc["fixed_epochs"]
+    tuned = share_of_gap(replicates, factors, *MUTUAL).set_index(factors)
+    end, equal = tuned.loc[STOPPED], tuned.loc[FIXED]
     assert (end["low"] > 0).all()
-    assert 0.05 < end["coupling start"].min() < 0.25 < end["coupling start"].max() < 0.3
-    by_width = end["coupling start"].unstack("width")
+    assert 0.05 < end["share"].min() < 0.25 < end["share"].max() < 0.3
+    by_width = end["share"].unstack("width")
     assert (by_width[64] > by_width[16]).all()
-    effects = (
-        effects_by(replicates, factors, "mutual", "continued training")
-        .set_index(factors)["difference"]
-        .loc["early_stopping"]
-    )
+    effects = effects_by(replicates, factors, *MUTUAL).set_index(factors)["difference"].loc[STOPPED]
     assert (effects.loc[many].reset_index(drop=True) < effects.loc[few].reset_index(drop=True)).all()
-    assert end["coupling start"].loc[many].mean() > end["coupling start"].loc[few].mean()
-    by_noise = end["coupling start"].unstack("logit_sd")
+    assert end["share"].loc[many].mean() > end["share"].loc[few].mean()
+    by_noise = end["share"].unstack("logit_sd")
     assert (by_noise[3.0] < by_noise[1.5]).all()
-    costs, later = (equal["coupling start"].loc[rows].unstack("logit_sd") for rows in (few, many))
+    costs, later = (equal["share"].loc[rows].unstack("logit_sd") for rows in (few, many))
     assert (costs < 0).all(axis=None)
     assert (costs[0.75] > costs[1.5]).all()
     assert (costs[1.5] > costs[3.0]).all()
     assert (equal["low"].loc[many].unstack("logit_sd")[0.75] > 0).all()
     assert (later[3.0] < 0).all()
-    scratch = effects_by(replicates, factors, "mutual from scratch", "solo from scratch")
-    gains = scratch[(scratch["verdict"] == "gain") & (scratch["protocol"] == "early_stopping")]
+    scratch = effects_by(replicates, factors, *SCRATCH)
+    gains = scratch[(scratch["verdict"] == "gain") & (scratch["protocol"] == STOPPED)]
     assert {*zip(gains["rows"], gains["logit_sd"], strict=True)} == {(many, 0.75)}
     both = pd.concat(
-        [
-            tuned["coupling start"],
-            share_of_gap(replicates, factors, "mutual from scratch", "solo from scratch").set_index(factors)[
-                "coupling start"
-            ],
-        ],
+        [tuned["share"], share_of_gap(replicates, factors, *SCRATCH).set_index(factors)["share"]],
         axis=1,
     )
     assert (both.iloc[:, 1] < both.iloc[:, 0]).sum() > 0.8 * len(both)
 
 
 def page_14():
-    """Group table with one size and the starting share, the same without the mixed replicate, and the page's parameters."""
+    """Replicate table with one size, the same without mixed cohorts, and the parameters of the page."""
     replicates, p = replicates_of("14"), conditions_of("14")[0]
     usual = replicates[replicates["instances"] == p.instances]
     return usual, usual[~usual["cohort"].str.contains("+", regex=False)], p
@@ -377,35 +345,31 @@ def by_weight(rows: pd.DataFrame, factors: list[str], treatment: str, control: s
 def test_page_14_peers_help_where_going_on_alone_does_not() -> None:
     usual, kinds, p = page_14()
     weak, strong = p.mutual_weights
-    alone = effects_by(kinds, ["protocol", "cohort"], "continued training", "checkpoint").set_index(
-        ["protocol", "cohort"]
-    )
-    tuned = by_weight(usual, ["cohort"], "mutual", "continued training")
+    alone = effects_by(kinds, ["protocol", "cohort"], CONTINUED, "checkpoint").set_index(["protocol", "cohort"])
+    tuned = by_weight(usual, ["cohort"], *MUTUAL)
     begun = by_weight(kinds, ["cohort"], "mutual", "checkpoint")
 
-    assert (alone.loc["early_stopping", "difference"] < 0).all()
-    assert {*alone.loc["early_stopping", "verdict"]} == {"no difference shown"}
-    assert len(tuned.loc["early_stopping", weak]) == 5
-    assert {*tuned.loc["early_stopping", "verdict"]} == {"gain"}
-    assert tuned.loc[("early_stopping", weak), "difference"].between(0.0002, 0.0004).all()
-    assert tuned.loc[("early_stopping", strong), "difference"].between(0.001, 0.0022).all()
-    assert {
-        *by_weight(usual, ["cohort"], "mutual", "continued training", "ensemble_auc").loc["early_stopping", "verdict"]
-    } == {"gain"}
-    gained = begun.loc["early_stopping"].query("verdict == 'gain'")["difference"]
+    assert (alone.loc[STOPPED, "difference"] < 0).all()
+    assert {*alone.loc[STOPPED, "verdict"]} == {"no difference shown"}
+    assert len(tuned.loc[STOPPED, weak]) == 5
+    assert {*tuned.loc[STOPPED, "verdict"]} == {"gain"}
+    assert tuned.loc[(STOPPED, weak), "difference"].between(0.0002, 0.0004).all()
+    assert tuned.loc[(STOPPED, strong), "difference"].between(0.001, 0.0022).all()
+    assert {*by_weight(usual, ["cohort"], *MUTUAL, "ensemble_auc").loc[STOPPED, "verdict"]} == {"gain"}
+    gained = begun.loc[STOPPED].query("verdict == 'gain'")["difference"]
     assert gained.index.tolist() == [(strong, "DeepFM"), (strong, "PNN")]
     assert gained.between(0.0007, 0.0013).all()
 
-    assert {*alone.loc["fixed_epochs", "verdict"]} == {"gain"}
-    assert alone.loc["fixed_epochs", "difference"].between(0.01, 0.03).all()
-    little = tuned.loc[("fixed_epochs", weak), "difference"]
+    assert {*alone.loc[FIXED, "verdict"]} == {"gain"}
+    assert alone.loc[FIXED, "difference"].between(0.01, 0.03).all()
+    little = tuned.loc[(FIXED, weak), "difference"]
     assert little.abs().max() < 0.00015
     assert abs(little["FiBiNET"]) < 0.00002
-    assert {*tuned.loc[("fixed_epochs", strong), "verdict"]} == {"loss"}
-    assert tuned.loc[("fixed_epochs", strong), "difference"].between(-0.0045, -0.001).all()
-    assert (begun.loc["fixed_epochs", "difference"] > 0.01).all()
+    assert {*tuned.loc[(FIXED, strong), "verdict"]} == {"loss"}
+    assert tuned.loc[(FIXED, strong), "difference"].between(-0.0045, -0.001).all()
+    assert (begun.loc[FIXED, "difference"] > 0.01).all()
 
-    single = kinds[kinds["protocol"] == "early_stopping"]
+    single = kinds[kinds["protocol"] == STOPPED]
     means = single.groupby(["cohort", "condition", "weight", "coupling start"], dropna=False)["auc"].mean()
     untouched = single[single["condition"] == "checkpoint"].groupby("cohort")["ensemble_auc"].mean()
     above = means[means > untouched.reindex(means.index.get_level_values("cohort")).to_numpy()]
@@ -418,50 +382,46 @@ def test_page_14_a_tenth_of_the_rate_and_how_many() -> None:
     deepfm = kinds[kinds["cohort"] == p.architecture]
     at_full, at_tenth = (
         {
-            to: by_weight(deepfm, [], f"mutual{rate}", to)["difference"]["early_stopping", strong]
+            to: by_weight(deepfm, [], f"mutual{rate}", to)["difference"][STOPPED, strong]
             for to in (f"continued training{rate}", "checkpoint")
         }
         for rate in ("", " lr/10")
     )
-    assert at_tenth["continued training lr/10"] / at_full["continued training"] == pytest.approx(0.5, abs=0.1)
+    assert at_tenth["continued training lr/10"] / at_full[CONTINUED] == pytest.approx(0.5, abs=0.1)
     assert at_tenth["checkpoint"] == pytest.approx(at_full["checkpoint"], abs=0.0002)
     alone = effects_by(deepfm, ["protocol"], "continued training lr/10", "checkpoint").set_index("protocol")[
         "difference"
     ]
-    assert -0.0003 < alone["early_stopping"] < 0
+    assert -0.0003 < alone[STOPPED] < 0
 
     replicates = replicates_of("14")
-    of_sizes = by_weight(
-        replicates[replicates["cohort"] == p.architecture], ["instances"], "mutual", "continued training"
-    )
+    of_sizes = by_weight(replicates[replicates["cohort"] == p.architecture], ["instances"], *MUTUAL)
     sizes = of_sizes["difference"].unstack("instances")
-    assert (sizes.loc["early_stopping"][2] / sizes.loc["early_stopping"][4]).between(0.8, 1).all()
-    assert sizes.loc[("fixed_epochs", strong), 2] < sizes.loc[("fixed_epochs", strong), 4] < 0
+    assert (sizes.loc[STOPPED][2] / sizes.loc[STOPPED][4]).between(0.8, 1).all()
+    assert sizes.loc[(FIXED, strong), 2] < sizes.loc[(FIXED, strong), 4] < 0
 
 
 def test_page_14_from_scratch() -> None:
     _, kinds, p = page_14()
     weak, strong = p.mutual_weights
-    conditions = ("mutual from scratch", "solo from scratch")
+    conditions = SCRATCH
     first = kinds[kinds["coupling start"].isna() | (kinds["coupling start"] == p.starts[0])]
     scratch = by_weight(first, ["cohort"], *conditions)
     shown = scratch[scratch["verdict"] == "gain"].index.tolist()
-    assert shown == [
-        ("fixed_epochs", weak, "DCN"),
-        ("fixed_epochs", weak, "DeepFM"),
-        ("fixed_epochs", weak, "PNN"),
-        ("early_stopping", weak, "DCN"),
-        ("early_stopping", strong, "PNN"),
-    ]
-    assert scratch.loc[shown[:4], "difference"].between(0.00005, 0.00025).all()
-    assert scratch.loc[shown[4], "difference"] == pytest.approx(0.002, abs=0.0005)
+    strongly, weakly = (
+        (STOPPED, strong, "PNN"),
+        [(STOPPED, weak, "DCN"), *((FIXED, weak, n) for n in ("DCN", "DeepFM", "PNN"))],
+    )
+    assert {*shown} == {strongly, *weakly}
+    assert scratch.loc[weakly, "difference"].between(0.00005, 0.00025).all()
+    assert scratch.loc[strongly, "difference"] == pytest.approx(0.002, abs=0.0005)
     assert "loss" not in {*scratch["verdict"]}
-    worse = by_weight(first, ["cohort"], *conditions, "logloss").loc[("fixed_epochs", strong)]
+    worse = by_weight(first, ["cohort"], *conditions, "logloss").loc[(FIXED, strong)]
     assert worse.index[worse["verdict"] == "gain"].tolist() == ["FiBiNET", "PNN"]
 
     later = by_weight(kinds[kinds["cohort"] == p.architecture], ["coupling start"], *conditions)
-    weakly = later["difference"].xs(weak, level="weight").unstack("coupling start")
-    assert (weakly.max(axis=1) - weakly.min(axis=1)).max() < 0.00002
+    curves = later["difference"].xs(weak, level="weight").unstack("coupling start")
+    assert (curves.max(axis=1) - curves.min(axis=1)).max() < 0.00002
     assert {*later.loc[(slice(None), strong), "verdict"]} == {"no difference shown"}
     _, store, trained = conditions_of("14")
     for protocol in p.protocols:
@@ -480,9 +440,7 @@ def test_page_15_losses_and_one_exception() -> None:
     replicates, p = replicates_of("15"), conditions_of("15")[0]
     alone = replicates[(replicates["instances"] == p.instances) & ~replicates["cohort"].str.contains("+", regex=False)]
     factors = ["protocol", "cohort", "weight"]
-    tuned = (
-        effects_by(alone, factors, "mutual", "continued training").set_index(factors)["difference"].unstack("cohort")
-    )
+    tuned = effects_by(alone, factors, *MUTUAL).set_index(factors)["difference"].unstack("cohort")
     scratch = effects_by(
         alone[alone["coupling start"].isna() | (alone["coupling start"] == 0)],
         factors,
@@ -492,21 +450,15 @@ def test_page_15_losses_and_one_exception() -> None:
     scratch = scratch.set_index(factors)["difference"].unstack("cohort")
     three = ["DeepFM", "DCN", "PNN"]
     weak, strong = (tuned.xs(weight, level="weight")[three] for weight in p.mutual_weights)
-    assert weak.loc["fixed_epochs"].round(4).eq(-0.0003).all(axis=None)
+    assert weak.loc[FIXED].round(4).eq(-0.0003).all(axis=None)
     main = effects_by(
-        replicates[replicates["instances"] == p.instances],
-        ["protocol", "cohort", "weight"],
-        "mutual",
-        "continued training",
+        replicates[replicates["instances"] == p.instances], ["protocol", "cohort", "weight"], "mutual", CONTINUED
     )
     shown = main[main["cohort"].isin(three) & (main["weight"] == p.mutual_weights[0])].set_index("protocol")["verdict"]
-    assert {*shown["fixed_epochs"]} == {"loss"}
-    assert {*shown["early_stopping"]} == {"no difference shown"}
+    assert {*shown[FIXED]} == {"loss"}
+    assert {*shown[STOPPED]} == {"no difference shown"}
     sizes = effects_by(
-        replicates[replicates["cohort"] == p.architecture],
-        ["protocol", "weight", "instances"],
-        "mutual",
-        "continued training",
+        replicates[replicates["cohort"] == p.architecture], ["protocol", "weight", "instances"], "mutual", CONTINUED
     ).set_index(["protocol", "weight", "instances"])["difference"]
     assert (sizes.xs(p.mutual_weights[0], level="weight").abs() < 0.0006).all()
     assert sizes.groupby(["protocol", "weight"]).agg(np.ptp).max() < 0.001
@@ -514,41 +466,37 @@ def test_page_15_losses_and_one_exception() -> None:
     slow = effects_by(usual, ["protocol", "weight"], "mutual lr/10", "continued training lr/10").set_index(
         ["protocol", "weight"]
     )
-    assert slow.loc[("early_stopping", 1.0), ["verdict", "P(better)"]].tolist() == ["gain", 1.0]
-    assert 0.00005 < slow.loc[("early_stopping", 1.0), "difference"] < 0.00015
+    assert slow.loc[(STOPPED, 1.0), ["verdict", "P(better)"]].tolist() == ["gain", 1.0]
+    assert 0.00005 < slow.loc[(STOPPED, 1.0), "difference"] < 0.00015
     every = [
         effects_by(usual, ["protocol", "weight"], *conditions)
-        for conditions in (
-            ("mutual", "continued training"),
-            ("mutual lr/10", "continued training lr/10"),
-            ("mutual from scratch", "solo from scratch"),
-        )
+        for conditions in (MUTUAL, ("mutual lr/10", "continued training lr/10"), SCRATCH)
     ]
     assert (pd.concat(every)["verdict"] == "gain").sum() == 1
     assert (strong < -0.003).all(axis=None)
     ratio = scratch.xs(20.0, level="weight")[three] / strong
     assert ((ratio > 2.7) & (ratio < 5.5)).all(axis=None)
-    late = effects_by(usual, ["protocol", "weight", "coupling start"], "mutual from scratch", "solo from scratch")
+    late = effects_by(usual, ["protocol", "weight", "coupling start"], *SCRATCH)
     late = late[late["weight"] == 20].set_index(["protocol", "coupling start"])["difference"].unstack("coupling start")
     assert (late[0.25] > late[0]).all()
 
-    at_end = alone[alone["protocol"] == "early_stopping"]
-    going_on = effects_by(at_end, ["cohort"], "continued training", "checkpoint").set_index("cohort")["difference"]
+    at_end = alone[alone["protocol"] == STOPPED]
+    going_on = effects_by(at_end, ["cohort"], CONTINUED, "checkpoint").set_index("cohort")["difference"]
     assert [name for name in going_on.index if going_on[name] < 0] == ["FiBiNET"]
     losses = at_end.groupby(["cohort", "condition"])["logloss"].mean().unstack("condition")
-    assert (losses["continued training"] > losses["checkpoint"]).all()
-    best = effects_by(at_end, ["cohort", "weight"], "mutual", "continued training").set_index(["cohort", "weight"])
+    assert (losses[CONTINUED] > losses["checkpoint"]).all()
+    best = effects_by(at_end, ["cohort", "weight"], *MUTUAL).set_index(["cohort", "weight"])
     assert best.index[(best["verdict"] == "gain") & (best["difference"] > 0.002)].tolist() == [("FiBiNET", 20)]
     loss = at_end[(at_end["cohort"] == "FiBiNET")].groupby(["condition", "weight"], dropna=False)["logloss"].mean()
-    assert 0.65 < loss["mutual", 20] / loss["continued training"].item() < 0.75
-    early = effects_by(alone[alone["protocol"] == "fixed_epochs"], ["cohort"], "continued training", "checkpoint")
+    assert 0.65 < loss["mutual", 20] / loss[CONTINUED].item() < 0.75
+    early = effects_by(alone[alone["protocol"] == FIXED], ["cohort"], CONTINUED, "checkpoint")
     assert early.set_index("cohort")["difference"]["FiBiNET"] < 0
-    assert tuned.loc[("fixed_epochs", 20), "FiBiNET"] < 0
+    assert tuned.loc[(FIXED, 20), "FiBiNET"] < 0
 
     mean = alone.groupby(["protocol", "cohort", "condition", "weight"], dropna=False)[
         ["auc", "ensemble_auc", "churn"]
     ].mean()
-    solo = mean.xs("continued training", level="condition").droplevel("weight")
+    solo = mean.xs(CONTINUED, level="condition").droplevel("weight")
     pulled = mean.xs(("mutual", 20.0), level=["condition", "weight"])
     assert (solo["ensemble_auc"] - solo["auc"] > 0.0029).all()
     assert (pulled["churn"] / solo["churn"]).between(0.4, 0.65).all()
@@ -562,36 +510,34 @@ def by_what_is_heard(number: str) -> tuple[pd.DataFrame, pd.DataFrame]:
     usual = replicates[(replicates["cohort"] == p.architecture) & (replicates["instances"] == p.instances)]
     conditions = {condition: condition for condition in ("mutual", "frozen peers", "self-anchor", "shuffled peers")}
     by = ["protocol", "weight"]
-    return effects_of_each(usual, by, conditions, "continued training").set_index(
-        [*by, "treatment"]
-    ).sort_index(), usual
+    return effects_of_each(usual, by, conditions, CONTINUED).set_index([*by, "treatment"]).sort_index(), usual
 
 
 def test_page_14_what_is_heard() -> None:
     heard, usual = by_what_is_heard("14")
     p = conditions_of("14")[0]
     weak, strong = p.mutual_weights
-    end = heard.loc["early_stopping", "difference"].unstack("treatment")
+    end = heard.loc[STOPPED, "difference"].unstack("treatment")
     assert 1.9 < end.loc[weak, "self-anchor"] / end.loc[weak, "mutual"] < 2.3
     assert 0.55 < end.loc[strong, "self-anchor"] / end.loc[strong, "mutual"] < 0.75
-    assert {*heard.loc["early_stopping", "verdict"].drop("shuffled peers", level="treatment")} == {"gain"}
-    others = by_weight(usual, [], "frozen peers", "self-anchor").loc["early_stopping"]
+    assert {*heard.loc[STOPPED, "verdict"].drop("shuffled peers", level="treatment")} == {"gain"}
+    others = by_weight(usual, [], "frozen peers", "self-anchor").loc[STOPPED]
     assert {*others["verdict"]} == {"gain"}
     assert {*others["P(better)"]} == {1}
     assert others["difference"].round(4).tolist() == [0.0002, 0.0008]
-    live = by_weight(usual, [], "frozen peers", "mutual").loc["early_stopping"]
+    live = by_weight(usual, [], "frozen peers", "mutual").loc[STOPPED]
     assert live.loc[weak, "verdict"] == "gain"
     assert -verdicts.NEGLIGIBLE < live.loc[strong, "low"] < 0 < live.loc[strong, "high"] < verdicts.NEGLIGIBLE
     above = {
-        condition: by_weight(usual, [], condition, "checkpoint").loc[("early_stopping", strong), "verdict"]
+        condition: by_weight(usual, [], condition, "checkpoint").loc[(STOPPED, strong), "verdict"]
         for condition in ("mutual", "frozen peers", "self-anchor")
     }
     assert above == {"mutual": "gain", "frozen peers": "gain", "self-anchor": "no difference shown"}
-    shuffled = heard.xs("shuffled peers", level="treatment").loc["early_stopping"]
+    shuffled = heard.xs("shuffled peers", level="treatment").loc[STOPPED]
     assert {*shuffled["verdict"]} == {"loss"}
     assert -0.015 < shuffled.loc[strong, "difference"] < -0.01
 
-    early = heard.loc["fixed_epochs"]
+    early = heard.loc[FIXED]
     frozen = early.loc[(slice(None), ["frozen peers", "self-anchor"]), :]
     assert "gain" not in {*frozen["verdict"]}
     ratio = frozen.loc[strong, "difference"] / early.loc[(strong, "mutual"), "difference"]
@@ -606,8 +552,8 @@ def test_page_15_what_is_heard() -> None:
     assert (at_strong < 0).all(axis=None)
     for condition in ("frozen peers", "self-anchor"):
         ratio = at_strong[condition] / at_strong["mutual"]
-        assert ratio["fixed_epochs"] == pytest.approx(1 / 3, abs=0.04)
-        assert ratio["early_stopping"] == pytest.approx(1 / 4, abs=0.05)
+        assert ratio[FIXED] == pytest.approx(1 / 3, abs=0.04)
+        assert ratio[STOPPED] == pytest.approx(1 / 4, abs=0.05)
     others = by_weight(usual, [], "frozen peers", "self-anchor")
     assert {*others["verdict"]} == {"no difference shown"}
     alike = costs.xs(weak, level="weight")[["mutual", "frozen peers", "self-anchor"]]
@@ -647,11 +593,11 @@ def test_page_16_what_stands_and_what_fell() -> None:
     )
     fell = own[own["verdict"] == "contradicted"]
     assert [one.partition(":")[0] for one in fell["expectation"]] == ["O2", "O5"]
-    assert {*fell["protocol"]} == {"fixed_epochs"}
+    assert {*fell["protocol"]} == {FIXED}
     pooled = mean_over(tuned, "architecture")
     finished, unfinished = pooled.query("protocol == 'early_stopping'"), pooled.query("protocol == 'fixed_epochs'")
     beside = {condition: compare(finished, condition, "checkpoint") for condition in finished["condition"].unique()}
-    slow, slow_alone = (condition_name(kind, "lr/10", "reset") for kind in ("mutual", "continued training"))
+    slow, slow_alone = (condition_name(kind, "lr/10", "reset") for kind in MUTUAL)
     assert [beside[condition].verdict for condition in HEADLINE] == ["loss", "loss"]
     assert beside[slow].verdict == "gain"
     assert beside[slow_alone].verdict == "no difference shown"
@@ -661,8 +607,8 @@ def test_page_16_what_stands_and_what_fell() -> None:
 
 def test_page_19_less_is_lost_together() -> None:
     table = replicates_of("19").pivot(index="replicate", columns="condition", values="auc")
-    assert (table["continued training"] < table["checkpoint"]).all()
-    assert (table["mutual"] > table["continued training"]).all()
-    assert (table["mutual"] - table["continued training"]).mean() > 0.005
+    assert (table[CONTINUED] < table["checkpoint"]).all()
+    assert (table["mutual"] > table[CONTINUED]).all()
+    assert (table["mutual"] - table[CONTINUED]).mean() > 0.005
     assert (table["mutual"] > table["checkpoint"]).sum() == 2
     assert len(table) == 5

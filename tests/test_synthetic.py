@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.special import expit, logit
+from scipy.special import entr, expit, logit
 from scipy.stats import chisquare
 from sklearn.metrics import mutual_info_score
 
@@ -20,6 +20,7 @@ from ctrlib.data import synthetic
 from ctrlib.data.synthetic import BLOCK_ROWS, generate, make_rows, make_world
 from ctrlib.errors import UserError
 from ctrlib.stats import metrics
+from ctrlib.stats.delong import delong
 from ctrlib.training import cohort, evaluation
 from ctrlib.training import loop as trainer
 
@@ -56,6 +57,11 @@ def sha(split: table.Split) -> str:
 # ---- the truth is the truth ------------------------------------------------------------------------------------------
 
 
+def expected_logloss(p: np.ndarray) -> float:
+    """Mean entropy of the true probabilities: no model can expect less."""
+    return float((entr(p) + entr(1 - p)).mean())
+
+
 def test_true_probability_reaches_what_it_promises() -> None:
     """AUC and log loss of the true probability, draw by draw, against their expectation in standard errors. The
     errors come from 60 fresh sets of labels; over the draws the z values must look like a standard normal."""
@@ -66,7 +72,7 @@ def test_true_probability_reaches_what_it_promises() -> None:
         spread = np.std([metrics.auc(rng.random(len(p)) < p, p) for _ in range(60)], ddof=1)
         z_auc.append((metrics.auc(split.labels, p) - metrics.expected_auc(p)) / spread)
         exact = np.sqrt((p * (1 - p) * logit(p) ** 2).sum()) / len(p)
-        z_logloss.append((metrics.logloss(split.labels, p) - metrics.expected_logloss(p)) / exact)
+        z_logloss.append((metrics.logloss(split.labels, p) - expected_logloss(p)) / exact)
     for z in (z_auc, z_logloss):
         assert np.abs(z).max() < 3
         assert abs(np.mean(z)) < 3 / np.sqrt(len(z))
@@ -330,9 +336,9 @@ def test_no_model_beats_the_truth_on_fresh_rows(trained_cohort) -> None:
     truth = fresh.probability
     assert max(trained.kept_epochs) < 9, "each was trained with early stopping"
     best = metrics.auc(fresh.labels, truth)
-    assert abs(best - metrics.expected_auc(truth)) < 3 * metrics.auc_standard_error(fresh.labels, truth)
+    assert abs(best - metrics.expected_auc(truth)) < 3 * delong(fresh.labels, [truth]).standard_errors[0]
     for p in [*predicted, predicted.mean(axis=0)]:
-        assert metrics.auc(fresh.labels, p) < best - 3 * metrics.auc_standard_error(fresh.labels, truth)
+        assert metrics.auc(fresh.labels, p) < best - 3 * delong(fresh.labels, [truth]).standard_errors[0]
         worse = np.where(fresh.labels == 1, np.log(truth / p), np.log((1 - truth) / (1 - p)))
         assert worse.mean() > 3 * worse.std() / np.sqrt(len(worse))
 

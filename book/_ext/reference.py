@@ -1,8 +1,9 @@
 """Tables of the reference part, made from what they describe while the book is built.
 
-``parameters``: what notebooks take, from ``StudyParameters``, with the defaults of their cells. ``settings`` NAME: the fields of
-a class of ``ctrlib.config``. ``packages``: the locked versions, with what each is for. ``made-of``: for every executed
-notebook when and with which settings it was executed. ``fleet``: the paper's grid dealt out to several devices.
+``parameters``: what notebooks take, from ``StudyParameters`` and the defaults in their cells. ``settings`` NAME: the
+fields of a class of ``ctrlib.config``. ``packages``: the locked versions, with what each is for. ``made-of``: for every
+executed notebook when and with which settings it was executed. ``fleet``: the paper's grid dealt out to several
+devices.
 """
 
 import json

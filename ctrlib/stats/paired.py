@@ -98,9 +98,9 @@ def sign_flip_difference(
     """Compare two conditions measured on the same replicates by the sign-flip permutation test of the mean difference.
 
     Needs no normal distribution: differences symmetric about the effect are enough. A flip of the replicates A beats
-    the observed mean under a supposed effect exactly if the mean difference within A is at most that effect, so test and
-    interval both follow from the means of all non-empty sets of replicates (Hartigan 1969, Using subsample values as
-    typical values, J. Am. Stat. Assoc. 64, 1303-1317): the interval runs between two of their order statistics and
+    the observed mean under a supposed effect exactly if the mean difference within A is at most that effect, so test
+    and interval both follow from the means of all non-empty sets of replicates (Hartigan 1969, Using subsample values
+    as typical values, J. Am. Stat. Assoc. 64, 1303-1317): the interval runs between two of their order statistics and
     holds exactly the effects that the test does not reject.
 
     Args:

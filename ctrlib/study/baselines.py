@@ -24,8 +24,7 @@ def logistic_regression(dataset: Dataset, penalty_weight: float = 1.0) -> np.nda
         penalty_weight: strength of the L2 penalty (1/C of scikit-learn).
     """
     model = make_pipeline(
-        OneHotEncoder(handle_unknown="ignore"),
-        LogisticRegression(C=1 / penalty_weight, solver="lbfgs", max_iter=200),
+        OneHotEncoder(handle_unknown="ignore"), LogisticRegression(C=1 / penalty_weight, solver="lbfgs", max_iter=200)
     )
     model.fit(dataset.train.ids, dataset.train.labels)
     return model.predict_proba(dataset.test.ids)[:, 1]

@@ -50,7 +50,7 @@ COMPOSITE_PAGES = {
         "mix_architectures",
         "how_many_epochs",
         "how_strong_and_in_which_form",
-    ),
+    )
 }
 """Notebooks that show the runs of several experiments."""
 

@@ -159,7 +159,7 @@ def log_axis(axis: Axis, values: Iterable[float] | None = None) -> None:
 
 
 def intervals(ax: Axes, n: int, x: pd.Series, rows: pd.DataFrame, value: str, scale: float, label: str) -> None:
-    """The n-th line of a figure: ``value`` with its interval ``low`` to ``high`` where it is finite, times ``scale``."""
+    """The n-th line of a figure: ``value`` with its interval where it is finite, times ``scale``."""
     ends = [(rows[value] - rows["low"]) * scale, (rows["high"] - rows[value]) * scale]
     finite = np.isfinite(ends[0]) & np.isfinite(ends[1])
     bars = [end.where(finite, 0) for end in ends]
@@ -342,7 +342,7 @@ def effect_matrix(table: pd.DataFrame, label: str) -> Axes:
 
 
 def size_curves(replicates: pd.DataFrame, x: str, value: str, order: list[str], by: str = "protocol") -> Figure:
-    """``value`` along the factor ``x``, mean over replicates: a line per condition, a panel for each value of ``by``."""
+    """``value`` along the factor ``x``, mean over replicates: a line per condition, a panel per value of ``by``."""
     for ax, part in panels(replicates, by):
         mean = part.groupby(["condition", x])[value].mean()
         for n, condition in enumerate(order):

@@ -82,6 +82,15 @@ def by_factors(table: pd.DataFrame, factors: Sequence[str]) -> Iterator[tuple[di
         yield dict(zip(factors, key, strict=True)), part
 
 
+def by_appearance(table: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
+    """The rows sorted by ``columns``, whose values come in the order in which each first appears in the table."""
+
+    def rank(column: pd.Series) -> pd.Series:
+        return column.map({value: n for n, value in enumerate(column.unique())})
+
+    return table.sort_values(list(columns), key=rank, kind="stable", ignore_index=True)
+
+
 def compare(table: pd.DataFrame, treatment: str, control: str, value: str = "auc") -> PairedDifference:
     """Treatment minus control, paired over replicates, of one column of :func:`replicate_table`."""
     scores = table.set_index(["condition", "replicate"])[value]
@@ -125,7 +134,7 @@ def effects_of_each(
     labels = replicates["condition"].map({condition: label for label, condition in treatments.items()})
     told = replicates.assign(treatment=labels, condition=replicates["condition"].where(labels.isna(), "treated"))
     table = effects_by(told, [*factors, "treatment"], "treated", control, value)
-    return table.sort_values(list(factors), kind="stable", ignore_index=True)
+    return by_appearance(table, factors)
 
 
 def effect_row(replicates: pd.DataFrame, treatment: str, control: str, value: str = "auc") -> dict:
@@ -203,6 +212,9 @@ def member_effects(members: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
     """
     key = [*by, "replicate", "member", "architecture"]
     wide = members.pivot(index=key, columns="condition", values="auc").reset_index().rename_axis(columns=None)
+    wide = wide[[*key, "checkpoint", "mutual", "continued training"]]
+    order = list(members[by[0]].unique())  # the pivot has sorted by name
+    wide = wide.sort_values(by[0], key=lambda column: column.map(order.index), kind="stable", ignore_index=True)
     cohort = wide.groupby([*by, "replicate"], sort=False)
     size = cohort["member"].transform("size")
     peers_mean = (cohort["checkpoint"].transform("sum") - wide["checkpoint"]) / (size - 1)
