@@ -12,6 +12,7 @@ import psutil
 import pytest
 import yaml
 
+from ctrlib.cli import main
 from ctrlib.errors import UserError
 from ctrlib.run.execute import execute
 from ctrlib.run.plan import data_digest, plan, read_overrides
@@ -147,7 +148,7 @@ def processes_in(folder: Path) -> list[psutil.Process]:
     return [process for process in psutil.process_iter(["cwd"]) if process.info["cwd"] == str(folder)]
 
 
-def test_ctrl_c_stops_cleanly_and_the_same_command_goes_on(empty_project: Path) -> None:
+def test_ctrl_c_stops_cleanly_and_the_command_goes_on(empty_project: Path, monkeypatch, capfd) -> None:
     """SIGINT while models train: one line, exit 130, no orphan, finished runs kept and not trained again."""
     tiny = yaml.safe_load(Path(TINY).read_text())["all"]
     parameters = "\n".join(f"{name} = {value!r}" for name, value in tiny.items())
@@ -169,6 +170,8 @@ def test_ctrl_c_stops_cleanly_and_the_same_command_goes_on(empty_project: Path) 
     runs = int(started[1])
     assert 1 <= kept < runs
     assert processes_in(empty_project) == []
-    again = subprocess.run(command, cwd=empty_project, capture_output=True, text=True, timeout=300)
-    assert again.returncode == 0, again.stderr
-    assert f"{runs} runs: {kept} in the store, {runs - kept} to train" in again.stderr
+    monkeypatch.chdir(empty_project)
+    with pytest.raises(SystemExit) as ended:
+        main(["study", "--profile", "mine.yaml", "--workers", "1"])
+    assert not ended.value.code
+    assert f"{runs} runs: {kept} in the store, {runs - kept} to train" in capfd.readouterr().err

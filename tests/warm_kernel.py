@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 PRELOAD = (
-    "ipykernel.kernelapp", "ipykernel.ipkernel", "matplotlib_inline.backend_inline", "myst_nb", "pandas", "seaborn",
+    "ipykernel.kernelapp", "ipykernel.ipkernel", "myst_nb", "pandas", "seaborn",
     "scipy.optimize", "scipy.stats", "sklearn.linear_model", "ctrlib.study.analysis", "ctrlib.study.experiments",
     "ctrlib.study.inside", "ctrlib.study.notebook", "ctrlib.study.verdicts", "ctrlib.training.loop",
 )  # fmt: skip
@@ -78,7 +78,8 @@ def kernel(client: socket.socket) -> None:
     os.environ.update(order["environment"])
     os.chdir(order["folder"])
     sys.path[0] = ""
-    IPKernelApp.launch_instance(argv=order["arguments"])
+    inline = "--IPKernelApp.exec_lines=%matplotlib inline"  # matplotlib was imported before there was a shell
+    IPKernelApp.launch_instance(argv=[*order["arguments"], inline])
 
 
 def ask(address: str, arguments: list[str]) -> None:
