@@ -79,7 +79,7 @@ class Member(Settings):
 
 
 class Coupling(Settings):
-    """Who learns from whom: row n of ``weights`` says how much member n listens to each peer (design: A).
+    """Who learns from whom: row n of ``weights`` holds the weights of member n's peers (the matrix A).
 
     The frozen targets have a column for each frozen copy, which may be the member's own (self-distillation) or, with
     ``Run.teachers``, one of any number of teachers. All others have a column for each member and a zero diagonal.
@@ -89,7 +89,7 @@ class Coupling(Settings):
     form: Form = "mse"
     target: Target = "live"
     start: float = Field(default=0.0, ge=0, le=1, description="share of the training after which it is on")
-    peer_weighting: PeerWeighting = Field(default="fixed", description="adaptive: peers that do well are heard more")
+    peer_weighting: PeerWeighting = Field(default="fixed", description="adaptive: better peers weigh more")
     teacher_weight: float = Field(default=0.0, ge=0, description="weight of the members' mean, beside the peers")
 
     @model_validator(mode="after")
@@ -113,7 +113,7 @@ class Coupling(Settings):
 
     @property
     def is_solo(self) -> bool:
-        """True when nobody listens to anybody, not even to a frozen copy."""
+        """True when no member has a peer, not even a frozen one."""
         return not any(any(row) for row in self.weights)
 
 
@@ -158,8 +158,8 @@ class Checkpoint(StoredMember):
 class Run(Settings):
     """One training: K members on one data set under one coupling and one recipe, from scratch or checkpoints.
 
-    The frozen targets listen to copies of the run's own start or, where ``teachers`` names T members of earlier runs,
-    to those: the coupling matrix is then K x T. ``embeddings`` says whether coupled members share one embedding table.
+    Frozen targets are copies of the run's own start or, where ``teachers`` names T members of earlier runs, those: the
+    coupling matrix is then K x T. ``embeddings`` says whether coupled members share one embedding table.
     """
 
     data: Data

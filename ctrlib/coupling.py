@@ -1,6 +1,6 @@
 """The heart of the study: who learns from whom, and the peer loss.
 
-A coupling is a matrix ``A``: row n says how much member n listens to each peer.
+A coupling is a matrix ``A``: row n holds the weights of the peers from which member n learns.
 
     loss of member n = BCE_n + sum_i A[n, i] * mean over the batch of d(prediction n, target i)
 
@@ -21,35 +21,35 @@ from ctrlib.config import Coupling, Form, Target, Topology, Weights
 
 
 def solo(size: int) -> Weights:
-    """Nobody listens: K separate trainings."""
+    """No peers: K separate trainings."""
     return tuple((0.0,) * size for _ in range(size))
 
 
 def complete(size: int, weight: float = 1.0) -> Weights:
-    """Everybody listens to everybody, ``weight`` shared evenly among the N - 1 peers (the paper: weight 1)."""
+    """All others are peers of each member, ``weight`` shared evenly among the N - 1 of them (the paper: weight 1)."""
     if size < 2:
         return solo(size)
     return tuple(tuple(0.0 if i == n else weight / (size - 1) for i in range(size)) for n in range(size))
 
 
 def ring(size: int, weight: float = 1.0) -> Weights:
-    """Member n listens to member n + 1 alone, the last one to the first."""
+    """Member n learns from member n + 1 alone, the last one from the first."""
     return tuple(tuple(weight if i == (n + 1) % size and i != n else 0.0 for i in range(size)) for n in range(size))
 
 
 def star(size: int, weight: float = 1.0) -> Weights:
-    """Member 0 listens to all others evenly; each other member listens to member 0 alone."""
+    """Member 0 learns from all others evenly, each of them from member 0 alone."""
     first = tuple(weight / (size - 1) if i else 0.0 for i in range(size))
     return (first, *(tuple(weight * (i == 0) for i in range(size)) for _ in range(1, size)))
 
 
 def pairs(size: int, weight: float = 1.0) -> Weights:
-    """Members 0 and 1 listen to each other, so do 2 and 3, and so on; the last of an odd number stays alone."""
+    """Members 0 and 1 learn from each other, so do 2 and 3, and so on; the last of an odd number stays alone."""
     return tuple(tuple(weight if i != n and i // 2 == n // 2 else 0.0 for i in range(size)) for n in range(size))
 
 
 def one_way(size: int, weight: float = 1.0) -> Weights:
-    """Only member 0 listens, to all others evenly: distillation into one student."""
+    """Only member 0 learns, from all others evenly: distillation into one student."""
     return tuple(tuple(weight / (size - 1) if n == 0 and i else 0.0 for i in range(size)) for n in range(size))
 
 
@@ -59,9 +59,9 @@ TOPOLOGIES: dict[Topology, Callable[[int, float], Weights]] = {
 
 
 def connected_groups(weights: Weights, teachers: bool = False) -> list[list[int]]:
-    """Members that hear of each other, directly or through others; they share a learning-rate schedule.
+    """Members linked by weights, directly or through others; they share a learning-rate schedule.
 
-    With ``teachers`` the columns are no members: members that hear the same teacher belong together.
+    With ``teachers`` the columns are no members: students of one teacher belong together.
     """
     size = len(weights)
     first = size if teachers else 0  # the number that stands for column 0
@@ -107,13 +107,13 @@ def difference(own: Tensor, target: Tensor, form: Form) -> Tensor:
 def peer_targets(
     logits: Tensor, weights: Tensor, target: Target, frozen: Tensor | None, shuffle: Tensor | None
 ) -> Tensor:
-    """The logits each member is pulled to, as (1, T, B) or (K, 1, B): entry [n, i] is what n hears from peer i.
+    """The logits each member is pulled to, as (1, T, B) or (K, 1, B): entry [n, i] is the target of n from peer i.
 
     ``live``: the peers as they are in this step, detached (the paper). ``joint``: not detached, so a pull reaches
     both ends. ``frozen``: copies of the start or teachers, ``frozen`` (T, B). ``shuffled``: live, but rows permuted
     within the batch by ``shuffle`` (B,), a negative control that keeps each peer's distribution. ``ensemble``: the
-    detached mean probability of the member and the peers it listens to, whichever peer is asked.
-    ``frozen_ensemble``: the mean probability of the frozen models it listens to, and of no other.
+    detached mean probability of the member and its peers, the same for each of them.
+    ``frozen_ensemble``: the mean probability of the member's frozen teachers, itself not among them.
     """
     if target == "joint":
         return logits[None]
@@ -131,19 +131,19 @@ def peer_targets(
 
 
 def with_itself(weights: Tensor) -> Tensor:
-    """Which members' mean concerns a member: itself and the peers it listens to, (K, K) bool."""
+    """The members in a member's mean: itself and its peers, (K, K) bool."""
     return (weights > 0) | torch.eye(len(weights), dtype=torch.bool, device=weights.device)
 
 
-def mean_prediction(logits: Tensor, listens: Tensor) -> Tensor:
-    """The logit (K, B) of the mean probability of those of T models (T, B) that each member listens to, (K, T) bool.
+def mean_prediction(logits: Tensor, chosen: Tensor) -> Tensor:
+    """The logit (K, B) of the mean probability of T models (T, B), for each member of those ``chosen`` (K, T).
 
     log(sum p) - log(sum (1 - p)) on the log scale: exact where probabilities are so near 0 or 1 that they round. One
     of the models is factored out of both sums, so that the mean of equal models is exactly what each of them says.
-    A row that listens to nobody gets some number, for a weight of zero to remove.
+    A row without any gets some number, for a weight of zero to remove.
     """
-    base = listens.int().argmax(dim=1)  # the first model that the member listens to
-    left_out = torch.where(listens | ~listens.any(dim=1, keepdim=True), 0.0, -torch.inf).to(logits.dtype)[:, :, None]
+    base = chosen.int().argmax(dim=1)  # the first of each row
+    left_out = torch.where(chosen | ~chosen.any(dim=1, keepdim=True), 0.0, -torch.inf).to(logits.dtype)[:, :, None]
     click, no_click = by_row(F.logsigmoid, logits), by_row(F.logsigmoid, -logits)
     clicks = torch.logsumexp(click[None] - click[base][:, None] + left_out, dim=1)
     no_clicks = torch.logsumexp(no_click[None] - no_click[base][:, None] + left_out, dim=1)
@@ -219,11 +219,11 @@ def reweight_by_accuracy(weights: Tensor, score: Tensor) -> Tensor:
 
 
 def teaching_need(weights: Tensor, score: Tensor | None) -> Tensor:
-    """How strongly the mean teaches each member, (K,): 0 for those that listen to nobody, else 1 or, with scores, the
-    member's share in the softmin over itself and the peers it listens to, times their number (so 1 on average)."""
-    listens = weights.any(dim=1)
+    """How strongly the mean teaches each member, (K,): 0 for those without peers, else 1 or, with scores, the
+    member's share in the softmin over itself and its peers, times their number (so 1 on average)."""
+    has_peers = weights.any(dim=1)
     if score is None:
-        return listens.to(weights.dtype)
+        return has_peers.to(weights.dtype)
     together = with_itself(weights)
     need = (score.min() - score).exp()
-    return torch.where(listens, need * together.sum(dim=1) / (together * need).sum(dim=1), 0.0)
+    return torch.where(has_peers, need * together.sum(dim=1) / (together * need).sum(dim=1), 0.0)

@@ -23,7 +23,6 @@ from small import (
     one_line,
     rows,
     same_state,
-    widen,
     widened,
     without_time,
 )
@@ -32,7 +31,7 @@ from ctrlib.config import Checkpoint
 from ctrlib.coupling import complete, one_way
 from ctrlib.errors import UserError
 from ctrlib.fast import scores
-from ctrlib.models import MODELS, embedding_parameters
+from ctrlib.models import MODELS
 from ctrlib.stats import metrics
 from ctrlib.training import evaluation, reference
 from ctrlib.training import loop as trainer
@@ -218,52 +217,6 @@ def test_the_readable_trainer_is_the_trainer(architecture) -> None:
                 np.testing.assert_allclose(model(test).detach(), logits, rtol=1e-4, atol=1e-5)
     finally:
         torch.set_default_dtype(torch.float32)
-
-
-def test_a_float32_epoch_equals_a_hand_written_epoch() -> None:
-    """The whole epoch: the batches are a permutation of the rows in slices, the short last batch among them."""
-    members = [member(seed) for seed in (1, 2)]
-    run = make_run(members, complete(2), epochs=1)
-    found = fit(run)
-    models = [build(one, rows(), CPU) for one in members]
-    optimizers = [torch.optim.Adam(m.parameters(), lr=run.recipe.learning_rate, fused=False) for m in models]
-    ids, labels = batch(count=330)
-    order = torch.randperm(330, generator=trainer.generator(7, "order", 0))
-    assert sorted(order.tolist()) == list(range(330))
-    for first in range(0, 330, 50):
-        part = order[first : first + 50]
-        hand_step(models, optimizers, ids[part], labels[part], complete(2), 0.0, 10.0)
-    for model, state in zip(models, found.states, strict=True):
-        for name, value in model.state_dict().items():
-            torch.testing.assert_close(state[f"weights.{name}"], value, rtol=2e-3, atol=2e-5)
-
-
-def test_embedding_l2_also_decays_rows_that_the_batch_lacks() -> None:
-    dataset, run = rows(), make_run(embedding_l2=0.1)
-    group = make_group(run, [0], dataset, None, CPU)
-    model = group.trainees[0].model
-    widen(model, torch.Generator().manual_seed(3))
-    before = [table.detach().clone() for table in embedding_parameters(model)]
-    ids = torch.zeros(20, len(dataset.field_dims), dtype=torch.int64)
-    train_step(group, ids, torch.arange(20) % 2.0, coupled=False)
-    seen = model.embedding.offsets
-    for table, old in zip(embedding_parameters(model), before, strict=True):
-        unseen = torch.ones(len(table), dtype=torch.bool)
-        unseen[seen] = False
-        moved = (table.detach() - old)[unseen]
-        # Adam's first step is the learning rate against the sign of the gradient, here of the weight itself.
-        torch.testing.assert_close(moved, -run.recipe.learning_rate * old[unseen].sign(), rtol=1e-3, atol=1e-6)
-
-
-def test_without_l2_rows_that_the_batch_lacks_stay() -> None:
-    dataset = rows()
-    group = make_group(make_run(), [0], dataset, None, CPU)
-    model = group.trainees[0].model
-    before = model.embedding.weight.detach().clone()
-    ids = torch.zeros(20, len(dataset.field_dims), dtype=torch.int64)
-    train_step(group, ids, torch.arange(20) % 2.0, coupled=False)
-    changed = (model.embedding.weight.detach() != before).any(dim=1).nonzero().flatten()
-    assert changed.tolist() == model.embedding.offsets.tolist()
 
 
 # ---- when the coupling is on, and what a frozen peer is -------------------------------------------------------------
@@ -484,19 +437,6 @@ def test_kept_state_is_restored_and_reset_state_is_empty() -> None:
             for kind in ("exp_avg", "exp_avg_sq"):
                 assert torch.equal(state[kind], first.states[0][f"adam.{kind}.{name}"])
                 assert state[kind].abs().max() > 0
-
-
-def test_first_step_after_a_reset_is_adams_first_step() -> None:
-    """Bias correction makes it the learning rate against the gradient's sign, whatever happened before."""
-    first = fit(make_run(epochs=2))
-    group = make_group(make_run(start=[Checkpoint(run="0" * 16)]), [0], rows(), first.states, CPU)
-    model = group.trainees[0].model
-    before = {name: p.detach().clone() for name, p in model.named_parameters()}
-    train_step(group, *batch(), coupled=False)
-    for name, parameter in model.named_parameters():
-        clear = parameter.grad.abs() > 1e-4
-        moved = (parameter.detach() - before[name])[clear]
-        torch.testing.assert_close(moved, -0.01 * parameter.grad[clear].sign(), rtol=1e-3, atol=1e-6)
 
 
 def test_training_on_leaves_the_checkpoint_as_it_was() -> None:

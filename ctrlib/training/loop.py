@@ -1,6 +1,6 @@
 """One training loop for a cohort of K models, coupled or not, from scratch or from checkpoints.
 
-Members that hear of each other form a *group* (:func:`ctrlib.coupling.connected_groups`): they see the same
+Coupled members form a *group* (:func:`ctrlib.coupling.connected_groups`): they see the same
 batches and share one learning-rate schedule. Groups never touch each other, so a cohort without coupling is K
 separate trainings, bit for bit; K = 1 is a cohort too.
 
@@ -275,7 +275,7 @@ def run_epoch(
     order = torch.randperm(len(rows), generator=generator(order_seed, "order", epoch)).to(rows.order_device)
     bounds = batch_bounds(len(rows), group.recipe.batch_size)
     steps = group.recipe.epochs * len(bounds)  # of the whole training
-    listens = bool(group.weights.any())
+    has_peers = bool(group.weights.any())
     if at.losses is None:
         at.losses = torch.zeros(2, len(group.trainees), device=rows.device)
     for trainee in group.trainees:
@@ -284,7 +284,7 @@ def run_epoch(
         first, last = bounds[step]
         ids, labels = rows.batch(order[first:last])
         number = epoch * len(bounds) + step
-        coupled = listens and has_begun(number, steps, group.coupling.start)
+        coupled = has_peers and has_begun(number, steps, group.coupling.start)
         seed_dropout(group, epoch, step)
         at.losses += group.step(ids, labels, coupled, shuffle_order(group, epoch, step, len(labels)))
         group.average.after_step(number, steps)

@@ -1,6 +1,6 @@
 """A mutual trainer in which nothing is hidden, not even Adam, to read and to compare :mod:`ctrlib.training.loop` with.
 
-It has the paper's loss alone: live, detached peers, everybody listens to everybody. No dropout, no schedule, no speed.
+It has the paper's loss alone: live, detached peers, each from all others. No dropout, no schedule, no speed.
 Legend: K models, B batch, N rows, F fields.
 """
 
