@@ -50,7 +50,7 @@ def read(path: Path, scratch: Path, options: PrepareOptions, report: Callable[[s
     last = columns[-1]
     if not extent.whole and last in cells.columns and cells.values(last)[int(cells.column(last)[-1])] is None:
         raise UserError(f"{text.name}, line {extent.lines}: ends after a comma: the file seems cut off there")
-    fields = [*hour_fields(cells, explain, text.name), *(Field(name, name, cells.values(name)) for name in WORDS)]
+    fields = [*hour_fields(cells, explain, text.name), *(cells.field(name) for name in WORDS)]
     return RawRows(text.raw, cells, fields, labels, time=ranks(cells, "hour", cells.values("hour")))
 
 

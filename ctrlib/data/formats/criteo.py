@@ -40,7 +40,7 @@ def read(path: Path, scratch: Path, options: PrepareOptions, report: Callable[[s
 def fields_of(cells: Cells, explain: Callable[[], int]) -> list[Field]:
     """The 39 fields of Criteo's columns; ``explain`` is to name the line of a count that is none."""
     counts = [Field(name, name, _bucketed(cells.values(name), explain)) for name in NUMBERS]
-    return [*counts, *(Field(name, name, cells.values(name)) for name in WORDS)]
+    return [*counts, *(cells.field(name) for name in WORDS)]
 
 
 def _bucketed(texts: pl.Series, explain: Callable[[], int]) -> pl.Series:

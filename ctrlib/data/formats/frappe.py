@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 
 from ctrlib.config import derive_seed
-from ctrlib.data.encode import Cells, Field, Progress, RawRows
+from ctrlib.data.encode import Cells, Progress, RawRows
 from ctrlib.data.files import DAMAGED_ZIP, need_space, one_line, open_raw
 from ctrlib.data.formats.text import MOST_SHOWN, TextFile, header_of, open_text, read_text
 from ctrlib.data.options import PrepareOptions
@@ -64,7 +64,7 @@ def read(path: Path, scratch: Path, options: PrepareOptions, report: Callable[[s
     cells = Cells(scratch, FIELDS)
     cells.add_frame(pl.concat([positives, made]))
     labels = np.concatenate([np.ones(len(positives), np.uint8), np.zeros(len(made), np.uint8)])
-    return RawRows(text.raw, cells, [Field(name, name, cells.values(name)) for name in FIELDS], labels)
+    return RawRows(text.raw, cells, [cells.field(name) for name in FIELDS], labels)
 
 
 def draw_negatives(users: np.ndarray, items: np.ndarray, per_row: int, seed: int) -> np.ndarray:

@@ -235,11 +235,11 @@ def _rows_of(what: Published, files: dict[str, Path], cells: Cells) -> RawRows:
         hours = avazu.hour_fields(cells, explain, what.archive)
         fields = [Field(one.name, one.column, one.values.cast(pl.String)) for one in hours]
     for name in what.fields[len(fields) :]:
-        values = cells.values(name)
+        one = cells.field(name)
         if name in what.numeric:
-            numbers = values.cast(pl.Float32, strict=False)
-            bad = numbers.is_null() & values.is_not_null()
-            need_all(cells.column(name), bad, values, explain, what.archive, "allowed: a number or nothing")
-            values = numbers
-        fields.append(Field(name, name, values))
+            numbers = one.values.cast(pl.Float32, strict=False)
+            bad = numbers.is_null() & one.values.is_not_null()
+            need_all(cells.column(name), bad, one.values, explain, what.archive, "allowed: a number or nothing")
+            one = Field(name, name, numbers)
+        fields.append(one)
     return RawRows(Path(what.archive), cells, fields, labels)
