@@ -57,7 +57,7 @@ class Cells:
     """
 
     def __init__(self, folder: Path, columns: Sequence[str]) -> None:
-        self.columns, self.rows = tuple(columns), 0
+        self.folder, self.columns, self.rows = folder, tuple(columns), 0
         self._categories = {name: pl.Categories.random() for name in columns}
         # polars forgets categories of which no series is left
         self._kept = [pl.Series([], dtype=pl.Categorical(categories)) for categories in self._categories.values()]

@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 
 from ctrlib.config import derive_seed
-from ctrlib.data.encode import Cells, Progress, RawRows
+from ctrlib.data.encode import Cells, RawRows
 from ctrlib.data.files import DAMAGED_ZIP, need_space, one_line, open_raw
 from ctrlib.data.formats.text import MOST_SHOWN, TextFile, header_of, open_text, read_text
 from ctrlib.data.options import PrepareOptions
@@ -44,13 +44,9 @@ def read(path: Path, scratch: Path, options: PrepareOptions, report: Callable[[s
             if not cells[place]:
                 raise UserError(f"{where}, column {name}: no value; allowed: an id")
 
-    def before(rows: int) -> None:
-        total = rows * (1 + options.negatives)
-        need_space(scratch, total * bytes_per_row(len(FIELDS), options.draws))
-
-    progress = Progress(report, f"reading {Path(path).name}")
     with Cells(scratch, COLUMNS) as log:
-        _, explain = read_text(text, log, columns, "\t", check, progress, before=before)
+        size = (1 + options.negatives) * bytes_per_row(len(FIELDS), options.draws)
+        _, explain = read_text(text, log, columns, "\t", check, report, row_bytes=size)
         explain()  # the log is small, so that each of its lines is looked at
         positives = pl.DataFrame({name: log.values(name).gather(log.column(name)) for name in FIELDS})
     users, items = (positives[name].rank("dense").to_numpy().astype(np.int64) - 1 for name in ("user", "item"))

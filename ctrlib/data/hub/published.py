@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from ctrlib.data.encode import Cells, Field, Progress, RawRows, part_sizes, write_draw
+from ctrlib.data.encode import Cells, Field, RawRows, part_sizes, write_draw
 from ctrlib.data.folders import new_folder
 from ctrlib.data.formats import avazu, criteo
 from ctrlib.data.formats.text import (
@@ -196,7 +196,7 @@ def _read_part(what: Published, path: Path, cells: Cells, report: Callable[[str]
     found, expected = ",".join(header_of(text, ",")), ",".join(what.columns)
     if found != expected:
         raise UserError(f"{path}, line 1: {shown(found, MOST_SHOWN)}; allowed: the header {shown(expected)}")
-    read_text(text, cells, what.columns, ",", _row_check(what), Progress(report, f"reading {path.name}"))
+    read_text(text, cells, what.columns, ",", _row_check(what), report)
     return cells.rows - before
 
 
