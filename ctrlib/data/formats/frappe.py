@@ -12,6 +12,7 @@ import polars as pl
 from ctrlib.config import derive_seed
 from ctrlib.data.encode import Cells, RawRows
 from ctrlib.data.files import DAMAGED_ZIP, need_space, one_line, open_raw
+from ctrlib.data.formats.criteo import INTEGER
 from ctrlib.data.formats.text import MOST_SHOWN, TextFile, header_of, open_text, read_text
 from ctrlib.data.options import PrepareOptions
 from ctrlib.data.prepared import bytes_per_row
@@ -38,7 +39,7 @@ def read(path: Path, scratch: Path, options: PrepareOptions, report: Callable[[s
     count = columns.index("cnt")
 
     def check(cells: list[str], where: str) -> None:
-        if not cells[count].lstrip("+-").isdecimal():
+        if not INTEGER.fullmatch(cells[count]):
             raise UserError(f"{where}, column cnt: {shown(cells[count], MOST_SHOWN)}; allowed: a whole number")
         for name, place in places.items():
             if not cells[place]:
