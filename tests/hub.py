@@ -16,7 +16,7 @@ class Hub:
 
     ``cut``: bytes after which the connection of each coming GET breaks, one entry used up by each. ``flip``: the place
     of a byte that arrives changed. ``stall``: seconds before each half of a body. ``redirect``: files are elsewhere,
-    as the hub's large ones are. ``ranges``: whether a Range is understood. ``more``: bytes sent past the end.
+    as the hub's large ones are. ``more``: bytes sent past the end.
     """
 
     files: dict[str, bytes]
@@ -24,7 +24,6 @@ class Hub:
     flip: int | None = None
     stall: tuple[float, float] = (0.0, 0.0)
     redirect: bool = False
-    ranges: bool = True
     status: int = 200
     more: int = 0
     plain_etag: bool = False
@@ -67,7 +66,7 @@ def hub(**behaviour):
                 elsewhere = has.endpoint.replace("127.0.0.1", "localhost")  # another host, to a client
                 return self.empty(302, Location=f"{elsewhere}/cdn/{name}", **known)
             start = 0
-            if has.ranges and (asked := self.headers.get("Range")):
+            if asked := self.headers.get("Range"):
                 start = int(asked.removeprefix("bytes=").split("-")[0])
             self.send_response(206 if start else 200)
             if start:

@@ -13,9 +13,9 @@ from small import one_line
 
 from ctrlib.config import Run, SyntheticSettings
 from ctrlib.coupling import complete, solo
-from ctrlib.data import prepared as table
-from ctrlib.data import synthetic
+from ctrlib.data import sources, synthetic
 from ctrlib.data.load import load_data
+from ctrlib.data.options import PrepareOptions
 from ctrlib.errors import UserError
 from ctrlib.store import runs
 from ctrlib.study.baselines import baseline_scores, logistic_regression
@@ -41,7 +41,7 @@ from ctrlib.study.tables import (
     share_of_gap,
     slope_table,
 )
-from ctrlib.training.dataset import Dataset, Split
+from ctrlib.training.dataset import Split
 
 PROTOCOLS = pytest.mark.parametrize("protocol", ["fixed_epochs", "early_stopping"])
 
@@ -311,20 +311,11 @@ def test_begin_gives_parameters_and_the_store(monkeypatch, tmp_path) -> None:
 @pytest.fixture
 def prepared(monkeypatch, tmp_path) -> str:
     """A prepared data set ``mine`` with two draws of 300, 100 and 100 rows."""
-    settings = SyntheticSettings(train_rows=300, valid_rows=100, test_rows=100, fields=3)
-    draws = []
-    for draw in (0, 1):
-        made = synthetic.generate(settings, draw)
-        parts = {name: Split(part.ids, part.labels) for name, part in made.splits().items()}
-        draws.append(
-            (Dataset("mine", draw, made.field_names, made.field_dims, fingerprint="", **parts), pd.DataFrame())
-        )
-
-    class Vocabulary:
-        def write_parquet(self, file) -> None:
-            file.write(b"none")
-
-    table.save(tmp_path, "mine", [(dataset, Vocabulary()) for dataset, _ in draws], {"kind": "table"})
+    made = synthetic.generate(SyntheticSettings(train_rows=500, fields=3)).train
+    lines = [",".join(map(str, (label, *ids))) for label, ids in zip(made.labels, made.ids, strict=True)]
+    (tmp_path / "raw.csv").write_text("\n".join(["label,a,b,c", *lines]))
+    options = PrepareOptions(draws=2, shares=(0.6, 0.2, 0.2))
+    sources.prepare("mine", tmp_path / "raw.csv", tmp_path, options)
     monkeypatch.setenv("CTRLIB_DATA", str(tmp_path))
     return "mine"
 

@@ -230,16 +230,6 @@ def test_another_file_than_the_published_one(tmp_path):
     assert left(tmp_path) == ["train.csv"]  # verified before, and not to be unpacked again
 
 
-def test_a_kept_file_is_verified_again(tmp_path):
-    with hub(files={PATH: ZIP}) as has:
-        fetch(NAME, tmp_path, has.endpoint, keep=True)
-        path = tmp_path / ".fetched" / NAME / "train.csv"
-        path.write_bytes(path.read_bytes().replace(b"1", b"7", 1))
-        fetch(NAME, tmp_path, has.endpoint, min_count=2, keep=True)
-        assert has.gets() == [None]  # unpacked anew from the archive
-        assert path.read_bytes() == FILES["train.csv"]
-
-
 def test_servers_that_do_not_help(tmp_path):
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))  # bound, not listening

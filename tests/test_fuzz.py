@@ -1,6 +1,6 @@
 """Whatever a file or a setting holds, it is used or refused in one line: no crash, no hang, no code, no other file.
 
-``make fuzz`` reads at least 100,000 inputs; here are a few thousand (CTRLIB_FUZZ, CTRLIB_SEED).
+``make fuzz`` reads at least 100,000 inputs; here are a thousand (CTRLIB_FUZZ, CTRLIB_SEED).
 """
 
 import contextlib
@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
-from fuzzing import attempt, counts, fuzz, limited_memory, mutate, report, reshape
+from fuzzing import attempt, fuzz, limited_memory, mutate, reshape
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from raw_files import avazu_lines, criteo_lines, frappe_lines, table_lines, write_frappe_zip, write_lines
@@ -26,7 +26,7 @@ from small import make_run, member, rows
 
 from ctrlib.config import Recipe, Run, SyntheticSettings, checked
 from ctrlib.coupling import complete
-from ctrlib.data import manifest, sources, verified
+from ctrlib.data import manifest, sources
 from ctrlib.data.files import seal
 from ctrlib.data.formats import avazu, criteo, frappe, own_table
 from ctrlib.data.options import PrepareOptions
@@ -39,16 +39,9 @@ from ctrlib.study.experiments import checked_parameters
 from ctrlib.training import loop as trainer
 from ctrlib.training.cohort import member_state
 
-TOTAL = int(os.environ.get("CTRLIB_FUZZ", "2000"))
+TOTAL = int(os.environ.get("CTRLIB_FUZZ", "1000"))
 TARGETS = 20  # shares of TOTAL
 SHARE = max(20, -(-TOTAL // TARGETS))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def figures():
-    """With ``-s``, how many inputs there were."""
-    yield
-    print(f"\n{report()}")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -340,22 +333,6 @@ def test_arrays_of_prepared_data(prepared: Path, name: str) -> None:
         json_path.write_bytes(json_seed)
 
 
-def test_notes_of_what_was_verified(prepared: Path) -> None:
-    """A note that is damaged, or lies about another file, costs a hash and nothing else."""
-    note = prepared / "draw-0" / verified.NOTE
-    state = [*verified._state(prepared / "draw-0" / "train_ids.npy"), "0" * 64]
-    seed = json.dumps({"train_ids.npy": state}).encode()
-
-    def read(content: bytes) -> None:
-        note.write_bytes(content)
-        open_draw(prepared)
-
-    try:
-        fuzz("notes", prepared, SHARE // 4, lambda chance: mutate(chance, seed), read)
-    finally:
-        note.unlink()
-
-
 # ---- settings --------------------------------------------------------------------------------------------------------
 
 SETS = [
@@ -416,7 +393,7 @@ def test_settings_of_any_value(model, tmp_path: Path) -> None:
             made = checked(model, **values)
             assert model.model_validate_json(made.model_dump_json()) == made
 
-        attempt(f"any {model.__name__}", tmp_path, read)
+        attempt(tmp_path, read)
 
     check()
 
@@ -442,7 +419,7 @@ def test_tables_of_any_cells(tmp_path: Path) -> None:
                 assert found.labels.tolist() == [int(line[0]) for line in lines]
             assert found.cells.rows == len(found.labels)
 
-        attempt("tables of any cells", tmp_path, read)
+        attempt(tmp_path, read)
 
     check()
 
@@ -477,9 +454,3 @@ def test_bombs_are_refused(record, prepared: Path, tmp_path: Path, monkeypatch) 
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1 << 26))
     with pytest.raises(UserError, match="are free on this disk"):
         read_raw(own_table, bomb)
-
-
-def test_enough_was_read() -> None:
-    """The last test: all targets together reach the number asked for."""
-    if len(counts) > 15:  # all tests of this file ran
-        assert sum(counts.values()) >= TOTAL

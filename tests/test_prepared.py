@@ -85,7 +85,7 @@ def test_progress_says_rows_and_rate(criteo, tmp_path, monkeypatch):
     monkeypatch.setattr(encode.time, "monotonic", lambda: float(next(ticks)))
     said = []
     sources.prepare("criteo", criteo, tmp_path / "data", report=said.append)
-    for step in ("reading train.txt: 400", "draw 1 of 1: encoding: 400 of 400"):
+    for step in ("reading train.txt: 400 of 400", "draw 1 of 1: encoding: 400 of 400"):
         assert any(line.startswith(f"{step} rows, ") and line.endswith(" rows/s") for line in said)
 
 

@@ -79,18 +79,6 @@ def test_true_probability_reaches_what_it_promises() -> None:
         assert 0.3 < np.std(z) < 2
 
 
-def test_labels_are_coins_of_their_probability(default_world) -> None:
-    """In each tenth of the probabilities the clicks are as many as they promise."""
-    split = make_rows(default_world, 0, 120_000)
-    tenths = np.argsort(split.probability).reshape(10, -1)
-    for rows in tenths:
-        p = split.probability[rows]
-        z = (split.labels[rows].sum() - p.sum()) / np.sqrt((p * (1 - p)).sum())
-        assert abs(z) < 4
-    residual = split.labels - split.probability
-    assert abs(np.corrcoef(residual[1:], residual[:-1])[0, 1]) < 4 / np.sqrt(len(residual)), "rows are independent"
-
-
 @pytest.mark.parametrize("click_rate", [0.02, 0.25, 0.6])
 @pytest.mark.parametrize("logit_sd", [0.5, 2.5])
 def test_click_rate_and_spread_are_as_asked(click_rate, logit_sd) -> None:
@@ -121,13 +109,6 @@ def test_probability_is_the_planted_formula(default_world) -> None:
     split = make_rows(default_world, 500, 560)
     expected = [naive_probability(default_world, row) for row in split.ids]
     np.testing.assert_allclose(split.probability, expected, rtol=1e-10)
-
-
-@pytest.mark.parametrize(("pairs", "triples"), [(0, 0), (0, 1), (100, 0)])
-def test_any_number_of_planted_interactions(pairs, triples) -> None:
-    few = make_world(SMALL.model_copy(update={"pairs": pairs, "triples": triples}), 0)
-    assert (len(few.pairs), len(few.triples)) == (min(pairs, 6), triples)  # 4 fields have 6 pairs
-    assert 0 < make_rows(few, 0, 2000).labels.mean() < 1
 
 
 # ---- same bytes, however they are asked for --------------------------------------------------------------------------

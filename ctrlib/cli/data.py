@@ -18,9 +18,7 @@ data_app = typer.Typer(
 
 DataDir = Annotated[
     Path | None,
-    typer.Option(
-        "--data-dir", help="Folder with the prepared data sets. (Default: data/ of the project, or $CTRLIB_DATA.)"
-    ),
+    typer.Option(help="Folder with the prepared data sets. (Default: data/ of the project, or $CTRLIB_DATA.)"),
 ]
 
 
@@ -78,8 +76,8 @@ def _values(given: dict[str, Any]) -> dict[str, Any]:
     made = dict(given)
     for name, value in given.items():
         if get_origin(PrepareOptions.model_fields[name].annotation) is tuple:
-            texts = value if isinstance(value, list) else [value or ""]
-            made[name] = tuple(part.strip() for text in texts for part in text.split(",") if part.strip())
+            text = ",".join(value) if isinstance(value, list) else value or ""
+            made[name] = tuple(part.strip() for part in text.split(",") if part.strip())
     return made
 
 
@@ -186,9 +184,8 @@ def data_describe(
     _show_splits([facts])
     shown = table("field", numbers=("codes", "0 in train", "0 in valid", "0 in test", "top code"))
     for field in facts["fields"]:
-        shares = (field.get(f"oov_{part}") for part in ("train", "valid", "test"))
-        cells = (field["field"], field["dim"], *map(share, shares))
-        shown.add_row(*map(plain, (*cells, share(field["top_share"]))))
+        shares = (field.get(name) for name in ("oov_train", "oov_valid", "oov_test", "top_share"))
+        shown.add_row(*map(plain, (field["field"], field["dim"], *map(share, shares))))
     console(stderr=False).print(shown)
     say(f"numeric, in buckets: {', '.join(f['field'] for f in facts['fields'] if f['numeric']) or 'none'}")
 
@@ -228,9 +225,10 @@ def _show_prepared(folder: Path) -> None:
 
     facts = sources.summary(folder)
     _show_splits(facts["draws"])
-    fields = facts["draws"][0]["fields"]
-    codes = sum(field["dim"] for field in fields)
-    say(f"{len(fields)} fields, {codes:,} codes; numeric, in buckets: {', '.join(facts['numeric_columns']) or 'none'}")
+    dims = [field["dim"] for field in facts["draws"][0]["fields"]]
+    say(
+        f"{len(dims)} fields, {sum(dims):,} codes; numeric, in buckets: {', '.join(facts['numeric_columns']) or 'none'}"
+    )
     say(f"prepared: {folder}")
 
 

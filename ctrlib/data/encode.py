@@ -57,7 +57,7 @@ class Cells:
     """
 
     def __init__(self, folder: Path, columns: Sequence[str]) -> None:
-        self.columns, self.rows = tuple(columns), 0
+        self.folder, self.columns, self.rows = folder, tuple(columns), 0
         self._categories = {name: pl.Categories.random() for name in columns}
         # polars forgets categories of which no series is left
         self._kept = [pl.Series([], dtype=pl.Categorical(categories)) for categories in self._categories.values()]
@@ -110,6 +110,11 @@ class Cells:
             found = self._categories[name].to_series().cast(pl.String).replace("", None)
         return pl.concat([pl.Series(name, [None], found.dtype), found.alias(name)])
 
+    def field(self, name: str) -> "Field":
+        """The field whose values are those of a column."""
+        values = self.values(name)
+        return Field(name, name, values, distinct=values.null_count() == 1)  # two: nothing, and empty text in quotes
+
     def column(self, name: str) -> np.ndarray:
         """The numbers of one column, (rows,) uint32."""
         place, found, start, at = self.columns.index(name), np.empty(self.rows, np.uint32), 0, 0
@@ -134,12 +139,14 @@ class Cells:
 class Field:
     """A field of the prepared rows: its name, the column of cells it comes from, and what their numbers mean in it.
 
-    ``values``: one for each number of the column, of any type that sorts; null = missing; some may be equal.
+    ``values``: one for each number of the column, of any type that sorts; null = missing; some may be equal, unless
+    they are known to be ``distinct``, which saves the search for equal ones.
     """
 
     name: str
     column: str
     values: pl.Series
+    distinct: bool = False
 
 
 @dataclass(frozen=True)
@@ -248,27 +255,28 @@ def count_buckets(values: pl.Series, where: str) -> pl.Series:
     return whole.to_frame("x").select(count_bucket(pl.col("x")))["x"]
 
 
-def fit_vocabulary(values: pl.Series, counts: np.ndarray, min_count: int) -> tuple[pl.DataFrame, np.ndarray]:
+def fit_vocabulary(
+    values: pl.Series, counts: np.ndarray, min_count: int, distinct: bool = False
+) -> tuple[pl.DataFrame, np.ndarray]:
     """Codes of the values seen at least ``min_count`` times in training.
 
     Args:
         values: (n,) values, some of them perhaps equal.
         counts: (n,) how often each occurs in the training rows.
         min_count: 1 or more.
+        distinct: all ``values`` are known to differ.
 
     Returns:
         The frame (value, code), and the code of each of ``values``, (n,) int32.
     """
-    known = (
-        pl.DataFrame({"value": values, "count": counts})
-        .group_by("value")
-        .agg(pl.col("count").sum())
-        .filter(pl.col("count") >= min_count)
-        .sort("count", "value", descending=[True, False], nulls_last=False)
-        .select("value", pl.int_range(1, pl.len() + 1, dtype=pl.Int32).alias("code"))
-    )
-    codes = values.replace_strict(known["value"], known["code"], default=OOV, return_dtype=pl.Int32)
-    return known, codes.to_numpy()
+    table = pl.DataFrame({"value": values, "count": counts, "place": np.arange(len(values))})
+    if not distinct:
+        table = table.group_by("value").agg(pl.col("count").sum(), pl.col("place"))
+    order = {"by": ["count", "value"], "descending": [True, False], "nulls_last": False}
+    table = table.filter(pl.col("count") >= min_count).sort(**order).with_row_index("code", 1)
+    codes, places = np.full(len(values), OOV, np.int32), table if distinct else table.explode("place")
+    codes[places["place"].to_numpy()] = places["code"].to_numpy()
+    return table.select("value", pl.col("code").cast(pl.Int32)), codes
 
 
 def counts_of(rows: RawRows, column: str, train: np.ndarray) -> np.ndarray:
@@ -289,7 +297,9 @@ def choose_numeric(rows: RawRows, train: np.ndarray) -> tuple[str, ...]:
 def with_count_buckets(rows: RawRows, names: Sequence[str], path: Path) -> RawRows:
     """The rows with Criteo's rule applied to the fields ``names`` (:func:`count_buckets`)."""
     fields = [
-        replace(one, values=count_buckets(one.values, f"{path}, column {one.name}")) if one.name in names else one
+        Field(one.name, one.column, count_buckets(one.values, f"{path}, column {one.name}"))
+        if one.name in names
+        else one
         for one in rows.fields
     ]
     return replace(rows, fields=fields)
@@ -316,7 +326,7 @@ def write_draw(
         report(f"{step}: fitting vocabulary, field {place} of {len(rows.fields)}, {one.name}")
         counts = counts_of(rows, one.column, train)
         values = in_buckets(one.values, counts, buckets) if one.name in numeric else one.values
-        known, of_number = fit_vocabulary(values, counts, min_count)
+        known, of_number = fit_vocabulary(values, counts, min_count, one.distinct and one.name not in numeric)
         text = pl.col("value").cast(pl.String).fill_null("")
         tables.append(known.select(pl.lit(one.name).alias("field"), text, "code"))
         codes.append(of_number)

@@ -16,15 +16,14 @@ import hashlib
 import io
 import math
 import stat
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ctrlib.data.files import need_space, open_plain, read_npy_header
-from ctrlib.data.folders import new_folder
+from ctrlib.data.files import open_plain, read_npy_header
 from ctrlib.data.manifest import (
     FILE,
     PREPARE_AGAIN,
@@ -32,7 +31,6 @@ from ctrlib.data.manifest import (
     VOCABULARY,
     fingerprint,
     read_manifest,
-    write_manifest,
 )
 from ctrlib.data.verified import Files
 from ctrlib.errors import UserError
@@ -83,29 +81,6 @@ def _range(ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         np.minimum(lowest, block.min(axis=0), out=lowest)
         np.maximum(highest, block.max(axis=0), out=highest)
     return lowest, highest
-
-
-def save(root: Path, name: str, draws: Iterable[tuple[Dataset, Any]], facts: dict[str, Any]) -> Path:
-    """Write a data set that is in memory to ``root/name`` and return that folder.
-
-    ``draws`` yields ``(dataset, vocabulary)`` with the vocabulary a polars frame (field, value, code). ``facts`` goes
-    to the head of ``dataset.json``. An earlier ``root/name`` stays as it was until the new one is whole.
-    """
-    with new_folder(root, name) as staging:
-        entries = [_save_draw(staging, dataset, vocabulary) for dataset, vocabulary in draws]
-        write_manifest(staging, name, facts, entries)
-    return Path(root) / name
-
-
-def _save_draw(folder: Path, dataset: Dataset, vocabulary: Any) -> dict[str, Any]:
-    """Write one draw below ``folder``; return its entry for ``dataset.json``."""
-    validate_dataset(dataset)
-    rows = {part: len(split) for part, split in dataset.splits().items()}
-    need_space(folder, sum(rows.values()) * bytes_per_row(len(dataset.field_names), 1))
-    with DrawWriter(folder, dataset.draw, rows, len(dataset.field_names)) as writer:
-        for part, split in dataset.splits().items():
-            writer.append(part, split.ids, split.labels)
-        return writer.finish(dataset.field_names, dataset.field_dims, vocabulary)
 
 
 def bytes_per_row(fields: int, draws: int) -> int:

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import polars as pl
 
-from ctrlib.data.encode import Cells, Field, Progress, RawRows, ranks
-from ctrlib.data.files import need_space
+from ctrlib.data.encode import Cells, Field, RawRows, ranks
 from ctrlib.data.formats.text import MOST_SHOWN, header_of, labels_of, need_all, open_text, read_text
 from ctrlib.data.options import PrepareOptions
 from ctrlib.data.prepared import bytes_per_row
@@ -40,17 +39,14 @@ def read(path: Path, scratch: Path, options: PrepareOptions, report: Callable[[s
         if moment(cells[hour]) is None:
             raise UserError(f"{where}, column hour: {shown(cells[hour], MOST_SHOWN)}; {HOUR_ALLOWED}")
 
-    def before(rows: int) -> None:
-        need_space(scratch, rows * bytes_per_row(len(FIELDS), options.draws))
-
     cells = Cells(scratch, [name for name in columns if name in COLUMNS[1:]])
-    progress = Progress(report, f"reading {Path(path).name}")
-    extent, explain = read_text(text, cells, columns, ",", check, progress, before=before)
+    size = bytes_per_row(len(FIELDS), options.draws)
+    extent, explain = read_text(text, cells, columns, ",", check, report, row_bytes=size)
     labels = labels_of(cells, "click", explain, text.name)
     last = columns[-1]
     if not extent.whole and last in cells.columns and cells.values(last)[int(cells.column(last)[-1])] is None:
         raise UserError(f"{text.name}, line {extent.lines}: ends after a comma: the file seems cut off there")
-    fields = [*hour_fields(cells, explain, text.name), *(Field(name, name, cells.values(name)) for name in WORDS)]
+    fields = [*hour_fields(cells, explain, text.name), *(cells.field(name) for name in WORDS)]
     return RawRows(text.raw, cells, fields, labels, time=ranks(cells, "hour", cells.values("hour")))
 
 

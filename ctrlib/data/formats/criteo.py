@@ -7,8 +7,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from ctrlib.data.encode import Cells, Field, Progress, RawRows, count_bucket
-from ctrlib.data.files import need_space
+from ctrlib.data.encode import Cells, Field, RawRows, count_bucket
 from ctrlib.data.formats.text import MOST_SHOWN, labels_of, open_text, read_text
 from ctrlib.data.options import PrepareOptions
 from ctrlib.data.prepared import bytes_per_row
@@ -25,12 +24,9 @@ def read(path: Path, scratch: Path, options: PrepareOptions, report: Callable[[s
     """The rows of a raw Criteo file, its counts in buckets (:func:`ctrlib.data.encode.count_bucket`)."""
     text = open_text(path, scratch, options.rows, report)
     cells = Cells(scratch, COLUMNS)
-    progress = Progress(report, f"reading {Path(path).name}")
 
-    def before(rows: int) -> None:
-        need_space(scratch, rows * bytes_per_row(len(FIELDS), options.draws))
-
-    extent, explain = read_text(text, cells, COLUMNS, "\t", _check, progress, header=False, before=before)
+    size = bytes_per_row(len(FIELDS), options.draws)
+    extent, explain = read_text(text, cells, COLUMNS, "\t", _check, report, header=False, row_bytes=size)
     labels = labels_of(cells, "label", explain, text.name)
     if not extent.whole:
         _refuse_cut_word(text.name, cells)
@@ -40,7 +36,7 @@ def read(path: Path, scratch: Path, options: PrepareOptions, report: Callable[[s
 def fields_of(cells: Cells, explain: Callable[[], int]) -> list[Field]:
     """The 39 fields of Criteo's columns; ``explain`` is to name the line of a count that is none."""
     counts = [Field(name, name, _bucketed(cells.values(name), explain)) for name in NUMBERS]
-    return [*counts, *(Field(name, name, cells.values(name)) for name in WORDS)]
+    return [*counts, *(cells.field(name) for name in WORDS)]
 
 
 def _bucketed(texts: pl.Series, explain: Callable[[], int]) -> pl.Series:

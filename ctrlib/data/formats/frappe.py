@@ -10,8 +10,9 @@ import numpy as np
 import polars as pl
 
 from ctrlib.config import derive_seed
-from ctrlib.data.encode import Cells, Field, Progress, RawRows
+from ctrlib.data.encode import Cells, RawRows
 from ctrlib.data.files import DAMAGED_ZIP, need_space, one_line, open_raw
+from ctrlib.data.formats.criteo import INTEGER
 from ctrlib.data.formats.text import MOST_SHOWN, TextFile, header_of, open_text, read_text
 from ctrlib.data.options import PrepareOptions
 from ctrlib.data.prepared import bytes_per_row
@@ -38,19 +39,15 @@ def read(path: Path, scratch: Path, options: PrepareOptions, report: Callable[[s
     count = columns.index("cnt")
 
     def check(cells: list[str], where: str) -> None:
-        if not cells[count].lstrip("+-").isdecimal():
+        if not INTEGER.fullmatch(cells[count]):
             raise UserError(f"{where}, column cnt: {shown(cells[count], MOST_SHOWN)}; allowed: a whole number")
         for name, place in places.items():
             if not cells[place]:
                 raise UserError(f"{where}, column {name}: no value; allowed: an id")
 
-    def before(rows: int) -> None:
-        total = rows * (1 + options.negatives)
-        need_space(scratch, total * bytes_per_row(len(FIELDS), options.draws))
-
-    progress = Progress(report, f"reading {Path(path).name}")
     with Cells(scratch, COLUMNS) as log:
-        _, explain = read_text(text, log, columns, "\t", check, progress, before=before)
+        size = (1 + options.negatives) * bytes_per_row(len(FIELDS), options.draws)
+        _, explain = read_text(text, log, columns, "\t", check, report, row_bytes=size)
         explain()  # the log is small, so that each of its lines is looked at
         positives = pl.DataFrame({name: log.values(name).gather(log.column(name)) for name in FIELDS})
     users, items = (positives[name].rank("dense").to_numpy().astype(np.int64) - 1 for name in ("user", "item"))
@@ -64,7 +61,7 @@ def read(path: Path, scratch: Path, options: PrepareOptions, report: Callable[[s
     cells = Cells(scratch, FIELDS)
     cells.add_frame(pl.concat([positives, made]))
     labels = np.concatenate([np.ones(len(positives), np.uint8), np.zeros(len(made), np.uint8)])
-    return RawRows(text.raw, cells, [Field(name, name, cells.values(name)) for name in FIELDS], labels)
+    return RawRows(text.raw, cells, [cells.field(name) for name in FIELDS], labels)
 
 
 def draw_negatives(users: np.ndarray, items: np.ndarray, per_row: int, seed: int) -> np.ndarray:

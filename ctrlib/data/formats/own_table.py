@@ -12,8 +12,8 @@ import numpy as np
 import polars as pl
 import psutil
 
-from ctrlib.data.encode import MOST_FOLDS, Cells, Field, Progress, RawRows, ranks
-from ctrlib.data.files import need_space, one_line, open_raw
+from ctrlib.data.encode import MOST_FOLDS, Cells, Field, RawRows, ranks
+from ctrlib.data.files import one_line, open_raw
 from ctrlib.data.formats.text import (
     ANY_LABELS,
     MOST_SHOWN,
@@ -96,12 +96,9 @@ def _read_csv(
     with open(text.path, "rb") as file:
         quoted = any(b'"' in block for block in iter(lambda: file.read(1 << 22), b""))
 
-    def before(rows: int) -> None:
-        need_space(scratch, rows * bytes_per_row(len(roles["features"]), options.draws))
-
     cells, check = Cells(scratch, roles["used"]), _row_check(columns, roles, options)
-    progress = Progress(report, f"reading {Path(text.name).name}")
-    _, explain = read_text(text, cells, columns, separator, check, progress, quoted=quoted, before=before)
+    size = bytes_per_row(len(roles["features"]), options.draws)
+    _, explain = read_text(text, cells, columns, separator, check, report, quoted=quoted, row_bytes=size)
     return cells, roles, explain
 
 

@@ -16,7 +16,7 @@ import numpy as np
 import polars as pl
 
 from ctrlib.data.encode import Cells, Progress
-from ctrlib.data.files import one_line, open_raw
+from ctrlib.data.files import need_space, one_line, open_raw
 from ctrlib.errors import UserError, shown
 
 _BLOCK = 1 << 18  # bytes: what is counted in it stays in the cache of the processor
@@ -181,12 +181,12 @@ def read_text(
     columns: Sequence[str],
     separator: str,
     check: RowCheck,
-    progress: Progress,
+    report: Callable[[str], None],
     header: bool = True,
     quoted: bool = False,
-    before: Callable[[int], None] = lambda _: None,
+    row_bytes: int = 0,
 ) -> tuple[Extent, Callable[[], int]]:
-    """Number the ``cells`` of a text with those ``columns``; ``before`` is told how many rows will be read.
+    """Number the ``cells`` of a text with those ``columns``; ``row_bytes``: what a row will take on the disk.
 
     Returns how much text there is, and the function that finds the first bad line, for a value that turns out to be
     wrong later on.
@@ -201,7 +201,7 @@ def read_text(
         rows = explain()
     if rows == 0:
         raise UserError(f"{text.name}: no rows below the header line")
-    before(rows)
+    need_space(cells.folder, rows * row_bytes)
     lazy = pl.scan_csv(
         text.path,
         separator=separator,
@@ -211,7 +211,7 @@ def read_text(
         n_rows=rows,
     )
     try:
-        cells.add_text(lazy, progress)
+        cells.add_text(lazy, Progress(report, f"reading {Path(text.name).name}", rows))
     except pl.exceptions.PolarsError as error:
         explain()
         raise UserError(f"{text.name}: cannot be read ({one_line(error)})") from None

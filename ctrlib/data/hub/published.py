@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from ctrlib.data.encode import Cells, Field, Progress, RawRows, part_sizes, write_draw
+from ctrlib.data.encode import Cells, Field, RawRows, part_sizes, write_draw
 from ctrlib.data.folders import new_folder
 from ctrlib.data.formats import avazu, criteo
 from ctrlib.data.formats.text import (
@@ -196,7 +196,7 @@ def _read_part(what: Published, path: Path, cells: Cells, report: Callable[[str]
     found, expected = ",".join(header_of(text, ",")), ",".join(what.columns)
     if found != expected:
         raise UserError(f"{path}, line 1: {shown(found, MOST_SHOWN)}; allowed: the header {shown(expected)}")
-    read_text(text, cells, what.columns, ",", _row_check(what), Progress(report, f"reading {path.name}"))
+    read_text(text, cells, what.columns, ",", _row_check(what), report)
     return cells.rows - before
 
 
@@ -235,11 +235,11 @@ def _rows_of(what: Published, files: dict[str, Path], cells: Cells) -> RawRows:
         hours = avazu.hour_fields(cells, explain, what.archive)
         fields = [Field(one.name, one.column, one.values.cast(pl.String)) for one in hours]
     for name in what.fields[len(fields) :]:
-        values = cells.values(name)
+        one = cells.field(name)
         if name in what.numeric:
-            numbers = values.cast(pl.Float32, strict=False)
-            bad = numbers.is_null() & values.is_not_null()
-            need_all(cells.column(name), bad, values, explain, what.archive, "allowed: a number or nothing")
-            values = numbers
-        fields.append(Field(name, name, values))
+            numbers = one.values.cast(pl.Float32, strict=False)
+            bad = numbers.is_null() & one.values.is_not_null()
+            need_all(cells.column(name), bad, one.values, explain, what.archive, "allowed: a number or nothing")
+            one = Field(name, name, numbers)
+        fields.append(one)
     return RawRows(Path(what.archive), cells, fields, labels)
