@@ -77,20 +77,6 @@ def test_delong_gives_the_published_numbers() -> None:
     assert found.difference(0, 2).p_value == pytest.approx(0.456139707507, rel=1e-10)
 
 
-@settings(max_examples=20, deadline=None)
-@given(st.integers(0, 10_000), st.integers(3, 15), st.integers(3, 15))
-def test_delong_is_the_jackknife_of_each_label(seed, clicks, others) -> None:
-    """Leaving out one row at a time, clicks and others apart, gives the two parts of the covariance (Arvesen 1969)."""
-    labels, scores = drawn(seed, 2, clicks, others, 5)
-    parts = []
-    for value in (1, 0):
-        rows = np.flatnonzero(labels == value)
-        left = np.array([cohort_auc(np.delete(labels, row), np.delete(scores, row, axis=1)) for row in rows])
-        centred = left - left.mean(axis=0)
-        parts.append((rows.size - 1) / rows.size * centred.T @ centred)
-    np.testing.assert_allclose(delong(labels, scores).covariance, sum(parts), rtol=1e-9, atol=1e-15)
-
-
 @settings(max_examples=60, deadline=None)
 @given(cohorts, st.integers(0, 100))
 def test_delong_sees_ranks_alone_whatever_the_order_of_rows_and_models(cohort, seed) -> None:

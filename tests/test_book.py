@@ -67,7 +67,7 @@ def test_landing_page_glues_the_answer():
     text = (ROOT / "book" / "intro.md").read_text(encoding="utf-8")
     glued = {target.split("::")[1].split(":")[0] for target in GLUE_TEXT.findall(text)}
     assert {"verdict_finetune", "verdict_scratch", "effect", "effect_low", "effect_high", "replicates"} <= glued
-    assert {"profile", "dataset", "supported", "contradicted", "not_shown"} <= glued
+    assert {"profile", "dataset", "supported", "contradicted", "inconclusive"} <= glued
     assert re.findall(r"\{glue:\} (\w+)", text) == ["fig_effects", "verdict_table"]
 
 

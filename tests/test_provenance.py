@@ -37,7 +37,7 @@ def test_a_run_of_several_conditions_counts_once(said: list[str]) -> None:
     one, two, three = ("a", 100.0, "2026-11-02", CPU), ("b", 200.0, "2026-11-05", CPU), ("c", 1200.0, "2026-11-03", GPU)
     provenance(p, [condition(one, two), condition(one, three)])
     (line,) = said
-    assert "profile *quick*, data *synthetic*, 3 groups" in line
+    assert "profile *quick*, data *synthetic*, 3 replicates" in line
     assert "3 runs with 25 minutes of training, trained 2026-11-02 to 2026-11-05" in line
     assert line.count("Fast") == 1
     assert "NVIDIA H100, torch 2.13.0&#43;cu130" in line
@@ -45,7 +45,7 @@ def test_a_run_of_several_conditions_counts_once(said: list[str]) -> None:
 
 def test_one_day_is_one_date_and_names_are_text(said: list[str]) -> None:
     provenance(StudyParameters(profile="my *own*", seeds=(1,)), [condition(("a", 3.0, "2026-11-02", CPU))])
-    assert "1 group; 1 run with 3 seconds of training, trained 2026-11-02;" in said[0]
+    assert "1 replicate; 1 run with 3 seconds of training, trained 2026-11-02;" in said[0]
     assert "<b>" not in said[0]
     assert "*CPU*" not in said[0]
     assert "my &#42;own&#42;" in said[0]

@@ -16,10 +16,10 @@ document.querySelectorAll("script.chart-data").forEach((source) => {
   }
   const milli = (value) => play.number(value * MILLI, 2, true);
   const verdict = (row) => (row.low === null ? "one" : row.low > 0 ? "gain" : row.high < 0 ? "loss" : "none");
-  const WORDS = { gain: "a gain", loss: "a loss", none: "no difference shown", one: "one group, no interval" };
+  const WORDS = { gain: "a gain", loss: "a loss", none: "no difference shown", one: "one replicate, no interval" };
   const text = (row) => {
     const interval = row.low === null ? "" : `, 95 % interval ${milli(row.low)} to ${milli(row.high)}`;
-    return `${row.name}, ${row.panel}: ${milli(row.mean)} thousandths of AUC${interval}, ${row.groups.length} groups: ${WORDS[verdict(row)]}.`;
+    return `${row.name}, ${row.panel}: ${milli(row.mean)} thousandths of AUC${interval}, ${row.groups.length} replicates: ${WORDS[verdict(row)]}.`;
   };
 
   const words = play.element("p", { role: "status" }, "Point at a row, or press Tab and the arrow keys, to read its numbers.");

@@ -17,7 +17,12 @@ from ctrlib.data.folders import project_root
 from ctrlib.errors import UserError, unknown
 from ctrlib.stats.paired import PairedDifference
 from ctrlib.store.environment import source_commit
+<<<<<<< HEAD
 from ctrlib.store.progress import humanize
+=======
+from ctrlib.store.measures import data_facts
+from ctrlib.store.runs import RunStore
+>>>>>>> study
 from ctrlib.study import figures
 from ctrlib.study.conditions import Condition
 from ctrlib.study.parameters import StudyParameters
@@ -41,9 +46,7 @@ def sentence(difference: PairedDifference, treatment: str, control: str) -> str:
     """A paired AUC difference in words; the verdict follows from the interval alone."""
     mean = f"**{difference.mean:+.4f}** AUC"
     if not np.isfinite(difference.low):
-        return (
-            f"{treatment} minus {control}: {mean} in the one replicate that was run; one replicate carries no interval."
-        )
+        return f"{treatment} minus {control}: {mean} in the one replicate that was run, which carries no interval."
     interval = f"{100 * difference.level:.0f} % interval {difference.low:+.4f} to {difference.high:+.4f}"
     words = {"gain": "a gain", "loss": "a loss", "no difference shown": "no difference shown"}[difference.verdict]
     return f"{treatment} minus {control}: {words}, {mean} ({interval}, {difference.replicates} replicates)."
@@ -117,6 +120,20 @@ def styled(
     return styler
 
 
+def show_data(store: RunStore, conditions: Iterable[Condition]) -> pd.DataFrame:
+    """Show rows, fields, codes and click rate of the data of each replicate; the table."""
+    first = {one.seed: one.records[0] for one in reversed(list(conditions))}
+    facts = [{"replicate": seed, **data_facts(store, record)} for seed, record in sorted(first.items())]
+    counts = dict.fromkeys(("train_rows", "valid_rows", "test_rows", "codes"), "{:,}")
+    show_table(table := pd.DataFrame(facts), {**counts, "test_clicks": "{:.2%}"})
+    return table
+
+
+def interval_column(table: pd.DataFrame) -> list[str]:
+    """The columns ``low`` and ``high`` in words."""
+    return [f"{low:+.4f} to {high:+.4f}" for low, high in zip(table["low"], table["high"], strict=True)]
+
+
 def show_effects(table: pd.DataFrame) -> None:
     """Show rows of :func:`ctrlib.study.tables.effects_by`: what was compared, difference, interval, verdict.
 
@@ -128,9 +145,7 @@ def show_effects(table: pd.DataFrame) -> None:
     what = list(table.columns[: table.columns.get_loc("difference")])
     shown = table[what].copy()
     shown["difference"] = [f"{value:+.4f}" for value in table["difference"]]
-    shown["95 % interval"] = [
-        f"{low:+.4f} to {high:+.4f}" for low, high in zip(table["low"], table["high"], strict=True)
-    ]
+    shown["95 % interval"] = interval_column(table)
     shown["verdict, Holm"] = table["verdict"]
     shown["relative / RelaImpr, %"] = [
         f"{a:+.2f} / {b:+.2f}" for a, b in zip(table["relative_%"], table["RelaImpr_%"], strict=True)
