@@ -17,12 +17,9 @@ from ctrlib.data.folders import project_root
 from ctrlib.errors import UserError, unknown
 from ctrlib.stats.paired import PairedDifference
 from ctrlib.store.environment import source_commit
-<<<<<<< HEAD
-from ctrlib.store.progress import humanize
-=======
 from ctrlib.store.measures import data_facts
+from ctrlib.store.progress import humanize
 from ctrlib.store.runs import RunStore
->>>>>>> study
 from ctrlib.study import figures
 from ctrlib.study.conditions import Condition
 from ctrlib.study.parameters import StudyParameters
