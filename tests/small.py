@@ -15,7 +15,7 @@ from ctrlib.training.cohort import Group, make_adam, share_table
 from ctrlib.training.dataset import Dataset
 from ctrlib.training.loop import Trained
 
-install()  # what the tests train is what users train; the plain forms are compared in test_plain.py
+install()  # what the tests train is what users train; test_kernels.py compares the plain forms
 
 CPU = torch.device("cpu")
 NOISY = {"dropout": 0.3, "batch_norm": True}
