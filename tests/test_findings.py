@@ -13,7 +13,7 @@ import pytest
 
 from ctrlib.data.folders import project_root
 from ctrlib.run.plan import declared_parameters, plan
-from ctrlib.store import runs
+from ctrlib.store import ensure
 from ctrlib.store.measures import pooled_difference
 from ctrlib.store.published import committed_results
 from ctrlib.store.runs import RunStore
@@ -92,7 +92,7 @@ def nothing_is_trained(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_, **__):
         raise AssertionError("something would be trained")
 
-    monkeypatch.setattr(runs, "train_task", refuse)
+    monkeypatch.setattr(ensure, "train_task", refuse)
 
 
 def test_page_01_disagreement_and_what_an_ensemble_gains() -> None:
