@@ -200,16 +200,6 @@ def test_a_killed_download_is_gone_on_with(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == [NAME]
 
 
-def test_a_new_version_is_not_added_to_an_old_part(tmp_path):
-    part = download._part(tmp_path, "Frappe_x1.zip", "old")
-    folder = tmp_path / ".fetched" / NAME
-    folder.mkdir(parents=True)
-    (folder / part.name).write_bytes(b"old")
-    with hub(files={PATH: ZIP}) as has:
-        fetch(NAME, tmp_path, has.endpoint)
-        assert has.gets() == [None]
-
-
 def test_damage_on_the_way_is_seen_and_mended(tmp_path):
     with hub(files={PATH: ZIP}, flip=500) as has:
         assert "damaged on the way" in refused(has.endpoint, tmp_path)

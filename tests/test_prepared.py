@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from collections import Counter
 from dataclasses import replace
 
@@ -17,7 +16,7 @@ import torch
 from raw_files import avazu_lines, criteo_lines, frappe_lines, table_lines, write_lines
 
 from ctrlib.config import SyntheticSettings
-from ctrlib.data import encode, files, prepared, sources, verified
+from ctrlib.data import encode, files, prepared, sources
 from ctrlib.data.files import seal
 from ctrlib.data.manifest import read_manifest
 from ctrlib.data.options import PrepareOptions
@@ -159,28 +158,6 @@ def test_damage_is_found(criteo, tmp_path):
     open_draw(folder)
 
 
-def test_an_untouched_file_is_hashed_once(criteo, tmp_path, monkeypatch):
-    folder = sources.prepare("criteo", criteo, tmp_path)
-    hashed, settled = [], verified._SETTLED
-    real = verified.file_sha256
-    monkeypatch.setattr(verified, "file_sha256", lambda path: hashed.append(path.name) or real(path))
-    for _ in range(2):  # just written: a change within a tick of the file's clock would not be seen
-        open_draw(folder)
-    assert len(hashed) == 12
-    monkeypatch.setattr(verified, "_SETTLED", 0)
-    for _ in range(3):
-        open_draw(folder)
-    assert len(hashed) == 18
-    monkeypatch.setattr(verified, "_SETTLED", settled)
-    path = folder / "draw-0" / "train_ids.npy"
-    good, state = path.read_bytes(), path.stat()
-    time.sleep(0.05)
-    path.write_bytes(good[:500] + bytes([good[500] ^ 1]) + good[501:])
-    os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns))  # as if nothing had happened
-    with pytest.raises(UserError, match=r"train_ids\.npy: damaged"):
-        open_draw(folder)
-
-
 def test_codes_on_disk_are_tensors_without_a_copy(criteo, tmp_path, recwarn, monkeypatch):
     folder = sources.prepare("criteo", criteo, tmp_path)
     dataset, whole = open_draw(folder), open_draw(folder, mmap=False)
@@ -251,7 +228,7 @@ def test_validation_names_what_is_wrong(criteo, tmp_path, monkeypatch):
         (Split(good.valid.ids, good.valid.labels * 2), "label 2; allowed: 0 or 1"),
         (Split(good.valid.ids[:0], good.valid.labels[:0]), "no rows"),
     ]
-    monkeypatch.setattr(prepared, "_ROWS", 7)  # rows looked at together
+    monkeypatch.setattr(prepared, "ROWS_TOGETHER", 7)  # rows looked at together
     for row in (0, 6, 39):
         ids = good.valid.ids.copy()
         ids[row, 38] = 10**6
@@ -264,7 +241,7 @@ def test_validation_names_what_is_wrong(criteo, tmp_path, monkeypatch):
 
 def test_description_counts_every_block(criteo, tmp_path, monkeypatch):
     folder = sources.prepare("criteo", criteo, tmp_path)
-    monkeypatch.setattr(sources, "_ROWS", 7)
+    monkeypatch.setattr(sources, "ROWS_TOGETHER", 7)
     whole = sources.describe("criteo", 0, tmp_path)
     dataset = open_draw(folder)
     for place, line in enumerate(whole["fields"]):

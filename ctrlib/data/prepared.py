@@ -36,7 +36,7 @@ from ctrlib.data.verified import Files
 from ctrlib.errors import UserError
 from ctrlib.training.dataset import Dataset, Split
 
-_ROWS = 1 << 16  # rows looked at together
+ROWS_TOGETHER = 1 << 16  # rows looked at together
 
 
 def validate_dataset(dataset: Dataset) -> None:
@@ -76,8 +76,8 @@ def validate_dataset(dataset: Dataset) -> None:
 def _range(ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Smallest and largest code of each field, (F,) each; a table on disk is read in blocks."""
     lowest, highest = ids[0].copy(), ids[0].copy()
-    for start in range(0, len(ids), _ROWS):
-        block = ids[start : start + _ROWS]
+    for start in range(0, len(ids), ROWS_TOGETHER):
+        block = ids[start : start + ROWS_TOGETHER]
         np.minimum(lowest, block.min(axis=0), out=lowest)
         np.maximum(highest, block.max(axis=0), out=highest)
     return lowest, highest

@@ -20,7 +20,7 @@ from ctrlib.training.dataset import OOV, Dataset
 if TYPE_CHECKING:
     from ctrlib.data.encode import RawRows
 
-_ROWS = 1 << 16  # rows looked at together
+ROWS_TOGETHER = 1 << 16  # rows looked at together
 LAYOUTS = get_args(Layout)
 # Benchmarks cut Criteo and Avazu at 2; Frappe keeps every value, since half of its items are rare.
 MIN_COUNTS = {"criteo": 2, "avazu": 2, "frappe": 1, "table": 2}
@@ -283,8 +283,8 @@ def _split_facts(part: str, rows: int, clicks: int) -> dict[str, Any]:
 def _code_counts(ids: np.ndarray, dims: tuple[int, ...]) -> list[np.ndarray]:
     """Per field how often each code occurs, (dim,) each; a table on disk is read in blocks."""
     counts = [np.zeros(dim, np.int64) for dim in dims]
-    for start in range(0, len(ids), _ROWS):
-        block = ids[start : start + _ROWS].T.astype(np.intp)
+    for start in range(0, len(ids), ROWS_TOGETHER):
+        block = ids[start : start + ROWS_TOGETHER].T.astype(np.intp)
         for place, codes in enumerate(block):
             np.add.at(counts[place], codes, 1)
     return counts
