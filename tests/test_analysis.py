@@ -5,12 +5,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small import make_run, member, one_line, rows
+from small import CPU, make_run, member, one_line, rows, widen
 
 from ctrlib.config import Coupling
 from ctrlib.coupling import click_loss, complete, one_way, peer_loss, solo
+from ctrlib.data.load import load_data
 from ctrlib.errors import UserError
-from ctrlib.models import MODELS, embedding_parameters
+from ctrlib.models import MODELS, count_parameters, embedding_parameters
+from ctrlib.stats.metrics import error_overlap
 from ctrlib.store.runs import RunStore
 from ctrlib.study.analysis import (
     cka_table,
@@ -21,6 +23,9 @@ from ctrlib.study.analysis import (
     load_members,
     unbiased_hsic,
 )
+from ctrlib.study.conditions import Condition
+from ctrlib.study.inside import gradient_ratio, parameter_counts, serving_cost, similarity
+from ctrlib.training.cohort import build
 
 MIXED = [member(n, architecture=name) for n, name in enumerate(("DeepFM", "FiBiNET", "FinalMLP", "LR"))]
 
@@ -41,14 +46,21 @@ def normal(*shape: int, seed: int = 0) -> np.ndarray:
 
 
 def built(architecture: str, seed: int = 1, **settings) -> torch.nn.Module:
-    from ctrlib.training.cohort import build
-
-    model = build(member(seed, architecture=architecture, **settings), rows(), torch.device("cpu"))
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for table in embedding_parameters(model):
-            table.copy_(0.5 * torch.randn(table.shape, generator=generator))
+    model = build(member(seed, architecture=architecture, **settings), rows(), CPU)
+    widen(model, torch.Generator().manual_seed(seed))
     return model.eval()
+
+
+def values_of(model: torch.nn.Module) -> list[torch.Tensor]:
+    return [value.clone() for value in model.state_dict().values()]
+
+
+def unchanged(model: torch.nn.Module, before: list[torch.Tensor]) -> bool:
+    """Whether the model trains, and holds the values and nothing else: no gradient, no hook."""
+    assert model.training
+    assert all(p.grad is None for p in model.parameters())
+    assert not any(module._forward_hooks for module in model.modules())
+    return all(torch.equal(a, b) for a, b in zip(before, values_of(model), strict=True))
 
 
 # ---- members of a record --------------------------------------------------------------------------------------------
@@ -80,17 +92,14 @@ def test_hidden_layers_of_a_model_are_those_of_its_forward_pass(record, monkeypa
 @pytest.mark.parametrize("architecture", MODELS)
 def test_hidden_layers_of_every_architecture(architecture) -> None:
     model = built(architecture, dropout=0.5, batch_norm=True).train()
-    before = [buffer.clone() for buffer in model.state_dict().values()]
-    found = hidden_layers(model, some_ids())
+    before, found = values_of(model), hidden_layers(model, some_ids())
     fields, towers = len(rows().field_dims), 2 if architecture == "FinalMLP" else 1
     widths = {"embedding": 3 * fields, "hidden 1": 8 * towers, "hidden 2": 5 * towers}
     layers = {"LR": [], "FM": ["embedding"]}.get(architecture, list(widths))
     assert {name: tuple(values.shape) for name, values in found.items()} == {k: (90, widths[k]) for k in layers}
     assert all((values >= 0).all() for name, values in found.items() if name != "embedding")
     assert all(torch.equal(a, hidden_layers(model, some_ids())[name]) for name, a in found.items())
-    assert model.training, "the mode is put back"
-    assert not any(module._forward_hooks for module in model.modules()), "the hooks are taken off"
-    assert all(torch.equal(a, b) for a, b in zip(before, model.state_dict().values(), strict=True))
+    assert unchanged(model, before)
 
 
 # ---- CKA ------------------------------------------------------------------------------------------------------------
@@ -106,41 +115,31 @@ def gram_unbiased_hsic(x: np.ndarray, y: np.ndarray) -> float:
     return two + four / ((n - 1) * (n - 2)) - 2 / (n - 2) * three
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(count=st.integers(4, 9), widths=st.tuples(st.integers(1, 5), st.integers(1, 5)), seed=st.integers(0, 999))
-def test_cka_is_its_gram_form(count, widths, seed) -> None:
+def test_cka_is_its_gram_form_and_sees_neither_scale_nor_shift(count, widths, seed) -> None:
     x, y = normal(count, widths[0], seed=seed) + 3, normal(count, widths[1], seed=seed + 1000) - 1
     assert unbiased_hsic(x, y) == pytest.approx(gram_unbiased_hsic(x, y), rel=1e-8, abs=1e-9)
     expected = gram_unbiased_hsic(x, y) / np.sqrt(gram_unbiased_hsic(x, x) * gram_unbiased_hsic(y, y))
-    assert linear_cka(x, y) == pytest.approx(expected, rel=1e-6, abs=1e-9)
+    for other in (y, 1e-4 * y, y + 5, -y, np.hstack([y, np.full((count, 2), 0.1)])):
+        assert linear_cka(x, other) == pytest.approx(expected, rel=1e-6, abs=1e-9)
 
 
-def test_cka_sees_neither_rotation_nor_scale_nor_shift() -> None:
-    x, y = normal(60, 7), normal(60, 7) + normal(60, 7, seed=1)
-    rotation, _ = np.linalg.qr(normal(7, 7, seed=2))
-    value = linear_cka(x, y)
-    assert 0.2 < value < 0.95
-    for other in (y @ rotation, 1e-4 * y, y + 5, -y, np.hstack([y, np.full((60, 2), 0.1)])):
-        assert linear_cka(x, other) == pytest.approx(value, rel=1e-8)
-    assert linear_cka(y, x) == pytest.approx(value, rel=1e-12)
-    assert linear_cka(x, y * np.array([100, 1, 1, 1, 1, 1, 1])) != pytest.approx(value, rel=1e-2)
-    few = [linear_cka(normal(40, 30, seed=s), normal(40, 30, seed=s + 500)) for s in range(100)]
-    assert abs(np.mean(few)) < 3 * np.std(few) / 10, "unrelated wide layers on few rows are not alike"
-
-
-def test_what_cka_cannot_compare(record) -> None:
+def test_what_cannot_be_compared_or_measured(record) -> None:
     for constant in (np.zeros((9, 3)), np.full((9, 3), 0.1)):
         assert np.isnan(linear_cka(constant, normal(9, 3)))
-    for x, y, words in (
-        (normal(9, 3), normal(8, 3), "got 9 and 8"),
-        (normal(3, 3), normal(3, 3), "4 or more rows"),
-        (normal(9), normal(9, 3), "(rows, width), got shape (9,)"),
+    batches = ([built("LR")], Coupling(weights=solo(1)), rows().test.ids, rows().test.labels)
+    for function, given_, words in (
+        (linear_cka, (normal(9, 3), normal(8, 3)), "got 9 and 8"),
+        (linear_cka, (normal(3, 3), normal(3, 3)), "4 or more rows"),
+        (linear_cka, (normal(9), normal(9, 3)), "(rows, width), got shape (9,)"),
+        (cka_table, (load_members(record, rows())[:1], some_ids()), "got 1"),
+        (gradient_norms, (*batches, 0), "batch_size=0: must be 1 to 150"),
+        (gradient_norms, (*batches, 151), "batch_size=151: must be 1 to 150"),
     ):
         with pytest.raises(UserError) as caught:
-            linear_cka(x, y)
+            function(*given_)
         assert words in one_line(caught)
-    with pytest.raises(UserError, match="got 1"):
-        cka_table(load_members(record, rows())[:1], some_ids())
 
 
 def test_cka_table_averages_over_pairs_and_leaves_out_what_a_member_lacks(record) -> None:
@@ -170,85 +169,62 @@ COUPLINGS = [
 
 @pytest.mark.parametrize("settings", COUPLINGS, ids=str)
 def test_gradient_norms_are_those_of_plain_backward_passes(settings) -> None:
-    weights = ((0.0, 2.0, 1.0), (0.5, 0.0, 0.0), (0.0, 3.0, 0.0))
-    models = [built(name, seed) for seed, name in enumerate(("DeepFM", "DCNv2", "LR"))]
-    frozen = [built(name, seed + 9) for seed, name in enumerate(("DeepFM", "DCNv2", "LR"))]
-    given = frozen if settings.get("target") == "frozen" else None
+    coupling = Coupling(weights=((0.0, 2.0, 1.0), (0.5, 0.0, 0.0), (0.0, 3.0, 0.0)), **settings)
+    models, frozen = ([built(name, n + s) for n, name in enumerate(("DeepFM", "DCNv2", "LR"))] for s in (0, 9))
+    frozen = frozen if coupling.target == "frozen" else []
     ids, labels = rows().test.ids[:100], rows().test.labels[:100]
-    table = gradient_norms(models, Coupling(weights=weights, **settings), ids, labels, 40, given)
-    table = table.set_index(["member", "part"])
+    table = gradient_norms(models, coupling, ids, labels, 40, frozen or None).set_index(["member", "part"])
     assert len(table) == 9
 
-    found: dict = {}
-    for first in (0, 40):  # the last 20 rows are no whole batch
-        part = slice(first, first + 40)
-        batch = torch.from_numpy(ids[part].astype(np.int64))
-        clicked = torch.from_numpy(labels[part].astype(np.float32))
-        for kind in ("click", "peer"):
-            for model in models:
-                model.zero_grad()
-            logits = torch.stack([model(batch) for model in models])
-            copies = torch.stack([model(batch) for model in frozen]).detach() if given else None
-            if kind == "click":
-                loss = click_loss(logits, clicked)
-            else:
-                loss = peer_loss(logits, Coupling(weights=weights, **settings), frozen=copies, labels=clicked)
-            loss.sum().backward()
-            for n, model in enumerate(models):
-                tables = {id(one) for one in embedding_parameters(model)}
-                for name, chosen in (
-                    ("all", list(model.parameters())),
-                    ("embedding", [p for p in model.parameters() if id(p) in tables]),
-                    ("dense", [p for p in model.parameters() if id(p) not in tables]),
-                ):
-                    gradient = torch.cat([p.grad.flatten() for p in chosen]).double()
-                    found.setdefault((n, name, kind), []).append(gradient)
-    for n in range(3):
-        for name in ("all", "embedding", "dense"):
-            click, peer = found[n, name, "click"], found[n, name, "peer"]
-            row = table.loc[n, name]
-            assert row["click"] == pytest.approx(np.mean([g.norm().item() for g in click]), rel=1e-4)
-            assert row["peer"] == pytest.approx(np.mean([g.norm().item() for g in peer]), rel=1e-4)
-            assert row["ratio"] == pytest.approx(row["peer"] / row["click"])
-            cosines = [(a @ b / a.norm() / b.norm()).item() for a, b in zip(click, peer, strict=True)]
-            assert row["cosine"] == pytest.approx(np.mean(cosines), rel=1e-3, abs=1e-5)
+    def gradients(kind: str, first: int) -> list[dict[str, torch.Tensor]]:
+        """Of each member over one batch of 40 rows, by part of its parameters."""
+        batch = torch.from_numpy(ids[first : first + 40].astype(np.int64))
+        clicked = torch.from_numpy(labels[first : first + 40].astype(np.float32))
+        logits = torch.stack([model(batch) for model in models])
+        copies = torch.stack([model(batch) for model in frozen]).detach() if frozen else None
+        click = kind == "click"
+        loss = click_loss(logits, clicked) if click else peer_loss(logits, coupling, frozen=copies, labels=clicked)
+        found = []
+        for model in models:
+            tables = {id(one) for one in embedding_parameters(model)}
+            parameters = sorted(model.parameters(), key=lambda one: id(one) not in tables)
+            own = torch.autograd.grad(loss.sum(), parameters, retain_graph=True)
+            own = [gradient.flatten().double() for gradient in own]
+            n = len(tables)
+            found.append({"all": torch.cat(own), "embedding": torch.cat(own[:n]), "dense": torch.cat(own[n:])})
+        return found
+
+    batches = [(gradients("click", first), gradients("peer", first)) for first in (0, 40)]  # 20 rows are left over
+    for (n, name), row in table.iterrows():
+        click, peer = ([batch[n][name] for batch in kind] for kind in zip(*batches, strict=True))
+        assert row["click"] == pytest.approx(np.mean([g.norm().item() for g in click]), rel=1e-4)
+        assert row["peer"] == pytest.approx(np.mean([g.norm().item() for g in peer]), rel=1e-4)
+        assert row["ratio"] == pytest.approx(row["peer"] / row["click"])
+        cosines = [(a @ b / a.norm() / b.norm()).item() for a, b in zip(click, peer, strict=True)]
+        assert row["cosine"] == pytest.approx(np.mean(cosines), rel=1e-3, abs=1e-5)
 
 
 def test_nobody_is_pulled_by_peers_where_nobody_listens_or_all_agree() -> None:
-    split = rows().test
-    twins = [built("DCN", 4), built("DCN", 4)]
+    split, pair = rows().test, [built("DCN", 1), built("FM", 2)]
     for models, weights in (
-        ([built("DCN", 1), built("FM", 2)], solo(2)),
-        (twins, complete(2, 100.0)),
-        ([built("DCN", 1)], solo(1)),
+        (pair, solo(2)),
+        ([built("DCN", 4), built("DCN", 4)], complete(2, 100.0)),
+        (pair[:1], solo(1)),
     ):
         table = gradient_norms(models, Coupling(weights=weights), split.ids, split.labels, 50)
         assert (table["click"] > 0).all()
         assert (table["peer"] == 0).all()
         assert table["cosine"].isna().all()
-    table = gradient_norms([built("DCN", 1), built("FM", 2)], Coupling(weights=one_way(2)), split.ids, split.labels, 50)
+    table = gradient_norms(pair, Coupling(weights=one_way(2)), split.ids, split.labels, 50)
     assert ((table["peer"] > 0) == (table["member"] == 0)).all()
 
 
 def test_gradient_norms_leave_the_models_as_they_are() -> None:
     models = [built(name, dropout=0.5, batch_norm=True).train() for name in ("DCN", "PNN")]
-    before = [[value.clone() for value in model.state_dict().values()] for model in models]
-    split = rows().test
-    first, again = (
-        gradient_norms(models, Coupling(weights=complete(2)), split.ids, split.labels, 50) for _ in range(2)
-    )
+    before, given_ = [values_of(model) for model in models], (rows().test.ids, rows().test.labels, 50)
+    first, again = (gradient_norms(models, Coupling(weights=complete(2)), *given_) for _ in range(2))
     assert first.equals(again)
-    for model, values in zip(models, before, strict=True):
-        assert model.training
-        assert all(p.grad is None for p in model.parameters())
-        assert all(torch.equal(a, b) for a, b in zip(values, model.state_dict().values(), strict=True))
-
-
-@pytest.mark.parametrize("batch_size", [0, 151])
-def test_a_batch_that_does_not_fit_is_refused(batch_size) -> None:
-    with pytest.raises(UserError) as caught:
-        gradient_norms([built("LR")], Coupling(weights=solo(1)), rows().test.ids, rows().test.labels, batch_size)
-    assert f"batch_size={batch_size}: must be 1 to 150" in one_line(caught)
+    assert all(map(unchanged, models, before))
 
 
 # ---- cost of an answer ----------------------------------------------------------------------------------------------
@@ -293,3 +269,57 @@ def test_a_pass_is_timed_as_often_as_asked_and_the_median_counts(monkeypatch) ->
     monkeypatch.setattr("ctrlib.study.analysis.time.perf_counter", lambda: next(clock))
     cost = inference_cost(built("LR"), rows().test.ids[:100], repeats=3)
     assert cost["milliseconds"] == pytest.approx(2000 * 1000 / 100)
+
+
+# ---- tables ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """Two different members, and two identical ones."""
+    store = RunStore(tmp_path_factory.mktemp("runs"))
+    kinds = {"differ": [member(1), member(2)], "twins": [member(1), member(1)]}
+    conditions = []
+    for name, pair in kinds.items():
+        run = make_run(pair, complete(2))
+        conditions.append(Condition(name, 1, (run,), {"protocol": "early_stopping"}, tuple(store.ensure([run]))))
+    return store, conditions
+
+
+def test_similarity_is_what_the_functions_say_and_twins_are_alike(trained) -> None:
+    store, conditions = trained
+    found = similarity(store, conditions).set_index("condition").drop(columns=["replicate", "protocol"])
+    condition, data = conditions[0], load_data(conditions[0].runs[0].data)
+    models = load_members(condition.records[0], data)
+    layers = cka_table(models, data.test.ids).set_index("layer")["cka"]
+    errors = error_overlap(data.test.labels, condition.probabilities())
+    p, q = condition.probabilities()
+    expected = {"cka_embedding": layers["embedding"], "cka_last_hidden": layers["hidden 2"]}
+    expected |= {"residual_correlation": errors.residual_correlation, "worst_tenth": errors.worst_overlap}
+    expected |= {"churn": np.abs(p - q).mean()}
+    assert found.loc["differ"].to_dict() == pytest.approx(expected)
+    assert found.loc["twins"].to_dict() == pytest.approx({**dict.fromkeys(expected, 1.0), "churn": 0})
+
+
+def test_the_pull_grows_with_its_weight_and_form(trained) -> None:
+    store, conditions = trained
+    found = gradient_ratio(store, conditions[:1], ["mse", "kl"], [1.0, 20.0]).set_index(["form", "weight"])["ratio"]
+    assert found["mse", 20.0] == pytest.approx(20 * found["mse", 1.0])
+    data = load_data(conditions[0].runs[0].data)
+    models = load_members(conditions[0].records[0], data)
+    coupling = Coupling(weights=complete(2, 20.0), form="kl")
+    norms = gradient_norms(models, coupling, data.train.ids, data.train.labels, batch_size=50)
+    expected = norms[norms["part"] == "all"]["ratio"].mean()
+    assert found["kl", 20.0] == pytest.approx(expected, rel=1e-5), "linear in the weight"
+
+
+def test_costs_are_those_of_the_first_model(trained) -> None:
+    store, conditions = trained
+    data = load_data(conditions[0].runs[0].data)
+    model = load_members(conditions[0].records[0], data)[0]
+    found = serving_cost(store, conditions).set_index("condition")
+    assert set(found.index) == {"differ", "twins"}
+    assert (found["parameters"] == count_parameters(model)).all()
+    assert (found["time"] > 0).all()
+    counts = parameter_counts(store, conditions[0])
+    assert counts == {"all": count_parameters(model), "embedding": sum(data.field_dims) * 3}

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.colors import to_hex, to_rgb
 
 from ctrlib.models import MODELS
 from ctrlib.study import figures
@@ -24,66 +25,50 @@ TO_XYZ = [[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.0721750], 
 WHITE = (0.95047, 1.0, 1.08883)
 
 
+SHEET = (Path(__file__).parents[1] / "book" / "_static" / "figures.css").read_text(encoding="utf-8")
+DARK = {f"#{name}": colour for name, colour in re.findall(r"--fig-([0-9a-f]{6}): (#[0-9a-f]{6});", SHEET)}
+
+
+def linear(colour: str) -> np.ndarray:
+    """Light of red, green and blue of a hex colour, 0 to 1."""
+    rgb = np.array(to_rgb(colour))
+    return np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+
+
 def lab(colour: str, eyes: str) -> np.ndarray:
     """CIE L*a*b* of a hex colour as some eyes see it."""
-    rgb = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)]) / 255
-    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
-    xyz = np.array(TO_XYZ) @ np.clip(np.array(SEEN_BY[eyes]) @ linear, 0, 1) / WHITE
+    xyz = np.array(TO_XYZ) @ np.clip(np.array(SEEN_BY[eyes]) @ linear(colour), 0, 1) / WHITE
     f = np.where(xyz > 216 / 24389, np.cbrt(xyz), (24389 / 27 * xyz + 16) / 116)
     return np.array([116 * f[1] - 16, 500 * (f[0] - f[1]), 200 * (f[1] - f[2])])
 
 
-def test_every_architecture_has_a_colour() -> None:
-    assert list(figures.COLOURS) == list(MODELS)
-
-
-@pytest.mark.parametrize("eyes", SEEN_BY)
-def test_colours_differ_for_all_eyes(eyes: str) -> None:
-    colours = [*figures.COLOURS.values(), figures.INK]
-    apart = {pair: np.linalg.norm(lab(pair[0], eyes) - lab(pair[1], eyes)) for pair in combinations(colours, 2)}
-    assert min(apart.values()) > 15, min(apart, key=apart.get)
-
-
-def in_the_dark() -> dict[str, str]:
-    """Colour -> what it becomes on a dark page."""
-    sheet = (Path(__file__).parents[1] / "book" / "_static" / "figures.css").read_text(encoding="utf-8")
-    return {f"#{name}": colour for name, colour in re.findall(r"--fig-([0-9a-f]{6}): (#[0-9a-f]{6});", sheet)}
+def apart(colours: list[str], eyes: str) -> float:
+    """Distance of the two colours that are nearest to each other."""
+    return min(np.linalg.norm(lab(a, eyes) - lab(b, eyes)) for a, b in combinations(colours, 2))
 
 
 def contrast(a: str, b: str) -> float:
     """The contrast ratio of two colours (WCAG 2)."""
-    parts = np.array([[int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)] for colour in (a, b)])
-    light = np.where(parts <= 0.04045, parts / 12.92, ((parts + 0.055) / 1.055) ** 2.4) @ [0.2126, 0.7152, 0.0722]
-    return (light.max() + 0.05) / (light.min() + 0.05)
-
-
-def test_every_colour_is_known_in_the_dark() -> None:
-    used = {*figures.COLOURS.values(), *figures.PALETTE, figures.INK, figures.GREY, figures.REFERENCE}
-    assert {colour.lower() for colour in used} <= in_the_dark().keys()
+    dark, light = sorted(linear(colour) @ [0.2126, 0.7152, 0.0722] for colour in (a, b))
+    return (light + 0.05) / (dark + 0.05)
 
 
 @pytest.mark.parametrize("eyes", SEEN_BY)
-def test_colours_differ_in_the_dark(eyes: str) -> None:
-    dark = in_the_dark()
-    colours = [dark[colour.lower()] for colour in [*figures.COLOURS.values(), figures.INK]]
-    apart = {pair: np.linalg.norm(lab(pair[0], eyes) - lab(pair[1], eyes)) for pair in combinations(colours, 2)}
-    assert min(apart.values()) > 15, min(apart, key=apart.get)
+def test_colours_differ_for_all_eyes_in_the_light_and_in_the_dark(eyes: str) -> None:
+    assert list(figures.COLOURS) == list(MODELS)
+    colours = [colour.lower() for colour in (*figures.COLOURS.values(), figures.INK)]
+    assert apart(colours, eyes) > 15
+    assert apart([DARK[colour] for colour in colours], eyes) > 15
+    assert apart(["#D55E00", "#999933"], "deuteranopia") < 15, "a confusion would be noticed"
 
 
-def test_colours_stand_out_from_a_dark_page() -> None:
-    dark = in_the_dark()
-    drawn = [colour.lower() for colour in [*figures.COLOURS.values(), *figures.PALETTE, figures.GREY]]
-    assert min(contrast(dark[colour], "#121212") for colour in drawn) > 3
-    assert contrast(dark[figures.INK], "#121212") > 7
-    assert contrast(dark[figures.INK], dark["#d9d9d9"]) > 4.5, "the words on it are in ink"
-
-
-def test_words_on_a_verdict_can_be_read() -> None:
+def test_colours_stand_out_from_a_dark_page_and_words_can_be_read() -> None:
+    drawn = [colour.lower() for colour in (*figures.COLOURS.values(), *figures.PALETTE, figures.GREY)]
+    assert {*drawn, figures.INK.lower(), figures.REFERENCE.lower()} <= DARK.keys()
+    assert min(contrast(DARK[colour], "#121212") for colour in drawn) > 3
+    assert contrast(DARK[figures.INK], "#121212") > 7
+    assert contrast(DARK[figures.INK], DARK["#d9d9d9"]) > 4.5, "the words on it are in ink"
     assert min(contrast("#ffffff", figures.VERDICTS[name]) for name in ("supported", "contradicted")) > 4.5
-
-
-def test_a_confusion_would_be_noticed() -> None:
-    assert np.linalg.norm(lab("#D55E00", "deuteranopia") - lab("#999933", "deuteranopia")) < 15
 
 
 def test_an_architecture_without_a_colour_is_drawn() -> None:
@@ -93,13 +78,9 @@ def test_an_architecture_without_a_colour_is_drawn() -> None:
 
 def test_a_name_that_begins_like_another_keeps_its_colour() -> None:
     rows = pd.DataFrame({"what": ["DCNv2: speed", "four runs: speed"], "value": 1.0, "low": 0.9, "high": 1.1})
-    ax = figures.ranges(rows, "ratio", reference=1)
-    drawn = [line.get_colors()[0] for line in ax.collections[::2]]
-    assert [figures.COLOURS["DCNv2"].lower(), figures.INK] == [as_hex(colour) for colour in drawn]
-
-
-def as_hex(colour: np.ndarray) -> str:
-    return "#" + "".join(f"{round(255 * part):02x}" for part in colour[:3])
+    lines = figures.ranges(rows, "ratio", reference=1).collections[::2]
+    expected = [figures.COLOURS["DCNv2"].lower(), figures.INK]
+    assert [to_hex(line.get_colors()[0]) for line in lines] == expected
 
 
 def test_the_parameter_names_every_architecture() -> None:

@@ -43,15 +43,12 @@ def test_a_plan_counts_every_run_once(ticking, tmp_path) -> None:
     a, b = make_run([member(1)]), make_run([member(2)])
     c = make_run([member(1)], start=[Checkpoint(run=a.fingerprint)])
     store.ensure([a])
-    parts = plan_parts({"first": [a, b], "second": [a, b, c]}, store, Clock(store, "cpu"), cores=2)
-    assert [(p.name, p.runs, p.trained, p.shared) for p in parts] == [
-        ("first", 2, 1, 0),
-        ("second", 3, 1, 1),
-        ("all", 3, 1, 0),
-    ]
-    assert parts[2].time == parts[0].time + parts[1].time
+    first, second, every = plan_parts({"first": [a, b], "second": [a, b, c]}, store, Clock(store, "cpu"), cores=2)
+    found = [(part.name, part.runs, part.trained, part.shared) for part in (first, second, every)]
+    assert found == [("first", 2, 1, 0), ("second", 3, 1, 1), ("all", 3, 1, 0)]
+    assert every.time == first.time + second.time
     alone = plan_parts({"first": [a, b]}, store, Clock(store, "cpu"), cores=1)[0].time.most
-    assert alone - estimate.NOTEBOOK_S == pytest.approx(2 * (parts[0].time.most - estimate.NOTEBOOK_S))
+    assert alone - estimate.NOTEBOOK_S == pytest.approx(2 * (first.time.most - estimate.NOTEBOOK_S))
 
 
 def test_an_estimate_is_of_the_right_size(tmp_path) -> None:

@@ -36,14 +36,15 @@ FIXED, STOPPED = BOTH = ["fixed_epochs", "early_stopping"]
 CONTINUED = "continued training"
 MUTUAL = ("mutual", CONTINUED)
 SCRATCH = ("mutual from scratch", "solo from scratch")
-NOWHERE = Path("/nonexistent/records only")
+PROTOCOLS = pytest.mark.parametrize("protocol", BOTH)
+THREE = ["DeepFM", "DCN", "PNN"]
 
 
 def settings_of(number: str):
     """Name of a page's experiment, its parameters, and a store of the committed records alone."""
     (job,) = plan(project_root(), "published", [number], {})
     p = checked_parameters(**{**declared_parameters(job.source), **job.parameters})
-    store = RunStore(NOWHERE)
+    store = RunStore(Path("/nonexistent/records only"))
     store.results = committed_results()
     return job.name.partition("_")[2], p, store
 
@@ -65,28 +66,41 @@ def replicates_of(number: str) -> pd.DataFrame:
     return replicate_table(store, conditions)
 
 
-def effect(number: str, treatment: str, control: str, value: str = "auc", against: dict | None = None, **at) -> float:
-    """Mean paired difference under the factors ``at``; NaN where its interval holds zero (see :func:`mean_of`)."""
-    found = difference(number, treatment, control, value, against, **at)
+def difference(number: str, treatment: str, control: str, value: str = "auc", against: dict | None = None, **at):
+    """Paired difference under the factors ``at``, the control's changed by ``against`` where it has them."""
+    table = replicates_of(number)
+    treated, controls = (table[table["condition"] == name] for name in (treatment, control))
+    for name, level in at.items():
+        treated = treated[treated[name] == level]
+    for name, level in {**at, **(against or {})}.items():
+        if controls[name].notna().any():
+            controls = controls[controls[name] == level]
+    both = pd.concat([treated.assign(condition="the treatment"), controls.assign(condition="the control")])
+    return compare(both, "the treatment", "the control", value)
+
+
+def mean_of(*asked, **at) -> float:
+    """Mean paired difference, shown or not."""
+    return difference(*asked, **at).mean
+
+
+def effect(*asked, **at) -> float:
+    """Mean paired difference; NaN where its interval holds zero."""
+    found = difference(*asked, **at)
     return found.mean if found.verdict != "no difference shown" else np.nan
 
 
-def mean_of(number: str, treatment: str, control: str, value: str = "auc", against: dict | None = None, **at) -> float:
-    """Mean paired difference, shown or not."""
-    return difference(number, treatment, control, value, against, **at).mean
+def family(rows: pd.DataFrame, factors: list[str], *pair: str, value: str = "auc") -> pd.DataFrame:
+    """Effects of a family of comparisons, with Holm's correction, found by protocol and ``factors``."""
+    by = ["protocol", *factors]
+    return effects_by(rows, by, *pair, value).set_index(by).sort_index()
 
 
-def difference(number: str, treatment: str, control: str, value: str, against: dict | None, **at):
-    table = replicates_of(number)
-    treated, control_at = table[table["condition"] == treatment], {**at, **(against or {})}
-    controls = table[table["condition"] == control]
-    for name, level in at.items():
-        treated = treated[treated[name] == level]
-    for name, level in control_at.items():
-        if controls[name].notna().any():
-            controls = controls[controls[name] == level]
-    other = controls.assign(condition="the control")
-    return compare(pd.concat([treated.assign(condition="the treatment"), other]), "the treatment", "the control", value)
+def assert_all(rows: pd.DataFrame, verdict: str | None = None, low: float = -np.inf, high: float = np.inf) -> None:
+    """Every effect has the verdict, and its size lies between the bounds."""
+    assert len(rows) > 0
+    assert verdict is None or {*rows["verdict"]} == {verdict}
+    assert rows["difference"].between(low, high, inclusive="neither").all()
 
 
 @pytest.fixture(autouse=True)
@@ -106,66 +120,67 @@ def test_page_01_disagreement_and_what_an_ensemble_gains() -> None:
 
 
 def test_page_02_beside_the_control_and_beside_the_checkpoint() -> None:
-    replicates, factors = replicates_of("02"), ["protocol", "architecture"]
+    replicates = replicates_of("02")
 
     def gains(treatment: str, control: str) -> pd.DataFrame:
-        return effects_by(replicates, factors, treatment, control).set_index(factors)
+        return family(replicates, ["architecture"], treatment, control)
 
-    cells = [(rate, state) for rate in RATES for state in ("reset", "keep")]
-    pairs = {cell: gains(condition_name("mutual", *cell), condition_name(CONTINUED, *cell)) for cell in cells}
-    assert all((found["verdict"] == "gain").all() for found in pairs.values()), "everywhere, after the correction"
-    at_full, at_tenth = (pairs[rate, "reset"]["difference"] for rate in RATES)
-    assert at_full.between(0.0005, 0.002).all()
-    assert at_full.drop((FIXED, "FiBiNET")).max() < 0.0015
+    pairs = {
+        (rate, state): gains(condition_name("mutual", rate, state), condition_name(CONTINUED, rate, state))
+        for rate in RATES
+        for state in ("reset", "keep")
+    }
+    for found in pairs.values():
+        assert_all(found, "gain")
+    full, tenth = (pairs[rate, "reset"] for rate in RATES)
+    at_full, at_tenth = full["difference"], tenth["difference"]
+    assert_all(full, "gain", 0.0005, 0.002)
+    assert_all(full.drop((FIXED, "FiBiNET")), "gain", 0.0005, 0.0015)
     assert (at_tenth < 0.55 * at_full).all()
     scratch = gains(*SCRATCH)
-    assert [*scratch.index[scratch["verdict"] != "gain"]] == [(STOPPED, "FiBiNET")]
-    assert scratch["difference"].drop((STOPPED, "FiBiNET")).min() > 0.0005
+    assert scratch.loc[(STOPPED, "FiBiNET"), "verdict"] != "gain"
+    assert_all(scratch.drop((STOPPED, "FiBiNET")), "gain", 0.0005)
 
-    three, (mutual, solo) = ["DeepFM", "DCN", "PNN"], HEADLINE
-    slower = gains(condition_name(CONTINUED, "lr/10", "reset"), "checkpoint")["difference"][FIXED]
-    assert (slower[three] > 3 * at_full[FIXED][three]).all()
-    alone, together = (gains(condition, "checkpoint").loc[STOPPED] for condition in (solo, mutual))
-    assert (alone["difference"] < 0).all()
-    back = -at_full[STOPPED] / alone["difference"]
-    assert (back[three] > 0.95).all()
+    mutual, solo = HEADLINE
+    slow, slow_alone = (gains(condition_name(kind, "lr/10", "reset"), "checkpoint") for kind in MUTUAL)
+    assert (slow_alone["difference"][FIXED][THREE] > 3 * at_full[FIXED][THREE]).all()
+    assert_all(slow.loc[[STOPPED]], low=0)
+    assert (at_tenth[STOPPED] > slow_alone["difference"][STOPPED]).all()
+    alone, together = (gains(condition, "checkpoint") for condition in (solo, mutual))
+    assert_all(alone.loc[[STOPPED]], high=0)
+    back = -at_full[STOPPED] / alone["difference"][STOPPED]
+    assert (back[THREE] > 0.95).all()
     assert 0.4 < back["FiBiNET"] < 0.6
-    assert not (together["verdict"] == "gain").any()
+    assert "gain" not in {*together["verdict"][STOPPED], *alone["verdict"][FIXED]}
+    at_start = alone["verdict"][FIXED]
+    assert [*at_start.index[at_start == "loss"]] == ["FiBiNET"]
+
     mean = replicates.groupby(["protocol", "architecture", "condition"])[["auc", "ensemble_auc", "churn"]].mean()
-    best = mean["auc"][STOPPED].unstack("architecture").idxmax()
-    assert {*best[three]} == {"mutual from scratch"}
+    assert {*mean["auc"][STOPPED].unstack("architecture").idxmax()[THREE]} == {"mutual from scratch"}
     of_all = mean.groupby(["protocol", "condition"])["ensemble_auc"].mean().unstack("condition")
     assert (of_all[mutual] > of_all[solo]).all()
-    condition = mean["churn"].unstack("condition")
-    assert (condition[mutual] < condition[solo]).all()
-    singles = mean["auc"].groupby(factors).max()
+    churn = mean["churn"].unstack("condition")
+    assert (churn[mutual] < churn[solo]).all()
+    singles = mean["auc"].groupby(["protocol", "architecture"]).max()
     assert (mean["ensemble_auc"].xs("checkpoint", level="condition") > singles).all()
 
-    at_start = gains(solo, "checkpoint").loc[FIXED]
-    assert not (at_start["verdict"] == "gain").any()
-    assert [*at_start.index[at_start["verdict"] == "loss"]] == ["FiBiNET"]
-    slow, slow_alone = (gains(condition_name(kind, "lr/10", "reset"), "checkpoint") for kind in MUTUAL)
-    assert (slow["difference"][STOPPED] > 0).all()
-    assert (at_tenth[STOPPED] > slow_alone["difference"][STOPPED]).all()
 
-
-@pytest.mark.parametrize("protocol", BOTH)
+@PROTOCOLS
 def test_page_03_one_peer_is_enough(protocol: str) -> None:
     sizes = conditions_of("03")[0].sizes
     for treatment, control in (MUTUAL, SCRATCH):
         gains = {n: effect("03", treatment, control, protocol=protocol, instances=n) for n in sizes}
         assert min(gains.values()) > 0
         assert max(gains.values()) < 1.3 * min(gains.values())
-    ensembles = (
-        replicates_of("03").query("protocol == @protocol").groupby(["condition", "instances"])["ensemble_auc"].mean()
-    )
+    table = replicates_of("03").query("protocol == @protocol")
+    ensembles = table.groupby(["condition", "instances"])["ensemble_auc"].mean()
     for n in sizes:
         assert ensembles["mutual", n] > ensembles[CONTINUED, n]
         assert n < 5 or ensembles["mutual from scratch", n] < ensembles["solo from scratch", n]
     assert ensembles[CONTINUED].is_monotonic_increasing
 
 
-@pytest.mark.parametrize("protocol", BOTH)
+@PROTOCOLS
 def test_page_04_variety_helps_and_a_linear_model_harms(protocol: str) -> None:
     p, _, conditions = conditions_of("04")
     table = member_effects(member_table(conditions), ["protocol", "cohort"]).query("protocol == @protocol")
@@ -185,7 +200,7 @@ def test_page_04_variety_helps_and_a_linear_model_harms(protocol: str) -> None:
     assert four.groupby("architecture")["effect"].mean().mean() > np.mean(twins)
 
 
-@pytest.mark.parametrize("protocol", BOTH)
+@PROTOCOLS
 def test_page_05_a_small_gain_in_every_group(protocol: str) -> None:
     table = replicates_of("05")
     at = table[table["protocol"] == protocol].pivot(index="replicate", columns="condition", values="auc")
@@ -195,94 +210,85 @@ def test_page_05_a_small_gain_in_every_group(protocol: str) -> None:
     assert gains.std() < 0.0002
 
 
-@pytest.mark.parametrize("protocol", BOTH)
+@PROTOCOLS
 def test_page_06_both_lose_and_the_effect_grows(protocol: str) -> None:
-    p, _, _ = conditions_of("06")
-    table = replicates_of("06")
+    p = conditions_of("06")[0]
+    last, first = max(p.epoch_counts), min(p.epoch_counts)
+    means = replicates_of("06").groupby(["protocol", "embedding_l2", "epochs", "condition"])["auc"].mean()
     for l2 in p.l2_levels:
-        at = table[(table["protocol"] == protocol) & (table["embedding_l2"] == l2)]
-        mean = at.groupby(["condition", "epochs"])["auc"].mean()
-        last, first = max(p.epoch_counts), min(p.epoch_counts)
-        lost = {condition: mean[condition, first] - mean[condition, last] for condition in (CONTINUED, "mutual")}
+        lost = means[protocol, l2, first] - means[protocol, l2, last]
         assert lost["mutual"] > 0
         assert 1.5 < lost[CONTINUED] / lost["mutual"] < 3
         effects = [effect("06", *MUTUAL, protocol=protocol, embedding_l2=l2, epochs=n) for n in (first, 3, last)]
         assert effects == sorted(effects), "grows with the epochs"
 
 
-@pytest.mark.parametrize("protocol", BOTH)
+@PROTOCOLS
 def test_page_07_the_weight_and_the_targets(protocol: str) -> None:
-    at = {"protocol": protocol, "target": "live"}
-    mse = {w: mean_of("07", *MUTUAL, weight=w, form="mse", **at) for w in (0.1, 1, 5, 20, 100)}
+    at = {"protocol": protocol, "form": "mse"}
+    mse, kl, logits, frozen, shuffled = (
+        {w: mean_of("07", *MUTUAL, weight=w, form=form, target=target, protocol=protocol) for w in weights}
+        for form, target, weights in (
+            ("mse", "live", (0.1, 1, 5, 20, 100)),
+            ("kl", "live", (1, 5, 20, 100)),
+            ("mse_logit", "live", (1, 5, 20)),
+            ("mse", "frozen", (0.1, 1, 5, 20, 100)),
+            ("mse", "shuffled", (1, 5, 20, 100)),
+        )
+    )
     assert 0 < mse[0.1] < mse[1] < mse[5] < mse[20] > mse[100]
-    kl = {w: mean_of("07", *MUTUAL, weight=w, form="kl", **at) for w in (1, 5, 20, 100)}
     assert kl[1] > mse[1], "smaller weights do as much"
     assert kl[5] > kl[20] > kl[100]
-    logits = {w: mean_of("07", *MUTUAL, weight=w, form="mse_logit", **at) for w in (1, 5, 20)}
     assert logits[1] > 0 > logits[5] > logits[20]
-    assert effect("07", *SCRATCH, weight=1, form="mse", **at) > 0
-    shuffled = [
-        mean_of("07", *MUTUAL, protocol=protocol, weight=w, form="mse", target="shuffled") for w in (1, 5, 20, 100)
-    ]
-    assert 0 > shuffled[0] > shuffled[1] > shuffled[2] > shuffled[3]
-    for weight, live in mse.items():
-        frozen = mean_of("07", *MUTUAL, protocol=protocol, weight=weight, form="mse", target="frozen")
-        assert frozen > live
-    assert effect("07", *MUTUAL, protocol=protocol, weight=100, form="mse", target="frozen") > 0
+    assert 0 > shuffled[1] > shuffled[5] > shuffled[20] > shuffled[100]
+    assert all(frozen[weight] > live for weight, live in mse.items())
+    assert effect("07", *SCRATCH, weight=1, target="live", **at) > 0
+    assert effect("07", *MUTUAL, weight=100, target="frozen", **at) > 0
 
 
-@pytest.mark.parametrize("protocol", BOTH)
+@PROTOCOLS
 def test_page_08_when_it_begins(protocol: str) -> None:
-    one, strong, ensemble = {}, {}, {}
-    for share in (0.0, 0.5, 0.75):
-        at = {"protocol": protocol, "coupling start": share}
-        one[share] = effect("08", "mutual", "solo", weight=1, **at)
-        strong[share] = effect("08", "mutual", "solo", weight=20, **at)
-        ensemble[share] = mean_of("08", "mutual", "solo", "ensemble_auc", weight=20, **at)
-    assert one[0.0] > 0
-    assert abs(one[0.0] - one[0.5]) < 0.0002
-    assert 0 < strong[0.0] < min(strong[0.5], strong[0.75])
-    assert ensemble[0.0] < ensemble[0.5] < ensemble[0.75], "early strong coupling costs the ensemble most"
+    starts = [{"protocol": protocol, "coupling start": share} for share in (0.0, 0.5, 0.75)]
+    one, strong = ([effect("08", "mutual", "solo", weight=weight, **at) for at in starts] for weight in (1, 20))
+    ensemble = [mean_of("08", "mutual", "solo", "ensemble_auc", weight=20, **at) for at in starts]
+    assert one[0] > 0
+    assert abs(one[0] - one[1]) < 0.0002
+    assert 0 < strong[0] < min(strong[1:])
+    assert ensemble[0] < ensemble[1] < ensemble[2], "early strong coupling costs the ensemble most"
 
 
-@pytest.mark.parametrize("protocol", BOTH)
+@PROTOCOLS
 def test_page_09_more_alike_and_twins_are_twins(protocol: str) -> None:
     _, store, conditions = conditions_of("09")
     table = similarity(store, conditions)
     mean = table[table["protocol"] == protocol].groupby(["differ in", "condition", "epochs"]).mean(numeric_only=True)
+    at, gains = {"protocol": protocol, "epochs": 3}, {}
     for differ in ("weights and order", "order"):
-        alone, together = mean.loc[differ, CONTINUED, 3], mean.loc[differ, "mutual", 3]
-        assert together["residual_correlation"] > alone["residual_correlation"]
-        assert together["cka_last_hidden"] > alone["cka_last_hidden"]
-    assert mean_of("09", *MUTUAL, protocol=protocol, epochs=3, **{"differ in": "nothing"}) == 0
-    gains = {
-        differ: effect("09", *MUTUAL, protocol=protocol, epochs=3, **{"differ in": differ})
-        for differ in ("weights and order", "order")
-    }
+        alike = mean.loc[differ].xs(3, level="epochs")[["residual_correlation", "cka_last_hidden"]]
+        assert (alike.loc["mutual"] > alike.loc[CONTINUED]).all()
+        gains[differ] = effect("09", *MUTUAL, **at, **{"differ in": differ})
     assert 0.75 * gains["weights and order"] < gains["order"] < gains["weights and order"]
+    assert mean_of("09", *MUTUAL, **at, **{"differ in": "nothing"}) == 0
 
 
-@pytest.mark.parametrize("protocol", BOTH)
+@PROTOCOLS
 def test_page_10_a_shared_table_takes_from_the_gain(protocol: str) -> None:
     at = {"protocol": protocol}
-    gains = {
-        embeddings: mean_of("10", "mutual", "solo", embeddings=embeddings, **at)
-        for embeddings in ("separate", "shared")
-    }
-    assert gains["separate"] > 2 * gains["shared"]
-    assert mean_of("10", "solo", "solo", protocol=protocol, embeddings="shared", against={"embeddings": "separate"}) > 0
+    separate, shared = (mean_of("10", "mutual", "solo", embeddings=name, **at) for name in ("separate", "shared"))
+    assert separate > 2 * shared
+    assert mean_of("10", "solo", "solo", embeddings="shared", against={"embeddings": "separate"}, **at) > 0
     ektf = mean_of("10", "EKTF", "mutual", embeddings="separate", **at)
     assert ektf > 0 if protocol == FIXED else ektf < 0
 
 
-@pytest.mark.parametrize("protocol", BOTH)
+@PROTOCOLS
 def test_page_11_pairs_are_enough_and_rings_collapse(protocol: str) -> None:
     gains = {name: effect("11", *MUTUAL, protocol=protocol, topology=name) for name in ("complete", "star", "pairs")}
     assert min(gains.values()) > 0.75 * gains["complete"] > 0
     assert effect("11", *MUTUAL, protocol=protocol, topology="ring") < -0.01
 
 
-@pytest.mark.parametrize("protocol", BOTH)
+@PROTOCOLS
 def test_page_12_what_does_as_much(protocol: str) -> None:
     at = {"protocol": protocol}
     mutual = effect("12", *MUTUAL, **at)
@@ -300,74 +306,60 @@ def test_page_12_what_does_as_much(protocol: str) -> None:
 
 
 def test_page_13_a_part_of_the_gap_and_what_it_costs_on_the_way() -> None:
-    replicates, factors = replicates_of("13"), ["protocol", "rows", "width", "logit_sd"]
+    replicates, factors = replicates_of("13"), ["rows", "width", "logit_sd"]
     few, many = conditions_of("13")[0].row_levels
-    tuned = share_of_gap(replicates, factors, *MUTUAL).set_index(factors)
+    by = ["protocol", *factors]
+    tuned, begun = (share_of_gap(replicates, by, *pair).set_index(by) for pair in (MUTUAL, SCRATCH))
     end, equal = tuned.loc[STOPPED], tuned.loc[FIXED]
     assert (end["low"] > 0).all()
     assert 0.05 < end["share"].min() < 0.25 < end["share"].max() < 0.3
-    by_width = end["share"].unstack("width")
+    by_width, by_noise = (end["share"].unstack(name) for name in ("width", "logit_sd"))
     assert (by_width[64] > by_width[16]).all()
-    effects = effects_by(replicates, factors, *MUTUAL).set_index(factors)["difference"].loc[STOPPED]
-    assert (effects.loc[many].reset_index(drop=True) < effects.loc[few].reset_index(drop=True)).all()
-    assert end["share"].loc[many].mean() > end["share"].loc[few].mean()
-    by_noise = end["share"].unstack("logit_sd")
     assert (by_noise[3.0] < by_noise[1.5]).all()
+    assert end["share"].loc[many].mean() > end["share"].loc[few].mean()
+    effects = family(replicates, factors, *MUTUAL)["difference"].loc[STOPPED]
+    assert (effects.loc[many] < effects.loc[few]).all()
     costs, later = (equal["share"].loc[rows].unstack("logit_sd") for rows in (few, many))
     assert (costs < 0).all(axis=None)
     assert (costs[0.75] > costs[1.5]).all()
     assert (costs[1.5] > costs[3.0]).all()
     assert (equal["low"].loc[many].unstack("logit_sd")[0.75] > 0).all()
     assert (later[3.0] < 0).all()
-    scratch = effects_by(replicates, factors, *SCRATCH)
-    gains = scratch[(scratch["verdict"] == "gain") & (scratch["protocol"] == STOPPED)]
-    assert {*zip(gains["rows"], gains["logit_sd"], strict=True)} == {(many, 0.75)}
-    both = pd.concat(
-        [tuned["share"], share_of_gap(replicates, factors, *SCRATCH).set_index(factors)["share"]],
-        axis=1,
-    )
-    assert (both.iloc[:, 1] < both.iloc[:, 0]).sum() > 0.8 * len(both)
+    gains = family(replicates, factors, *SCRATCH).loc[STOPPED].query("verdict == 'gain'")
+    assert {(rows, noise) for rows, _, noise in gains.index} == {(many, 0.75)}
+    assert begun["share"].lt(tuned["share"]).mean() > 0.8
 
 
-def page_14():
-    """Replicate table with one size, the same without mixed cohorts, and the parameters of the page."""
-    replicates, p = replicates_of("14"), conditions_of("14")[0]
+def page(number: str):
+    """Of page 14 or 15, at the usual size of a cohort: replicate table, without mixed cohorts, of the page's one
+    architecture; and the parameters."""
+    replicates, p = replicates_of(number), conditions_of(number)[0]
     usual = replicates[replicates["instances"] == p.instances]
-    return usual, usual[~usual["cohort"].str.contains("+", regex=False)], p
-
-
-def by_weight(rows: pd.DataFrame, factors: list[str], treatment: str, control: str, value: str = "auc") -> pd.DataFrame:
-    """Effects of a family, found by protocol, weight of the peers and ``factors``."""
-    by = ["protocol", "weight", *factors]
-    return effects_by(rows, by, treatment, control, value).set_index(by).sort_index()
+    kinds = usual[~usual["cohort"].str.contains("+", regex=False)]
+    return usual, kinds, kinds[kinds["cohort"] == p.architecture], p
 
 
 def test_page_14_peers_help_where_going_on_alone_does_not() -> None:
-    usual, kinds, p = page_14()
+    usual, kinds, _, p = page("14")
     weak, strong = p.mutual_weights
-    alone = effects_by(kinds, ["protocol", "cohort"], CONTINUED, "checkpoint").set_index(["protocol", "cohort"])
-    tuned = by_weight(usual, ["cohort"], *MUTUAL)
-    begun = by_weight(kinds, ["cohort"], "mutual", "checkpoint")
+    alone = family(kinds, ["cohort"], CONTINUED, "checkpoint")
+    tuned = family(usual, ["weight", "cohort"], *MUTUAL)
+    begun = family(kinds, ["weight", "cohort"], "mutual", "checkpoint")
 
-    assert (alone.loc[STOPPED, "difference"] < 0).all()
-    assert {*alone.loc[STOPPED, "verdict"]} == {"no difference shown"}
+    assert_all(alone.loc[STOPPED], "no difference shown", high=0)
     assert len(tuned.loc[STOPPED, weak]) == 5
-    assert {*tuned.loc[STOPPED, "verdict"]} == {"gain"}
-    assert tuned.loc[(STOPPED, weak), "difference"].between(0.0002, 0.0004).all()
-    assert tuned.loc[(STOPPED, strong), "difference"].between(0.001, 0.0022).all()
-    assert {*by_weight(usual, ["cohort"], *MUTUAL, "ensemble_auc").loc[STOPPED, "verdict"]} == {"gain"}
-    gained = begun.loc[STOPPED].query("verdict == 'gain'")["difference"]
+    assert_all(tuned.loc[STOPPED, weak], "gain", 0.0002, 0.0004)
+    assert_all(tuned.loc[STOPPED, strong], "gain", 0.001, 0.0022)
+    assert_all(family(usual, ["weight", "cohort"], *MUTUAL, value="ensemble_auc").loc[STOPPED], "gain")
+    gained = begun.loc[STOPPED].query("verdict == 'gain'")
     assert gained.index.tolist() == [(strong, "DeepFM"), (strong, "PNN")]
-    assert gained.between(0.0007, 0.0013).all()
+    assert_all(gained, low=0.0007, high=0.0013)
 
-    assert {*alone.loc[FIXED, "verdict"]} == {"gain"}
-    assert alone.loc[FIXED, "difference"].between(0.01, 0.03).all()
-    little = tuned.loc[(FIXED, weak), "difference"]
-    assert little.abs().max() < 0.00015
-    assert abs(little["FiBiNET"]) < 0.00002
-    assert {*tuned.loc[(FIXED, strong), "verdict"]} == {"loss"}
-    assert tuned.loc[(FIXED, strong), "difference"].between(-0.0045, -0.001).all()
-    assert (begun.loc[FIXED, "difference"] > 0.01).all()
+    assert_all(alone.loc[FIXED], "gain", 0.01, 0.03)
+    assert_all(tuned.loc[FIXED, weak], low=-0.00015, high=0.00015)
+    assert abs(tuned.loc[(FIXED, weak, "FiBiNET"), "difference"]) < 0.00002
+    assert_all(tuned.loc[FIXED, strong], "loss", -0.0045, -0.001)
+    assert_all(begun.loc[FIXED], low=0.01)
 
     single = kinds[kinds["protocol"] == STOPPED]
     means = single.groupby(["cohort", "condition", "weight", "coupling start"], dropna=False)["auc"].mean()
@@ -377,190 +369,148 @@ def test_page_14_peers_help_where_going_on_alone_does_not() -> None:
 
 
 def test_page_14_a_tenth_of_the_rate_and_how_many() -> None:
-    _, kinds, p = page_14()
+    _, _, deepfm, p = page("14")
     strong = p.mutual_weights[-1]
-    deepfm = kinds[kinds["cohort"] == p.architecture]
-    at_full, at_tenth = (
-        {
-            to: by_weight(deepfm, [], f"mutual{rate}", to)["difference"][STOPPED, strong]
-            for to in (f"continued training{rate}", "checkpoint")
-        }
+    (full, full_start), (tenth, tenth_start) = (
+        [
+            family(deepfm, ["weight"], f"mutual{rate}", control)["difference"][STOPPED, strong]
+            for control in (f"{CONTINUED}{rate}", "checkpoint")
+        ]
         for rate in ("", " lr/10")
     )
-    assert at_tenth["continued training lr/10"] / at_full[CONTINUED] == pytest.approx(0.5, abs=0.1)
-    assert at_tenth["checkpoint"] == pytest.approx(at_full["checkpoint"], abs=0.0002)
-    alone = effects_by(deepfm, ["protocol"], "continued training lr/10", "checkpoint").set_index("protocol")[
-        "difference"
-    ]
-    assert -0.0003 < alone[STOPPED] < 0
+    assert tenth / full == pytest.approx(0.5, abs=0.1)
+    assert tenth_start == pytest.approx(full_start, abs=0.0002)
+    assert -0.0003 < family(deepfm, [], f"{CONTINUED} lr/10", "checkpoint").loc[STOPPED, "difference"] < 0
 
     replicates = replicates_of("14")
-    of_sizes = by_weight(replicates[replicates["cohort"] == p.architecture], ["instances"], *MUTUAL)
+    of_sizes = family(replicates[replicates["cohort"] == p.architecture], ["weight", "instances"], *MUTUAL)
     sizes = of_sizes["difference"].unstack("instances")
     assert (sizes.loc[STOPPED][2] / sizes.loc[STOPPED][4]).between(0.8, 1).all()
     assert sizes.loc[(FIXED, strong), 2] < sizes.loc[(FIXED, strong), 4] < 0
 
 
 def test_page_14_from_scratch() -> None:
-    _, kinds, p = page_14()
+    _, kinds, deepfm, p = page("14")
     weak, strong = p.mutual_weights
-    conditions = SCRATCH
     first = kinds[kinds["coupling start"].isna() | (kinds["coupling start"] == p.starts[0])]
-    scratch = by_weight(first, ["cohort"], *conditions)
-    shown = scratch[scratch["verdict"] == "gain"].index.tolist()
-    strongly, weakly = (
-        (STOPPED, strong, "PNN"),
-        [(STOPPED, weak, "DCN"), *((FIXED, weak, n) for n in ("DCN", "DeepFM", "PNN"))],
-    )
-    assert {*shown} == {strongly, *weakly}
-    assert scratch.loc[weakly, "difference"].between(0.00005, 0.00025).all()
+    scratch = family(first, ["weight", "cohort"], *SCRATCH)
+    strongly, weakly = (STOPPED, strong, "PNN"), [(STOPPED, weak, "DCN"), *((FIXED, weak, name) for name in THREE)]
+    assert {*scratch.index[scratch["verdict"] == "gain"]} == {strongly, *weakly}
+    assert_all(scratch.loc[weakly], "gain", 0.00005, 0.00025)
     assert scratch.loc[strongly, "difference"] == pytest.approx(0.002, abs=0.0005)
     assert "loss" not in {*scratch["verdict"]}
-    worse = by_weight(first, ["cohort"], *conditions, "logloss").loc[(FIXED, strong)]
+    worse = family(first, ["weight", "cohort"], *SCRATCH, value="logloss").loc[(FIXED, strong)]
     assert worse.index[worse["verdict"] == "gain"].tolist() == ["FiBiNET", "PNN"]
 
-    later = by_weight(kinds[kinds["cohort"] == p.architecture], ["coupling start"], *conditions)
+    later = family(deepfm, ["weight", "coupling start"], *SCRATCH)
     curves = later["difference"].xs(weak, level="weight").unstack("coupling start")
-    assert (curves.max(axis=1) - curves.min(axis=1)).max() < 0.00002
-    assert {*later.loc[(slice(None), strong), "verdict"]} == {"no difference shown"}
+    assert np.ptp(curves.to_numpy(), axis=1).max() < 0.00002
+    assert_all(later.xs(strong, level="weight"), "no difference shown")
     _, store, trained = conditions_of("14")
     for protocol in p.protocols:
         here = {"protocol": protocol, "cohort": p.architecture, "weight": strong, "coupling start": p.starts[0]}
-        at = [
-            condition
-            for condition in trained
-            if all(here[name] == level for name, level in condition.factors.items() if name in here)
-        ]
-        treated, control = ([condition.records for condition in at if condition.name == name] for name in conditions)
+        at = [one for one in trained if all(here.get(name, level) == level for name, level in one.factors.items())]
+        treated, control = ([one.records for one in at if one.name == name] for name in SCRATCH)
         assert len(treated) == len(control) == len(p.seeds)
         assert pooled_difference(store, treated, control).low > 0
 
 
 def test_page_15_losses_and_one_exception() -> None:
-    replicates, p = replicates_of("15"), conditions_of("15")[0]
-    alone = replicates[(replicates["instances"] == p.instances) & ~replicates["cohort"].str.contains("+", regex=False)]
-    factors = ["protocol", "cohort", "weight"]
-    tuned = effects_by(alone, factors, *MUTUAL).set_index(factors)["difference"].unstack("cohort")
-    scratch = effects_by(
-        alone[alone["coupling start"].isna() | (alone["coupling start"] == 0)],
-        factors,
-        "mutual from scratch",
-        "solo from scratch",
+    main, alone, usual, p = page("15")
+    little, much = p.mutual_weights
+    slow_pair = ("mutual lr/10", f"{CONTINUED} lr/10")
+    tuned = family(alone, ["weight", "cohort"], *MUTUAL)
+    started = alone[alone["coupling start"].isna() | (alone["coupling start"] == 0)]
+    scratch = family(started, ["weight", "cohort"], *SCRATCH)["difference"]
+    weak, strong = (
+        tuned["difference"].xs(weight, level="weight").unstack("cohort")[THREE] for weight in (little, much)
     )
-    scratch = scratch.set_index(factors)["difference"].unstack("cohort")
-    three = ["DeepFM", "DCN", "PNN"]
-    weak, strong = (tuned.xs(weight, level="weight")[three] for weight in p.mutual_weights)
     assert weak.loc[FIXED].round(4).eq(-0.0003).all(axis=None)
-    main = effects_by(
-        replicates[replicates["instances"] == p.instances], ["protocol", "cohort", "weight"], "mutual", CONTINUED
-    )
-    shown = main[main["cohort"].isin(three) & (main["weight"] == p.mutual_weights[0])].set_index("protocol")["verdict"]
-    assert {*shown[FIXED]} == {"loss"}
-    assert {*shown[STOPPED]} == {"no difference shown"}
-    sizes = effects_by(
-        replicates[replicates["cohort"] == p.architecture], ["protocol", "weight", "instances"], "mutual", CONTINUED
-    ).set_index(["protocol", "weight", "instances"])["difference"]
-    assert (sizes.xs(p.mutual_weights[0], level="weight").abs() < 0.0006).all()
+    of_main = family(main, ["weight", "cohort"], *MUTUAL)
+    for protocol, verdict in ((FIXED, "loss"), (STOPPED, "no difference shown")):
+        assert_all(of_main.loc[[(protocol, little, name) for name in THREE]], verdict)
+    replicates = replicates_of("15")
+    sizes = family(replicates[replicates["cohort"] == p.architecture], ["weight", "instances"], *MUTUAL)["difference"]
+    assert (sizes.xs(little, level="weight").abs() < 0.0006).all()
     assert sizes.groupby(["protocol", "weight"]).agg(np.ptp).max() < 0.001
-    usual = alone[alone["cohort"] == p.architecture]
-    slow = effects_by(usual, ["protocol", "weight"], "mutual lr/10", "continued training lr/10").set_index(
-        ["protocol", "weight"]
-    )
-    assert slow.loc[(STOPPED, 1.0), ["verdict", "P(better)"]].tolist() == ["gain", 1.0]
-    assert 0.00005 < slow.loc[(STOPPED, 1.0), "difference"] < 0.00015
-    every = [
-        effects_by(usual, ["protocol", "weight"], *conditions)
-        for conditions in (MUTUAL, ("mutual lr/10", "continued training lr/10"), SCRATCH)
-    ]
+    every = [family(usual, ["weight"], *pair) for pair in (MUTUAL, slow_pair, SCRATCH)]
+    assert every[1].loc[(STOPPED, 1.0), ["verdict", "P(better)"]].tolist() == ["gain", 1.0]
+    assert_all(every[1].loc[[(STOPPED, 1.0)]], "gain", 0.00005, 0.00015)
     assert (pd.concat(every)["verdict"] == "gain").sum() == 1
     assert (strong < -0.003).all(axis=None)
-    ratio = scratch.xs(20.0, level="weight")[three] / strong
+    ratio = scratch.xs(20.0, level="weight").unstack("cohort")[THREE] / strong
     assert ((ratio > 2.7) & (ratio < 5.5)).all(axis=None)
-    late = effects_by(usual, ["protocol", "weight", "coupling start"], *SCRATCH)
-    late = late[late["weight"] == 20].set_index(["protocol", "coupling start"])["difference"].unstack("coupling start")
+    late = family(usual, ["weight", "coupling start"], *SCRATCH)["difference"]
+    late = late.xs(20, level="weight").unstack("coupling start")
     assert (late[0.25] > late[0]).all()
 
-    at_end = alone[alone["protocol"] == STOPPED]
-    going_on = effects_by(at_end, ["cohort"], CONTINUED, "checkpoint").set_index("cohort")["difference"]
-    assert [name for name in going_on.index if going_on[name] < 0] == ["FiBiNET"]
-    losses = at_end.groupby(["cohort", "condition"])["logloss"].mean().unstack("condition")
-    assert (losses[CONTINUED] > losses["checkpoint"]).all()
-    best = effects_by(at_end, ["cohort", "weight"], *MUTUAL).set_index(["cohort", "weight"])
-    assert best.index[(best["verdict"] == "gain") & (best["difference"] > 0.002)].tolist() == [("FiBiNET", 20)]
-    loss = at_end[(at_end["cohort"] == "FiBiNET")].groupby(["condition", "weight"], dropna=False)["logloss"].mean()
-    assert 0.65 < loss["mutual", 20] / loss[CONTINUED].item() < 0.75
-    early = effects_by(alone[alone["protocol"] == FIXED], ["cohort"], CONTINUED, "checkpoint")
-    assert early.set_index("cohort")["difference"]["FiBiNET"] < 0
-    assert tuned.loc[(FIXED, 20), "FiBiNET"] < 0
+    going_on = family(alone, ["cohort"], CONTINUED, "checkpoint")["difference"]
+    assert [*going_on[STOPPED].index[going_on[STOPPED] < 0]] == ["FiBiNET"]
+    assert going_on[FIXED, "FiBiNET"] < 0
+    assert tuned.loc[(FIXED, 20, "FiBiNET"), "difference"] < 0
+    best = family(alone[alone["protocol"] == STOPPED], ["weight", "cohort"], *MUTUAL).loc[STOPPED]
+    assert best.query("verdict == 'gain' and difference > 0.002").index.tolist() == [(20, "FiBiNET")]
 
-    mean = alone.groupby(["protocol", "cohort", "condition", "weight"], dropna=False)[
-        ["auc", "ensemble_auc", "churn"]
-    ].mean()
-    solo = mean.xs(CONTINUED, level="condition").droplevel("weight")
+    factors, values = ["protocol", "cohort", "condition", "weight"], ["auc", "ensemble_auc", "churn", "logloss"]
+    mean = alone.groupby(factors, dropna=False)[values].mean()
+    solo, start = (mean.xs(name, level="condition").droplevel("weight") for name in (CONTINUED, "checkpoint"))
     pulled = mean.xs(("mutual", 20.0), level=["condition", "weight"])
+    assert (solo.loc[STOPPED, "logloss"] > start.loc[STOPPED, "logloss"]).all()
+    assert 0.65 < pulled["logloss"][STOPPED, "FiBiNET"] / solo["logloss"][STOPPED, "FiBiNET"] < 0.75
     assert (solo["ensemble_auc"] - solo["auc"] > 0.0029).all()
     assert (pulled["churn"] / solo["churn"]).between(0.4, 0.65).all()
     assert (pulled["ensemble_auc"] < solo["ensemble_auc"]).all()
 
 
-def by_what_is_heard(number: str) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Of pages 14 and 15: effects of everything that a fine-tuned model hears, against continuing alone, by protocol,
-    weight and condition; and the replicate table they come from."""
-    replicates, p = replicates_of(number), conditions_of(number)[0]
-    usual = replicates[(replicates["cohort"] == p.architecture) & (replicates["instances"] == p.instances)]
+def by_target(usual: pd.DataFrame) -> pd.DataFrame:
+    """Effects of every coupling target of a fine-tuned model against continued training."""
     conditions = {condition: condition for condition in ("mutual", "frozen peers", "self-anchor", "shuffled peers")}
     by = ["protocol", "weight"]
-    return effects_of_each(usual, by, conditions, CONTINUED).set_index([*by, "treatment"]).sort_index(), usual
+    return effects_of_each(usual, by, conditions, CONTINUED).set_index([*by, "treatment"]).sort_index()
 
 
-def test_page_14_what_is_heard() -> None:
-    heard, usual = by_what_is_heard("14")
-    p = conditions_of("14")[0]
-    weak, strong = p.mutual_weights
-    end = heard.loc[STOPPED, "difference"].unstack("treatment")
+def test_page_14_targets() -> None:
+    _, _, usual, p = page("14")
+    found, (weak, strong) = by_target(usual), p.mutual_weights
+    end = found.loc[STOPPED, "difference"].unstack("treatment")
     assert 1.9 < end.loc[weak, "self-anchor"] / end.loc[weak, "mutual"] < 2.3
     assert 0.55 < end.loc[strong, "self-anchor"] / end.loc[strong, "mutual"] < 0.75
-    assert {*heard.loc[STOPPED, "verdict"].drop("shuffled peers", level="treatment")} == {"gain"}
-    others = by_weight(usual, [], "frozen peers", "self-anchor").loc[STOPPED]
-    assert {*others["verdict"]} == {"gain"}
+    assert_all(found.loc[STOPPED].drop("shuffled peers", level="treatment"), "gain")
+    others = family(usual, ["weight"], "frozen peers", "self-anchor").loc[STOPPED]
+    assert_all(others, "gain")
     assert {*others["P(better)"]} == {1}
     assert others["difference"].round(4).tolist() == [0.0002, 0.0008]
-    live = by_weight(usual, [], "frozen peers", "mutual").loc[STOPPED]
+    live = family(usual, ["weight"], "frozen peers", "mutual").loc[STOPPED]
     assert live.loc[weak, "verdict"] == "gain"
     assert -verdicts.NEGLIGIBLE < live.loc[strong, "low"] < 0 < live.loc[strong, "high"] < verdicts.NEGLIGIBLE
-    above = {
-        condition: by_weight(usual, [], condition, "checkpoint").loc[(STOPPED, strong), "verdict"]
-        for condition in ("mutual", "frozen peers", "self-anchor")
-    }
-    assert above == {"mutual": "gain", "frozen peers": "gain", "self-anchor": "no difference shown"}
-    shuffled = heard.xs("shuffled peers", level="treatment").loc[STOPPED]
-    assert {*shuffled["verdict"]} == {"loss"}
+    for condition, verdict in (("mutual", "gain"), ("frozen peers", "gain"), ("self-anchor", "no difference shown")):
+        assert family(usual, ["weight"], condition, "checkpoint").loc[(STOPPED, strong), "verdict"] == verdict
+    shuffled = found.xs("shuffled peers", level="treatment").loc[STOPPED]
+    assert_all(shuffled, "loss")
     assert -0.015 < shuffled.loc[strong, "difference"] < -0.01
 
-    early = heard.loc[FIXED]
+    early = found.loc[FIXED]
     frozen = early.loc[(slice(None), ["frozen peers", "self-anchor"]), :]
     assert "gain" not in {*frozen["verdict"]}
     ratio = frozen.loc[strong, "difference"] / early.loc[(strong, "mutual"), "difference"]
     assert ratio.between(4.5, 6).all()
 
 
-def test_page_15_what_is_heard() -> None:
-    heard, usual = by_what_is_heard("15")
-    weak, strong = conditions_of("15")[0].mutual_weights
-    costs = heard["difference"].unstack("treatment")
+def test_page_15_targets() -> None:
+    _, _, usual, p = page("15")
+    costs, (weak, strong) = by_target(usual)["difference"].unstack("treatment"), p.mutual_weights
     at_strong = costs.xs(strong, level="weight")
     assert (at_strong < 0).all(axis=None)
     for condition in ("frozen peers", "self-anchor"):
         ratio = at_strong[condition] / at_strong["mutual"]
         assert ratio[FIXED] == pytest.approx(1 / 3, abs=0.04)
         assert ratio[STOPPED] == pytest.approx(1 / 4, abs=0.05)
-    others = by_weight(usual, [], "frozen peers", "self-anchor")
-    assert {*others["verdict"]} == {"no difference shown"}
+    assert_all(family(usual, ["weight"], "frozen peers", "self-anchor"), "no difference shown")
     alike = costs.xs(weak, level="weight")[["mutual", "frozen peers", "self-anchor"]]
     assert np.ptp(alike.to_numpy(), axis=1).max() < 0.0003
     assert costs["shuffled peers"].lt(costs.drop(columns="shuffled peers").min(axis=1)).all()
     for condition in ("mutual", "frozen peers", "self-anchor"):
-        assert {*by_weight(usual, [], "shuffled peers", condition)["verdict"]} == {"loss"}
+        assert_all(family(usual, ["weight"], "shuffled peers", condition), "loss")
 
 
 def test_page_16_what_stands_and_what_fell() -> None:
@@ -568,14 +518,10 @@ def test_page_16_what_stands_and_what_fell() -> None:
     conditions = {name: train_conditions(p, store, planned_conditions(name, p)) for name in COMPOSITE_PAGES[page]}
     tuned = replicate_table(store, conditions["finetune_mutually"])
     strength = replicate_table(store, conditions["how_strong_and_in_which_form"])
-    table = verdicts.verdict_table(
-        [
-            *verdicts.of_finetuning(tuned),
-            *verdicts.of_instances(replicate_table(store, conditions["how_many_instances"])),
-            *verdicts.of_companions(member_table(conditions["mix_architectures"])),
-            *verdicts.of_epochs(replicate_table(store, conditions["how_many_epochs"])),
-        ]
-    )
+    judged = [*verdicts.of_finetuning(tuned), *verdicts.of_companions(member_table(conditions["mix_architectures"]))]
+    judged += verdicts.of_instances(replicate_table(store, conditions["how_many_instances"]))
+    judged += verdicts.of_epochs(replicate_table(store, conditions["how_many_epochs"]))
+    table = verdicts.verdict_table(judged)
     said = table.set_index(["claim", "protocol"])["verdict"].unstack("protocol")
     assert {claim: tuple(row[BOTH]) for claim, row in said.iterrows()} == {
         "fine-tuning together lifts the AUC": ("supported", "supported"),
@@ -588,20 +534,20 @@ def test_page_16_what_stands_and_what_fell() -> None:
     }
     lift = table[table["claim"] == "fine-tuning together lifts the AUC"]
     assert (lift["high"] < 0.25).all(), "per cent; the paper's smallest lift"
-    own = expectations.outcome_table(
-        [*expectations.of_finetuning(tuned), *expectations.of_strength(strength, p.coupling_form)]
-    )
-    fell = own[own["verdict"] == "contradicted"]
+    own = [*expectations.of_finetuning(tuned), *expectations.of_strength(strength, p.coupling_form)]
+    fell = expectations.outcome_table(own).query("verdict == 'contradicted'")
     assert [one.partition(":")[0] for one in fell["expectation"]] == ["O2", "O5"]
     assert {*fell["protocol"]} == {FIXED}
     pooled = mean_over(tuned, "architecture")
-    finished, unfinished = pooled.query("protocol == 'early_stopping'"), pooled.query("protocol == 'fixed_epochs'")
-    beside = {condition: compare(finished, condition, "checkpoint") for condition in finished["condition"].unique()}
+    finished, unfinished = (pooled[pooled["protocol"] == protocol] for protocol in (STOPPED, FIXED))
     slow, slow_alone = (condition_name(kind, "lr/10", "reset") for kind in MUTUAL)
-    assert [beside[condition].verdict for condition in HEADLINE] == ["loss", "loss"]
-    assert beside[slow].verdict == "gain"
-    assert beside[slow_alone].verdict == "no difference shown"
-    assert beside[slow_alone].mean < 0
+    for condition, verdict in (
+        *((one, "loss") for one in HEADLINE),
+        (slow, "gain"),
+        (slow_alone, "no difference shown"),
+    ):
+        assert compare(finished, condition, "checkpoint").verdict == verdict
+    assert compare(finished, slow_alone, "checkpoint").mean < 0
     assert compare(unfinished, slow, "checkpoint").mean > 5 * compare(unfinished, slow, slow_alone).mean
 
 

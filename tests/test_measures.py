@@ -25,11 +25,8 @@ from ctrlib.store.runs import RunStore
 @pytest.fixture
 def trained(tmp_path):
     """A store with two members trained alone and the same two trained together."""
-    store = RunStore(tmp_path / "runs")
-    pair = [member(1), member(2)]
-    alone = store.ensure([make_run([one]) for one in pair])
-    together = store.ensure([make_run(pair, complete(2, 20.0))])
-    return store, alone, together
+    store, pair = RunStore(tmp_path / "runs"), [member(1), member(2)]
+    return store, store.ensure([make_run([one]) for one in pair]), store.ensure([make_run(pair, complete(2, 20.0))])
 
 
 def test_a_measure_is_computed_once(trained) -> None:
@@ -43,9 +40,8 @@ def test_a_measure_is_computed_once(trained) -> None:
     for _ in range(3):
         assert measured(store, "some", alone, compute, rows=3) == {"x": [1, 2.5], "none": None}
     assert calls == [[record.fingerprint for record in alone]]
-    measured(store, "some", alone, compute, rows=4)
-    measured(store, "some", alone[::-1], compute, rows=3)
-    measured(store, "other", alone, compute, rows=3)
+    for name, records, rows in (("some", alone, 4), ("some", alone[::-1], 3), ("other", alone, 3)):
+        measured(store, name, records, compute, rows=rows)
     assert len(calls) == 4, "another parameter, order of records or name is another measure"
 
 
@@ -64,33 +60,27 @@ def test_a_damaged_measure_is_said_and_computed_again(trained, capsys) -> None:
         assert "damaged" not in capsys.readouterr().out
 
 
-def test_auc_covariance_has_the_aucs_of_all_members(trained) -> None:
+def test_aucs_of_all_members_and_their_pooled_difference(trained) -> None:
     store, alone, together = trained
-    found = auc_covariance(store, [*alone, *together])
+    found, again = (auc_covariance(store, [*together, *alone]) for _ in range(2))
     labels = load_data(alone[0].run.data).test.labels
-    expected = [roc_auc_score(labels, one) for record in (*alone, *together) for one in record.logits()]
+    expected = [roc_auc_score(labels, one) for record in (*together, *alone) for one in record.logits()]
     assert found.aucs == pytest.approx(expected, abs=1e-12)
     assert found.covariance.shape == (4, 4)
-    again = auc_covariance(store, [*alone, *together])
     assert np.array_equal(again.covariance, found.covariance)
-
-
-def test_pooled_difference_is_the_mean_over_groups_of_the_mean_over_members(trained) -> None:
-    store, alone, together = trained
-    aucs = auc_covariance(store, [*together, *alone]).aucs
     one = pooled_difference(store, [together], [alone])
-    assert one.estimate == pytest.approx(aucs[:2].mean() - aucs[2:].mean(), abs=1e-15)
-    twice = pooled_difference(store, [together, together], [alone, alone])
+    assert one.estimate == pytest.approx(found.aucs[:2].mean() - found.aucs[2:].mean(), abs=1e-15)
+    twice = pooled_difference(store, [together] * 2, [alone] * 2)
     assert twice.estimate == pytest.approx(one.estimate, abs=1e-15)
     assert twice.standard_error == pytest.approx(one.standard_error / np.sqrt(2), rel=1e-12)
 
 
-def commit(store: RunStore, records, path) -> Results:
-    """What ``ctrlib runs publish`` writes of some records, read back."""
+def commit(store: RunStore, records, path) -> RunStore:
+    """An empty store over what ``ctrlib runs publish`` writes of some records."""
     entries = [("run", record.content) for record in records]
     entries += [("measure", {"key": one["key"], "value": one["value"]}) for one in measures.stored_measures(store)]
-    write(path, entries)
-    return Results(path.parent)
+    write(path / "results" / "x.parquet", entries)
+    return RunStore(path / "empty", results=Results(path / "results"))
 
 
 def test_committed_results_serve_where_nothing_is_trained(trained, tmp_path, monkeypatch) -> None:
@@ -98,8 +88,7 @@ def test_committed_results_serve_where_nothing_is_trained(trained, tmp_path, mon
     store, alone, together = trained
     records = [*alone, *together]
     scores, facts = group_scores(store, together), data_facts(store, alone[0])
-    results = commit(store, records, tmp_path / "results" / "x.parquet")
-    fresh = RunStore(tmp_path / "empty", results=results)
+    fresh = commit(store, records, tmp_path)
     monkeypatch.setattr(measures, "load_data", lambda _: pytest.fail("no data are needed"))
     found = fresh.ensure([record.run for record in records])
     assert [record.content for record in found] == [record.content for record in records]
@@ -110,23 +99,16 @@ def test_committed_results_serve_where_nothing_is_trained(trained, tmp_path, mon
         found[0].logits()
 
 
-def test_a_measure_that_was_not_committed_trains_what_it_needs(trained, tmp_path) -> None:
+def test_what_was_not_committed_trains_what_it_needs(trained, tmp_path) -> None:
+    """A measure needs the predictions, a run its checkpoint; on one machine they are the same bits."""
     store, alone, together = trained
-    results = commit(store, [*alone, *together], tmp_path / "results" / "x.parquet")
-    fresh = RunStore(tmp_path / "empty", results=results)
+    fresh = commit(store, [*alone, *together], tmp_path)
     found = fresh.ensure([record.run for record in together])
-    assert group_scores(fresh, found) == group_scores(store, together), "bit for bit on one machine"
+    assert group_scores(fresh, found) == group_scores(store, together)
     assert fresh.fingerprints() == [together[0].fingerprint]
-
-
-def test_a_run_that_starts_from_a_committed_one_trains_that_first(trained, tmp_path) -> None:
-    store, alone, _ = trained
-    results = commit(store, alone, tmp_path / "results" / "x.parquet")
-    fresh = RunStore(tmp_path / "empty", results=results)
     run = make_run([member(1)], start=[Checkpoint(run=alone[0].fingerprint)])
-    (record,) = fresh.ensure([run])
-    assert sorted(fresh.fingerprints()) == sorted([alone[0].fingerprint, run.fingerprint])
-    (expected,) = store.ensure([run])
+    [record], [expected] = fresh.ensure([run]), store.ensure([run])
+    assert {*fresh.fingerprints()} == {one.fingerprint for one in (*together, alone[0], run)}
     assert np.array_equal(record.logits(), expected.logits())
 
 
@@ -149,17 +131,16 @@ def test_a_published_record_goes_before_one_trained_again(trained, tmp_path) -> 
 def test_pages_are_published_one_by_one(trained, tmp_path, monkeypatch) -> None:
     """From a store that has only the second page's runs; those of the first were published from another."""
     store, alone, together = trained
-    path = tmp_path / "results" / "x.parquet"
     first = group_scores(store, alone)
-    commit(store, alone, path)
-    runs = [record.run for record in (*alone, *together)]
+    results = commit(store, alone, tmp_path).results
+    runs, path = [record.run for record in (*alone, *together)], tmp_path / "results" / "x.parquet"
     monkeypatch.setattr(training, "planned", lambda job: (runs, "cpu"))
-    other = RunStore(tmp_path / "other", results=Results(path.parent))
+    other = RunStore(tmp_path / "other", results=results)
     missing = training.publish([None], other, path)["missing"]
     second = group_scores(other, other.ensure([together[0].run]))
     found = training.publish([None], other, path)
     assert (missing, found["missing"], found["run"], found["measure"]) == (1, 0, 3, 2)
-    fresh = RunStore(tmp_path / "empty", results=Results(path.parent))
+    fresh = RunStore(tmp_path / "fresh", results=Results(path.parent))
     assert group_scores(fresh, fresh.ensure(runs[:2])) == first
     assert group_scores(fresh, fresh.ensure(runs[2:])) == second
     assert not fresh.fingerprints()
@@ -192,16 +173,13 @@ def test_results_come_back_as_they_were_from_either_kind_of_file(tmp_path) -> No
     assert (tmp_path / "a" / "x.parquet").read_bytes() == (tmp_path / "b" / "x.parquet").read_bytes(), "one order"
     lines = [json.dumps({kind: entry, "checksum": digest({kind: entry})}) for kind, entry in entries()]
     (tmp_path / "old.jsonl").write_text("".join(f"{line}\n" for line in lines))
-    contents = {kind: [entry for found, entry in entries() if found == kind] for kind in ("run", "measure", "data")}
-    expected = json.dumps(
-        [
-            {entry["fingerprint"]: entry for entry in contents["run"]},
-            {entry["key"]: entry["value"] for entry in contents["measure"]},
-            {entry["name"]: entry["draws"] for entry in contents["data"]},
-        ],
-        sort_keys=True,
-    )
-    assert as_json(Results(tmp_path / "a")) == as_json(Results(tmp_path / "old.jsonl")) == expected
+    parts = [("run", "fingerprint", None), ("measure", "key", "value"), ("data", "name", "draws")]
+    expected = [
+        {entry[key]: entry[value] if value else entry for found, entry in entries() if found == kind}
+        for kind, key, value in parts
+    ]
+    assert as_json(Results(tmp_path / "a")) == as_json(Results(tmp_path / "old.jsonl"))
+    assert as_json(Results(tmp_path / "a")) == json.dumps(expected, sort_keys=True)
 
 
 def test_damaged_results_are_refused(tmp_path) -> None:

@@ -46,29 +46,18 @@ def test_a_run_of_several_conditions_counts_once(said: list[str]) -> None:
 def test_one_day_is_one_date_and_names_are_text(said: list[str]) -> None:
     provenance(StudyParameters(profile="my *own*", seeds=(1,)), [condition(("a", 3.0, "2026-11-02", CPU))])
     assert "1 replicate; 1 run with 3 seconds of training, trained 2026-11-02;" in said[0]
+    assert "my &#42;own&#42;" in said[0]
     assert "<b>" not in said[0]
     assert "*CPU*" not in said[0]
-    assert "my &#42;own&#42;" in said[0]
 
 
-def test_hardware_is_the_device_or_the_processor() -> None:
+def test_hardware_and_time_in_words() -> None:
+    """The device or else the processor; the largest unit of which there are two."""
     assert hardware(GPU) == "NVIDIA H100, torch 2.13.0+cu130"
     assert hardware({}) == "cpu, torch unknown"
-
-
-@pytest.mark.parametrize(
-    ("seconds", "words"),
-    [
-        (0.4, "0 seconds"),
-        (119, "119 seconds"),
-        (120, "2 minutes"),
-        (7199, "120 minutes"),
-        (7200, "2 hours"),
-        (2e5, "2 days"),
-    ],
-)
-def test_time_is_in_the_largest_unit_of_which_there_are_two(seconds: float, words: str) -> None:
-    assert humanize(seconds) == words
+    assert [humanize(seconds) for seconds in (0.4, 119, 120, 7199, 7200, 2e5)] == [
+        "0 seconds", "119 seconds", "2 minutes", "120 minutes", "2 hours", "2 days"
+    ]  # fmt: skip
 
 
 def test_version_is_the_commit_of_the_project_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
