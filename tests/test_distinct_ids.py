@@ -4,14 +4,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small import make_run, member, rows
-from torch.nn.functional import binary_cross_entropy_with_logits
+from small import checkpoints, make_run, member, rows, use_distinct_ids, wide_model
 
 from ctrlib import coupling
-from ctrlib.config import Checkpoint
 from ctrlib.fast import distinct_ids
 from ctrlib.fast.distinct_ids import DEDUP_FORWARD, from_distinct_ids, ids_repeat_enough, supports_dedup
-from ctrlib.models import build_model
 from ctrlib.models.layers import field_offsets
 from ctrlib.training.loop import train
 
@@ -28,24 +25,6 @@ def draw(batch: tuple[int, list[int], int]) -> torch.Tensor:
     size, dims, seed = batch
     generator = torch.Generator().manual_seed(seed)
     return torch.stack([torch.randint(dim, (size,), generator=generator) for dim in dims], dim=1)
-
-
-def wide(architecture: str, dims: list[int], **settings) -> torch.nn.Module:
-    """A model in float64 with embeddings of a size at which every part of it matters."""
-    sizes = {"embedding_dim": 3, "hidden_units": (6, 4), "dropout": 0.0, "batch_norm": False, **settings}
-    model = build_model(architecture, dims, 0, options={}, **sizes).double()
-    generator = torch.Generator().manual_seed(1)
-    for parameter in model.parameters():
-        torch.nn.init.normal_(parameter, std=0.5, generator=generator)
-    return model
-
-
-@pytest.fixture
-def always(monkeypatch) -> None:
-    """Distinct ids are used however small the model and however few the repeated ids."""
-    monkeypatch.setattr(distinct_ids, "SMALLEST_EMBEDDING", 1)
-    monkeypatch.setattr(distinct_ids, "SMALLEST_WIDTH", 1)
-    monkeypatch.setattr(distinct_ids, "LARGEST_SHARE", 1.0)
 
 
 @settings(deadline=None, max_examples=60)
@@ -72,26 +51,23 @@ def test_logits_and_every_gradient_are_those_of_the_model(architecture: str, bat
     ids = draw(batch)
     if batch_norm and len(ids) == 1:
         return
-    model = wide(architecture, batch[1], batch_norm=batch_norm)
-    labels = (torch.arange(len(ids)) % 2).double()
-
-    def result(logits: torch.Tensor) -> list[torch.Tensor]:
-        loss = binary_cross_entropy_with_logits(logits, labels, reduction="sum")
-        return [logits, *torch.autograd.grad(loss, list(model.parameters()))]
-
+    model = wide_model(architecture, batch[1], batch_norm=batch_norm)
     form = DEDUP_FORWARD[type(model)](model, distinct_ids.distinct_ids(ids, field_offsets(batch[1])))
-    for mine, plain in zip(result(form), result(model(ids)), strict=True):
-        torch.testing.assert_close(mine, plain, rtol=1e-9, atol=1e-11)
+    plain, parameters = model(ids), list(model.parameters())
+    direction = torch.linspace(-1, 2, len(ids)).double()
+    torch.testing.assert_close(form, plain, rtol=1e-9, atol=1e-11)
+    mine, expected = (torch.autograd.grad(logits, parameters, direction) for logits in (form, plain))
+    torch.testing.assert_close(mine, expected, rtol=1e-9, atol=1e-11)
 
 
 @pytest.mark.parametrize("target", ["live", "frozen"])
-def test_a_training_is_the_same_up_to_rounding(target: str, always, monkeypatch) -> None:
+def test_a_training_is_the_same_up_to_rounding(target: str, monkeypatch) -> None:
     """All three architectures with dropout, whose masks are the same; in turn and in two threads bit for bit."""
+    use_distinct_ids(monkeypatch)
     members = [member(n, architecture=name, dropout=0.3) for n, name in enumerate(ARCHITECTURES, 1)]
     starts, start = None, None
     if target == "frozen":
-        starts = train(make_run(members, epochs=1), rows(), device="cpu").states
-        start = [Checkpoint(run="0" * 16, member=n) for n in range(3)]
+        starts, start = train(make_run(members, epochs=1), rows(), device="cpu").states, checkpoints(3, "reset")
     run = make_run(members, coupling.complete(3), start=start, coupling={"target": target})
     fast, threads = (train(run, rows(), starts, device="cpu", threads=n) for n in (1, 2))
     monkeypatch.setattr(distinct_ids, "SMALLEST_WIDTH", 100)
@@ -104,37 +80,25 @@ def test_a_training_is_the_same_up_to_rounding(target: str, always, monkeypatch)
 
 def test_where_it_does_not_pay_a_model_is_computed_as_it_is_written() -> None:
     """Narrow layers, short embeddings, rounded operands, no hidden layer, another model, ids that hardly repeat."""
-    dims = [30, 30]
-    width, dim = distinct_ids.SMALLEST_WIDTH, distinct_ids.SMALLEST_EMBEDDING
-
-    def model(architecture: str = "DeepFM", hidden_units: tuple[int, ...] = (width,), embedding_dim: int = dim):
-        return wide(architecture, dims, hidden_units=hidden_units, embedding_dim=embedding_dim)
-
-    assert supports_dedup(model())
-    assert not supports_dedup(model(embedding_dim=dim - 1))
-    assert not supports_dedup(model(hidden_units=(width - 1, width)))
-    assert not supports_dedup(model(hidden_units=()))
-    assert not supports_dedup(model("FiBiNET"))
-    rounded = model()
+    dims, width, dim = [30, 30], distinct_ids.SMALLEST_WIDTH, distinct_ids.SMALLEST_EMBEDDING
+    sizes = {"hidden_units": (width,), "embedding_dim": dim}
+    rounded, own = (wide_model("DeepFM", dims, **sizes) for _ in range(2))
+    assert supports_dedup(own)
     rounded.mlp.bf16 = True
     assert not supports_dedup(rounded)
-
+    assert not supports_dedup(wide_model("FiBiNET", dims, **sizes))
+    for other in ({"embedding_dim": dim - 1}, {"hidden_units": (width - 1, width)}, {"hidden_units": ()}):
+        assert not supports_dedup(wide_model("DeepFM", dims, **{**sizes, **other}))
     assert ids_repeat_enough(torch.arange(20).repeat(5)[:, None])
     assert not ids_repeat_enough(torch.arange(20).repeat(5)[:99, None])
+    assert ONCE not in train(make_run(), rows(), device="cpu").products
 
-    class Own(type(model())):
+    class Own(type(own)):
         """A reader's own model, whose forward may do anything."""
 
         def forward(self, ids):
             return super().forward(ids) + 1
 
-    own = model()
     own.__class__ = Own
     ids = torch.zeros(4, 2, dtype=torch.long)
     assert torch.equal(from_distinct_ids(ids, field_offsets(dims))(own), own(ids))
-
-
-def test_a_run_that_gains_nothing_looks_up_nothing(monkeypatch) -> None:
-    """The usual small models: no batch is searched for its distinct ids, and the record does not say so."""
-    monkeypatch.setattr(distinct_ids, "from_distinct_ids", lambda *_, **__: 1 / 0)
-    assert ONCE not in train(make_run(), rows(), device="cpu").products

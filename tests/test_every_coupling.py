@@ -9,12 +9,12 @@ from typing import get_args
 import pytest
 import torch
 import torch.nn.functional as F
-from small import CPU, NOISY, assert_same_member, batch, distance, make_run, member, rows, widened
+from small import CPU, NOISY, assert_same_member, batch, checkpoints, distance, make_run, member, rows, widened
 from test_coupling import naive_peer_loss
 from test_execution import recorded_step
 from test_resume import Cut, CutAfter
 
-from ctrlib.config import FROZEN, Checkpoint, Form, Target
+from ctrlib.config import FROZEN, Form, Target
 from ctrlib.coupling import complete
 from ctrlib.models.operations import FASTER
 from ctrlib.store.checkpoints import Checkpoints
@@ -67,7 +67,7 @@ def scene(one: dict, noisy: bool, **recipe) -> tuple:
     weights, teachers, starts = complete(size, 2.0), None, None
     if not scratch:
         starts = states[:size]
-        run["start"] = [Checkpoint(run="0" * 16, member=n, optimizer="keep") for n in range(size)]
+        run["start"] = checkpoints(size)
     if one["target"] in FROZEN:
         weights = tuple(tuple(1.0 + n + i for i in range(size)) for n in range(size))
         if scratch:

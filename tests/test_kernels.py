@@ -7,13 +7,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small import make_run, member
+from small import make_run, member, use_distinct_ids, wide_model
 
 from ctrlib import coupling
 from ctrlib.config import Data, SyntheticSettings
 from ctrlib.data.synthetic import fingerprint, generate
-from ctrlib.fast import distinct_ids, install, kernels
-from ctrlib.models import MODELS, build_model
+from ctrlib.fast import kernels
+from ctrlib.models import MODELS
 from ctrlib.models.layers import MLP, BilinearInteraction, CrossNetwork, linear
 from ctrlib.models.operations import FASTER, PLAIN
 from ctrlib.stats import metrics
@@ -23,20 +23,17 @@ BILINEAR_TYPES = ("field_all", "field_each", "field_interaction")
 sizes = {"rows": st.integers(1, 6), "fields": st.integers(2, 9), "dim": st.integers(1, 5)}
 
 
-def normal(*shape: int, seed: int = 0, requires_grad: bool = True) -> torch.Tensor:
+def normal(*shape: int, seed: int = 0) -> torch.Tensor:
     values = torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    return values.requires_grad_(requires_grad)
-
-
-def gradients(value: torch.Tensor, leaves: list[torch.Tensor]) -> list[torch.Tensor]:
-    weights = torch.linspace(-1, 1, value.numel(), dtype=value.dtype).view_as(value)
-    return list(torch.autograd.grad((value * weights).sum(), leaves))
+    return values.requires_grad_()
 
 
 def assert_same(fast: torch.Tensor, plain: torch.Tensor, leaves: list[torch.Tensor]) -> None:
+    """Both values, and their gradients in the leaves, along some direction."""
     torch.testing.assert_close(fast, plain, rtol=1e-10, atol=1e-12)
-    for mine, reference in zip(gradients(fast, leaves), gradients(plain, leaves), strict=True):
-        torch.testing.assert_close(mine, reference, rtol=1e-9, atol=1e-12)
+    direction = torch.linspace(-1, 1, plain.numel(), dtype=plain.dtype).view_as(plain)
+    mine, reference = (torch.autograd.grad(value, leaves, direction) for value in (fast, plain))
+    torch.testing.assert_close(mine, reference, rtol=1e-9, atol=1e-12)
 
 
 # ---- each operation --------------------------------------------------------------------------------------------------
@@ -95,25 +92,16 @@ def test_a_second_derivative_is_refused_and_not_wrong() -> None:
 
 @pytest.mark.parametrize("architecture", MODELS)
 def test_logits_and_gradients_of_a_model(architecture, monkeypatch) -> None:
-    size = {"embedding_dim": 4, "hidden_units": (6,), "dropout": 0.0, "batch_norm": False}
-    model = build_model(architecture, (5, 7, 3), 1, options={}, **size).double()
-    for parameter in model.parameters():
-        torch.nn.init.normal_(parameter, std=0.5, generator=torch.Generator().manual_seed(2))
-    ids = torch.stack([torch.arange(30) % dim for dim in (5, 7, 3)], dim=1)
+    dims = (5, 7, 3)
+    model, ids = wide_model(architecture, dims), torch.stack([torch.arange(30) % dim for dim in dims], dim=1)
     fast = model(ids)
     for name in list(FASTER):
         monkeypatch.delitem(FASTER, name)
     assert_same(fast, model(ids), list(model.parameters()))
 
 
-def test_faster_forms_are_of_plain_ones_and_stay_when_installed_again() -> None:
-    before = dict(FASTER)
-    install()
-    assert before == FASTER
-    assert before.keys() == PLAIN.keys()
-
-
-def test_without_install_the_plain_forms_run() -> None:
+def test_every_operation_has_both_forms_and_without_install_the_plain_ones_run() -> None:
+    assert FASTER.keys() == PLAIN.keys()
     code = "import sys, ctrlib.training.loop as t; from ctrlib.models.operations import FASTER; assert not FASTER\n"
     code += "assert not any(name.startswith('ctrlib.fast') for name in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
@@ -122,8 +110,7 @@ def test_without_install_the_plain_forms_run() -> None:
 @pytest.mark.parametrize("architecture", ["FiBiNET", "DCN", "PNN", "DeepFM"])
 def test_a_training_ends_at_the_same_auc(architecture: str, monkeypatch) -> None:
     """The same mutual cohort by plain and by faster forms, distinct ids among them: AUC within 1e-6."""
-    for name, value in (("SMALLEST_EMBEDDING", 1), ("SMALLEST_WIDTH", 1), ("LARGEST_SHARE", 1.0)):
-        monkeypatch.setattr(distinct_ids, name, value)
+    use_distinct_ids(monkeypatch)
     world = SyntheticSettings(train_rows=4000, valid_rows=2000, test_rows=40_000, fields=6, largest_field=50)
     data = Data(name="synthetic", synthetic=world, fingerprint=fingerprint(world, 0))
     members = [member(n, architecture=architecture, embedding_dim=4, hidden_units=(16, 16)) for n in (1, 2)]

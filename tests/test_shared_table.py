@@ -1,6 +1,5 @@
 """One embedding table for all members: against a reference with one module, and no trace of it afterwards."""
 
-import numpy as np
 import pytest
 import torch
 from small import (
@@ -8,26 +7,23 @@ from small import (
     NOISY,
     assert_same_member,
     batch,
+    checkpoints,
     distance,
     make_run,
     member,
     one_line,
     rows,
-    same_state,
     widened,
 )
-from test_trainer import checkpoints, hand_losses, with_validation
+from test_trainer import hand_losses
 from torch import nn
 
 from ctrlib.coupling import complete
 from ctrlib.errors import UserError
-from ctrlib.fast.graphs import changing_tensors
 from ctrlib.models import MODELS, embedding_parameters
 from ctrlib.training import loop as trainer
-from ctrlib.training.cohort import build, load_state, model_tensors
+from ctrlib.training.cohort import build
 from ctrlib.training.step import train_step
-
-TABLE = "weights.embedding.weight"
 
 
 def shared(members, weights=None, **more):
@@ -79,10 +75,9 @@ def test_steps_equal_those_of_one_module_in_several_models(clip_norm) -> None:
             torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-9, msg=lambda m, n=name: f"{n}: {m}")
 
 
-@pytest.mark.parametrize("noise", [{}, NOISY], ids=["plain", "dropout and batch norm"])
-@pytest.mark.parametrize("start", [0.0, 1.0], ids=["coupled", "shared alone"])
+@pytest.mark.parametrize(("noise", "start"), [(NOISY, 0.0), ({}, 0.0), (NOISY, 1.0)], ids=str)
 def test_equal_members_with_one_table_are_one_model_bit_for_bit(noise, start) -> None:
-    """Their mean gradient is each one's own, so decay and clipping act as for one model alone."""
+    """Their mean gradient is each one's own, so decay and clipping act as for one model alone; coupled or not."""
     recipe = {"embedding_l2": 1e-3, "clip_norm": 0.3}
     run = shared([member(1, **noise)] * 2, coupling={"start": start}, **recipe)
     found, alone = fit(run), fit(make_run([member(1, **noise)], **recipe))
@@ -113,82 +108,18 @@ def test_the_table_begins_as_the_first_members() -> None:
         assert torch.equal(trainee.model.first_order.weight, own.first_order.weight)
 
 
-def test_what_changes_is_listed_once() -> None:
-    """Every tensor of every model, the table and its Adam state a single time."""
-    members = [member(seed) for seed in (1, 2, 3)]
-    counts = {}
-    for embeddings in ("own", "shared"):
-        run = make_run(members, complete(3), embeddings=embeddings)
-        group = trainer.make_group(run, [0, 1, 2], rows(), None, CPU)
-        counts[embeddings] = [len(model_tensors(group.trainees)), len(changing_tensors(group.trainees))]
-        addresses = [tensor.data_ptr() for tensor in changing_tensors(group.trainees)]
-        assert len(set(addresses)) == len(addresses)
-    assert counts["own"][0] - counts["shared"][0] == 2  # two tables less
-    assert counts["own"][1] - counts["shared"][1] == 2 * 4  # with their moments and step counts
-
-
-def test_each_member_can_be_used_alone_at_the_epoch_it_keeps(monkeypatch) -> None:
-    """Members keep different epochs, and so different states of the table they had in common."""
-    pairs = [(0.60, 0.80), (0.75, 0.70), (0.71, 0.71)]
-    flat = [auc for pair in pairs for auc in pair]
-    members = [member(1, **NOISY), member(2, **NOISY)]
-    recipe = {"epochs": 3, "keep": "best", "embeddings": "shared"}
-    trained, snapshots = with_validation(monkeypatch, flat, members, complete(2), **recipe)
-    assert trained.kept_epochs == [2, 1]
-    assert not torch.equal(trained.states[0][TABLE], trained.states[1][TABLE])
-    ids = torch.from_numpy(rows().test.ids.astype(np.int64))
-    for n, epoch in enumerate((1, 0)):
-        assert same_state(trained.states[n], snapshots[epoch][n])
-        model = build(members[n], rows(), CPU)
-        load_state(trained.states[n], model)
-        with torch.no_grad():
-            np.testing.assert_allclose(trained.test_logits[n], model.eval()(ids).numpy(), rtol=1e-5, atol=1e-6)
-
-
-def test_the_table_follows_the_learning_rate(monkeypatch) -> None:
-    """After a plateau at factor 1e-9 it does not move any more."""
-    trained, snapshots = with_validation(
-        monkeypatch, [0.7, 0.7, 0.6, 0.6, 0.5, 0.5], [member(1), member(2)], complete(2),
-        epochs=3, patience=5, plateau_factor=1e-9, embeddings="shared",
-    )  # fmt: skip
-    before, between, after = (epoch[1][TABLE] for epoch in snapshots)
-    assert (between - before).abs().max() > 1e-3
-    assert (after - between).abs().max() < 1e-7
-    assert trained.history[-1]["learning_rate"] < 1e-10
-
-
-@pytest.mark.parametrize("noise", [{}, NOISY], ids=["plain", "dropout and batch norm"])
-def test_an_epoch_from_a_kept_checkpoint_is_the_next_epoch_bit_for_bit(monkeypatch, noise) -> None:
-    members = [member(seed, **noise) for seed in (1, 2)]
-    whole, first = (fit(shared(members, epochs=epochs)) for epochs in (3, 2))
-    derive = trainer.derive_seed
-
-    def two_epochs_later(*parts):
-        at = next(i for i, part in enumerate(parts) if isinstance(part, str)) + 1
-        return derive(*parts[:at], parts[at] + 2, *parts[at + 1 :])
-
-    monkeypatch.setattr(trainer, "derive_seed", two_epochs_later)
-    again = checkpoints(first, "keep")
-    rest = fit(shared(members, start=again["start"], epochs=1), again["starts"])
-    for n in range(2):
-        assert same_state(rest.states[n], whole.states[n])
-
-
-def test_checkpoints_with_different_tables_are_refused() -> None:
-    members = [member(1), member(2)]
-    again = checkpoints(fit(make_run(members)), "reset")
-    with pytest.raises(UserError) as caught:
-        fit(shared(members, start=again["start"]), again["starts"])
-    assert "bring different tables" in one_line(caught)
-
-
-def test_a_model_without_one_table_is_refused(monkeypatch) -> None:
+def test_tables_that_cannot_be_one_are_refused(monkeypatch) -> None:
     class Bare(nn.Module):
         def __init__(self, field_dims, embedding_dim, hidden_units, dropout, batch_norm) -> None:
             super().__init__()
             self.bias = nn.Parameter(torch.zeros(1))
 
     monkeypatch.setitem(MODELS, "Bare", Bare)
-    with pytest.raises(UserError) as caught:
-        fit(shared([member(1), member(2, architecture="Bare")]))
-    assert "Bare has 0 embedding tables" in one_line(caught)
+    pair = [member(1), member(2)]
+    for run, starts, words in (
+        (shared(pair, start=checkpoints(2, "reset")), fit(make_run(pair)).states, "bring different tables"),
+        (shared([member(1), member(2, architecture="Bare")]), None, "Bare has 0 embedding tables"),
+    ):
+        with pytest.raises(UserError) as caught:
+            fit(run, starts)
+        assert words in one_line(caught)
