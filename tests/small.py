@@ -15,7 +15,7 @@ from ctrlib.fast import distinct_ids, install
 from ctrlib.models import build_model, embedding_parameters
 from ctrlib.training.cohort import Group, build, load_state, make_adam, share_table
 from ctrlib.training.dataset import Dataset
-from ctrlib.training.loop import Trained
+from ctrlib.training.loop import Trained, make_group, train
 
 install()  # what the tests train is what users train; test_kernels.py compares the plain forms
 
@@ -68,6 +68,11 @@ def make_run(
 def checkpoints(count: int, optimizer: str = "keep") -> list[Checkpoint]:
     """What the settings of a run say of ``count`` members of another run that its own go on from."""
     return [Checkpoint(run="0" * 16, member=n, optimizer=optimizer) for n in range(count)]
+
+
+def fit(run: Run, starts: list | None = None, **more) -> Trained:
+    """A training on the tiny data, on the CPU."""
+    return train(run, rows(), starts, device="cpu", **more)
 
 
 def independent_groups(groups: list[Weights]) -> Weights:
@@ -135,10 +140,11 @@ def use_distinct_ids(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(distinct_ids, name, value)
 
 
-def widened(group: Group) -> Group:
-    """The group in float64, so that only the maths can differ, with tables of ordinary size, so that L2 and
+def widened(run: Run, starts: list | None = None, teachers: list | None = None) -> Group:
+    """All members of a run in float64, so that only the maths can differ, with tables of ordinary size, so that L2 and
     interactions matter, and an Adam begun anew."""
-    generator, rate = torch.Generator().manual_seed(3), group.recipe.learning_rate
+    group = make_group(run, list(range(len(run.members))), rows(), starts, CPU, teachers=teachers)
+    generator, rate = torch.Generator().manual_seed(3), run.recipe.learning_rate
     for trainee in group.trainees:
         for table in embedding_parameters(trainee.model.double()):
             table.data.copy_(0.5 * torch.randn(table.shape, generator=generator))
@@ -149,6 +155,14 @@ def widened(group: Group) -> Group:
         model.double()
     group.weights = group.weights.double()
     return group
+
+
+def twins(group: Group) -> list[torch.nn.Module]:
+    """Other models in float64 with the weights of the group's."""
+    models = [build(trainee.member, rows(), CPU).double() for trainee in group.trainees]
+    for model, trainee in zip(models, group.trainees, strict=True):
+        model.load_state_dict(trainee.model.state_dict())
+    return models
 
 
 def logits_of(one: Member, state: dict, ids: np.ndarray | torch.Tensor) -> torch.Tensor:

@@ -4,7 +4,7 @@ import threading
 
 import pytest
 import torch
-from small import CPU, NOISY, assert_same_member, batch, independent_groups, make_run, member, rows
+from small import CPU, NOISY, assert_same_member, batch, fit, independent_groups, make_run, member, rows
 
 from ctrlib.coupling import complete
 from ctrlib.fast.graphs import GraphStep, SideBySide, changing_tensors
@@ -55,7 +55,7 @@ def test_results_come_in_the_order_of_the_members() -> None:
 def test_threads_do_not_touch_the_numbers_of_any_architecture() -> None:
     members = [member(n, architecture=name, **NOISY) for n, name in enumerate(MODELS)]
     run = make_run(members, complete(len(members)), epochs=1)
-    alone, threaded = (trainer.train(run, rows(), device="cpu", threads=n) for n in (1, 3))
+    alone, threaded = (fit(run, threads=n) for n in (1, 3))
     for n in range(len(members)):
         assert_same_member(threaded, n, alone, n)
 
@@ -65,9 +65,9 @@ def test_graph_and_plain_path_train_the_same(monkeypatch) -> None:
     members, weights = [member(n, **NOISY) for n in (1, 2, 3)], independent_groups([complete(2), complete(1)])
     late = {"start": 0.3, "target": "shuffled"}
     run = make_run(members, weights, coupling=late, epochs=8, patience=40, plateau_factor=0.5)
-    plain = trainer.train(run, rows(), device="cpu")
+    plain = fit(run)
     monkeypatch.setitem(FASTER, "choose_step", recorded_step)
-    graph = trainer.train(run, rows(), device="cpu")
+    graph = fit(run)
     assert len({row["learning_rate"] for row in plain.history}) > 1, "or it proves less"
     for n in range(3):
         assert_same_member(graph, n, plain, n)

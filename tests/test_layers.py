@@ -60,38 +60,24 @@ def times(matrix: list, vector: list) -> list:
     return [dot(row, vector) for row in matrix]
 
 
-# ---- embeddings -----------------------------------------------------------------------------------------------------
-
-
-def test_feature_embedding_reads_the_row_of_its_own_field():
-    layer, ids = spread_out(FeatureEmbedding(FIELD_DIMS, DIM)), random_ids()
-    expected = [
-        [layer.weight[sum(FIELD_DIMS[:field]) + int(ids[row, field])].tolist() for field in range(FIELDS)]
-        for row in range(BATCH)
-    ]
-    assert_equal(layer(ids), expected)
-
-
-def test_first_order_sums_one_weight_per_id_and_the_bias():
-    layer, ids = spread_out(FirstOrder(FIELD_DIMS)), random_ids()
-    expected = [
-        layer.bias.item() + sum(layer.weight[sum(FIELD_DIMS[:f]) + int(ids[row, f])].item() for f in range(FIELDS))
-        for row in range(BATCH)
-    ]
-    assert_equal(layer(ids), expected)
+def test_tables_read_the_rows_of_their_own_fields():
+    """Vectors one by one; first-order weights as their sum and a bias."""
+    vectors, weights = spread_out(FeatureEmbedding(FIELD_DIMS, DIM)), spread_out(FirstOrder(FIELD_DIMS))
+    ids = random_ids()
+    places = [[sum(FIELD_DIMS[:field]) + int(ids[row, field]) for field in range(FIELDS)] for row in range(BATCH)]
+    assert_equal(vectors(ids), [[vectors.weight[place].tolist() for place in row] for row in places])
+    sums = [sum(weights.weight[place].item() for place in row) for row in places]
+    assert_equal(weights(ids), [weights.bias.item() + one for one in sums])
 
 
 # ---- interactions ---------------------------------------------------------------------------------------------------
 
 
-def test_fm_is_the_sum_over_pairs():
+def test_products_of_all_pairs_in_order_and_their_sum():
     v = embeddings()
-    assert_equal(second_order_fm(v), [sum(dot(row[i], row[j]) for i, j in PAIRS) for row in v])
-
-
-def test_inner_products_of_all_pairs_in_order():
-    v = embeddings()
-    assert_equal(inner_products(v), [[dot(row[i], row[j]) for i, j in PAIRS] for row in v])
+    products = [[dot(row[i], row[j]) for i, j in PAIRS] for row in v]
+    assert_equal(inner_products(v), products)
+    assert_equal(second_order_fm(v), [sum(row) for row in products])
 
 
 def test_cross_network_follows_its_recursion():
@@ -198,15 +184,12 @@ def test_plain_mlp_follows_its_formula():
     assert_equal(layer(x), expected)
 
 
-def test_mlp_shapes_with_and_without_output():
+def test_mlp_without_output_gives_its_last_hidden_layer():
     x = torch.zeros(6, 4)
-    assert MLP(4, (3, 2), 0.0, False, True)(x).shape == (6,)
-    hidden = MLP(4, (3, 2), 0.0, False, False)
-    assert hidden(x).shape == (6, 2)
-    assert hidden.output_dim == 2
-    empty = MLP(4, (), 0.0, False, False)
-    assert empty(x) is x
-    assert empty.output_dim == 4
+    for units, width in (((3, 2), 2), ((), 4)):
+        hidden = MLP(4, units, 0.0, False, False)
+        assert hidden(x).shape == (6, width)
+        assert hidden.output_dim == width
 
 
 # ---- beginnings -----------------------------------------------------------------------------------------------------
@@ -258,24 +241,16 @@ def test_field_attention_follows_its_formula(width, heads):
 
 @pytest.mark.parametrize("heads", [1, 3])
 def test_bilinear_fusion_follows_its_formula(heads):
-    layer = spread_out(BilinearFusion(6, 6, heads))
-    drawn = torch.Generator().manual_seed(2)
-    x, y = (torch.randn(BATCH, 6, dtype=torch.float64, generator=drawn) for _ in range(2))
-    width = 6 // heads
+    layer, drawn = spread_out(BilinearFusion(6, 9, heads)), torch.Generator().manual_seed(2)
+    x, y = (torch.randn(BATCH, width, dtype=torch.float64, generator=drawn) for width in (6, 9))
     expected = []
     for a, b in zip(x.tolist(), y.tolist(), strict=True):
         total = layer.x.bias.item() + dot(layer.x.weight[0].tolist(), a) + dot(layer.y.weight[0].tolist(), b)
         for head in range(heads):
-            part = slice(head * width, (head + 1) * width)
-            total += dot(a[part], times(layer.weight[head].tolist(), b[part]))
+            own, other = (slice(head * width // heads, (head + 1) * width // heads) for width in (6, 9))
+            total += dot(a[own], times(layer.weight[head].tolist(), b[other]))
         expected.append(total)
     assert_equal(layer(x, y), expected)
-
-
-def test_bilinear_fusion_of_other_widths():
-    layer = BilinearFusion(60, 40, 2)
-    assert layer(torch.zeros(3, 60), torch.zeros(3, 40)).shape == (3,)
-    assert layer.weight.shape == (2, 30, 20)
 
 
 def test_context_gate_follows_its_formula():

@@ -18,6 +18,7 @@ from small import (
     batch,
     checkpoints,
     distance,
+    fit,
     independent_groups,
     logits_of,
     make_run,
@@ -25,9 +26,12 @@ from small import (
     one_line,
     rows,
     same_state,
+    twins,
     widened,
     without_time,
 )
+from test_coupling import naive_losses
+from torch import nn
 
 from ctrlib.coupling import complete, one_way, solo
 from ctrlib.errors import UserError
@@ -37,16 +41,12 @@ from ctrlib.stats import metrics
 from ctrlib.training import evaluation, reference
 from ctrlib.training import loop as trainer
 from ctrlib.training import step as steps
-from ctrlib.training.cohort import Group, build
+from ctrlib.training.cohort import build
 from ctrlib.training.dataset import Split
 from ctrlib.training.loop import batch_bounds, make_group, resolve_device, train
 from ctrlib.training.step import train_step
 
 EKTF = {"peer_weighting": "adaptive", "teacher_weight": 2.0}
-
-
-def fit(run, starts=None):
-    return train(run, rows(), starts, device="cpu")
 
 
 def go_on(trained, optimizer: str, members, weights=None, **recipe):
@@ -87,13 +87,6 @@ def test_groups_of_a_cohort_are_separate_trainings_bit_for_bit(name) -> None:
         first += len(weights)
 
 
-def test_zero_coupling_continues_from_checkpoints_like_separate_trainings() -> None:
-    first = fit(make_run(PAIRS[:2]))
-    cohort = go_on(first, "keep", PAIRS[:2])
-    for n, one in enumerate(PAIRS[:2]):
-        assert_same_member(cohort, n, fit(make_run([one], start=checkpoints(1)), [first.states[n]]), 0)
-
-
 @pytest.mark.parametrize("how", [{"form": "kl", "target": "shuffled"}, {"form": "mse_logit", **EKTF}], ids=str)
 def test_a_member_without_peers_trains_as_if_alone(how) -> None:
     members = [member(seed, 7, **NOISY) for seed in (1, 2, 3)]
@@ -115,62 +108,48 @@ def test_identical_peers_stay_identical_and_teach_nothing(how) -> None:
 # ---- one step, by hand ----------------------------------------------------------------------------------------------
 
 
-def hand_losses(logits: list[torch.Tensor], labels: torch.Tensor, weights, frozen=None) -> list[torch.Tensor]:
-    """BCE + peer MSE of each member, written with probabilities; peers are constants."""
-    p = [1 / (1 + torch.exp(-z)) for z in logits]
-    peers = [q.detach() for q in p] if frozen is None else [torch.sigmoid(z) for z in frozen]
-    losses = []
-    for n, own in enumerate(p):
-        loss = -(labels * own.log() + (1 - labels) * (1 - own).log()).mean()
-        for i, peer in enumerate(peers):
-            loss = loss + weights[n][i] * ((own - peer) ** 2).mean()
-        losses.append(loss)
+def hand_step(models, optimizer, ids, labels, coupling, l2: float, clip: float) -> list[torch.Tensor]:
+    """Plain autograd, L2 over the whole tables, clipping by the norm of a member's gradient, torch's own Adam. What
+    several models have in common moves along the mean of their gradients. Returns the losses."""
+    losses, parts = naive_losses([model(ids) for model in models], labels, coupling), {}
+    for model, loss in zip(models, losses, strict=True):
+        own = list(model.parameters())
+        gradients = dict(zip(own, torch.autograd.grad(loss, own, retain_graph=True), strict=True))
+        for table in (module.weight for module in model.modules() if hasattr(module, "offsets")):
+            gradients[table] = gradients[table] + l2 * table.data
+        norm = float(sum((gradient**2).sum() for gradient in gradients.values()).sqrt())
+        assert (norm > clip) == (clip < 1), "clipped or not, as the case says"
+        for parameter, gradient in gradients.items():
+            parts.setdefault(parameter, []).append(gradient * min(1.0, clip / (norm + 1e-6)))
+    for parameter, several in parts.items():
+        parameter.grad = sum(several) / len(several)
+    optimizer.step()
     return losses
 
 
-def hand_step(models, optimizers, ids, labels, weights, l2: float, clip: float, frozen=None) -> None:
-    """Plain autograd, L2 over the whole tables, clipping by the norm, torch's own Adam."""
-    losses = hand_losses([model(ids) for model in models], labels, weights, frozen)
-    for model, optimizer, loss in zip(models, optimizers, losses, strict=True):
-        optimizer.zero_grad()
-        loss.backward()
-        tables = [m.weight for m in model.modules() if hasattr(m, "offsets")]
-        for table in tables:
-            table.grad += l2 * table.data
-        norm = sum((p.grad**2).sum() for p in model.parameters()).sqrt()
-        for p in model.parameters():
-            p.grad *= min(1.0, clip / (float(norm) + 1e-6))
-        optimizer.step()
+STEPS = [([name] * 3, "own", (10.0, 0.01)[n % 2]) for n, name in enumerate(MODELS)]
+STEPS += [(["DeepFM", "FiBiNET", "DCN"], "shared", clip_norm) for clip_norm in (10.0, 0.01)]
 
 
-def close_models(found: Group, expected: list[torch.nn.Module], rtol: float = 1e-4, atol: float = 1e-6) -> None:
-    for trainee, model in zip(found.trainees, expected, strict=True):
-        ours, theirs = dict(trainee.model.named_parameters()), dict(model.named_parameters())
-        assert ours.keys() == theirs.keys()
-        for name in ours:
-            torch.testing.assert_close(
-                ours[name], theirs[name], rtol=rtol, atol=atol, msg=lambda m, n=name: f"{n}: {m}"
-            )
-
-
-@pytest.mark.parametrize("number", range(len(MODELS)), ids=MODELS)
-def test_steps_equal_hand_written_steps(number) -> None:
-    """Three steps in float64 on an asymmetric coupling; every other architecture with gradients that are clipped."""
-    weights, clip_norm = ((0.0, 0.7, 0.3), (2.0, 0.0, 0.0), (0.0, 1.5, 0.0)), (10.0, 0.01)[number % 2]
-    members = [member(seed, architecture=list(MODELS)[number]) for seed in (1, 2, 3)]
-    run = make_run(members, weights, embedding_l2=0.05, clip_norm=clip_norm)
-    group = widened(make_group(run, [0, 1, 2], rows(), None, CPU))
-    hand = [build(one, rows(), CPU).double() for one in members]
-    for trainee, model in zip(group.trainees, hand, strict=True):
-        model.load_state_dict(trainee.model.state_dict())
-    optimizers = [torch.optim.Adam(m.parameters(), lr=run.recipe.learning_rate, fused=False) for m in hand]
-    for step in range(3):
-        ids, labels = batch(50 * step, double=True)
+@pytest.mark.parametrize(("architectures", "embeddings", "clip_norm"), STEPS, ids=str)
+def test_steps_equal_hand_written_steps(architectures, embeddings, clip_norm) -> None:
+    """Three steps in float64 on an asymmetric coupling; a shared table is literally one module in all models."""
+    members = [member(seed, architecture=name) for seed, name in enumerate(architectures, 1)]
+    weights = ((0.0, 0.7, 0.3), (2.0, 0.0, 0.0), (0.0, 1.5, 0.0))
+    run = make_run(members, weights, embedding_l2=0.05, clip_norm=clip_norm, embeddings=embeddings)
+    group = widened(run)
+    models = twins(group)
+    if embeddings == "shared":
+        for model in models:
+            model.embedding = models[0].embedding
+    optimizer = torch.optim.Adam({p for model in models for p in model.parameters()}, lr=0.01, fused=False)
+    for ids, labels in (batch(50 * step, double=True) for step in range(3)):
         losses = train_step(group, ids, labels, coupled=True)
-        expected = hand_losses([model(ids) for model in hand], labels, weights)
+        expected = hand_step(models, optimizer, ids, labels, run.coupling, 0.05, clip_norm)
         torch.testing.assert_close(losses.sum(0), torch.stack(expected).detach())
-        hand_step(hand, optimizers, ids, labels, weights, 0.05, clip_norm)
-    close_models(group, hand, rtol=1e-6, atol=1e-8)
+    for trainee, model in zip(group.trainees, models, strict=True):
+        found, expected = (dict(one.named_parameters()) for one in (trainee.model, model))
+        torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-8)
 
 
 @pytest.mark.parametrize("architecture", ["DeepFM", "DCN"])
@@ -195,6 +174,64 @@ def test_the_readable_trainer_is_the_trainer(architecture) -> None:
         torch.set_default_dtype(torch.float32)
 
 
+# ---- one table for all members ---------------------------------------------------------------------------------------
+
+
+def shared(members, **more):
+    """A run whose members, all coupled, share one table."""
+    return make_run(members, complete(len(members)), embeddings="shared", **more)
+
+
+@pytest.mark.parametrize(("noise", "start"), [(NOISY, 0.0), ({}, 0.0), (NOISY, 1.0)], ids=str)
+def test_equal_members_with_one_table_are_one_model_bit_for_bit(noise, start) -> None:
+    """Their mean gradient is each one's own, so decay and clipping act as for one model alone; coupled or not."""
+    recipe = {"embedding_l2": 1e-3, "clip_norm": 0.3}
+    run = shared([member(1, **noise)] * 2, coupling={"start": start}, **recipe)
+    found, alone = fit(run), fit(make_run([member(1, **noise)], **recipe))
+    for n in range(2):
+        assert_same_member(found, n, alone, 0)
+
+
+def test_the_table_is_one_and_all_else_is_each_members_own() -> None:
+    members = [member(seed, **NOISY) for seed in (1, 2, 3)]
+    found, own = fit(shared(members)), fit(make_run(members, complete(3)))
+    first = found.states[0]
+    for state in found.states[1:]:
+        for kind in ("weights.", "adam.exp_avg.", "adam.exp_avg_sq.", "adam.step."):
+            assert torch.equal(state[f"{kind}embedding.weight"], first[f"{kind}embedding.weight"])
+        for name in ("weights.first_order.weight", "weights.mlp.layers.0.weight", "adam.exp_avg.first_order.weight"):
+            assert not torch.equal(state[name], first[name])
+    steps = 2 * len(batch_bounds(330, 50))
+    assert {float(value) for name, value in first.items() if name.startswith("adam.step")} == {steps}
+    assert first.keys() == own.states[0].keys()
+    assert distance(first, own.states[0]) > 1e-3
+
+
+def test_the_table_begins_as_the_first_members() -> None:
+    group = make_group(shared([member(5), member(2)]), [0, 1], rows(), None, CPU)
+    first, second = (build(member(seed), rows(), CPU) for seed in (5, 2))
+    for trainee, own in zip(group.trainees, (first, second), strict=True):
+        assert torch.equal(trainee.model.embedding.weight, first.embedding.weight)
+        assert torch.equal(trainee.model.first_order.weight, own.first_order.weight)
+
+
+def test_tables_that_cannot_be_one_are_refused(monkeypatch) -> None:
+    class Bare(nn.Module):
+        def __init__(self, field_dims, embedding_dim, hidden_units, dropout, batch_norm) -> None:
+            super().__init__()
+            self.bias = nn.Parameter(torch.zeros(1))
+
+    monkeypatch.setitem(MODELS, "Bare", Bare)
+    pair = [member(1), member(2)]
+    for run, starts, words in (
+        (shared(pair, start=checkpoints(2, "reset")), fit(make_run(pair)).states, "bring different tables"),
+        (shared([member(1), member(2, architecture="Bare")]), None, "Bare has 0 embedding tables"),
+    ):
+        with pytest.raises(UserError) as caught:
+            fit(run, starts)
+        assert words in one_line(caught)
+
+
 # ---- when the coupling is on, and what a frozen peer is -------------------------------------------------------------
 
 
@@ -212,16 +249,10 @@ def test_coupling_starts_at_its_share_of_the_training(monkeypatch, k) -> None:
     assert flags == [step >= k for step in range(14)]
 
 
-def test_coupling_that_never_starts_is_solo_and_a_late_one_is_not() -> None:
-    members = [member(1), member(2)]
-    alone = fit(make_run(members))
-    never = fit(make_run(members, complete(2), coupling={"start": 1.0}))
-    late = fit(make_run(members, complete(2), coupling={"start": 0.5}))
+def test_coupling_that_never_starts_is_solo() -> None:
+    never, alone = (fit(make_run(PAIRS[:2], complete(2), coupling={"start": 1.0})), fit(make_run(PAIRS[:2])))
     for n in range(2):
         assert_same_member(never, n, alone, n)
-        assert without_time(late.history, n)[0] == without_time(alone.history, n)[0]
-        assert without_time(late.history, n)[1]["peer_loss"] > 0
-        assert distance(late.states[n], alone.states[n]) > 1e-4
 
 
 # ---- learning-rate plateau, patience, what is kept ------------------------------------------------------------------
@@ -434,11 +465,6 @@ def test_batches_cover_all_rows_once_and_are_never_a_single_row(count, batch_siz
     assert all(size == batch_size for size in sizes[:-1])
     assert 1 <= sizes[-1] <= batch_size + 1
     assert count == 1 or batch_size == 1 or min(sizes) > 1
-
-
-def test_batch_norm_survives_a_last_batch_of_one_row() -> None:
-    assert 330 % 47 == 1
-    fit(make_run([member(1, **NOISY)], batch_size=47, epochs=1))
 
 
 # ---- what is refused ------------------------------------------------------------------------------------------------
