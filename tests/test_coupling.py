@@ -292,13 +292,6 @@ def test_connected_groups_are_the_components(size, data) -> None:
     assert sorted(n for group in groups for n in group) == list(range(size))
 
 
-def test_connected_groups_of_the_shapes() -> None:
-    for make in (complete, ring, star, one_way):
-        assert connected_groups(make(4)) == [[0, 1, 2, 3]]
-        assert connected_groups(make(3, 0.0)) == connected_groups(solo(3)) == [[0], [1], [2]]
-    assert connected_groups(pairs(5)) == [[0, 1], [2, 3], [4]]
-
-
 def test_students_of_one_teacher_belong_together() -> None:
     assert connected_groups(((1.0, 1.0, 0.0, 0.0),), teachers=True) == [[0]]
     weights = ((1.0, 0.0, 0.0, 0.0), (0.0, 1.0, 0.5, 0.0), (0.0, 0.0, 0.0, 0.0), (1.0, 0.0, 0.0, 1.0))

@@ -8,7 +8,6 @@ from small import CPU, NOISY, assert_same_member, batch, fit, independent_groups
 
 from ctrlib.coupling import complete
 from ctrlib.fast.graphs import GraphStep, SideBySide, changing_tensors
-from ctrlib.models import MODELS
 from ctrlib.models.operations import FASTER
 from ctrlib.training import loop as trainer
 from ctrlib.training.cohort import Group
@@ -50,14 +49,6 @@ def test_results_come_in_the_order_of_the_members() -> None:
             each(lambda n: 1 / n, [1, 0])
     finally:
         each.close()
-
-
-def test_threads_do_not_touch_the_numbers_of_any_architecture() -> None:
-    members = [member(n, architecture=name, **NOISY) for n, name in enumerate(MODELS)]
-    run = make_run(members, complete(len(members)), epochs=1)
-    alone, threaded = (fit(run, threads=n) for n in (1, 3))
-    for n in range(len(members)):
-        assert_same_member(threaded, n, alone, n)
 
 
 def test_graph_and_plain_path_train_the_same(monkeypatch) -> None:

@@ -57,7 +57,6 @@ def go_on(trained, optimizer: str, members, weights=None, **recipe):
 
 # ---- a cohort without coupling is K separate trainings --------------------------------------------------------------
 
-
 PAIRS = [member(seed, order, **NOISY) for seed, order in ((1, 7), (2, 7), (3, 8), (4, 8))]
 ALONE = {
     "every architecture": (
@@ -76,8 +75,9 @@ ALONE = {
 
 @pytest.mark.parametrize("name", ALONE)
 def test_groups_of_a_cohort_are_separate_trainings_bit_for_bit(name) -> None:
+    """The cohort with its members side by side in threads, the others in turn."""
     members, groups, recipe = ALONE[name]
-    cohort, first = fit(make_run(members, independent_groups(groups), **recipe)), 0
+    cohort, first = fit(make_run(members, independent_groups(groups), **recipe), threads=3), 0
     if name == "ends at different epochs":
         assert len({len(without_time(cohort.history, n)) for n in range(4)}) > 1, "or it proves nothing"
     for weights in groups:
@@ -209,8 +209,8 @@ def test_the_table_is_one_and_all_else_is_each_members_own() -> None:
 
 def test_the_table_begins_as_the_first_members() -> None:
     group = make_group(shared([member(5), member(2)]), [0, 1], rows(), None, CPU)
-    first, second = (build(member(seed), rows(), CPU) for seed in (5, 2))
-    for trainee, own in zip(group.trainees, (first, second), strict=True):
+    for trainee in group.trainees:
+        own, first = (build(one, rows(), CPU) for one in (trainee.member, member(5)))
         assert torch.equal(trainee.model.embedding.weight, first.embedding.weight)
         assert torch.equal(trainee.model.first_order.weight, own.first_order.weight)
 
@@ -232,7 +232,7 @@ def test_tables_that_cannot_be_one_are_refused(monkeypatch) -> None:
         assert words in one_line(caught)
 
 
-# ---- when the coupling is on, and what a frozen peer is -------------------------------------------------------------
+# ---- when the coupling is on ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("k", [0, 1, 9, 13, 14])
