@@ -1,19 +1,21 @@
 """Tiny data and runs that train in milliseconds; shared by the tests of trainer, store and experiments."""
 
 import hashlib
+from collections.abc import Sequence
 from functools import cache
 
 import numpy as np
+import pytest
 import torch
 
 from ctrlib.config import Checkpoint, Coupling, Data, Member, Recipe, Run, SyntheticSettings, Weights
 from ctrlib.coupling import solo
 from ctrlib.data.load import data_settings, load_data
-from ctrlib.fast import install
-from ctrlib.models import embedding_parameters
-from ctrlib.training.cohort import Group, make_adam, share_table
+from ctrlib.fast import distinct_ids, install
+from ctrlib.models import build_model, embedding_parameters
+from ctrlib.training.cohort import Group, build, load_state, make_adam, share_table
 from ctrlib.training.dataset import Dataset
-from ctrlib.training.loop import Trained
+from ctrlib.training.loop import Trained, make_group, train
 
 install()  # what the tests train is what users train; test_kernels.py compares the plain forms
 
@@ -37,16 +39,8 @@ def rows(draw: int = 0) -> Dataset:
 
 def member(seed: int = 1, order: int = 7, **settings) -> Member:
     """A DeepFM with two hidden layers of a few units."""
-    return Member(
-        **{
-            "architecture": "DeepFM",
-            "embedding_dim": 3,
-            "hidden_units": (8, 5),
-            "init_seed": seed,
-            "order_seed": order,
-            **settings,
-        }
-    )
+    small = {"architecture": "DeepFM", "embedding_dim": 3, "hidden_units": (8, 5)}
+    return Member(**{**small, "init_seed": seed, "order_seed": order, **settings})
 
 
 def make_run(
@@ -71,14 +65,20 @@ def make_run(
     )
 
 
+def checkpoints(count: int, optimizer: str = "keep") -> list[Checkpoint]:
+    """What the settings of a run say of ``count`` members of another run that its own go on from."""
+    return [Checkpoint(run="0" * 16, member=n, optimizer=optimizer) for n in range(count)]
+
+
+def fit(run: Run, starts: list | None = None, **more) -> Trained:
+    """A training on the tiny data, on the CPU."""
+    return train(run, rows(), starts, device="cpu", **more)
+
+
 def independent_groups(groups: list[Weights]) -> Weights:
     """Several cohorts in one: a block-diagonal matrix, no peers across groups."""
-    total = sum(len(group) for group in groups)
-    rows, before = [], 0
-    for group in groups:
-        rows += [(0.0,) * before + row + (0.0,) * (total - before - len(row)) for row in group]
-        before += len(group)
-    return tuple(rows)
+    blocks = torch.block_diag(*(torch.tensor(group, dtype=torch.float64) for group in groups))
+    return tuple(map(tuple, blocks.tolist()))
 
 
 def same_state(a: dict, b: dict) -> bool:
@@ -124,19 +124,30 @@ def batch(first: int = 0, count: int = 50, double: bool = False) -> tuple[torch.
     return torch.from_numpy(rows().train.ids[part].astype(np.int64)), labels
 
 
-def widen(model: torch.nn.Module, generator: torch.Generator) -> None:
-    """Give the tables values of ordinary size, so that L2 and interactions matter."""
-    with torch.no_grad():
-        for table in embedding_parameters(model):
-            table.copy_(0.5 * torch.randn(table.shape, generator=generator))
+def wide_model(architecture: str, field_dims: Sequence[int], **sizes) -> torch.nn.Module:
+    """A model in float64 with embeddings of a size at which every part of it matters."""
+    small = {"embedding_dim": 3, "hidden_units": (6, 4), "dropout": 0.0, "batch_norm": False}
+    model = build_model(architecture, field_dims, 0, options={}, **{**small, **sizes}).double()
+    generator = torch.Generator().manual_seed(1)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.5, generator=generator)
+    return model
 
 
-def widened(group: Group) -> Group:
-    """The group in float64, so that only the maths can differ, with tables of ordinary size and an Adam begun anew."""
-    generator, rate = torch.Generator().manual_seed(3), group.recipe.learning_rate
+def use_distinct_ids(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Distinct ids are used from here on, however small the model and however few the repeated ids."""
+    for name, value in (("SMALLEST_EMBEDDING", 1), ("SMALLEST_WIDTH", 1), ("LARGEST_SHARE", 1.0)):
+        monkeypatch.setattr(distinct_ids, name, value)
+
+
+def widened(run: Run, starts: list | None = None, teachers: list | None = None) -> Group:
+    """All members of a run in float64, so that only the maths can differ, with tables of ordinary size, so that L2 and
+    interactions matter, and an Adam begun anew."""
+    group = make_group(run, list(range(len(run.members))), rows(), starts, CPU, teachers=teachers)
+    generator, rate = torch.Generator().manual_seed(3), run.recipe.learning_rate
     for trainee in group.trainees:
-        trainee.model.double()
-        widen(trainee.model, generator)
+        for table in embedding_parameters(trainee.model.double()):
+            table.data.copy_(0.5 * torch.randn(table.shape, generator=generator))
         trainee.optimizer = make_adam(trainee.model, rate)
     if group.table:
         group.table = share_table(group.trainees, rate, from_scratch=True)
@@ -146,10 +157,20 @@ def widened(group: Group) -> Group:
     return group
 
 
-def logits_like(size: int, batch: int, seed: int, scale: float = 2.0) -> torch.Tensor:
-    """Random logits (K, B) in float64, none beyond 4 times ``scale``."""
-    values = torch.randn(size, batch, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    return (scale * values).clamp(-4 * scale, 4 * scale)
+def twins(group: Group) -> list[torch.nn.Module]:
+    """Other models in float64 with the weights of the group's."""
+    models = [build(trainee.member, rows(), CPU).double() for trainee in group.trainees]
+    for model, trainee in zip(models, group.trainees, strict=True):
+        model.load_state_dict(trainee.model.state_dict())
+    return models
+
+
+def logits_of(one: Member, state: dict, ids: np.ndarray | torch.Tensor) -> torch.Tensor:
+    """What a member with this state predicts for ``ids`` (B, F), by a model built here."""
+    model = build(one, rows(), CPU)
+    load_state(state, model)
+    with torch.no_grad():
+        return model.eval()(torch.as_tensor(ids).long())
 
 
 def digest_of(trained: Trained) -> str:

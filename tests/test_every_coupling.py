@@ -8,17 +8,15 @@ from typing import get_args
 
 import pytest
 import torch
-import torch.nn.functional as F
-from small import CPU, NOISY, assert_same_member, batch, distance, make_run, member, rows, widened
-from test_coupling import naive_peer_loss
+from small import NOISY, assert_same_member, batch, checkpoints, distance, fit, make_run, member, twins, widened
+from test_coupling import naive_losses
 from test_execution import recorded_step
 from test_resume import Cut, CutAfter
 
-from ctrlib.config import FROZEN, Checkpoint, Form, Target
+from ctrlib.config import FROZEN, Form, Target
 from ctrlib.coupling import complete
 from ctrlib.models.operations import FASTER
 from ctrlib.store.checkpoints import Checkpoints
-from ctrlib.training import cohort
 from ctrlib.training import loop as trainer
 from ctrlib.training.step import train_step
 
@@ -53,7 +51,7 @@ def members(size: int, **settings) -> list:
 @cache
 def earlier(noisy: bool) -> list:
     """States of three members that were trained before, as checkpoints and as teachers."""
-    return trainer.train(make_run(members(3, **(NOISY if noisy else {})), epochs=1), rows(), device="cpu").states
+    return fit(make_run(members(3, **(NOISY if noisy else {})), epochs=1)).states
 
 
 def scene(one: dict, noisy: bool, **recipe) -> tuple:
@@ -67,7 +65,7 @@ def scene(one: dict, noisy: bool, **recipe) -> tuple:
     weights, teachers, starts = complete(size, 2.0), None, None
     if not scratch:
         starts = states[:size]
-        run["start"] = [Checkpoint(run="0" * 16, member=n, optimizer="keep") for n in range(size)]
+        run["start"] = checkpoints(size)
     if one["target"] in FROZEN:
         weights = tuple(tuple(1.0 + n + i for i in range(size)) for n in range(size))
         if scratch:
@@ -82,51 +80,41 @@ def scene(one: dict, noisy: bool, **recipe) -> tuple:
 def test_gradients_of_a_step_are_those_of_the_losses_written_out(one: dict) -> None:
     """In float64, on models with tables of ordinary size, by autograd through all members at once."""
     run, starts, teachers = scene(one, noisy=False, clip_norm=1e9)
-    size, weights = len(run.members), run.coupling.weights
-    group = widened(trainer.make_group(run, list(range(size)), rows(), starts, CPU, teachers=teachers))
+    group, weights = widened(run, starts, teachers), run.coupling.weights
     asked = [i for i in range(len(weights[0])) if any(row[i] for row in weights)]
     assert len(group.frozen) == (len(asked) if run.coupling.target in FROZEN else 0), "only teachers that have students"
-    models = [cohort.build(trainee.member, rows(), CPU).double() for trainee in group.trainees]
-    for model, trainee in zip(models, group.trainees, strict=True):
-        model.load_state_dict(trainee.model.state_dict())
+    models, shuffle = twins(group), trainer.shuffle_order(group, 0, 0, 50)
     ids, labels = batch(double=True)
-    shuffle = trainer.shuffle_order(group, 0, 0, 50)
 
     losses = train_step(group, ids, labels, True, shuffle)
     frozen = dict(zip(asked, [model(ids) for model in group.frozen], strict=False))
     columns = [frozen.get(i, torch.zeros(50).double()) for i in range(len(weights[0]))]
     logits = [model(ids) for model in models]
-    peer = naive_peer_loss(logits, run.coupling, columns, shuffle, labels)
-    expected = [
-        F.binary_cross_entropy(z.sigmoid(), labels) + of_peers for z, of_peers in zip(logits, peer, strict=True)
-    ]
+    expected = naive_losses(logits, labels, run.coupling, frozen=columns, shuffle=shuffle)
     torch.testing.assert_close(losses.sum(0), torch.stack(expected).detach(), rtol=1e-9, atol=1e-12)
     sum(expected).backward()
     shared = torch.stack([model.embedding.weight.grad for model in models]).mean(0)
     for n, (trainee, model) in enumerate(zip(group.trainees, models, strict=True)):
-        for (name_, found), reference in zip(trainee.model.named_parameters(), model.parameters(), strict=True):
-            gradient = reference.grad
-            if group.table and name_ == "embedding.weight":
-                if n > 0:
-                    continue  # the first member's place holds the mean of all
-                gradient = shared
-            torch.testing.assert_close(found.grad, gradient, rtol=1e-7, atol=1e-10, msg=f"member {n} {name_}")
+        found, gradients = ({k: p.grad for k, p in one.named_parameters()} for one in (trainee.model, model))
+        if group.table:  # the first member's place holds the mean of all
+            gradients["embedding.weight"] = shared if n == 0 else found["embedding.weight"]
+        torch.testing.assert_close(found, gradients, rtol=1e-7, atol=1e-10)
 
 
 @pytest.mark.parametrize("one", TRAINED, ids=name)
 def test_threads_graphs_and_interruptions_do_not_touch_the_numbers(one: dict, monkeypatch, tmp_path: Path) -> None:
     run, starts, teachers = scene(one, noisy=True, epochs=2, batch_size=110, embedding_l2=1e-3, averaging="ema")
-    give = {"starts": starts, "teachers": teachers, "device": "cpu"}
-    plain = trainer.train(run, rows(), **give)
-    threaded = trainer.train(run, rows(), **give, threads=3)
+    give = {"starts": starts, "teachers": teachers}
+    plain = fit(run, **give)
+    threaded = fit(run, **give, threads=3)
     with monkeypatch.context() as patch:
         patch.setitem(FASTER, "choose_step", recorded_step)
-        graph = trainer.train(run, rows(), **give)
+        graph = fit(run, **give)
     with pytest.raises(Cut):
-        trainer.train(run, rows(), **give, checkpoints=CutAfter(tmp_path, 2))
-    resumed = trainer.train(run, rows(), **give, checkpoints=Checkpoints(tmp_path, "this run", 1e9))
+        fit(run, **give, checkpoints=CutAfter(tmp_path, 2))
+    resumed = fit(run, **give, checkpoints=Checkpoints(tmp_path, "this run", 1e9))
     late = run.model_copy(update={"coupling": run.coupling.model_copy(update={"start": 1.0})})
-    alone = trainer.train(late, rows(), **give)
+    alone = fit(late, **give)
     for n in range(len(run.members)):
         for other in (threaded, graph, resumed):
             assert_same_member(other, n, plain, n)

@@ -4,11 +4,10 @@ import threading
 
 import pytest
 import torch
-from small import CPU, NOISY, assert_same_member, batch, independent_groups, make_run, member, rows
+from small import CPU, NOISY, assert_same_member, batch, fit, independent_groups, make_run, member, rows
 
 from ctrlib.coupling import complete
 from ctrlib.fast.graphs import GraphStep, SideBySide, changing_tensors
-from ctrlib.models import MODELS
 from ctrlib.models.operations import FASTER
 from ctrlib.training import loop as trainer
 from ctrlib.training.cohort import Group
@@ -52,23 +51,15 @@ def test_results_come_in_the_order_of_the_members() -> None:
         each.close()
 
 
-def test_threads_do_not_touch_the_numbers_of_any_architecture() -> None:
-    members = [member(n, architecture=name, **NOISY) for n, name in enumerate(MODELS)]
-    run = make_run(members, complete(len(members)), epochs=1)
-    alone, threaded = (trainer.train(run, rows(), device="cpu", threads=n) for n in (1, 3))
-    for n in range(len(members)):
-        assert_same_member(threaded, n, alone, n)
-
-
-@pytest.mark.parametrize("coupling", [{"start": 0.3}, {"target": "shuffled"}], ids=str)
-def test_graph_and_plain_path_train_the_same(coupling: dict, monkeypatch) -> None:
-    """More than 200 steps with short last batches, dropout, two groups and a falling learning rate."""
+def test_graph_and_plain_path_train_the_same(monkeypatch) -> None:
+    """With short last batches, dropout, two groups, a falling learning rate, and peers that are shuffled and late."""
     members, weights = [member(n, **NOISY) for n in (1, 2, 3)], independent_groups([complete(2), complete(1)])
-    run = make_run(members, weights, coupling=coupling, epochs=32, patience=40, plateau_factor=0.5)
-    plain = trainer.train(run, rows(), device="cpu")
+    late = {"start": 0.3, "target": "shuffled"}
+    run = make_run(members, weights, coupling=late, epochs=8, patience=40, plateau_factor=0.5)
+    plain = fit(run)
     monkeypatch.setitem(FASTER, "choose_step", recorded_step)
-    graph = trainer.train(run, rows(), device="cpu")
-    assert len(plain.history) == 3 * 32
+    graph = fit(run)
+    assert len({row["learning_rate"] for row in plain.history}) > 1, "or it proves less"
     for n in range(3):
         assert_same_member(graph, n, plain, n)
 
@@ -76,35 +67,26 @@ def test_graph_and_plain_path_train_the_same(coupling: dict, monkeypatch) -> Non
 def test_recording_leaves_no_trace() -> None:
     """Weights, moments, step counts and batch statistics are as before: only the replay trains."""
     group = trainer.make_group(make_run([member(1, **NOISY)]), [0], rows(), None, CPU)
-    calls = []
 
     class Silent(Recording):
         def replay(self) -> None:
-            calls.append("replay")
+            pass
 
     before = [tensor.clone() for tensor in changing_tensors(group.trainees)]
     trainer.seed_dropout(group, 0, 0)
     drawn = group.trainees[0].dropout_generator
     state = drawn.get_state()
     recorded_step(group, Silent)(*batch(), False, None)
-    assert calls == ["replay"]
     assert torch.equal(drawn.get_state(), state)
-    for old, new in zip(before, changing_tensors(group.trainees), strict=True):
-        assert torch.equal(old, new)
+    assert all(map(torch.equal, before, changing_tensors(group.trainees)))
 
 
 def test_a_graph_is_recorded_once_for_each_side_of_the_start() -> None:
     made = []
-
-    class Counted(Recording):
-        def __init__(self) -> None:
-            made.append(self)
-
     group = trainer.make_group(make_run([member(1), member(2)], complete(2)), [0, 1], rows(), None, CPU)
-    step = recorded_step(group, Counted)
-    step(*batch(count=7), True, None)  # a training that goes on at the short end of an epoch
+    step = recorded_step(group, lambda: made.append(Recording()) or made[-1])
+    step(*batch(count=7), True, None)  # the short end of an epoch, at which a training goes on: by the plain step
     assert not made
     for coupled in (False, False, True, True, False):
         step(*batch(), coupled, None)
-    step(*batch(count=7), True, None)  # another size: by the plain step
     assert len(made) == 2

@@ -27,32 +27,26 @@ def folded(folder, rows=600, folds=(0, 1, 2, 3, 10), seed=3):
 
 @pytest.mark.parametrize("suffix", ["parquet", "csv"])
 def test_folds_test_each_row_once_in_the_order_of_the_file(tmp_path, suffix):
-    frame = folded(tmp_path)
+    frame, folds = folded(tmp_path), [0, 1, 2, 3, 10]
     options = PrepareOptions(fold_column="fold", categorical=("row", "c"), min_count=1)
     folder = sources.prepare("own", tmp_path / f"own.{suffix}", tmp_path, options)
     about = read_manifest(folder)
-    assert (about["folds"], about["draw_count"], about["settings"]["draws"]) == ([0, 1, 2, 3, 10], 5, 5)
-    scores, of_row = np.full(600, -1.0), np.arange(600.0)
-    for draw, name in enumerate(about["folds"]):
-        dataset = sources.load("own", draw, tmp_path)
+    assert (about["folds"], about["draw_count"], about["settings"]["draws"]) == (folds, 5, 5)
+    scores, fold_of_row = np.full(600, -1.0), frame["fold"].to_numpy()
+    for draw, name in enumerate(folds):
+        dataset, next_fold = sources.load("own", draw, tmp_path), folds[(draw + 1) % 5]
         validate_dataset(dataset)
         assert dataset.field_names == ("row", "n", "c")
-        rows = {
-            part: frame.with_row_index().filter(chosen)["index"].to_numpy()
-            for part, chosen in {
-                "test": pl.col("fold") == name,
-                "valid": pl.col("fold") == about["folds"][(draw + 1) % 5],
-                "train": ~pl.col("fold").is_in([name, about["folds"][(draw + 1) % 5]]),
-            }.items()
-        }
+        rows = {"test": np.flatnonzero(fold_of_row == name), "valid": np.flatnonzero(fold_of_row == next_fold)}
+        rows["train"] = np.flatnonzero(~np.isin(fold_of_row, [name, next_fold]))
         words = pl.read_parquet(folder / f"draw-{draw}" / "vocabulary.parquet").filter(pl.col("field") == "row")
         known = dict(zip(words["code"], words["value"], strict=True))
         assert [known[code] for code in dataset.train.ids[:, 0]] == [f"r{row}" for row in rows["train"]]
         assert not dataset.test.ids[:, 0].any()  # a row of the test part is in no vocabulary
         for part, split in dataset.splits().items():
             assert split.labels.tolist() == frame["label"].gather(rows[part]).to_list()
-        scores[frame["fold"].to_numpy() == name] = of_row[rows["test"]]  # as the book says to pool
-    assert np.array_equal(scores, of_row)
+        scores[fold_of_row == name] = rows["test"]  # as the book says to pool
+    assert np.array_equal(scores, np.arange(600.0))
 
 
 def test_folds_by_text_are_in_order_of_text(tmp_path):

@@ -7,14 +7,15 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small import make_run, member
+from small import checkpoints, fit, make_run, member, use_distinct_ids, wide_model
 
 from ctrlib import coupling
 from ctrlib.config import Data, SyntheticSettings
 from ctrlib.data.synthetic import fingerprint, generate
-from ctrlib.fast import distinct_ids, install, kernels
-from ctrlib.models import MODELS, build_model
-from ctrlib.models.layers import MLP, BilinearInteraction, CrossNetwork, linear
+from ctrlib.fast import distinct_ids, kernels
+from ctrlib.fast.distinct_ids import DEDUP_FORWARD, from_distinct_ids, ids_repeat_enough, supports_dedup
+from ctrlib.models import MODELS
+from ctrlib.models.layers import MLP, BilinearInteraction, CrossNetwork, field_offsets, linear
 from ctrlib.models.operations import FASTER, PLAIN
 from ctrlib.stats import metrics
 from ctrlib.training.loop import train
@@ -23,20 +24,17 @@ BILINEAR_TYPES = ("field_all", "field_each", "field_interaction")
 sizes = {"rows": st.integers(1, 6), "fields": st.integers(2, 9), "dim": st.integers(1, 5)}
 
 
-def normal(*shape: int, seed: int = 0, requires_grad: bool = True) -> torch.Tensor:
+def normal(*shape: int, seed: int = 0) -> torch.Tensor:
     values = torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    return values.requires_grad_(requires_grad)
-
-
-def gradients(value: torch.Tensor, leaves: list[torch.Tensor]) -> list[torch.Tensor]:
-    weights = torch.linspace(-1, 1, value.numel(), dtype=value.dtype).view_as(value)
-    return list(torch.autograd.grad((value * weights).sum(), leaves))
+    return values.requires_grad_()
 
 
 def assert_same(fast: torch.Tensor, plain: torch.Tensor, leaves: list[torch.Tensor]) -> None:
+    """Both values, and their gradients in the leaves, along some direction."""
     torch.testing.assert_close(fast, plain, rtol=1e-10, atol=1e-12)
-    for mine, reference in zip(gradients(fast, leaves), gradients(plain, leaves), strict=True):
-        torch.testing.assert_close(mine, reference, rtol=1e-9, atol=1e-12)
+    direction = torch.linspace(-1, 1, plain.numel(), dtype=plain.dtype).view_as(plain)
+    mine, reference = (torch.autograd.grad(value, leaves, direction) for value in (fast, plain))
+    torch.testing.assert_close(mine, reference, rtol=1e-9, atol=1e-12)
 
 
 # ---- each operation --------------------------------------------------------------------------------------------------
@@ -90,30 +88,112 @@ def test_a_second_derivative_is_refused_and_not_wrong() -> None:
         slope.sum().backward()
 
 
+# ---- distinct ids of a batch -----------------------------------------------------------------------------------------
+
+ONCE = "first layer once per distinct id"
+ARCHITECTURES = [model.__name__ for model in DEDUP_FORWARD]
+
+
+@st.composite
+def batches(draw) -> tuple[torch.Tensor, list[int]]:
+    """Ids (B, F) of a batch, and how many ids each field has."""
+    dims = draw(st.lists(st.integers(1, 7), min_size=2, max_size=6))
+    size, generator = draw(st.integers(1, 12)), torch.Generator().manual_seed(draw(st.integers(0, 1000)))
+    return torch.stack([torch.randint(dim, (size,), generator=generator) for dim in dims], dim=1), dims
+
+
+@settings(deadline=None, max_examples=60)
+@given(batches())
+def test_distinct_ids_say_which_they_are_and_where(batch) -> None:
+    ids, offsets = batch[0], field_offsets(batch[1])
+    found = distinct_ids.distinct_ids(ids, offsets)
+    assert torch.equal(found.rows, (ids + offsets).unique())
+    assert torch.equal(found.rows[found.which], ids + offsets)
+    ends = [*found.begins.tolist(), ids.numel()]
+    for field in range(ids.shape[1]):
+        at = found.of_field(field)
+        assert torch.equal(found.rows[at] - offsets[field], ids[:, field].unique())
+        for place in range(at.start, at.stop):
+            holders = found.samples.flatten()[ends[place] : ends[place + 1]]
+            assert torch.equal(holders, (found.which[:, field] == place).nonzero().flatten())
+
+
+@pytest.mark.parametrize("batch_norm", [False, True])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@settings(deadline=None, max_examples=25)
+@given(batch=batches())
+def test_logits_and_every_gradient_are_those_of_the_model(architecture: str, batch_norm: bool, batch) -> None:
+    ids, dims = batch
+    if batch_norm and len(ids) == 1:
+        return
+    model = wide_model(architecture, dims, batch_norm=batch_norm)
+    form = DEDUP_FORWARD[type(model)](model, distinct_ids.distinct_ids(ids, field_offsets(dims)))
+    plain, parameters = model(ids), list(model.parameters())
+    direction = torch.linspace(-1, 2, len(ids)).double()
+    torch.testing.assert_close(form, plain, rtol=1e-9, atol=1e-11)
+    mine, expected = (torch.autograd.grad(logits, parameters, direction) for logits in (form, plain))
+    torch.testing.assert_close(mine, expected, rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("target", ["live", "frozen"])
+def test_a_training_is_the_same_up_to_rounding(target: str, monkeypatch) -> None:
+    """All three architectures with dropout, whose masks are the same; in turn and in two threads bit for bit."""
+    use_distinct_ids(monkeypatch)
+    members = [member(n, architecture=name, dropout=0.3) for n, name in enumerate(ARCHITECTURES, 1)]
+    starts, start = None, None
+    if target == "frozen":
+        starts, start = fit(make_run(members, epochs=1)).states, checkpoints(3, "reset")
+    run = make_run(members, coupling.complete(3), start=start, coupling={"target": target})
+    fast, threads = (fit(run, starts, threads=n) for n in (1, 2))
+    monkeypatch.setattr(distinct_ids, "SMALLEST_WIDTH", 100)
+    plain = fit(run, starts)
+    assert fast.products == f"{plain.products}, {ONCE}"
+    assert (fast.test_logits == threads.test_logits).all()
+    assert (fast.test_logits != plain.test_logits).any()
+    torch.testing.assert_close(torch.tensor(fast.test_logits), torch.tensor(plain.test_logits), rtol=1e-3, atol=1e-4)
+
+
+def test_where_it_does_not_pay_a_model_is_computed_as_it_is_written() -> None:
+    """Narrow layers, short embeddings, rounded operands, no hidden layer, another model, ids that hardly repeat."""
+    dims, width, dim = [30, 30], distinct_ids.SMALLEST_WIDTH, distinct_ids.SMALLEST_EMBEDDING
+    sizes = {"hidden_units": (width,), "embedding_dim": dim}
+    rounded, own = (wide_model("DeepFM", dims, **sizes) for _ in range(2))
+    assert supports_dedup(own)
+    rounded.mlp.bf16 = True
+    assert not supports_dedup(rounded)
+    assert not supports_dedup(wide_model("FiBiNET", dims, **sizes))
+    for other in ({"embedding_dim": dim - 1}, {"hidden_units": (width - 1, width)}, {"hidden_units": ()}):
+        assert not supports_dedup(wide_model("DeepFM", dims, **{**sizes, **other}))
+    assert ids_repeat_enough(torch.arange(20).repeat(5)[:, None])
+    assert not ids_repeat_enough(torch.arange(20).repeat(5)[:99, None])
+    assert ONCE not in fit(make_run()).products
+
+    class Own(type(own)):
+        """A reader's own model, whose forward may do anything."""
+
+        def forward(self, ids):
+            return super().forward(ids) + 1
+
+    own.__class__ = Own
+    ids = torch.zeros(4, 2, dtype=torch.long)
+    assert torch.equal(from_distinct_ids(ids, field_offsets(dims))(own), own(ids))
+
+
 # ---- models and trainings --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("architecture", MODELS)
 def test_logits_and_gradients_of_a_model(architecture, monkeypatch) -> None:
-    size = {"embedding_dim": 4, "hidden_units": (6,), "dropout": 0.0, "batch_norm": False}
-    model = build_model(architecture, (5, 7, 3), 1, options={}, **size).double()
-    for parameter in model.parameters():
-        torch.nn.init.normal_(parameter, std=0.5, generator=torch.Generator().manual_seed(2))
-    ids = torch.stack([torch.arange(30) % dim for dim in (5, 7, 3)], dim=1)
+    dims = (5, 7, 3)
+    model, ids = wide_model(architecture, dims), torch.stack([torch.arange(30) % dim for dim in dims], dim=1)
     fast = model(ids)
     for name in list(FASTER):
         monkeypatch.delitem(FASTER, name)
     assert_same(fast, model(ids), list(model.parameters()))
 
 
-def test_faster_forms_are_of_plain_ones_and_stay_when_installed_again() -> None:
-    before = dict(FASTER)
-    install()
-    assert before == FASTER
-    assert before.keys() == PLAIN.keys()
-
-
-def test_without_install_the_plain_forms_run() -> None:
+def test_every_operation_has_both_forms_and_without_install_the_plain_ones_run() -> None:
+    assert FASTER.keys() == PLAIN.keys()
     code = "import sys, ctrlib.training.loop as t; from ctrlib.models.operations import FASTER; assert not FASTER\n"
     code += "assert not any(name.startswith('ctrlib.fast') for name in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
@@ -122,8 +202,7 @@ def test_without_install_the_plain_forms_run() -> None:
 @pytest.mark.parametrize("architecture", ["FiBiNET", "DCN", "PNN", "DeepFM"])
 def test_a_training_ends_at_the_same_auc(architecture: str, monkeypatch) -> None:
     """The same mutual cohort by plain and by faster forms, distinct ids among them: AUC within 1e-6."""
-    for name, value in (("SMALLEST_EMBEDDING", 1), ("SMALLEST_WIDTH", 1), ("LARGEST_SHARE", 1.0)):
-        monkeypatch.setattr(distinct_ids, name, value)
+    use_distinct_ids(monkeypatch)
     world = SyntheticSettings(train_rows=4000, valid_rows=2000, test_rows=40_000, fields=6, largest_field=50)
     data = Data(name="synthetic", synthetic=world, fingerprint=fingerprint(world, 0))
     members = [member(n, architecture=architecture, embedding_dim=4, hidden_units=(16, 16)) for n in (1, 2)]

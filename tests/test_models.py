@@ -37,20 +37,10 @@ every_variant = pytest.mark.parametrize(("architecture", "options"), VARIANTS)
 every_architecture = pytest.mark.parametrize("architecture", MODELS)
 
 
-def make(
-    architecture, options=None, seed=1, dropout=0.0, batch_norm=False, embedding_dim=4, hidden_units=(16, 8), wide=False
-):
+def make(architecture, options=None, seed=1, wide=False, **sizes):
     """A small model; ``wide`` gives its tables and biases values of ordinary size, so that every part matters."""
-    model = build_model(
-        architecture,
-        FIELD_DIMS,
-        seed,
-        embedding_dim=embedding_dim,
-        hidden_units=hidden_units,
-        dropout=dropout,
-        batch_norm=batch_norm,
-        options=options or {},
-    )
+    small = {"embedding_dim": 4, "hidden_units": (16, 8), "dropout": 0.0, "batch_norm": False}
+    model = build_model(architecture, FIELD_DIMS, seed, **{**small, **sizes}, options=options or {})
     if wide:
         generator = torch.Generator().manual_seed(3)
         with torch.no_grad():
@@ -197,68 +187,48 @@ def test_tables_are_the_embedding_parameters(architecture):
     assert all(len(p) != sum(FIELD_DIMS) for p in others)
 
 
-def test_models_are_the_sums_they_claim_to_be():
-    ids = rows(30)
-    deepfm = make("DeepFM", wide=True)
-    v = deepfm.embedding(ids)
-    torch.testing.assert_close(deepfm(ids), deepfm.first_order(ids) + second_order_fm(v) + deepfm.mlp(v.flatten(1)))
-
-    pnn = make("PNN", wide=True)
-    v = pnn.embedding(ids)
-    torch.testing.assert_close(pnn(ids), pnn.mlp(torch.cat([v.flatten(1), inner_products(v)], 1)))
-
-    dcn = make("DCN", wide=True)
-    x = dcn.embedding(ids).flatten(1)
-    torch.testing.assert_close(dcn(ids), dcn.combine(torch.cat([dcn.cross(x), dcn.mlp(x)], 1)).squeeze(1))
-
-    fibinet = make("FiBiNET", wide=True)
-    v = fibinet.embedding(ids)
-    p, q = fibinet.bilinear_raw(v), fibinet.bilinear_senet(fibinet.senet(v))
-    expected = fibinet.first_order(ids) + fibinet.mlp(torch.cat([p.flatten(1), q.flatten(1)], 1))
-    torch.testing.assert_close(fibinet(ids), expected)
-    assert not torch.equal(fibinet.bilinear_raw.weight, fibinet.bilinear_senet.weight)
+def fibinet(model, ids, v):
+    pairs = torch.cat([model.bilinear_raw(v).flatten(1), model.bilinear_senet(model.senet(v)).flatten(1)], 1)
+    return model.first_order(ids) + model.mlp(pairs)
 
 
-def test_newer_and_simpler_models_are_the_sums_they_claim_to_be():
-    ids = rows(30)
-    lr = make("LR", wide=True)
-    torch.testing.assert_close(lr(ids), lr.first_order(ids))
+def finalmlp(model, ids, v):
+    x = v.flatten(1)
+    return model.fusion(model.streams[0](x), model.streams[1](model.gates[1](ids, x)))
 
-    fm = make("FM", wide=True)
-    torch.testing.assert_close(fm(ids), fm.first_order(ids) + second_order_fm(fm.embedding(ids)))
 
-    dcnv2 = make("DCNv2", wide=True)
-    x = dcnv2.embedding(ids).flatten(1)
-    torch.testing.assert_close(dcnv2(ids), dcnv2.combine(torch.cat([dcnv2.cross(x), dcnv2.mlp(x)], 1)).squeeze(1))
+SUMS = {
+    "LR": lambda model, ids, v: model.first_order(ids),
+    "FM": lambda model, ids, v: model.first_order(ids) + second_order_fm(v),
+    "DeepFM": lambda model, ids, v: model.first_order(ids) + second_order_fm(v) + model.mlp(v.flatten(1)),
+    "PNN": lambda model, ids, v: model.mlp(torch.cat([v.flatten(1), inner_products(v)], 1)),
+    "DCN": lambda model, ids, v: model.combine(torch.cat([model.cross(v.flatten(1)), model.mlp(v.flatten(1))], 1)),
+    "AutoInt": lambda model, ids, v: model.combine(model.attention(v).flatten(1))[:, 0] + model.mlp(v.flatten(1)),
+    "FiBiNET": fibinet,
+    "FinalMLP": finalmlp,
+}
+SUMS["DCNv2"] = SUMS["DCN"]
 
-    autoint = make("AutoInt", wide=True)
-    v = autoint.embedding(ids)
-    attended = autoint.combine(autoint.attention(v).flatten(1)).squeeze(1)
-    torch.testing.assert_close(autoint(ids), attended + autoint.mlp(v.flatten(1)))
+
+@pytest.mark.parametrize("architecture", SUMS)
+def test_models_are_the_sums_they_claim_to_be(architecture):
+    model, ids = make(architecture, {"gate_field_2": 1} if architecture == "FinalMLP" else {}, wide=True), rows(30)
+    v = None if architecture == "LR" else model.embedding(ids)
+    torch.testing.assert_close(model(ids), SUMS[architecture](model, ids, v).view(30))
+
+
+def test_twin_parts_of_a_model_are_not_one():
+    model = make("FiBiNET")
+    assert not torch.equal(model.bilinear_raw.weight, model.bilinear_senet.weight)
+    first, second = make("FinalMLP").streams
+    assert not torch.equal(first.layers[0].weight, second.layers[0].weight)
     assert make("AutoInt", {"plus": False}).mlp is None
 
-    finalmlp = make("FinalMLP", {"gate_field_2": 1}, wide=True)
-    x = finalmlp.embedding(ids).flatten(1)
-    streams = finalmlp.streams[0](x), finalmlp.streams[1](finalmlp.gates[1](ids, x))
-    torch.testing.assert_close(finalmlp(ids), finalmlp.fusion(*streams))
-    assert not torch.equal(finalmlp.streams[0].layers[0].weight, finalmlp.streams[1].layers[0].weight)
 
-
-def test_a_gate_starts_near_one_and_follows_its_field_alone():
-    model, ids = make("FinalMLP", {"gate_field_1": 2}), rows(40)
+def test_a_gate_starts_near_one():
     ones = torch.ones(40, 16)
-    weights = model.gates[0](ids, ones)
+    weights = make("FinalMLP", {"gate_field_1": 2}).gates[0](rows(40), ones)
     torch.testing.assert_close(weights, ones, rtol=0, atol=1e-3)
-    model = make("FinalMLP", {"gate_field_1": 2}, wide=True)
-    weights = model.gates[0](ids, ones)
-    assert weights.min() > 0
-    assert weights.max() < 2
-    other = ids.clone()
-    other[:, [0, 1, 3]] = 0
-    assert torch.equal(model.gates[0](other, ones), weights)
-    other = ids.clone()
-    other[:, 2] = (ids[:, 2] + 1) % FIELD_DIMS[2]
-    assert not torch.isclose(model.gates[0](other, ones), weights).all(dim=1).any()
 
 
 # ---- building by name -----------------------------------------------------------------------------------------------
@@ -306,85 +276,56 @@ def test_shared_arguments_and_their_defaults_are_the_same_everywhere(architectur
 
 
 def test_options_of_each_architecture():
-    assert model_options("fibinet") == {"reduction_ratio": 3, "bilinear_type": "field_interaction"}
-    assert model_options("DCN") == {"num_cross_layers": 3}
-    assert model_options("PNN") == model_options("DeepFM") == model_options("FM") == model_options("LR") == {}
-    assert model_options("DCNv2") == {"num_cross_layers": 3}
-    assert model_options("AutoInt") == {"attention_layers": 2, "attention_dim": 32, "num_heads": 2, "plus": True}
-    gates = {"gate_field_1": -1, "gate_field_2": -1, "gate_units": 64}
-    assert model_options("FinalMLP") == {"num_heads": 1, **gates}
+    expected = {
+        **{name: {} for name in ("LR", "FM", "DeepFM", "PNN")},
+        **{name: {"num_cross_layers": 3} for name in ("DCN", "DCNv2")},
+        "FiBiNET": {"reduction_ratio": 3, "bilinear_type": "field_interaction"},
+        "AutoInt": {"attention_layers": 2, "attention_dim": 32, "num_heads": 2, "plus": True},
+        "FinalMLP": {"num_heads": 1, "gate_field_1": -1, "gate_field_2": -1, "gate_units": 64},
+    }
+    assert {name: model_options(name.lower()) for name in expected} == expected
+
+
+NO_OPTIONS = "unknown option of {0} {1!r}; {0} has no options of its own."
 
 
 @pytest.mark.parametrize(
-    ("architecture", "options"),
+    ("architecture", "options", "words"),
     [
-        ("DCNv2", {"num_cross_layers": -1}),
-        ("AutoInt", {"attention_dim": 5, "num_heads": 2}),
-        ("AutoInt", {"num_heads": 0}),
-        ("AutoInt", {"attention_layers": 0}),
-        ("FinalMLP", {"num_heads": 3}),
-        ("FinalMLP", {"num_heads": 0}),
-        ("FinalMLP", {"gate_field_1": 4}),
-        ("FinalMLP", {"gate_field_2": -2}),
+        ("DCNv2", {"num_cross_layers": -1}, ["num_cross_layers", "-1"]),
+        ("AutoInt", {"attention_dim": 5, "num_heads": 2}, ["attention_dim", "5"]),
+        ("AutoInt", {"num_heads": 0}, ["num_heads", "0"]),
+        ("AutoInt", {"attention_layers": 0}, ["attention_layers", "0"]),
+        ("FinalMLP", {"num_heads": 3}, ["num_heads", "3"]),
+        ("FinalMLP", {"num_heads": 0}, ["num_heads", "0"]),
+        ("FinalMLP", {"gate_field_1": 4}, ["field", "4"]),
+        ("FinalMLP", {"gate_field_2": -2}, ["field", "-2"]),
+        ("dcn", {"num_crosslayers": 1}, ["DCN 'num_crosslayers'; allowed: num_cross_layers.", "'num_cross_layers'?"]),
+        ("FiBiNET", {"zzz": 1}, ["unknown option of FiBiNET 'zzz'; allowed: reduction_ratio, bilinear_type."]),
+        ("PNN", {"num_cross_layers": 1}, [NO_OPTIONS.format("PNN", "num_cross_layers")]),
+        ("DeepFM", {"dropout": 1}, [NO_OPTIONS.format("DeepFM", "dropout")]),
+        ("DeepFN", {}, [f"unknown architecture 'DeepFN'; allowed: {', '.join(MODELS)}. Did you mean 'DeepFM'?"]),
     ],
 )
-def test_impossible_options_are_refused_in_one_line(architecture, options):
+def test_impossible_models_are_refused_in_one_line(architecture, options, words):
     with pytest.raises(UserError) as caught:
         make(architecture, options)
-    name, value = next(iter(options.items()))
     assert "\n" not in str(caught.value)
-    assert str(value) in str(caught.value)
-    assert name.rstrip("_12").replace("gate_field", "field") in str(caught.value)
+    assert all(word in str(caught.value) for word in words)
 
 
 @every_architecture
 def test_names_in_any_case(architecture):
-    assert architecture_name(architecture.upper()) == architecture_name(architecture.lower()) == architecture
+    assert architecture_name(architecture.upper()) == architecture
     assert type(make(architecture.lower())) is MODELS[architecture]
 
 
-def test_unknown_architecture_is_one_line_with_the_allowed_ones():
-    message = f"unknown architecture 'DeepFN'; allowed: {', '.join(MODELS)}. Did you mean 'DeepFM'?"
-    for call in (lambda: architecture_name("DeepFN"), lambda: make("DeepFN"), lambda: model_options("DeepFN")):
-        with pytest.raises(UserError) as caught:
-            call()
-        assert str(caught.value) == message
-
-
-def test_unknown_options_are_one_line_with_the_allowed_ones():
-    cases = {
-        ("dcn", "num_crosslayers"): (
-            "unknown option of DCN 'num_crosslayers'; allowed: num_cross_layers. Did you mean 'num_cross_layers'?"
-        ),
-        ("FiBiNET", "zzz"): "unknown option of FiBiNET 'zzz'; allowed: reduction_ratio, bilinear_type.",
-        ("PNN", "num_cross_layers"): "unknown option of PNN 'num_cross_layers'; PNN has no options of its own.",
-        ("DeepFM", "dropout"): "unknown option of DeepFM 'dropout'; DeepFM has no options of its own.",
-    }
-    for (architecture, option), message in cases.items():
-        with pytest.raises(UserError) as caught:
-            make(architecture, {option: 1})
-        assert str(caught.value) == message
-
-
 def test_count_parameters():
-    ids, pairs, dim = sum(FIELD_DIMS), 6, 4
-    mlp = {width: width * 16 + 16 + 16 * 8 + 8 for width in (16, 16 + pairs, 2 * pairs * dim)}
-    assert count_parameters(make("DeepFM")) == ids * dim + (ids + 1) + mlp[16] + 9
-    assert count_parameters(make("PNN")) == ids * dim + mlp[22] + 9
-    assert count_parameters(make("DCN")) == ids * dim + 3 * 2 * 16 + mlp[16] + (16 + 8 + 1)
-    senet, bilinear = 2 * 4 * 1, 2 * pairs * dim * dim
-    assert count_parameters(make("FiBiNET")) == ids * dim + (ids + 1) + senet + bilinear + mlp[48] + 9
-    assert count_parameters(make("LR")) == ids + 1
-    assert count_parameters(make("FM")) == ids * dim + (ids + 1)
-    assert count_parameters(make("DCNv2")) == ids * dim + 3 * (16 * 16 + 16) + mlp[16] + (16 + 8 + 1)
-    attention = (3 + 1) * dim * 32 + 3 * 32 * 32  # the first layer widens, so it has a residual matrix too
-    assert count_parameters(make("AutoInt", {"plus": False})) == ids * dim + attention + (4 * 32 + 1)
-    assert count_parameters(make("AutoInt")) == ids * dim + attention + (4 * 32 + 1) + mlp[16] + 9
-    fusion = {heads: 8 + 8 + 1 + heads * (8 // heads) ** 2 for heads in (1, 2)}
-    assert count_parameters(make("FinalMLP")) == ids * dim + 2 * mlp[16] + fusion[1]
-    assert count_parameters(make("FinalMLP", {"num_heads": 2})) == ids * dim + 2 * mlp[16] + fusion[2]
-    gate = FIELD_DIMS[1] * dim + (dim * 64 + 64) + (64 * 16 + 16)
-    assert count_parameters(make("FinalMLP", {"gate_field_1": 1})) == ids * dim + 2 * mlp[16] + fusion[1] + gate
+    """Tables, first order, SENET, two bilinear blocks and an MLP; a frozen table does not count."""
+    ids, dim = sum(FIELD_DIMS), 4
+    mlp = {width: width * 16 + 16 + 16 * 8 + 8 + 9 for width in (22, 48)}
+    assert count_parameters(make("FiBiNET")) == ids * dim + (ids + 1) + 2 * 4 + 2 * 6 * dim * dim + mlp[48]
     frozen = make("PNN")
+    assert count_parameters(frozen) == ids * dim + mlp[22]
     frozen.embedding.weight.requires_grad_(False)
-    assert count_parameters(frozen) == mlp[22] + 9
+    assert count_parameters(frozen) == mlp[22]
