@@ -106,16 +106,16 @@ def test_no_scheduler_is_said(monkeypatch) -> None:
 def test_the_first_worker_is_waited_for_and_must_share_the_store(tmp_path, monkeypatch) -> None:
     """It writes where its own path leads: elsewhere, so that nothing arrives here."""
     monkeypatch.setattr(progress, "SILENCE_S", -1.0)
-    here, there, root = tmp_path / "here", tmp_path / "there", tmp_path / "runs"
-    here.mkdir()
-    there.mkdir()
-    root.symlink_to(there)
+    mine, elsewhere, root = tmp_path / "mine", tmp_path / "elsewhere", tmp_path / "runs"
+    mine.mkdir()
+    elsewhere.mkdir()
+    root.symlink_to(elsewhere)
     with Cluster(tmp_path, workers=0) as cluster:
 
         def show(line: str) -> None:
             if "waiting for a Dask worker with a slot; this starts one" in line and not cluster.workers:
                 root.unlink()
-                root.symlink_to(here)
+                root.symlink_to(mine)
                 cluster.add()
 
         store, where = RunStore(root), cluster.address
@@ -162,8 +162,10 @@ def test_the_command_fails_what_lacks_runs_and_executes_the_rest(tmp_path, monke
     monkeypatch.setattr(training, "train_planned", train)
     monkeypatch.setattr(execute, "execute", lambda job, root, line: execute.Outcome(job, "done", 1.0))
     command = ["study", "--profile", "tests/tiny.yaml", "--out", str(tmp_path), "--only", "01", "--only", "02"]
-    there, here = ["--dask", "tcp://there:8786"], ["--workers", "3"]
-    first, _, both = (CliRunner().invoke(app, [*command, *more]) for more in (there, here, there + here))
+    by_dask, by_workers = ["--dask", "tcp://there:8786"], ["--workers", "3"]
+    first, _, both = (
+        CliRunner().invoke(app, [*command, *more]) for more in (by_dask, by_workers, by_dask + by_workers)
+    )
     assert first.exit_code == 1
     assert "error: 01_train_independent.ipynb: 1 of its 8" in first.output
     assert "02_finetune_mutually   done" in first.output

@@ -48,14 +48,17 @@ class Cut(Exception):
 
 
 class CutAfter(Checkpoints):
-    """Saves the state at every opportunity and stops the training after some of them."""
+    """Stops the training after so many steps (the end of an epoch is one too); saves its state every so many."""
 
-    def __init__(self, folder: Path, saves: int) -> None:
-        super().__init__(folder, "this run", 0.0)
-        self.left = saves
+    clock = 0  # steps of all trainings
 
-    def save(self, groups, at) -> None:
-        super().save(groups, at)
+    def __init__(self, folder: Path, steps: int, every: int = 0) -> None:
+        super().__init__(folder, "this run", every)
+        self.left = steps
+
+    def after_step(self, groups, position) -> None:
+        CutAfter.clock += 1
+        super().after_step(groups, position)
         self.left -= 1
         if self.left == 0:
             raise Cut
@@ -105,40 +108,28 @@ def test_a_full_disk_costs_the_checkpoint_and_not_the_training(tmp_path: Path, m
     assert not list(tmp_path.glob("state-*"))
 
 
-INTERVAL = 3  # seconds of a clock that ticks with every step
-
-
 @settings(max_examples=8, deadline=None)
-@given(cuts=st.lists(st.integers(1, 30), max_size=6))
-def test_a_cut_costs_no_more_than_the_interval(cuts: list[int]) -> None:
-    """Cut after so many steps each time: what is done twice never takes longer than the interval between two states."""
-    run, done, left = scene("one model"), [], [0]
-    step = steps.train_step
+@given(cuts=st.lists(st.integers(1, 30), max_size=6), every=st.integers(1, 5))
+def test_a_cut_costs_no_more_than_the_interval(cuts: list[int], every: int) -> None:
+    """Cut after so many steps each time: what is done twice never takes longer than the interval between two states,
+    by a clock that ticks with every step."""
 
-    def counted(*arguments):
-        if left[0] == 0:
-            raise Cut
-        left[0] -= 1
-        done.append(1)
-        return step(*arguments)
-
-    def train(folder: Path, steps: int) -> bool:
-        left[0] = steps
+    def ends(folder: str, steps: int) -> bool:
+        keeper = CutAfter(Path(parent) / folder, steps, every)
         try:
-            trainer.train(run, rows(), device="cpu", checkpoints=Checkpoints(folder, "this run", INTERVAL))
+            trainer.train(scene("one model"), rows(), device="cpu", checkpoints=keeper)
         except Cut:
             return False
         return True
 
-    with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as folder:
-        patch.setattr(steps, "train_step", counted)
-        patch.setattr(checkpoints.time, "monotonic", lambda: len(done))
-        assert train(Path(folder) / "whole", -1)
-        needed = len(done)
-        cut_off = [steps for steps in cuts if not train(Path(folder) / "cut", steps)]
-        if len(cut_off) == len(cuts):
-            assert train(Path(folder) / "cut", -1)
-            assert needed <= len(done) - needed <= needed + INTERVAL * len(cuts)
+    with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as parent:
+        patch.setattr(CutAfter, "clock", 0)
+        patch.setattr(checkpoints.time, "monotonic", lambda: CutAfter.clock)
+        assert ends("whole", -1)
+        needed = CutAfter.clock
+        if not any(ends("cut", steps) for steps in cuts):
+            assert ends("cut", -1)
+            assert needed <= CutAfter.clock - needed <= needed + every * len(cuts)
 
 
 # ---- real kills ------------------------------------------------------------------------------------------------------
