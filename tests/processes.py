@@ -94,7 +94,7 @@ def serve_scheduler(answer, allowed_failures: int) -> None:
 
 
 def serve_worker(address: str, log: str, machine: str) -> None:
-    """A Dask worker on a machine of its own that notes the beginning and the end of every training, and takes its time.
+    """A Dask worker that notes the beginning and the end of every training, and takes its time in between.
 
     A run whose first member has 13 hidden units kills it; one of 14 fails.
     """
@@ -107,7 +107,8 @@ def serve_worker(address: str, log: str, machine: str) -> None:
     os.environ.pop("CTRLIB_RUNS", None)
     os.environ["CTRLIB_DATA"] = "/nowhere"  # the task has to bring it along
     locks.HEARTBEAT_S = 0.4
-    on_machine(machine)
+    if machine:
+        on_machine(machine)
     train = trainer.train
 
     def note(what: str, run) -> None:
@@ -135,10 +136,10 @@ def serve_worker(address: str, log: str, machine: str) -> None:
 
 
 class Cluster:
-    """A scheduler and workers, each a process; no worker sees the processes of another."""
+    """A scheduler and workers, each a process; ``apart``: no worker sees the processes of another."""
 
-    def __init__(self, folder: Path, workers: int = 3, allowed_failures: int = 3):
-        self.log = folder / "trainings"
+    def __init__(self, folder: Path, workers: int = 3, allowed_failures: int = 3, apart: bool = False):
+        self.apart, self.log = apart, folder / "trainings"
         receive, send = PROCESSES.Pipe(duplex=False)
         self.scheduler = start(serve_scheduler, send, allowed_failures)
         assert receive.poll(LIMIT_S)
@@ -148,7 +149,7 @@ class Cluster:
             self.add()
 
     def add(self) -> None:
-        machine = f"machine {len(self.workers)}"
+        machine = f"machine {len(self.workers)}" if self.apart else ""
         self.workers.append(start(serve_worker, self.address, str(self.log), machine))
 
     def lines(self, what: str) -> list[list[str]]:

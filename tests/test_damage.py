@@ -300,7 +300,9 @@ def use_there(place: str, mode: int) -> str:
         if place != "sets":
             return refused(sources.load, "one", 0, Path("sets"))
         assert sources.load("one", 0, Path("sets")).fingerprint == sources.load("two", 0, Path("sets")).fingerprint
-        return refused(sources.prepare, "three", Path("sets/raw.csv"), Path("sets"))
+        code, said = command("data", "prepare", "three", "--raw", "sets/raw.csv", "--out", "sets", "--layout", "table")
+        assert (code, said.count("\n")) == (1, 1)
+        return said
     store = RunStore(Path("new store/runs" if place == "new store" else "store"))
     readable = (place, mode) == ("store", 0o555)
     if readable:

@@ -1,4 +1,4 @@
-"""Runs on a Dask cluster of real processes, each as if on a machine of its own, some of them killed."""
+"""Runs on a Dask cluster of real processes, some of them killed, some as if on machines of their own."""
 
 import os
 import signal
@@ -45,7 +45,7 @@ def test_three_machines_one_of_them_killed(tmp_path) -> None:
     runs, lines = a_study(), []
     killed: list[str] = []
     store = RunStore(tmp_path / "a störe")
-    with Cluster(tmp_path) as cluster:
+    with Cluster(tmp_path, apart=True) as cluster:
 
         def kill() -> None:
             killed.extend(until(lambda: cluster.lines("began"), "training")[0])
