@@ -24,24 +24,15 @@ ROOT = Path(__file__).parent.parent
 OWN_FILES = [str(Path(place).resolve()) for place in {*sysconfig.get_paths().values(), ROOT / "ctrlib"}]
 
 TOKENS = [
-    *(b"0", b"-1", b"1e999", b"9" * 25, b"9" * 5000, b"NaN", b"Infinity", b"null", b"true", b"[]", b"{}", b"[" * 3000),
-    *(
-        b'{"":' * 2000,
-        b"../../../../etc/passwd",
-        b"/etc/passwd",
-        b"\x00",
-        b"\xff\xfe",
-        b"\xef\xbb\xbf",
-        b"\r\n",
-        b"\n\n",
-    ),
-    *(b"\t", b",", b";", b'"', b'""', b"'", b"\xc3", "é".encode(), "\u2028".encode(), b"\x1f\x8b\x08", b"PK\x03\x04"),
-    *(b"PAR1", b"\x93NUMPY", b"!!python/object/apply:os.system [touch it_ran]", b"&a [*a]", b"__import__('os')"),
-    *(b"<script>alert(1)</script>", b"$x^2$", b"\xff" * 8, b"\x00" * 8, b"\x80", b"a" * 200_000, b"(" * 5000),
+    *(b"0", b"-1", b"1e999", b"9" * 25, b"9" * 5000, b"NaN", b"null", b"[]", b"{}", b"[" * 3000, b'{"":' * 2000),
+    *(b"../../../../etc/passwd", b"/etc/passwd", b"\x00", b"\xff\xfe", b"\xef\xbb\xbf", b"\r\n", b"\n\n", b"\t", b","),
+    *(b'"', b'""', b"'", b"\xc3", "é\u2028".encode(), b"\x1f\x8b\x08", b"PK\x03\x04", b"PAR1", b"\x93NUMPY"),
+    *(b"!!python/object/apply:os.system [touch it_ran]", b"__import__('os')", b"<script>alert(1)</script>", b"$x^2$"),
+    *(b"&a [*a]", b"\xff" * 8, b"\x00" * 8, b"\x80", b"a" * 200_000, b"(" * 5000),
 ]
 
 
-def mutate(chance: random.Random, content: bytes, tokens: list[bytes] = TOKENS) -> bytes:
+def mutate(chance: random.Random, content: bytes) -> bytes:
     """One to four random changes of bytes."""
     data = bytearray(content)
     for _ in range(chance.choice([1, 1, 1, 2, 4])):
@@ -54,9 +45,9 @@ def mutate(chance: random.Random, content: bytes, tokens: list[bytes] = TOKENS) 
         elif kind == 1 and at < size:
             data[at] = chance.randrange(256)
         elif kind == 2:
-            data[at:at] = chance.choice(tokens)
+            data[at:at] = chance.choice(TOKENS)
         elif kind == 3:
-            data[at:until] = chance.choice(tokens)
+            data[at:until] = chance.choice(TOKENS)
         elif kind == 4:
             del data[at:until]
         elif kind == 5:
@@ -97,12 +88,8 @@ def reshape(chance: random.Random, value: Any) -> Any:
             parent[chance.choice(["x", "", "format", "__class__", "0"])] = deepcopy(parent[key])
         else:
             other, name = chance.choice(places)
-            parent[key] = deepcopy(other[name]) if _has(other, name) else None
+            parent[key] = deepcopy(other[name])
     return value
-
-
-def _has(parent: Any, key: Any) -> bool:
-    return key in parent if isinstance(parent, dict) else key < len(parent)
 
 
 def _places(value: Any) -> Iterator[tuple[Any, Any]]:

@@ -1,34 +1,57 @@
 """Real processes for the tests, forked from a server that has imported everything once; a Dask cluster made of them."""
 
 import asyncio
-import ctypes
+import contextlib
 import multiprocessing
 import os
-import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+
+import psutil
 
 PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(
-    [
-        "torch._dynamo",
-        "ctrlib.training.loop",
-        "ctrlib.store.runs",
-        "safetensors.torch",
-        "distributed",
-        "pytest",
-        "small",
-    ]
-)
+PRELOADED = ("torch._dynamo", "ctrlib.training.loop", "ctrlib.store.runs", "safetensors.torch", "distributed", "pytest")
+PROCESSES.set_forkserver_preload([*PRELOADED, "small"])
 LIMIT_S = 90
-CLONE_NEWNET, CLONE_NEWUTS = 0x40000000, 0x04000000
 
 
 def start(target: Callable, *arguments) -> multiprocessing.Process:
     started = PROCESSES.Process(target=target, args=arguments, daemon=True)
     started.start()
     return started
+
+
+def answer_of(function: Callable, *arguments) -> Any:
+    """What a function returns in a process of its own; what it raises there is raised here."""
+    receive, send = PROCESSES.Pipe(duplex=False)
+    process = start(_answer, send, function, arguments)
+    try:
+        assert receive.poll(LIMIT_S)
+        answer = receive.recv()
+    finally:
+        process.kill()
+        process.join()
+    if isinstance(answer, BaseException):
+        raise answer
+    return answer
+
+
+def _answer(send: Any, function: Callable, arguments: tuple) -> None:
+    try:
+        answer = function(*arguments)
+    except BaseException as error:
+        answer = error
+    send.send(answer)
+
+
+def as_nobody(folder: Path, function: Callable, *arguments) -> Any:
+    """Call it in ``folder`` and without root's rights; with relative paths, as the folders above may be closed too."""
+    os.chdir(folder)
+    if os.geteuid() == 0:
+        os.seteuid(65534)
+    return function(*arguments)
 
 
 def until(condition: Callable[[], object], what: str) -> object:
@@ -47,33 +70,30 @@ def on_machine(name: str) -> None:
     locks.this_machine = lambda: f"{name}/start"
 
 
-def enter_host(name: str) -> None:
-    """Move this process into the network namespace ``name``, with a host name of its own."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    with open(f"/run/netns/{name}") as namespace:
-        if libc.setns(namespace.fileno(), CLONE_NEWNET) or libc.unshare(CLONE_NEWUTS):
-            raise OSError(ctypes.get_errno(), "cannot enter the namespace")
-    socket.sethostname(name)
+def is_alive(process: int) -> bool:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return psutil.Process(process).status() != psutil.STATUS_ZOMBIE
+    return False
 
 
 # ---- Dask ------------------------------------------------------------------------------------------------------------
 
 
-def serve_scheduler(answer, host: str, allowed_failures: int) -> None:
+def serve_scheduler(answer, allowed_failures: int) -> None:
     import dask
     from distributed import Scheduler
 
     dask.config.set({"distributed.scheduler.allowed-failures": allowed_failures})
 
     async def serve() -> None:
-        async with Scheduler(host=host, port=0, dashboard=False) as scheduler:
+        async with Scheduler(host="127.0.0.1", port=0, dashboard=False) as scheduler:
             answer.send(scheduler.address)
             await scheduler.finished()
 
     asyncio.run(serve())
 
 
-def serve_worker(address: str, log: str, host: str | None, heartbeat_s: float, slots: int) -> None:
+def serve_worker(address: str, log: str, machine: str) -> None:
     """A Dask worker that notes the beginning and the end of every training, and takes its time in between.
 
     A run whose first member has 13 hidden units kills it; one of 14 fails.
@@ -86,14 +106,14 @@ def serve_worker(address: str, log: str, host: str | None, heartbeat_s: float, s
 
     os.environ.pop("CTRLIB_RUNS", None)
     os.environ["CTRLIB_DATA"] = "/nowhere"  # the task has to bring it along
-    locks.HEARTBEAT_S = heartbeat_s
-    if host:
-        enter_host(host)
+    locks.HEARTBEAT_S = 0.4
+    if machine:
+        on_machine(machine)
     train = trainer.train
 
     def note(what: str, run) -> None:
         with open(log, "a") as file:
-            file.write(f"{what} {run.fingerprint} {os.getpid()} {socket.gethostname()}\n")
+            file.write(f"{what} {run.fingerprint} {os.getpid()}\n")
 
     def noted(run, *rest):
         note("began", run)
@@ -109,30 +129,31 @@ def serve_worker(address: str, log: str, host: str | None, heartbeat_s: float, s
     trainer.train = noted
 
     async def serve() -> None:
-        async with Worker(address, nthreads=1, resources={"slot": slots}, dashboard=False) as worker:
+        async with Worker(address, nthreads=1, resources={"slot": 1}, dashboard=False) as worker:
             await worker.finished()
 
     asyncio.run(serve())
 
 
 class Cluster:
-    """A scheduler and workers, each a process; ``hosts`` are network namespaces, one for each worker."""
+    """A scheduler and workers, each a process; ``apart``: no worker sees the processes of another."""
 
-    def __init__(self, folder: Path, workers: int = 3, hosts=(), address: str = "127.0.0.1", allowed_failures: int = 3):
-        self.log = folder / "trainings"
-        self.hosts = list(hosts) or [None] * workers
+    def __init__(self, folder: Path, workers: int = 3, allowed_failures: int = 3, apart: bool = False):
+        self.apart, self.log = apart, folder / "trainings"
         receive, send = PROCESSES.Pipe(duplex=False)
-        self.scheduler = start(serve_scheduler, send, address, allowed_failures)
+        self.scheduler = start(serve_scheduler, send, allowed_failures)
         assert receive.poll(LIMIT_S)
         self.address = receive.recv()
-        self.workers = [self.add(host) for host in self.hosts]
+        self.workers: list[multiprocessing.Process] = []
+        for _ in range(workers):
+            self.add()
 
-    def add(self, host: str | None = None, slots: int = 1) -> multiprocessing.Process:
-        heartbeat_s = 0.2 if host else 60.0  # on one machine nobody has to wait for heartbeats
-        return start(serve_worker, self.address, str(self.log), host, heartbeat_s, slots)
+    def add(self) -> None:
+        machine = f"machine {len(self.workers)}" if self.apart else ""
+        self.workers.append(start(serve_worker, self.address, str(self.log), machine))
 
     def lines(self, what: str) -> list[list[str]]:
-        """The noted beginnings (``began``) or ends (``ended``) of trainings: fingerprint, process, host."""
+        """The noted beginnings (``began``) or ends (``ended``) of trainings: fingerprint and process."""
         if not self.log.exists():
             return []
         return [line.split()[1:] for line in self.log.read_text().splitlines() if line.startswith(what)]

@@ -18,16 +18,9 @@ def a_plan() -> tuple[list[Run], dict[str, float]]:
 
 def test_devices_makespan() -> None:
     runs, seconds = a_plan()
-    assert makespan(runs, seconds, 1) == 27.0
-    assert makespan(runs, seconds, 2) == 14.0  # 6 5 3 beside 4 3 3 3
-    assert makespan(runs, seconds, 3) == 11.0  # 4 3 3, 6 5, 3 3
-    assert makespan(runs, seconds, 100) == 11.0, "the cohort waits for the slower of its two"
-
-
-def test_what_is_in_the_store_already_is_not_waited_for() -> None:
-    runs, seconds = a_plan()
-    cohort = runs[0]
-    assert makespan([cohort], {cohort.fingerprint: seconds[cohort.fingerprint]}, 8) == 5.0
+    for devices, least in ((1, 27.0), (2, 14.0), (3, 11.0), (100, 11.0)):  # two: 6 5 3 beside 4 3 3 3
+        assert makespan(runs, seconds, devices) == least
+    assert makespan(runs[:1], {runs[0].fingerprint: 5.0}, 8) == 5.0, "what is in the store already is not waited for"
 
 
 def test_the_limit_is_named() -> None:

@@ -1,21 +1,19 @@
-"""Runs on a Dask cluster of real processes, some of them killed, some on hosts of their own."""
+"""Runs on a Dask cluster of real processes, some of them killed, some as if on machines of their own."""
 
 import os
-import shutil
 import signal
-import subprocess
 import threading
 from pathlib import Path
 
 import pytest
 from processes import Cluster, until
-from small import make_run, member, one_line
+from small import make_run, member
+from stores import here, quick, refused
 from typer.testing import CliRunner
 
 from ctrlib.cli import app
 from ctrlib.config import Checkpoint, Run
 from ctrlib.coupling import complete
-from ctrlib.errors import UserError
 from ctrlib.run import execute, training
 from ctrlib.run.plan import plan
 from ctrlib.run.training import train_planned
@@ -23,122 +21,50 @@ from ctrlib.store import dask, progress
 from ctrlib.store.dask import Dask
 from ctrlib.store.ensure import ensure_all
 from ctrlib.store.executors import BackendLost
-from ctrlib.store.record import Record, StoreError
+from ctrlib.store.record import FILES, StoreError
 from ctrlib.store.runs import RunStore
 
 pytest.importorskip("distributed", reason="the extra 'dask' is not installed")
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def quick(seed: int, **settings) -> Run:
-    return make_run([member(seed)], epochs=1, batch_size=165, **settings)
-
-
 def a_study() -> list[Run]:
     """Four independent trainings, and two cohorts that start from them; the cohorts come first."""
     before = [quick(n) for n in range(4)]
-    cohorts = [
-        make_run(
-            [member(2 * n), member(2 * n + 1)],
-            complete(2),
-            start=[Checkpoint(run=run.fingerprint) for run in before[2 * n : 2 * n + 2]],
-            epochs=1,
-            batch_size=165,
-        )
-        for n in range(2)
-    ]
+    cohorts = []
+    for n in (0, 2):
+        start = [Checkpoint(run=run.fingerprint) for run in before[n : n + 2]]
+        members = [member(n), member(n + 1)]
+        cohorts.append(make_run(members, complete(2), start=start, epochs=1, batch_size=165))
     return [*cohorts, *before]
 
 
-def assert_equal_records(records: dict[str, Record], runs: list[Run], folder: Path) -> None:
-    """The records are, bit for bit, those of one process."""
-    alone = RunStore(folder / "alone").ensure(runs[2:] + runs[:2], device="cpu", workers=1)
-    assert sorted(records) == sorted(record.fingerprint for record in alone)
-    for one in alone:
-        for name in ("members.safetensors", "predictions.npz"):
-            assert (records[one.fingerprint].folder / name).read_bytes() == (one.folder / name).read_bytes()
-
-
-def kill_the_first(cluster: Cluster) -> list[str]:
-    """SIGKILL to the worker that begins the first training, as it begins; returns (after a while) its line."""
+def test_three_machines_one_of_them_killed(tmp_path) -> None:
+    """The lock of the one that is lost is freed by its missing heartbeat; the records are, bit for bit, those of one
+    process."""
+    runs, lines = a_study(), []
     killed: list[str] = []
-
-    def kill() -> None:
-        killed.extend(until(lambda: cluster.lines("began"), "training")[0])
-        os.kill(int(killed[1]), signal.SIGKILL)
-
-    threading.Thread(target=kill, daemon=True).start()
-    return killed
-
-
-def test_three_workers_one_of_them_killed(tmp_path) -> None:
-    runs = a_study()
     store = RunStore(tmp_path / "a störe")
-    lines: list[str] = []
-    with Cluster(tmp_path) as cluster:
-        killed = kill_the_first(cluster)
+    with Cluster(tmp_path, apart=True) as cluster:
+
+        def kill() -> None:
+            killed.extend(until(lambda: cluster.lines("began"), "training")[0])
+            os.kill(int(killed[1]), signal.SIGKILL)
+
+        threading.Thread(target=kill, daemon=True).start()
         records, failed = ensure_all(store, runs, "cpu", dask=cluster.address, show=lines.append)
         began, ended = cluster.lines("began"), cluster.lines("ended")
     assert not failed
-    assert_equal_records(records, runs, tmp_path)
-    assert sorted(name for name, *_ in ended) == sorted(run.fingerprint for run in runs), "each once"
-    assert [name for name, *_ in began].count(killed[0]) == 2, "what was killed was begun again"
-    assert len({process for _, process, _ in began}) == 3
+    alone = here(RunStore(tmp_path / "alone"), runs[2:] + runs[:2])
+    assert sorted(records) == sorted(record.fingerprint for record in alone)
+    for one in alone:
+        assert [records[one.fingerprint].read(name) for name in FILES] == [one.read(name) for name in FILES]
+    assert sorted(name for name, _ in ended) == sorted(run.fingerprint for run in runs), "each once"
+    assert [name for name, _ in began].count(killed[0]) == 2, "what was killed was begun again"
+    assert len({process for _, process in began}) == 3
     assert lines[0] == "6 runs: 0 in the store, 6 to train"
     assert any(line.startswith("[6/6] 2 DeepFM mutual") for line in lines)
     assert list((store.root / ".locks").iterdir()) == [], "nobody has a lock"
-
-
-def hosts_possible() -> bool:
-    return hasattr(os, "geteuid") and os.geteuid() == 0 and shutil.which("ip") is not None
-
-
-@pytest.fixture
-def hosts():
-    """Three network namespaces on one bridge, and the address of this one on it."""
-    if not hosts_possible():
-        pytest.skip("hosts of their own need root and the command `ip`")
-    names = [f"ctr{os.getpid() % 10000}{letter}" for letter in "abc"]
-    bridge, net = f"ctrb{os.getpid() % 10000}", f"10.213.{os.getpid() % 250}"
-
-    def ip(*words: str) -> None:
-        subprocess.run(["ip", *words], check=True, capture_output=True, text=True)
-
-    try:
-        try:
-            ip("link", "add", bridge, "type", "bridge")
-            ip("addr", "add", f"{net}.1/24", "dev", bridge)
-            ip("link", "set", bridge, "up")
-            for n, name in enumerate(names):
-                ip("netns", "add", name)
-                ip("link", "add", f"{name}v", "type", "veth", "peer", "name", "eth0", "netns", name)
-                ip("link", "set", f"{name}v", "master", bridge, "up")
-                ip("-n", name, "addr", "add", f"{net}.{n + 2}/24", "dev", "eth0")
-                ip("-n", name, "link", "set", "eth0", "up")
-                ip("-n", name, "link", "set", "lo", "up")
-        except subprocess.CalledProcessError as error:
-            pytest.skip(f"hosts of their own are not possible here: {error.stderr.strip()}")
-        yield names, f"{net}.1"
-    finally:
-        for name in names:
-            subprocess.run(["ip", "netns", "del", name], capture_output=True)
-        subprocess.run(["ip", "link", "del", bridge], capture_output=True)
-
-
-def test_three_hosts_one_of_them_lost(tmp_path, hosts) -> None:
-    """No host sees the processes of another, so the lost one's lock is freed by its missing heartbeat."""
-    names, address = hosts
-    runs = a_study()
-    with Cluster(tmp_path, hosts=names, address=address) as cluster:
-        killed = kill_the_first(cluster)
-        records, failed = ensure_all(RunStore(tmp_path / "shared"), runs, "cpu", dask=cluster.address)
-        began, ended = cluster.lines("began"), cluster.lines("ended")
-    assert not failed
-    assert_equal_records(records, runs, tmp_path)
-    assert sorted(name for name, *_ in ended) == sorted(run.fingerprint for run in runs), "each once"
-    assert [name for name, *_ in began].count(killed[0]) == 2, "what was killed was begun again"
-    assert {host for *_, host in began} == set(names)
-    assert killed[2] not in {host for _, process, host in ended if process == killed[1]}
 
 
 def test_a_run_that_kills_workers_is_given_up(tmp_path) -> None:
@@ -148,10 +74,8 @@ def test_a_run_that_kills_workers_is_given_up(tmp_path) -> None:
     heir = make_run([member(1, hidden_units=(14,))], start=[Checkpoint(run=refused.fingerprint)])
     lines: list[str] = []
     with Cluster(tmp_path, allowed_failures=1) as cluster:
-        store = RunStore(tmp_path / "runs")
-        records, failed = ensure_all(
-            store, [heir, refused, killer, *good], "cpu", dask=cluster.address, show=lines.append
-        )
+        runs, store = [heir, refused, killer, *good], RunStore(tmp_path / "runs")
+        records, failed = ensure_all(store, runs, "cpu", dask=cluster.address, show=lines.append)
     assert sorted(records) == sorted(run.fingerprint for run in good)
     assert "workers died" in str(failed[killer.fingerprint])
     assert "fourteen is not allowed" in str(failed[refused.fingerprint])
@@ -167,48 +91,37 @@ def test_a_scheduler_that_dies_is_said(tmp_path) -> None:
             cluster.scheduler.kill()
 
         threading.Thread(target=kill, daemon=True).start()
-        with pytest.raises(BackendLost) as caught:
-            ensure_all(RunStore(tmp_path / "runs"), [quick(1), quick(2)], "cpu", dask=cluster.address)
-    assert "scheduler" in one_line(caught)
-    assert "run the same command again" in one_line(caught)
+        runs, store = [quick(1), quick(2)], RunStore(tmp_path / "runs")
+        said = refused(ensure_all, store, runs, "cpu", dask=cluster.address, kind=BackendLost)
+    assert "scheduler" in said
+    assert "run the same command again" in said
 
 
 def test_no_scheduler_is_said(monkeypatch) -> None:
     monkeypatch.setattr(dask, "CONNECT_S", 1)
     for address in ("tcp://127.0.0.1:9", "nonsense"):
-        with pytest.raises(UserError) as caught:
-            Dask(address)
-        assert address in one_line(caught)
+        assert address in refused(Dask, address)
 
 
 def test_the_first_worker_is_waited_for_and_must_share_the_store(tmp_path, monkeypatch) -> None:
-    """It writes where its own path leads: elsewhere, so that nothing arrives here; then there is no such folder."""
+    """It writes where its own path leads: elsewhere, so that nothing arrives here."""
     monkeypatch.setattr(progress, "SILENCE_S", -1.0)
-    here, there = tmp_path / "here", tmp_path / "there"
-    for folder in (here, there):
-        folder.mkdir()
-    root = tmp_path / "runs"
-    root.symlink_to(there)
+    mine, elsewhere, root = tmp_path / "mine", tmp_path / "elsewhere", tmp_path / "runs"
+    mine.mkdir()
+    elsewhere.mkdir()
+    root.symlink_to(elsewhere)
     with Cluster(tmp_path, workers=0) as cluster:
-        for parted, words in ((lambda: None, "same store"), (lambda: there.rename(tmp_path / "gone"), "no folder")):
-            added = []
 
-            def show(line: str, parted=parted, added=added) -> None:
-                if "waiting for a Dask worker with a slot; this starts one" in line and not added:
-                    root.unlink()
-                    root.symlink_to(here)
-                    parted()
-                    added.append(cluster.add())
-                    cluster.workers += added
+        def show(line: str) -> None:
+            if "waiting for a Dask worker with a slot; this starts one" in line and not cluster.workers:
+                root.unlink()
+                root.symlink_to(mine)
+                cluster.add()
 
-            with pytest.raises(StoreError) as caught:
-                ensure_all(RunStore(root), [quick(len(words))], "cpu", dask=cluster.address, show=show)
-            assert words in one_line(caught)
-            added[0].kill()
-            added[0].join()
-            root.unlink()
-            root.symlink_to(there)
-    assert len(cluster.lines("ended")) == 1
+        store, where = RunStore(root), cluster.address
+        said = refused(ensure_all, store, [quick(1)], "cpu", dask=where, show=show, kind=StoreError)
+        assert len(cluster.lines("ended")) == 1
+    assert "same store" in said
 
 
 # ---- the study -------------------------------------------------------------------------------------------------------
@@ -240,20 +153,22 @@ def test_notebooks_whose_runs_failed_are_named(tmp_path, monkeypatch) -> None:
 
 def test_the_command_fails_what_lacks_runs_and_executes_the_rest(tmp_path, monkeypatch) -> None:
     asked: list[tuple] = []
+
+    def train(jobs, line, workers, dask) -> dict[str, str]:
+        asked.append((workers, dask))
+        return {"01": "1 of its 8"}
+
     monkeypatch.chdir(ROOT)
-    monkeypatch.setattr(
-        training,
-        "train_planned",
-        lambda jobs, line, workers, dask: asked.append((workers, dask)) or {"01": "1 of its 8"},
-    )
+    monkeypatch.setattr(training, "train_planned", train)
     monkeypatch.setattr(execute, "execute", lambda job, root, line: execute.Outcome(job, "done", 1.0))
     command = ["study", "--profile", "tests/tiny.yaml", "--out", str(tmp_path), "--only", "01", "--only", "02"]
-    result = CliRunner().invoke(app, [*command, "--dask", "tcp://there:8786"])
-    assert result.exit_code == 1
-    assert "error: 01_train_independent.ipynb: 1 of its 8" in result.output
-    assert "02_finetune_mutually   done" in result.output
-    CliRunner().invoke(app, [*command, "--workers", "3"])
+    by_dask, by_workers = ["--dask", "tcp://there:8786"], ["--workers", "3"]
+    first, _, both = (
+        CliRunner().invoke(app, [*command, *more]) for more in (by_dask, by_workers, by_dask + by_workers)
+    )
+    assert first.exit_code == 1
+    assert "error: 01_train_independent.ipynb: 1 of its 8" in first.output
+    assert "02_finetune_mutually   done" in first.output
     assert asked == [(None, "tcp://there:8786"), (3, None)]
-    both = CliRunner().invoke(app, [*command, "--workers", "3", "--dask", "tcp://there:8786"])
     assert both.exit_code == 2
     assert "give one of them" in both.output

@@ -1,0 +1,43 @@
+"""Runs that are trained in no time, what a store holds, and what is refused; shared by the tests of stores."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from small import make_run, member, one_line
+
+from ctrlib.config import Run, digest
+from ctrlib.errors import UserError
+from ctrlib.store.record import Record
+from ctrlib.store.runs import RunStore
+
+
+def quick(seed: int = 1, **settings) -> Run:
+    """A run of one epoch."""
+    return make_run([member(seed)], **{"epochs": 1, "batch_size": 165, **settings})
+
+
+def here(store: RunStore, wanted: list[Run]) -> list[Record]:
+    """``ensure`` without worker processes."""
+    return store.ensure(wanted, device="cpu", workers=1)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file below a folder, locks aside."""
+    files = (path for path in folder.rglob("*") if path.is_file() and ".locks" not in path.parts)
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+def rewrite(path: Path, **changes) -> None:
+    """Change a JSON file as a program would, checksum included."""
+    content = {**json.loads(path.read_bytes()), **changes}
+    del content["checksum"]
+    path.write_text(json.dumps({**content, "checksum": digest(content)}))
+
+
+def refused(function: Callable, *arguments, kind: type[UserError] = UserError, **more) -> str:
+    """The one line with which something is refused."""
+    with pytest.raises(kind) as caught:
+        function(*arguments, **more)
+    return one_line(caught)
