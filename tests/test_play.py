@@ -33,17 +33,25 @@ def stage(tmp_path):
     return make
 
 
+def shown(path, expression):
+    """A visit to one page that asks it for one value."""
+
+    async def task(tab):
+        await tab.open(path)
+        return await tab.evaluate(expression)
+
+    return task
+
+
 def by_torch(own, peer, label, weight, form):
     """The same numbers by ctrlib and autograd, for the first of two members."""
     logits = torch.tensor([[own], [peer]], dtype=torch.float64, requires_grad=True)
-    labels = torch.tensor([label], dtype=torch.float64)
-    click = click_loss(logits, labels)
-    peers = peer_loss(logits, Coupling(weights=complete(2, weight), form=form))
-    gradients = [torch.autograd.grad(part.sum(), logits)[0][0].item() for part in (click, peers)]
-    return {
-        "click": click[0].item(), "peer": peers[0].item(),
-        "clickGradient": gradients[0], "peerGradient": gradients[1],
-    }  # fmt: skip
+    losses = {
+        "click": click_loss(logits, torch.tensor([label], dtype=torch.float64)),
+        "peer": peer_loss(logits, Coupling(weights=complete(2, weight), form=form)),
+    }
+    gradients = {f"{name}Gradient": torch.autograd.grad(loss.sum(), logits)[0][0] for name, loss in losses.items()}
+    return {name: float(value) for name, value in {**{k: v[0] for k, v in losses.items()}, **gradients}.items()}
 
 
 def test_coupling_is_that_of_ctrlib(stage, browse):
@@ -53,13 +61,9 @@ def test_coupling_is_that_of_ctrlib(stage, browse):
         for form in ("mse", "mse_logit", "kl")
         for _ in range(25)
     ]
-
-    async def task(tab):
-        await tab.open(stage("coupling"))
-        return await tab.evaluate(f"{json.dumps(cases)}.map(one => play.coupling.loss(...one))")
-
-    for case, found in zip(cases, browse(task), strict=True):
-        assert found == pytest.approx(by_torch(*case), rel=1e-9, abs=1e-12), case
+    found = browse(shown(stage("coupling"), f"{json.dumps(cases)}.map(one => play.coupling.loss(...one))"))
+    for case, one in zip(cases, found, strict=True):
+        assert one == pytest.approx(by_torch(*case), rel=1e-9, abs=1e-12), case
 
 
 def test_measures_are_those_of_ctrlib(stage, browse):
@@ -67,13 +71,9 @@ def test_measures_are_those_of_ctrlib(stage, browse):
     labels = (RANDOM.random(60) < 0.3).astype(int)
     scores = RANDOM.integers(1, 15, 60) / 15.5
     parts = json.dumps([scores[labels == 1].tolist(), scores[labels == 0].tolist()])
-
-    async def task(tab):
-        await tab.open(stage("auc"))
-        names = "auc(c, o)", "logloss(c, o)", "calibration(c, o)", "accuracy(c, o, 0.5)", "roc(c, o)"
-        return await tab.evaluate(f"(([c, o]) => [{', '.join(f'play.auc.{name}' for name in names)}])({parts})")
-
-    *found, curve = browse(task)
+    names = "auc(c, o)", "logloss(c, o)", "calibration(c, o)", "accuracy(c, o, 0.5)", "roc(c, o)"
+    asked = f"(([c, o]) => [{', '.join(f'play.auc.{name}' for name in names)}])({parts})"
+    *found, curve = browse(shown(stage("auc"), asked))
     auc = metrics.auc(labels, scores)
     accuracy = ((scores >= 0.5) == labels).mean()
     assert found == pytest.approx([auc, metrics.logloss(labels, scores), scores.mean() / labels.mean(), accuracy])
