@@ -27,6 +27,8 @@ FLAGS = (
     "--host-resolver-rules=MAP * ~NOTFOUND", "--remote-debugging-port=0",
 )  # fmt: skip
 PHONE, DESK = (400, 850), (1280, 900)
+KEYS = {"Tab": 9, "Enter": 13, " ": 32, "PageUp": 33, "End": 35, "ArrowRight": 39, "ArrowDown": 40}
+TYPED = {"Enter": "\r", " ": " "}
 
 
 def _words(details):
@@ -113,8 +115,9 @@ class Tab:
         metrics = {"width": size[0], "height": size[1], "deviceScaleFactor": 1, "mobile": False}
         await self.send("Emulation.setDeviceMetricsOverride", **metrics)
 
-    async def press(self, key, text="", code=0, modifiers=0, times=1):
+    async def press(self, key, text="", modifiers=0, times=1):
         """A key goes down and up again, ``times`` over; ``text`` is what it types."""
+        text, code = text or TYPED.get(key, ""), KEYS.get(key) or ord(key.upper())
         event = {"key": key, "code": key, "text": text, "windowsVirtualKeyCode": code, "modifiers": modifiers}
         down, up = {"type": "keyDown" if text else "rawKeyDown", **event}, {"type": "keyUp", **event}
         for _ in range(times - 1):  # sent one after the other, without waiting for each answer
@@ -132,6 +135,23 @@ class Tab:
                 value = await self.evaluate(expression)
             await asyncio.sleep(0 if value else 0.05)
         return value
+
+
+def visit(path, *steps, **how):
+    """For ``browse``: a page is opened, keys are pressed, JavaScript is asked; its values. Nothing may go wrong."""
+
+    async def task(tab):
+        await tab.open(path, **how)
+        values = [await (tab.press(step) if step in KEYS else tab.evaluate(step)) for step in steps]
+        assert tab.problems == []
+        return [value for step, value in zip(steps, values, strict=True) if step not in KEYS]
+
+    return task
+
+
+def texts(selector):
+    """JavaScript for the texts of all elements that match."""
+    return f"[...document.querySelectorAll({selector!r})].map(e => e.textContent)"
 
 
 async def _connect(profile, process):

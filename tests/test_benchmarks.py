@@ -44,6 +44,10 @@ def row(made: report.Report, what: str) -> pd.Series:
     return found.iloc[0]
 
 
+def command(*arguments: str) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, check=True)
+
+
 # Two peers and ctrlib on DeepFM; b is the faster peer by its median, though not in every repeat.
 TRAIN = [
     *measurements("train", "DeepFM", "a", [4.0, 5.0, 6.0]),
@@ -175,14 +179,6 @@ def test_the_encoder_s_own_measurements_become_rows():
     assert "no such thing" in row(made, "raw text to codes: FuxiCTR with Ray")["note"]
 
 
-def test_every_target_names_a_row_that_the_report_can_make():
-    source = Path(report.__file__).read_text(encoding="utf-8")
-    for suite, what in targets.TARGETS:
-        assert suite in report.ROWS
-        tail = what.split(": ", 1)[-1].removesuffix(" (TF32)")
-        assert tail in source, f"no row of the report is called {what!r}"
-
-
 def test_the_newest_record_of_each_suite_is_shown_without_torch(tmp_path: Path):
     """A record in which a suite failed, or was left out, does not take the place of one that has it."""
     full = measurements("precision", "DeepFM", "fp32", [2.0])
@@ -203,8 +199,7 @@ def test_the_newest_record_of_each_suite_is_shown_without_torch(tmp_path: Path):
         "print([sorted((suite, one.machine['commit']) for suite, one in newest(sys.argv[1], gpu).items())"
         " for gpu in (0, 1)], 'torch' in sys.modules)"
     )
-    command = [sys.executable, "-c", code, str(tmp_path)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    done = command("-c", code, str(tmp_path))
     cpu = [("floor", "02"), ("precision", "01"), ("start", "03"), ("train", "02")]
     assert done.stdout.strip() == f"{[cpu, [('gpu', '05')]]} False"
 
@@ -264,9 +259,7 @@ def test_table_has_the_shape_promised(tmp_path):
 
 
 def test_step_clock_leaves_out_the_first_steps():
-    weight = torch.zeros(1, requires_grad=True)
-    optimizer = torch.optim.SGD([weight], lr=0.1)
-    clock = StepClock()
+    optimizer, clock = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1), StepClock()
     for _ in range(4):
         optimizer.step()
     assert len(clock.stamps) == 4
@@ -309,8 +302,7 @@ def test_every_contender_can_be_run_and_every_peer_is_measured_or_named(quick, m
 
 
 def test_the_command_measures_writes_and_shows(tmp_path):
-    command = [sys.executable, "-m", "benchmarks.run", "--quick", "--only", "start", "--results", str(tmp_path)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    done = command("-m", "benchmarks.run", "--quick", "--only", "start", "--results", str(tmp_path))
     (path,) = tmp_path.glob("*.json")
     made = report.load(path)
     shown = made.ratios.iloc[0]

@@ -16,7 +16,6 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 TEXTS = {path: page_text(path) for path in (*PAGES, *NOTEBOOKS)}
 CITE = re.compile(r"\{cite:[a-z]+\}`([^`]+)`")
 ROLE = re.compile(r"\{[a-z:]+\}`[^`]+`")
-GLUE_TEXT = re.compile(r"\{glue:text\}`([^`]+)`")
 # What a measured result looks like: a decimal fraction, or a percentage. The level of an interval is none.
 RESULT = re.compile(r"\d+[.,]\d+|\d+(?:\.\d+)?\s?(?:%|per\s+cent\b)")
 HARMLESS = re.compile(r"\b95\s?%\s+(?:\{term\}|interval)|Python 3\.1\d|CC BY 4\.0")
@@ -69,28 +68,6 @@ def test_the_check_of_results_tells_them_from_others():
     assert [bool(typed_results(block)) for block in (*results, *others)] == [True] * 3 + [False] * 4
 
 
-def test_landing_page_glues_the_answer():
-    text = (ROOT / "book" / "intro.md").read_text(encoding="utf-8")
-    glued = {target.split("::")[1].split(":")[0] for target in GLUE_TEXT.findall(text)}
-    assert {"verdict_finetune", "verdict_scratch", "effect", "effect_low", "effect_high", "replicates"} <= glued
-    assert {"profile", "dataset", "supported", "contradicted", "inconclusive"} <= glued
-    assert re.findall(r"\{glue:\} (\w+)", text) == ["fig_effects", "verdict_table"]
-
-
-def test_what_pages_glue_is_published():
-    """A role names page, key and format; a key that no notebook publishes would be found only by the whole build."""
-    for page in PAGES:
-        asked = re.findall(r"\{glue:\} (\w+)\n:doc: (\S+)()", TEXTS[page])
-        for target in GLUE_TEXT.findall(TEXTS[page]):
-            match = re.fullmatch(r"(/notebooks/[^:]+\.ipynb)::(\w+):([^:`]*[sdf%])", target)
-            assert match, f"{page.name}: {target} is not /notebooks/NAME.ipynb::key:format"
-            asked.append((match[2], match[1], match[3]))
-        for name, path, _ in asked:
-            assert path.lstrip("/").removesuffix(".ipynb") in toc_files()
-            published = re.search(rf"\b{name}=|publish_figure\(\"{name}\"", code_of(ROOT / path.lstrip("/")))
-            assert published, f"{page.name}: {path} has no {name}"
-
-
 PARTS = {
     "a question at the top": r"^# .+\n\n(?:.|\n)*?At\s+the\s+end\s+of\s+this\s+page\s+you",
     "a prediction to make": r"Before you look",
@@ -115,8 +92,6 @@ def test_terms_are_in_the_glossary_in_order():
     text = (ROOT / "book" / "glossary.md").read_text(encoding="utf-8")
     terms = re.findall(r"^([^\s`#].*)\n  ", text.split("```{glossary}")[1], flags=re.MULTILINE)
     assert terms == sorted(terms, key=str.lower)
-    used = {term for source in TEXTS.values() for term in re.findall(r"\{term\}`(?:[^`<]*<)?([^`<>]+)>?`", source)}
-    assert used <= set(terms), f"not in the glossary: {sorted(used - set(terms))}"
 
 
 def test_the_code_on_the_page_about_the_loss_holds():
@@ -144,17 +119,4 @@ def test_citations_and_bibliography_agree():
     entries = re.findall(r"^@\w+\{([^,\s]+),", bibliography, flags=re.MULTILINE)
     assert len(entries) == len(set(entries)), "a key stands twice in references.bib"
     used = {key.strip() for text in TEXTS.values() for keys in CITE.findall(text) for key in keys.split(",")}
-    assert used <= set(entries), f"cited but not in references.bib: {sorted(used - set(entries))}"
     assert set(entries) <= used, f"in references.bib but never cited: {sorted(set(entries) - used)}"
-
-
-def test_config_renders_only_and_needs_no_network():
-    config = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))
-    sphinx = config["sphinx"]["config"]
-    static = ROOT / "book" / "_static"
-    assert config["execute"]["execute_notebooks"] == "off"
-    assert sphinx["html_copy_source"] is False
-    assert sphinx["html_math_renderer"] == "katex"
-    assert list((static / "vendor" / "katex" / "fonts").glob("*.woff2")), "the formula fonts are missing"
-    for sheet in [*sphinx["html_css_files"], "vendor/katex/katex.min.css"]:
-        assert not re.search(r"@import|url\(\s*[\"']?(?:https?:)?//", (static / sheet).read_text(encoding="utf-8"))

@@ -20,7 +20,7 @@ from filelock import FileLock
 from hub import hub
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from raw_files import csv_files, of_files, zipped
+from raw_files import csv_files, of_files, zip_of, zipped
 from test_cli_data import assert_one_line, invoke
 from test_encode import naive_codes
 
@@ -184,15 +184,12 @@ def test_damage_on_the_way_is_seen_and_mended(tmp_path):
         assert_refused(pattern, has.endpoint, tmp_path)
         assert left(tmp_path) == []
         has.flip = None
-        fetch(NAME, tmp_path, has.endpoint)
-
-
-def test_another_file_than_the_published_one(tmp_path):
-    other = zipped({**FILES, "valid.csv": FILES["valid.csv"].replace(b"1", b"2", 1)})
-    pattern = r"zip: valid\.csv is not the published file \(its MD5 is \w{32}, published \w{32}\)"
-    with hub(files={PATH: other}) as has:
+        has.files = {PATH: zipped({**FILES, "valid.csv": FILES["valid.csv"].replace(b"1", b"2", 1)})}
+        pattern = r"zip: valid\.csv is not the published file \(its MD5 is \w{32}, published \w{32}\)"
         assert_refused(pattern, has.endpoint, tmp_path)
-    assert left(tmp_path) == ["train.csv"]  # verified before, and not to be unpacked again
+        assert left(tmp_path) == ["train.csv"]  # verified before, and not to be unpacked again
+        has.files = {PATH: ZIP}
+        fetch(NAME, tmp_path, has.endpoint)
 
 
 def test_servers_that_do_not_help(tmp_path, monkeypatch):
@@ -231,19 +228,10 @@ def test_too_small_a_disk_is_known_before_anything_is_sent(tmp_path, monkeypatch
         fetch(NAME, tmp_path, has.endpoint)
 
 
-def archive_of(*entries):
-    """A zip of (name or ZipInfo, content) entries."""
-    packed = io.BytesIO()
-    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
-        for entry, content in entries:
-            archive.writestr(entry, content)
-    return packed.getvalue()
-
-
 def link(name, target):
     info = zipfile.ZipInfo(name)
     info.external_attr = (stat.S_IFLNK | 0o777) << 16
-    return info, target
+    return {info: target}
 
 
 def lying(content):
@@ -254,15 +242,15 @@ def lying(content):
     return bytes(content)
 
 
-GOOD = [(name, content) for name, content in FILES.items()]
-BOMB = archive_of(("train.csv", b"0" * 5_000_000), *GOOD[1:])
+OTHERS = {name: FILES[name] for name in ("valid.csv", "test.csv")}
+BOMB = zip_of({"train.csv": b"0" * 5_000_000, **OTHERS})
 HOSTILE = {
-    "path up": (archive_of(*GOOD, ("../../evil.csv", "x")), "a path outside it"),
-    "absolute": (archive_of(*GOOD, ("/tmp/evil.csv", "x")), "a path outside it"),
-    "drive": (archive_of(*GOOD, ("C:evil.csv", "x")), "a path outside it"),
-    "link": (archive_of(link("train.csv", "/etc/passwd"), *GOOD[1:]), "a link"),
-    "twice": (archive_of(*GOOD, ("b/train.csv", "x")), "2 files named train.csv"),
-    "absent": (archive_of(*GOOD[:2]), "0 files named test.csv"),
+    "path up": (zip_of({**FILES, "../../evil.csv": "x"}), "a path outside it"),
+    "absolute": (zip_of({**FILES, "/tmp/evil.csv": "x"}), "a path outside it"),
+    "drive": (zip_of({**FILES, "C:evil.csv": "x"}), "a path outside it"),
+    "link": (zip_of({**link("train.csv", "/etc/passwd"), **OTHERS}), "a link"),
+    "twice": (zip_of({**FILES, "b/train.csv": "x"}), "2 files named train.csv"),
+    "absent": (zip_of(OTHERS), "0 files named train.csv"),
     "bomb": (BOMB, "larger than any published file could be"),
     "bomb that lies": (lying(BOMB), "damaged zip"),
 }
@@ -283,7 +271,8 @@ changed = st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255))  # w
 @given(st.lists(changed, min_size=1, max_size=4), st.floats(0, 1))
 def test_any_damage_to_a_zip_is_one_line(tmp_path_factory, changes, kept):
     folder = tmp_path_factory.mktemp("zip")
-    content = bytearray(archive_of(*((name, text[:400]) for name, text in GOOD)))
+    short = {name: whole[:400] for name, whole in FILES.items()}
+    content = bytearray(zip_of(short))
     for place, value in changes:
         content[int(place * len(content))] = value
     if kept < 0.3:
@@ -291,7 +280,7 @@ def test_any_damage_to_a_zip_is_one_line(tmp_path_factory, changes, kept):
     (folder / "a.zip").write_bytes(content)
     target = folder / "made"
     target.mkdir()
-    md5 = {name: hashlib.md5(text[:400]).hexdigest() for name, text in GOOD}
+    md5 = {name: hashlib.md5(part).hexdigest() for name, part in short.items()}
     said = None
     try:
         unpack(folder / "a.zip", md5, dict.fromkeys(md5, 1000), target, lambda _: None)

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from ctrlib.run.plan import declared_parameters
-from ctrlib.study.experiments import COMPOSITE_PAGES, EXPERIMENTS, planned_runs
+from ctrlib.study.experiments import EXPERIMENTS
 from ctrlib.study.parameters import StudyParameters
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -47,19 +47,6 @@ def test_a_notebook_declares_its_parameters_calls_the_library_and_defines_nothin
     assert not [node for node in nodes if isinstance(node, (ast.ClassDef, ast.FunctionDef, ast.While, ast.With))]
     assert len(code) <= 25
     assert sum(len(cell.source.splitlines()) for cell in code) <= 170, "a notebook shows, the module computes"
-
-
-@by_name
-def test_a_notebook_trains_its_own_experiment(path: Path) -> None:
-    """So that ``ctrlib study`` knows what a notebook will ask for; the last page reads those of others."""
-    source = path.read_text(encoding="utf-8")
-    asked = set(re.findall(r"planned_conditions\(\\?[\"'](\w+)", source))
-    name = path.stem[3:]
-    if name in COMPOSITE_PAGES:
-        assert f'COMPOSITE_PAGES[\\"{name}\\"]' in source
-    else:
-        assert asked == {name} & set(EXPERIMENTS)
-    assert bool(planned_runs(name, StudyParameters(rows=2000, seeds=[1]))) == ("train_conditions(" in source)
 
 
 def test_parameters_of_one_name_have_one_default() -> None:

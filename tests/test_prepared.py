@@ -15,7 +15,7 @@ import torch
 from raw_files import avazu_lines, criteo_lines, frappe_lines, table_lines, write_lines
 
 from ctrlib.config import SyntheticSettings
-from ctrlib.data import encode, files, prepared, sources
+from ctrlib.data import encode, prepared, sources
 from ctrlib.data.files import seal
 from ctrlib.data.manifest import read_manifest
 from ctrlib.data.options import PrepareOptions
@@ -72,15 +72,6 @@ def test_progress_says_rows_and_rate(criteo, tmp_path, monkeypatch):
     sources.prepare("criteo", criteo, tmp_path / "data", report=said.append)
     for step in ("reading train.txt: 400 of 400", "draw 1 of 1: encoding: 400 of 400"):
         assert any(line.startswith(f"{step} rows, ") and line.endswith(" rows/s") for line in said)
-
-
-def test_too_small_a_disk_is_known_before(criteo, tmp_path, monkeypatch):
-    usage = files.shutil.disk_usage(tmp_path)
-    monkeypatch.setattr(files.shutil, "disk_usage", lambda _: usage._replace(free=20_000))
-    pattern = r"about 0\.0 GB are needed on this disk and 0\.0 GB are free; allowed: another"
-    with pytest.raises(UserError, match=pattern):
-        sources.prepare("criteo", criteo, tmp_path / "made" / "data")
-    assert [path.name for path in tmp_path.iterdir()] == ["train.txt"]
 
 
 def test_leftovers_of_dead_processes_go(criteo, tmp_path):

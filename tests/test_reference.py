@@ -64,17 +64,10 @@ def test_built_tables_and_api_are_there(built_book):
     assert "number, above 0 to 10" in pages["parameters"]
     assert pages["provenance"].count('href="../notebooks/') >= len(find_notebooks(ROOT))
     api = "".join(pages[name] for name in ("api_training", "api_measuring", "api_data"))
-    for name in "coupling.peer_loss training.loop.train store.runs.RunStore stats.metrics.auc run.plan.plan".split():
+    named = ("coupling.peer_loss", "training.loop.train", "store.runs.RunStore", "stats.metrics.auc", "run.plan.plan")
+    for name in named:
         assert f'id="ctrlib.{name}"' in api
     assert "_auc" not in re.findall(r'id="ctrlib\.stats\.metrics\.(\w+)"', api)
-
-
-def test_modules_of_the_api_are_those_that_are_there():
-    named = re.findall(r"automodule:: (\S+)", "".join(p.read_text() for p in (ROOT / "book").glob("api_*.md")))
-    assert len(named) == len(set(named)) > 20
-    for name in named:
-        path = ROOT / name.replace(".", "/")
-        assert path.with_suffix(".py").exists() or (path / "__init__.py").exists()
 
 
 def test_the_papers_grid_on_many_devices():

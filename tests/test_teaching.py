@@ -16,7 +16,7 @@ from nbformat.v4 import new_code_cell, new_notebook, new_output
 from pages import ROOT
 
 from ctrlib.errors import UserError
-from ctrlib.publish.slides import SOURCE, VENDOR, ExecutedPages, arrange, slide_type, to_html, write_slides
+from ctrlib.publish.slides import SOURCE, ExecutedPages, arrange, slide_type, to_html, write_slides
 
 PICTURE = base64.b64encode(b"picture").decode()
 CELLS = json.loads((ROOT / SOURCE).read_text(encoding="utf-8"))["cells"]
@@ -136,13 +136,6 @@ def test_every_slide_fits_and_nothing_is_missed_offline(built_book, browse):
     assert problems == []
     assert len({title for title, *_ in seen}) == sum(slide_type(cell) in ("slide", "subslide") for cell in CELLS)
     assert not [one for one in seen if one[1] > width or one[2] > height]
-
-
-def test_vendored_reveal_is_the_package_and_small():
-    folder = ROOT / VENDOR / "reveal"
-    assert {path.name for path in folder.iterdir()} == {"LICENSE", "ORIGIN.md", "notes.js", "reveal.css", "reveal.js"}
-    assert sum(path.stat().st_size for path in folder.iterdir()) < 300_000
-    assert not re.search(r"@import|url\(\s*[\"']?(?:https?:)?//", (folder / "reveal.css").read_text(encoding="utf-8"))
 
 
 def test_what_pages_take_is_read_from_them(tmp_path):
