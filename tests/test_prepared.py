@@ -139,16 +139,7 @@ def test_codes_on_disk_are_tensors_without_a_copy(criteo, tmp_path, recwarn, mon
     validate_dataset(dataset)
 
 
-def test_a_later_format_is_refused(criteo, tmp_path):
-    path = sources.prepare("criteo", criteo, tmp_path) / "dataset.json"
-    later = {**json.loads(path.read_text()), "format": 99}
-    del later["checksum"]
-    path.write_text(seal(later))
-    with pytest.raises(UserError, match="format 99; allowed: 1"):
-        open_draw(path.parent)
-
-
-def test_unknown_names_say_what_exists(criteo, tmp_path):
+def test_unknown_names_and_formats_say_what_exists(criteo, tmp_path):
     sources.prepare("mine", criteo, tmp_path, PrepareOptions(layout="criteo"))
     with pytest.raises(UserError, match=r"unknown data set 'minee'.*Did you mean 'mine'\?"):
         sources.load("minee", data_dir=tmp_path)
@@ -160,6 +151,12 @@ def test_unknown_names_say_what_exists(criteo, tmp_path):
     for name in ("../mine", "synthetic", ".x", ""):
         with pytest.raises(UserError, match="data set name"):
             sources.prepare(name, criteo, tmp_path)
+    path = tmp_path / "mine" / "dataset.json"
+    later = {**json.loads(path.read_text()), "format": 99}
+    del later["checksum"]
+    path.write_text(seal(later))
+    with pytest.raises(UserError, match="format 99; allowed: 1"):
+        open_draw(path.parent)
 
 
 def test_validation_names_what_is_wrong(criteo, tmp_path, monkeypatch):
@@ -219,8 +216,7 @@ def test_the_catalogue(tmp_path):
     entry = {e.name: e for e in sources.catalogue(tmp_path)}
     assert (entry["frappe"].rows, entry["frappe"].fields, entry["frappe"].draws) == (600, 10, 2)
     assert entry["frappe"].click_rate == pytest.approx(1 / 3)
-    assert entry["criteo"].state == "needs raw file"
-    assert entry["synthetic"].state == "built in"
+    assert (entry["criteo"].state, entry["synthetic"].state) == ("needs raw file", "built in")
     assert sources.describe("frappe", 1, tmp_path)["fields"][0]["oov_train"] == 0
     small = SyntheticSettings(train_rows=500, valid_rows=100, test_rows=100)
     dataset = sources.load("synthetic", 1, synthetic=small)
