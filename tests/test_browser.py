@@ -195,6 +195,7 @@ def test_links_lead_somewhere(built_book, visits):
 
 def test_search_finds_a_page_by_keyboard_alone(built_book, browse):
     """From any page: open the search, type, Enter, and the first result that is followed holds the word."""
+    there = "document.readyState === 'complete' && !location.pathname.endsWith('search.html')"
 
     async def task(tab):
         await tab.open(built_book / "book" / "loss.html")
@@ -205,10 +206,7 @@ def test_search_finds_a_page_by_keyboard_alone(built_book, browse):
         await tab.press("Enter")
         assert await tab.until("document.querySelectorAll('#search-results li a').length"), "nothing was found"
         await tab.evaluate("document.querySelector('#search-results li a').click()")
-        return await tab.until(
-            "document.readyState === 'complete' && !location.pathname.endsWith('search.html')"
-            " && document.body.innerText.includes('detached')"
-        )
+        return await tab.until(f"{there} && document.body.innerText.includes('detached')")
 
     assert browse(task)
 

@@ -129,26 +129,3 @@ def test_a_click_says_right_or_wrong_and_why(page, browse):
     assert wrong == "quiz-verdict quiz-wrong: Wrong. Too much by one."
     assert right.startswith("quiz-verdict quiz-right: Right. As ")
     assert (cross, tick) == ('"✗ "', '"✓ "')
-
-
-@needs_browser
-def test_the_keyboard_is_enough(page, browse):
-    """Tab to the options, arrow to the second, Tab to the button, Space."""
-
-    async def task(tab):
-        await tab.open(page)
-        for _ in range(30):
-            await tab.press("Tab")
-            if await tab.evaluate("document.activeElement.type === 'radio'"):
-                break
-        await tab.press("ArrowDown")
-        await tab.press("Tab")
-        seen = "(e => [e.textContent, getComputedStyle(e).outlineStyle])(document.activeElement)"
-        focused = await tab.evaluate(seen)
-        await tab.press(" ")
-        return *focused, await tab.evaluate("document.querySelector('.quiz-verdict').textContent")
-
-    focused, outline, verdict = browse(task)
-    assert focused == "Check"
-    assert outline != "none"
-    assert verdict.startswith("Right. As ")

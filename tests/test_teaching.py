@@ -11,7 +11,6 @@ from pathlib import Path
 import nbformat
 import pytest
 from browser import needs_browser
-from exercises import pages_in_order, reading_minutes, what_it_took
 from nbformat.v4 import new_code_cell, new_notebook, new_output
 from pages import ROOT
 
@@ -136,16 +135,6 @@ def test_every_slide_fits_and_nothing_is_missed_offline(built_book, browse):
     assert problems == []
     assert len({title for title, *_ in seen}) == sum(slide_type(cell) in ("slide", "subslide") for cell in CELLS)
     assert not [one for one in seen if one[1] > width or one[2] > height]
-
-
-def test_what_pages_take_is_read_from_them(tmp_path):
-    said = "*This page shows:* data; 8 runs with 3 minutes of training, trained 2026-01-01; on AMD, torch 2; page made"
-    page(tmp_path, "01_x", [shown({"text/markdown": said})])
-    assert what_it_took(tmp_path / "01_x.ipynb") == ("8 runs, 3 minutes", "AMD, torch 2")
-    (tmp_path / "page.md").write_text("word " * 360)
-    assert what_it_took(tmp_path / "page.md") == ("", "")
-    assert reading_minutes(tmp_path / "page.md") == 2
-    assert len(pages_in_order(ROOT)) > 30
 
 
 def test_a_wheelhouse_is_asked_alone_when_one_is_named(tmp_path):
