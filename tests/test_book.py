@@ -98,7 +98,7 @@ def test_the_code_on_the_page_about_the_loss_holds():
     text = (ROOT / "book" / "loss.md").read_text(encoding="utf-8")
     (example,) = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
     exec(compile(example, "loss.md", "exec"), {})
-    joint = example.replace("complete(2))", "complete(2)), target='joint'")
+    joint = example.replace("complete(2))", "complete(2), target='joint')")
     with pytest.raises(AssertionError):  # as the page says
         exec(compile(joint, "loss.md", "exec"), {})
 
