@@ -143,6 +143,7 @@ def processes_in(folder: Path) -> list[psutil.Process]:
     return [process for process in psutil.process_iter(["cwd"]) if process.info["cwd"] == str(folder)]
 
 
+@pytest.mark.long
 def test_ctrl_c_stops_cleanly_and_the_command_goes_on(empty_project: Path, monkeypatch, capfd) -> None:
     """SIGINT while models train: one line, exit 130, no orphan, finished runs kept and not to be trained again."""
     tiny = yaml.safe_load(Path(TINY).read_text())["all"]
