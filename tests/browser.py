@@ -27,6 +27,12 @@ FLAGS = (
     "--host-resolver-rules=MAP * ~NOTFOUND", "--remote-debugging-port=0",
 )  # fmt: skip
 PHONE, DESK = (400, 850), (1280, 900)
+KEYS = {"Tab": 9, "Enter": 13, " ": 32, "PageUp": 33, "End": 35, "ArrowRight": 39, "ArrowDown": 40}
+TYPED = {"Enter": "\r", " ": " "}
+
+
+def _words(details):
+    return details.get("exception", {}).get("description") or details.get("text")
 
 
 class Tab:
@@ -72,9 +78,7 @@ class Tab:
         elif method == "Network.responseReceived" and params["response"]["status"] >= 400:
             self.problems.append(f"status {params['response']['status']}: {params['response']['url']}")
         elif method == "Runtime.exceptionThrown":
-            details = params["exceptionDetails"]
-            text = details.get("exception", {}).get("description") or details.get("text")
-            self.problems.append(f"script error: {text}")
+            self.problems.append(f"script error: {_words(params['exceptionDetails'])}")
         elif method == "Runtime.consoleAPICalled" and params["type"] in ("error", "assert"):
             words = [str(a.get("value", a.get("description", ""))) for a in params["args"]]
             self.problems.append("console: " + " ".join(words))
@@ -84,9 +88,7 @@ class Tab:
     async def evaluate(self, expression):
         result = await self.send("Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True)
         if "exceptionDetails" in result:
-            details = result["exceptionDetails"]
-            words = details.get("exception", {}).get("description") or details.get("text")
-            raise RuntimeError(f"{expression[:200]}: {words}")
+            raise RuntimeError(f"{expression[:200]}: {_words(result['exceptionDetails'])}")
         return result["result"].get("value")
 
     async def open(self, path, size=DESK, theme="light"):
@@ -110,13 +112,12 @@ class Tab:
 
     async def resize(self, size):
         """Give the window another width and height."""
-        width, height = size
-        await self.send(
-            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False
-        )
+        metrics = {"width": size[0], "height": size[1], "deviceScaleFactor": 1, "mobile": False}
+        await self.send("Emulation.setDeviceMetricsOverride", **metrics)
 
-    async def press(self, key, text="", code=0, modifiers=0, times=1):
+    async def press(self, key, text="", modifiers=0, times=1):
         """A key goes down and up again, ``times`` over; ``text`` is what it types."""
+        text, code = text or TYPED.get(key, ""), KEYS.get(key) or ord(key.upper())
         event = {"key": key, "code": key, "text": text, "windowsVirtualKeyCode": code, "modifiers": modifiers}
         down, up = {"type": "keyDown" if text else "rawKeyDown", **event}, {"type": "keyUp", **event}
         for _ in range(times - 1):  # sent one after the other, without waiting for each answer
@@ -136,6 +137,23 @@ class Tab:
         return value
 
 
+def visit(path, *steps, **how):
+    """For ``browse``: a page is opened, keys are pressed, JavaScript is asked; its values. Nothing may go wrong."""
+
+    async def task(tab):
+        await tab.open(path, **how)
+        values = [await (tab.press(step) if step in KEYS else tab.evaluate(step)) for step in steps]
+        assert tab.problems == []
+        return [value for step, value in zip(steps, values, strict=True) if step not in KEYS]
+
+    return task
+
+
+def texts(selector):
+    """JavaScript for the texts of all elements that match."""
+    return f"[...document.querySelectorAll({selector!r})].map(e => e.textContent)"
+
+
 async def _connect(profile, process):
     """Wait until the browser has written its port, then attach to its first tab."""
     port_file = Path(profile) / "DevToolsActivePort"
@@ -146,14 +164,7 @@ async def _connect(profile, process):
         await asyncio.sleep(0.1)
     port, path = port_file.read_text().split()
     browser = await websocket.websocket_connect(f"ws://127.0.0.1:{port}{path}", max_message_size=2**28)
-    await browser.write_message(
-        json.dumps({"id": 1, "method": "Target.createTarget", "params": {"url": "about:blank"}})
-    )
-    while True:
-        answer = json.loads(await browser.read_message())
-        if answer.get("id") == 1:
-            break
-    target = answer["result"]["targetId"]
+    target = (await Tab(browser).send("Target.createTarget", url="about:blank"))["targetId"]
     page = await websocket.websocket_connect(f"ws://127.0.0.1:{port}/devtools/page/{target}", max_message_size=2**28)
     tab = Tab(page)
     for domain in ("Page", "Runtime", "Network", "Log"):
@@ -167,21 +178,14 @@ def browse(tmp_path_factory):
     if BROWSER is None:
         pytest.skip("no Chromium or Chrome on this machine")
     profile = tmp_path_factory.mktemp("browser")
-    process = subprocess.Popen(
-        [BROWSER, *FLAGS, f"--user-data-dir={profile}", "about:blank"],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
+    command = [BROWSER, *FLAGS, f"--user-data-dir={profile}", "about:blank"]
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    process = subprocess.Popen(command, **quiet, start_new_session=True)
     loop = asyncio.new_event_loop()
     try:
         tab = loop.run_until_complete(_connect(profile, process))
         yield lambda task: loop.run_until_complete(asyncio.wait_for(task(tab), 900))
     finally:
-        os.killpg(process.pid, signal.SIGTERM)
-        try:
-            process.wait(10)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait(10)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait(10)
         loop.close()

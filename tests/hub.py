@@ -32,9 +32,8 @@ class Hub:
 
     def gets(self) -> list[str | None]:
         """The Range header of each GET of a body."""
-        return [
-            asked for method, path, asked in self.asked if method == "GET" and (path[:5] == "/cdn/") == self.redirect
-        ]
+        bodies = [one for one in self.asked if one[0] == "GET" and (one[1][:5] == "/cdn/") == self.redirect]
+        return [asked for *_, asked in bodies]
 
 
 @contextmanager
@@ -47,36 +46,37 @@ def hub(**behaviour):
             pass
 
         def do_HEAD(self):
-            self.answer(body=False)
+            self.answer()
 
         def do_GET(self):
-            self.answer(body=True)
+            self.answer()
 
-        def answer(self, body):
-            has.asked.append((self.command, self.path, self.headers.get("Range")))
-            name = self.path.removeprefix("/cdn/")
+        def answer(self):
+            asked = self.headers.get("Range")
+            has.asked.append((self.command, self.path, asked))
+            name = self.path.removeprefix("/cdn/").removeprefix("/")
             if has.status != 200:
-                return self.empty(has.status)
-            if name not in has.files and (name := self.path.lstrip("/")) not in has.files:
-                return self.empty(404, **{"X-Error-Code": "EntryNotFound"})
+                return self.head(has.status)
+            if name not in has.files:
+                return self.head(404, **{"X-Error-Code": "EntryNotFound"})
             content = has.files[name]
             etag = "an-etag" if has.plain_etag else hashlib.sha256(content).hexdigest()
             known = {"X-Repo-Commit": COMMIT, "X-Linked-Etag": f'"{etag}"', "X-Linked-Size": str(len(content))}
             if has.redirect and not self.path.startswith("/cdn/"):
                 elsewhere = has.endpoint.replace("127.0.0.1", "localhost")  # another host, to a client
-                return self.empty(302, Location=f"{elsewhere}/cdn/{name}", **known)
-            start = 0
-            if asked := self.headers.get("Range"):
-                start = int(asked.removeprefix("bytes=").split("-")[0])
-            self.send_response(206 if start else 200)
+                return self.head(302, Location=f"{elsewhere}/cdn/{name}", **known)
+            start = int(asked.removeprefix("bytes=").split("-")[0]) if asked else 0
             if start:
-                self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
-            rest = content[start:]
-            for key, value in {"ETag": f'"{etag}"', "Content-Length": str(len(rest) + has.more), **known}.items():
+                known["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
+            self.head(206 if start else 200, len(content) - start + has.more, ETag=f'"{etag}"', **known)
+            if self.command == "GET":
+                self.send(content[start:], start)
+
+        def head(self, status, length=0, **headers):
+            self.send_response(status)
+            for key, value in {"Content-Length": str(length), **headers}.items():
                 self.send_header(key, value)
             self.end_headers()
-            if body:
-                self.send(rest, start)
 
         def send(self, rest, start):
             if has.flip is not None and start <= has.flip < start + len(rest):
@@ -90,13 +90,6 @@ def hub(**behaviour):
                 time.sleep(seconds)
                 self.wfile.write(half)
                 self.wfile.flush()
-
-        def empty(self, status, **headers):
-            self.send_response(status)
-            for key, value in headers.items():
-                self.send_header(key, value)
-            self.send_header("Content-Length", "0")
-            self.end_headers()
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True

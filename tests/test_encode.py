@@ -68,13 +68,17 @@ def test_codes_equal_plain_python(tmp_path_factory, values, min_count, data):
 @given(st.lists(st.one_of(st.none(), st.integers(-(2**40), 2**40), st.integers(-3, 20)), min_size=1))
 def test_criteo_numbers_equal_plain_python(values):
     made = pl.DataFrame({"x": values}, schema={"x": pl.Int64}).select(count_bucket(pl.col("x")))["x"].to_list()
-    assert made == [v if v is None or v <= 2 else math.floor(math.log(v) ** 2) for v in values]
+    assert made == [criteo_number(value) for value in values]
+
+
+def criteo_number(value):
+    return value if value is None or value <= 2 else math.floor(math.log(value) ** 2)
 
 
 def plain_cells(line):
     """The cells of one line of text, in plain Python."""
     cells = line.split("\t")[1:]
-    numbers = [None if not c else int(c) if int(c) <= 2 else math.floor(math.log(int(c)) ** 2) for c in cells[:13]]
+    numbers = [criteo_number(int(cell) if cell else None) for cell in cells[:13]]
     return [*numbers, *(word or None for word in cells[13:])]
 
 
@@ -87,16 +91,13 @@ def test_criteo_rows_arrive_as_written(tmp_path, monkeypatch):
     for place, value in ODD.items():
         cells = lines[place].split("\t")
         lines[place] = "\t".join([*cells[:place], value, *cells[place + 1 :]])
-    path = write_lines(tmp_path / "train.txt", lines)
+    raw = write_lines(tmp_path / "train.txt", lines).read_bytes()
     labels, expected = [int(line[0]) for line in lines], [plain_cells(line) for line in lines]
-    (packed := tmp_path / "train.txt.gz").write_bytes(gzip.compress(path.read_bytes()))
-    (windows := tmp_path / "w.txt").write_bytes(
-        b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n") + b"\r\n\r\n"
-    )
-    (open_ended := tmp_path / "o.txt").write_bytes(path.read_bytes()[:-1])
-    for source in (path, packed, windows, open_ended):
+    windows = b"\xef\xbb\xbf" + raw.replace(b"\n", b"\r\n") + b"\r\n\r\n"
+    for name, content in {"a": raw, "a.gz": gzip.compress(raw), "windows": windows, "open end": raw[:-1]}.items():
+        (tmp_path / name).write_bytes(content)
         for most in (None, 120, 1000):
-            rows, made = read(criteo, source, tmp_path, rows=most)
+            rows, made = read(criteo, tmp_path / name, tmp_path, rows=most)
             assert rows.labels.tolist() == labels[:most]
             assert [list(row) for row in zip(*made.values(), strict=True)] == expected[:most]
 
@@ -109,15 +110,13 @@ def test_avazu_hour_equals_datetime(tmp_path):
     assert made["weekday"] == [m.weekday() for m in moments]
     assert made["weekend"] == [int(m.isoweekday() in (6, 7)) for m in moments]
     assert tuple(made) == avazu.FIELDS
-    assert len(made) == 24
     assert encode.time_order(rows.time).tolist() == sorted(range(400), key=lambda row: moments[row])
 
 
 def test_frappe_negatives(tmp_path):
     lines = frappe_lines(150)
     log = [line.split("\t") for line in lines[1:]]
-    used = {(row[0], row[1]) for row in log}
-    cost = {row[1]: row[7] for row in log}
+    used, cost = {(row[0], row[1]) for row in log}, {row[1]: row[7] for row in log}
     rows, made = read(frappe, write_frappe_zip(tmp_path / "f.zip", lines), tmp_path, negatives=3, split_seed=5)
     frame = pl.DataFrame(made)
     positives, drawn = frame.filter(rows.labels == 1), frame.filter(rows.labels == 0)
@@ -183,13 +182,17 @@ def test_own_table_kinds(tmp_path):
     assert same.labels.tolist() == rows.labels.tolist()
 
 
-def test_quoted_and_tab_separated_tables(tmp_path):
-    (quoted := tmp_path / "q.csv").write_text('label,"a, b"\n1,"x, y"\n0,"two\nlines"\n0,\n0,""\n')
-    assert read(own_table, quoted, tmp_path)[1] == {"a, b": ["x, y", "two\nlines", None, None]}
-    zeros = write_lines(tmp_path / "z.csv", ["label,x", "1,007", "0,7"])
-    assert read(own_table, zeros, tmp_path)[1] == {"x": ["007", "7"]}
-    (tabs := tmp_path / "t.tsv.gz").write_bytes(gzip.compress(b"label\tx\n1\ta\n0\tb\n"))
-    assert read(own_table, tabs, tmp_path)[1] == {"x": ["a", "b"]}
+@pytest.mark.parametrize(
+    ("name", "content", "expected"),
+    [
+        ("q.csv", b'label,"a, b"\n1,"x, y"\n0,"two\nlines"\n0,\n0,""\n', {"a, b": ["x, y", "two\nlines", None, None]}),
+        ("zeros.csv", b"label,x\n1,007\n0,7\n", {"x": ["007", "7"]}),
+        ("t.tsv.gz", gzip.compress(b"label\tx\n1\ta\n0\tb\n"), {"x": ["a", "b"]}),
+    ],
+)
+def test_quoted_and_tab_separated_tables(tmp_path, name, content, expected):
+    (tmp_path / name).write_bytes(content)
+    assert read(own_table, tmp_path / name, tmp_path)[1] == expected
 
 
 def test_time_column_is_no_feature(tmp_path):

@@ -5,6 +5,7 @@ import json
 import re
 import runpy
 import shlex
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,6 @@ from pages import ROOT
 from quiz import parse_quiz
 
 from ctrlib.cli import app
-from ctrlib.data.folders import project_root
 from ctrlib.errors import UserError
 from ctrlib.publish.book import FOR_TEACHERS, assemble, render
 from ctrlib.publish.exercises import KINDS, find_exercises, page_text, strip, without_solutions
@@ -38,13 +38,16 @@ This, since $1 + 1 = 2$.
 """
 
 
-def test_an_exercise_is_read_and_freed_of_its_solution():
+def test_an_exercise_is_read_and_freed_of_its_solution(tmp_path):
     (found,) = find_exercises(ONE)
     assert (found.number, found.kind, found.minutes) == (1, "predict", 3)
     assert (found.task, found.solution) == ("What comes?", "This, since $1 + 1 = 2$.")
-    assert without_solutions(ONE + "\nMore.\n") == (
-        "# Title\n\n**Exercise 1, predict, 3 minutes.** What comes?\n\nMore.\n"
-    )
+    freed = "# Title\n\n**Exercise 1, predict, 3 minutes.** What comes?\n\nMore.\n"
+    assert without_solutions(ONE + "\nMore.\n") == freed
+    for name, text in {"page.md": "# Title\n\n\n\nText.\n", "notebook.ipynb": '{"cells": [], "nbformat": 4}'}.items():
+        (tmp_path / name).write_text(text)
+        strip(tmp_path / name)
+        assert (tmp_path / name).read_text() == text, "what has no solution is left as it is"
 
 
 @pytest.mark.parametrize(
@@ -66,18 +69,12 @@ def test_an_exercise_that_is_none_is_refused_in_one_line(slip):
     assert "\n" not in str(caught.value)
 
 
-def test_there_are_thirty_of_three_kinds_spread_over_the_pages():
-    everything = [one for found in EXERCISES.values() for one in found]
-    counts = {kind: sum(one.kind == kind for one in everything) for kind in KINDS}
-    assert len(everything) >= 30
-    assert counts["predict"] >= 10
-    assert counts["re-run"] >= 10
-    assert counts["build"] >= 8
+def test_there_are_thirty_of_three_kinds_and_each_program_belongs_to_one():
+    counts = Counter(one.kind for found in EXERCISES.values() for one in found)
+    assert counts.total() >= 30
+    assert all(counts[kind] >= least for kind, least in zip(KINDS, (10, 10, 8), strict=True))
     for path in NOTEBOOKS:
         assert len({one.kind for one in EXERCISES[path]}) >= 2, f"{path.name}: exercises of two kinds at least"
-
-
-def test_every_program_belongs_to_one_build_exercise():
     shown = []
     for path, found in EXERCISES.items():
         for one in found:
@@ -89,9 +86,8 @@ def test_every_program_belongs_to_one_build_exercise():
 
 @pytest.mark.parametrize("path", PROGRAMS, ids=lambda path: path.stem)
 def test_solutions_of_build_exercises_hold(path):
-    assert (
-        len(re.findall(r"^\s*assert |assert_(?:close|allclose)\(", path.read_text(encoding="utf-8"), re.MULTILINE)) >= 2
-    )
+    checks = r"^\s*assert |assert_(?:close|allclose)\("
+    assert len(re.findall(checks, path.read_text(encoding="utf-8"), re.MULTILINE)) >= 2
     runpy.run_path(str(path))
 
 
@@ -140,13 +136,9 @@ def check_command(command: str) -> None:
     "slip", ["--only 99", "--set instances=1", "--set instance=5", "--profile quik", "--set 'sizes=[2, x]'"]
 )
 def test_the_check_of_commands_sees_slips(slip):
+    assert len(COMMANDS) > 40
     with pytest.raises(UserError):
         check_command(f"ctrlib study {slip}")
-
-
-def test_there_are_commands_to_check():
-    assert len(COMMANDS) > 40
-    assert project_root() == ROOT
 
 
 def plain(text: str) -> str:
@@ -202,29 +194,12 @@ def test_the_students_edition_is_made_from_sources_without_solutions(tiny_study)
 def test_the_students_edition_holds_no_answer_in_any_file(tiny_study):
     root = tiny_study["root"]
     student_book = render(root, root / "_build" / "study" / "tiny", student=True).parents[2]
-    shown = texts(student_book)
+    shown, made = texts(student_book), student_book / "notebooks"
     assert "Exercise 1, predict" in shown
     assert not [answer for answer in answers() if answer in shown]
     assert not list(student_book.rglob("solutions"))
     for path in NOTEBOOKS:
-        before, after = (read_cells(one) for one in (path, student_book / "notebooks" / path.name))
+        before, after = (json.loads((folder / path.name).read_bytes())["cells"] for folder in (path.parent, made))
         assert [cell["id"] for cell in before] == [cell["id"] for cell in after]
-        assert code(before) == code(after)
-
-
-def read_cells(path: Path) -> list[dict]:
-    return json.loads(path.read_text(encoding="utf-8"))["cells"]
-
-
-def code(cells: list[dict]) -> str:
-    return "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
-
-
-def test_what_has_no_solution_is_left_as_it_is(tmp_path):
-    page, notebook = tmp_path / "page.md", tmp_path / "notebook.ipynb"
-    page.write_text("# Title\n\n\n\nText.\n")
-    notebook.write_text('{"cells": [], "nbformat": 4}')
-    strip(page)
-    strip(notebook)
-    assert page.read_text() == "# Title\n\n\n\nText.\n"
-    assert notebook.read_text() == '{"cells": [], "nbformat": 4}'
+        code = [["".join(c["source"]) for c in cells if c["cell_type"] == "code"] for cells in (before, after)]
+        assert code[0] == code[1]

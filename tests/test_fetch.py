@@ -3,9 +3,6 @@
 import hashlib
 import io
 import math
-import os
-import re
-import signal
 import socket
 import stat
 import struct
@@ -14,7 +11,6 @@ import sys
 import time
 import types
 import zipfile
-from collections import Counter
 from datetime import datetime
 
 import numpy as np
@@ -24,10 +20,10 @@ from filelock import FileLock
 from hub import hub
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from published_files import csv_files, of_files, zipped
-from typer.testing import CliRunner
+from raw_files import csv_files, of_files, zip_of, zipped
+from test_cli_data import assert_one_line, invoke
+from test_encode import naive_codes
 
-from ctrlib import cli
 from ctrlib.data import encode, files, sources
 from ctrlib.data.formats.criteo import NUMBERS, WORDS
 from ctrlib.data.hub import download
@@ -41,6 +37,7 @@ from ctrlib.errors import UserError
 NAME, PATH = "frappe_x1", "datasets/reczoo/Frappe_x1/resolve/main/Frappe_x1.zip"
 FILES = csv_files(NAME)
 ZIP = zipped(FILES, "Frappe_x1/")
+NOWHERE = "http://127.0.0.1:9"
 
 
 @pytest.fixture(autouse=True)
@@ -55,19 +52,11 @@ def tiny(monkeypatch):
         monkeypatch.delenv(name, raising=False)
 
 
-def invoke(*arguments):
-    result = CliRunner().invoke(cli.app, [str(a) for a in arguments], env={"COLUMNS": "200"}, prog_name="ctrlib")
-    return result.exit_code, result.stdout, result.stderr
-
-
-def refused(endpoint, root, *options, expected=2):
-    """The one line of a fetch that fails, and nothing prepared."""
+def assert_refused(pattern, endpoint, root, *options):
+    """One line, and nothing prepared."""
     code, _, error = invoke("data", "fetch", NAME, "--endpoint", endpoint, "--out", root, *options)
-    assert code == expected, error
-    assert error.count("\n") == 1, error
-    assert error.startswith("error: ")
+    assert_one_line(code, error, pattern)
     assert not (root / NAME).exists()
-    return error.strip()
 
 
 def left(root):
@@ -93,20 +82,6 @@ def frame_of(name, content):
     return frame
 
 
-def in_buckets(values, edges):
-    """How many edges lie below each value."""
-    return pl.Series([None if value is None else sum(edges < value) for value in values])
-
-
-def naive_codes(columns, min_count):
-    """Codes of train, valid and test with the vocabulary of train, and how many there are."""
-    counts = Counter(columns[0])
-    kept = [value for value, count in counts.items() if count >= min_count]
-    kept.sort(key=lambda value: (-counts[value], value is not None, value))
-    codes = {value: code for code, value in enumerate(kept, 1)}
-    return [[codes.get(value, 0) for value in column] for column in columns], len(codes) + 1
-
-
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_every_set_is_prepared_as_published(name, tmp_path, monkeypatch):
     files = csv_files(name)
@@ -124,11 +99,12 @@ def test_every_set_is_prepared_as_published(name, tmp_path, monkeypatch):
         if field in what.numeric:
             known = np.sort(columns[0].drop_nulls().cast(pl.Float32).cast(pl.Float64).to_numpy())
             edges = np.unique([known[math.ceil(k * len(known) / what.buckets) - 1] for k in range(1, what.buckets)])
-            columns = [in_buckets(column.cast(pl.Float32).cast(pl.Float64), edges) for column in columns]
-        expected, dim = naive_codes(columns, what.min_count)
-        assert dataset.field_dims[place] == dim
-        for split, codes in zip(dataset.splits().values(), expected, strict=True):
-            assert split.ids[:, place].tolist() == codes, field
+            columns = [column.cast(pl.Float32).cast(pl.Float64).to_list() for column in columns]
+            columns = [[None if v is None else sum(edges < v) for v in column] for column in columns]
+        for split, column in zip(dataset.splits().values(), columns, strict=True):
+            expected, known = naive_codes(list(columns[0]), list(column), what.min_count)
+            assert dataset.field_dims[place] == len(known) + 1
+            assert split.ids[:, place].tolist() == expected, field
     for split, frame in zip(dataset.splits().values(), frames, strict=True):
         assert split.labels.tolist() == frame[what.label].cast(pl.Float64).cast(pl.Int64).to_list()
     about = read_manifest(made)
@@ -151,7 +127,7 @@ def test_the_catalogue_says_what_can_be_fetched(tmp_path):
         assert left(tmp_path) == ["Frappe_x1.zip", "test.csv", "train.csv", "valid.csv"]
         asked = len(has.asked)
         assert invoke("data", "fetch", NAME, "--endpoint", has.endpoint, "--out", tmp_path)[0] == 0  # it is there
-        nowhere = ("--endpoint", "http://127.0.0.1:9", "--min-count", 3)
+        nowhere = ("--endpoint", NOWHERE, "--min-count", 3)
         assert invoke("data", "fetch", NAME, *nowhere, "--out", tmp_path)[0] == 0  # from the files that were kept
         assert len(has.asked) == asked
     entry = {entry.name: entry for entry in sources.catalogue(tmp_path)}[NAME]
@@ -164,8 +140,7 @@ def test_a_zip_from_elsewhere_needs_no_network(tmp_path):
     code, _, error = invoke("data", "fetch", NAME, "--out", tmp_path / "data", "--archive", tmp_path / "mine.zip")
     assert (code, error) == (0, "")
     (tmp_path / "mine.zip").write_bytes(ZIP[:-50])
-    message = refused("http://127.0.0.1:9", tmp_path / "other", "--archive", tmp_path / "mine.zip")
-    assert "mine.zip: damaged zip" in message
+    assert_refused("mine.zip: damaged zip", NOWHERE, tmp_path / "other", "--archive", tmp_path / "mine.zip")
     assert (tmp_path / "mine.zip").exists()  # the user's own file is never removed
 
 
@@ -192,7 +167,7 @@ def test_a_killed_download_is_gone_on_with(tmp_path):
                 assert time.monotonic() < deadline
                 assert process.poll() is None
                 time.sleep(0.02)
-            os.kill(process.pid, signal.SIGKILL)
+            process.kill()
         assert not (tmp_path / NAME).exists()
         has.stall = (0.0, 0.0)
         fetch(NAME, tmp_path, has.endpoint)
@@ -202,113 +177,91 @@ def test_a_killed_download_is_gone_on_with(tmp_path):
 
 def test_damage_on_the_way_is_seen_and_mended(tmp_path):
     with hub(files={PATH: ZIP}, flip=500) as has:
-        assert "damaged on the way" in refused(has.endpoint, tmp_path)
+        assert_refused("damaged on the way", has.endpoint, tmp_path)
         assert left(tmp_path) == []
         has.plain_etag = True  # a server that does not say the SHA-256: the archive itself shows it, or the MD5
         pattern = r"Frappe_x1\.zip: (damaged zip|\w+\.csv is not the published file)"
-        assert re.search(pattern, refused(has.endpoint, tmp_path))
+        assert_refused(pattern, has.endpoint, tmp_path)
         assert left(tmp_path) == []
         has.flip = None
+        has.files = {PATH: zipped({**FILES, "valid.csv": FILES["valid.csv"].replace(b"1", b"2", 1)})}
+        pattern = r"zip: valid\.csv is not the published file \(its MD5 is \w{32}, published \w{32}\)"
+        assert_refused(pattern, has.endpoint, tmp_path)
+        assert left(tmp_path) == ["train.csv"]  # verified before, and not to be unpacked again
+        has.files = {PATH: ZIP}
         fetch(NAME, tmp_path, has.endpoint)
 
 
-def test_another_file_than_the_published_one(tmp_path):
-    other = zipped({**FILES, "valid.csv": FILES["valid.csv"].replace(b"1", b"2", 1)})
-    with hub(files={PATH: other}) as has:
-        message = refused(has.endpoint, tmp_path)
-    assert re.search(r"zip: valid\.csv is not the published file \(its MD5 is \w{32}, published \w{32}\)", message)
-    assert left(tmp_path) == ["train.csv"]  # verified before, and not to be unpacked again
-
-
-def test_servers_that_do_not_help(tmp_path):
+def test_servers_that_do_not_help(tmp_path, monkeypatch):
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))  # bound, not listening
-        message = refused(f"http://127.0.0.1:{closed.getsockname()[1]}", tmp_path)
-    assert "no connection" in message
-    assert "--endpoint MIRROR, or --archive FILE" in message
+        no_answer = "no connection.*--endpoint MIRROR, or --archive FILE"
+        assert_refused(no_answer, f"http://127.0.0.1:{closed.getsockname()[1]}", tmp_path)
     with hub(files={}) as has:
-        assert "Frappe_x1.zip: not there, or not public; allowed" in refused(has.endpoint, tmp_path)
+        assert_refused("Frappe_x1.zip: not there, or not public; allowed", has.endpoint, tmp_path)
         has.status = 403
-        assert "the server answers 403" in refused(has.endpoint, tmp_path)
+        assert_refused("the server answers 403", has.endpoint, tmp_path)
     with hub(files={PATH: ZIP}, more=4000) as has:
-        assert "cut off or not a hub's answer" in refused(has.endpoint, tmp_path)
-    assert "endpoint 'nowhere'; allowed: an address" in refused("nowhere", tmp_path / "b")
+        assert_refused("cut off or not a hub's answer", has.endpoint, tmp_path)
+    assert_refused("endpoint 'nowhere'; allowed: an address", "nowhere", tmp_path / "b")
     assert left(tmp_path / "b") == []
     with pytest.raises(UserError, match=r"unknown data set to fetch 'frape_x1'.*mean 'frappe_x1'"):
         fetch("frape_x1", tmp_path)
-
-
-def test_offline_mode_is_one_line(tmp_path, monkeypatch):
-    from huggingface_hub import constants
-
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    assert "no connection" in refused("http://127.0.0.1:9", tmp_path)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    assert_refused("no connection", NOWHERE, tmp_path)
+    (tmp_path / ".fetched").mkdir(exist_ok=True)
+    with FileLock(tmp_path / ".fetched" / f"{NAME}.lock"):
+        assert_refused("another process is fetching frappe_x1", NOWHERE, tmp_path)
 
 
 def test_too_small_a_disk_is_known_before_anything_is_sent(tmp_path, monkeypatch):
     usage, free = files.shutil.disk_usage(tmp_path), [0]
     monkeypatch.setattr(files.shutil, "disk_usage", lambda _: usage._replace(free=free[0]))
-    what = PUBLISHED[NAME]
-    need = 440 * (what.row_bytes + 2 * 10 + 4 * 10 + 1)
+    need = 440 * (PUBLISHED[NAME].row_bytes + 2 * 10 + 4 * 10 + 1)
     with hub(files={PATH: ZIP}) as has:
-        assert "are needed on this disk" in refused(has.endpoint, tmp_path)
+        assert_refused("are needed on this disk", has.endpoint, tmp_path)
         assert has.asked == []
         free[0] = need + len(ZIP) - 1
-        assert "are needed on this disk" in refused(has.endpoint, tmp_path)
+        assert_refused("are needed on this disk", has.endpoint, tmp_path)
         assert [method for method, *_ in has.asked] == ["HEAD"]
         free[0] = need + len(ZIP) + 10_000
         fetch(NAME, tmp_path, has.endpoint)
 
 
-def test_two_at_once(tmp_path):
-    (tmp_path / ".fetched").mkdir()
-    with FileLock(tmp_path / ".fetched" / f"{NAME}.lock"):
-        assert "another process is fetching frappe_x1" in refused("http://127.0.0.1:9", tmp_path)
-
-
-def archive_of(*entries):
-    """A zip of (name or ZipInfo, content) entries."""
-    packed = io.BytesIO()
-    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
-        for entry, content in entries:
-            archive.writestr(entry, content)
-    return packed.getvalue()
-
-
 def link(name, target):
     info = zipfile.ZipInfo(name)
     info.external_attr = (stat.S_IFLNK | 0o777) << 16
-    return info, target
+    return {info: target}
 
 
-GOOD = [(name, content) for name, content in FILES.items()]
+def lying(content):
+    """The zip, with 50 bytes as the size of its first file in both headers."""
+    content = bytearray(content)
+    for mark, place in ((b"PK\x03\x04", 22), (b"PK\x01\x02", 24)):
+        struct.pack_into("<L", content, content.index(mark) + place, 50)
+    return bytes(content)
+
+
+OTHERS = {name: FILES[name] for name in ("valid.csv", "test.csv")}
+BOMB = zip_of({"train.csv": b"0" * 5_000_000, **OTHERS})
 HOSTILE = {
-    "path up": ([*GOOD, ("../../evil.csv", "x")], "a path outside it"),
-    "absolute": ([*GOOD, ("/tmp/evil.csv", "x")], "a path outside it"),
-    "drive": ([*GOOD, ("C:evil.csv", "x")], "a path outside it"),
-    "link": ([link("train.csv", "/etc/passwd"), *GOOD[1:]], "a link"),
-    "twice": ([*GOOD, ("b/train.csv", "x")], "2 files named train.csv"),
-    "absent": (GOOD[:2], "0 files named test.csv"),
-    "bomb": ([("train.csv", b"0" * 5_000_000), *GOOD[1:]], "larger than any published file could be"),
+    "path up": (zip_of({**FILES, "../../evil.csv": "x"}), "a path outside it"),
+    "absolute": (zip_of({**FILES, "/tmp/evil.csv": "x"}), "a path outside it"),
+    "drive": (zip_of({**FILES, "C:evil.csv": "x"}), "a path outside it"),
+    "link": (zip_of({**link("train.csv", "/etc/passwd"), **OTHERS}), "a link"),
+    "twice": (zip_of({**FILES, "b/train.csv": "x"}), "2 files named train.csv"),
+    "absent": (zip_of(OTHERS), "0 files named train.csv"),
+    "bomb": (BOMB, "larger than any published file could be"),
+    "bomb that lies": (lying(BOMB), "damaged zip"),
 }
 
 
 @pytest.mark.parametrize("case", HOSTILE)
 def test_hostile_archives(case, tmp_path):
-    entries, message = HOSTILE[case]
-    root = tmp_path / "a" / "b"
-    with hub(files={PATH: archive_of(*entries)}) as has:
-        assert message in refused(has.endpoint, root)
+    packed, message = HOSTILE[case]
+    with hub(files={PATH: packed}) as has:
+        assert_refused(message, has.endpoint, tmp_path / "a" / "b")
     assert [path for path in tmp_path.rglob("*") if path.is_file() or path.is_symlink()] == []
-
-
-def test_a_bomb_that_lies_about_its_size(tmp_path):
-    content = bytearray(archive_of(("train.csv", b"0" * 5_000_000), *GOOD[1:]))
-    for mark, place in ((b"PK\x03\x04", 22), (b"PK\x01\x02", 24)):  # both headers say 50 bytes
-        struct.pack_into("<L", content, content.index(mark) + place, 50)
-    with hub(files={PATH: bytes(content)}) as has:
-        assert "damaged zip" in refused(has.endpoint, tmp_path)
-    assert left(tmp_path) == []
 
 
 changed = st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255))  # where, and to what
@@ -318,7 +271,8 @@ changed = st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255))  # w
 @given(st.lists(changed, min_size=1, max_size=4), st.floats(0, 1))
 def test_any_damage_to_a_zip_is_one_line(tmp_path_factory, changes, kept):
     folder = tmp_path_factory.mktemp("zip")
-    content = bytearray(archive_of(*((name, text[:400]) for name, text in GOOD)))
+    short = {name: whole[:400] for name, whole in FILES.items()}
+    content = bytearray(zip_of(short))
     for place, value in changes:
         content[int(place * len(content))] = value
     if kept < 0.3:
@@ -326,7 +280,7 @@ def test_any_damage_to_a_zip_is_one_line(tmp_path_factory, changes, kept):
     (folder / "a.zip").write_bytes(content)
     target = folder / "made"
     target.mkdir()
-    md5 = {name: hashlib.md5(text[:400]).hexdigest() for name, text in GOOD}
+    md5 = {name: hashlib.md5(part).hexdigest() for name, part in short.items()}
     said = None
     try:
         unpack(folder / "a.zip", md5, dict.fromkeys(md5, 1000), target, lambda _: None)
@@ -338,33 +292,25 @@ def test_any_damage_to_a_zip_is_one_line(tmp_path_factory, changes, kept):
 
 
 BAD_CSV = {
-    "header": (b"label,user", b"label,usr", "train.csv, line 1: "),
-    "columns": (b"\n", b",9\n", "train.csv, line 2: 12 columns; allowed: 11"),
-    "label": (b"\n0.0,", b"\n3,", "column label: '3'; allowed: 0 or 1"),
+    "header": (NAME, "train", 0, b"label,user", b"label,usr", r"train\.csv, line 1: "),
+    "columns": (NAME, "train", 1, b"\n", b",9\n", r"train\.csv, line 2: 12 columns; allowed: 11"),
+    "label": (NAME, "train", 0, b"\n0.0,", b"\n3,", r"column label: '3'; allowed: 0 or 1"),
+    "number": ("criteo_x1", "valid", 7, b",", b",x", r"valid\.csv, line 8, column I1: 'x.*'; allowed: a number or no"),
 }
 
 
 @pytest.mark.parametrize("case", BAD_CSV)
 def test_a_published_file_that_is_not_as_described(case, tmp_path, monkeypatch):
     """As a new edition of the files could be: their MD5 is right, and still the reader is not misled."""
-    old, new, message = BAD_CSV[case]
-    content = FILES["train.csv"]
-    cut = content.index(b"\n") + 1 if case == "columns" else 0
-    files = {**FILES, "train.csv": content[:cut] + content[cut:].replace(old, new, 1)}
-    monkeypatch.setitem(PUBLISHED, NAME, of_files(NAME, files))
-    with hub(files={PATH: zipped(files)}) as has:
-        assert message in refused(has.endpoint, tmp_path)
-
-
-def test_a_fraction_that_is_none(tmp_path, monkeypatch):
-    files = csv_files("criteo_x1")
-    lines = files["valid.csv"].split(b"\n")
-    lines[7] = lines[7].replace(b",", b",many,", 1).rsplit(b",", 1)[0]
-    files["valid.csv"] = b"\n".join(lines)
-    monkeypatch.setitem(PUBLISHED, "criteo_x1", of_files("criteo_x1", files))
+    name, part, line, old, new, message = BAD_CSV[case]
+    files = csv_files(name)
+    lines = files[f"{part}.csv"].splitlines(keepends=True)
+    files[f"{part}.csv"] = b"".join(lines[:line]) + b"".join(lines[line:]).replace(old, new, 1)
+    monkeypatch.setitem(PUBLISHED, name, of_files(name, files))
     (tmp_path / "a.zip").write_bytes(zipped(files))
-    with pytest.raises(UserError, match=r"valid\.csv, line 8, column I1: 'many'; allowed: a number or nothing"):
-        fetch("criteo_x1", tmp_path, archive=tmp_path / "a.zip")
+    with pytest.raises(UserError, match=message) as caught:
+        fetch(name, tmp_path, archive=tmp_path / "a.zip")
+    assert "\n" not in str(caught.value)
 
 
 def test_sizes_of_the_published_sets():

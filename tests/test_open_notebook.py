@@ -6,22 +6,17 @@ import open_notebook
 import pytest
 from pages import ROOT, build_site
 
-from ctrlib.publish.downloads import offer_source
-
 CONF = """
 extensions = ["myst_parser", "open_notebook"]
 html_theme = "sphinx_book_theme"
 html_theme_options = {options!r}
 """
-SOLVED = 'Text.\n\n<details class="solution"><summary>Solution</summary>\n\nThe answer.\n\n</details>\n'
 
 
 @pytest.mark.parametrize("address", ["", "https://github.com/someone/study"])
 def test_links_to_services_only_where_there_is_an_address(tmp_path, address):
-    pages = {
-        "index.md": "# Start\n\n```{toctree}\nnotebooks/02_x\n```\n",
-        "notebooks/02_x.md": "# A notebook\n\nText.\n",
-    }
+    start = "# Start\n\n```{toctree}\nnotebooks/02_x\n```\n"
+    pages = {"index.md": start, "notebooks/02_x.md": "# A notebook\n\nText.\n"}
     options = {"repository_url": address, "repository_branch": "main"} if address else {}
     html, warnings = build_site(tmp_path, pages, CONF.format(options=options))
     assert not warnings
@@ -43,25 +38,12 @@ def test_links_to_services_only_where_there_is_an_address(tmp_path, address):
         ("https://github.com/a/b.git", ["Colab", "Binder (JupyterLab)", "GitHub"]),
         ("https://gitlab.com/a/b", ["Binder (JupyterLab)"]),
         ("https://git.example.org/a/b", ["Binder (JupyterLab)"]),
-        ("", []),
     ],
 )
 def test_services_by_host(address, names):
     found = open_notebook.services(address, "main", "notebooks/x.ipynb")
     assert [name for name, _ in found] == names
     assert not any(".git/" in link for _, link in found)
-
-
-def test_what_is_offered_has_neither_outputs_nor_solutions(tmp_path):
-    cell = {"cell_type": "markdown", "id": "a", "metadata": {}, "source": SOLVED.splitlines(keepends=True)}
-    notebook = {"cells": [cell], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}
-    source = tmp_path / "02_x.ipynb"
-    source.write_text(json.dumps(notebook))
-    offer_source(source, tmp_path / "out")
-    offered = (tmp_path / "out" / "02_x.ipynb").read_text()
-    assert "Text." in offered
-    assert "The answer" not in offered
-    assert "The answer" in source.read_text()
 
 
 def test_every_notebook_of_the_book_is_offered(built_book):

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from browser import needs_browser
+from browser import needs_browser, texts, visit
 
 from ctrlib.config import Coupling
 from ctrlib.coupling import click_loss, complete, peer_loss
@@ -36,14 +36,12 @@ def stage(tmp_path):
 def by_torch(own, peer, label, weight, form):
     """The same numbers by ctrlib and autograd, for the first of two members."""
     logits = torch.tensor([[own], [peer]], dtype=torch.float64, requires_grad=True)
-    labels = torch.tensor([label], dtype=torch.float64)
-    click = click_loss(logits, labels)
-    peers = peer_loss(logits, Coupling(weights=complete(2, weight), form=form))
-    gradients = [torch.autograd.grad(part.sum(), logits)[0][0].item() for part in (click, peers)]
-    return {
-        "click": click[0].item(), "peer": peers[0].item(),
-        "clickGradient": gradients[0], "peerGradient": gradients[1],
-    }  # fmt: skip
+    losses = {
+        "click": click_loss(logits, torch.tensor([label], dtype=torch.float64)),
+        "peer": peer_loss(logits, Coupling(weights=complete(2, weight), form=form)),
+    }
+    gradients = {f"{name}Gradient": torch.autograd.grad(loss.sum(), logits)[0][0] for name, loss in losses.items()}
+    return {name: float(value) for name, value in {**{k: v[0] for k, v in losses.items()}, **gradients}.items()}
 
 
 def test_coupling_is_that_of_ctrlib(stage, browse):
@@ -53,13 +51,9 @@ def test_coupling_is_that_of_ctrlib(stage, browse):
         for form in ("mse", "mse_logit", "kl")
         for _ in range(25)
     ]
-
-    async def task(tab):
-        await tab.open(stage("coupling"))
-        return await tab.evaluate(f"{json.dumps(cases)}.map(one => play.coupling.loss(...one))")
-
-    for case, found in zip(cases, browse(task), strict=True):
-        assert found == pytest.approx(by_torch(*case), rel=1e-9, abs=1e-12), case
+    (found,) = browse(visit(stage("coupling"), f"{json.dumps(cases)}.map(one => play.coupling.loss(...one))"))
+    for case, one in zip(cases, found, strict=True):
+        assert one == pytest.approx(by_torch(*case), rel=1e-9, abs=1e-12), case
 
 
 def test_measures_are_those_of_ctrlib(stage, browse):
@@ -67,13 +61,9 @@ def test_measures_are_those_of_ctrlib(stage, browse):
     labels = (RANDOM.random(60) < 0.3).astype(int)
     scores = RANDOM.integers(1, 15, 60) / 15.5
     parts = json.dumps([scores[labels == 1].tolist(), scores[labels == 0].tolist()])
-
-    async def task(tab):
-        await tab.open(stage("auc"))
-        names = "auc(c, o)", "logloss(c, o)", "calibration(c, o)", "accuracy(c, o, 0.5)", "roc(c, o)"
-        return await tab.evaluate(f"(([c, o]) => [{', '.join(f'play.auc.{name}' for name in names)}])({parts})")
-
-    *found, curve = browse(task)
+    names = "auc(c, o)", "logloss(c, o)", "calibration(c, o)", "accuracy(c, o, 0.5)", "roc(c, o)"
+    asked = f"(([c, o]) => [{', '.join(f'play.auc.{name}' for name in names)}])({parts})"
+    ((*found, curve),) = browse(visit(stage("auc"), asked))
     auc = metrics.auc(labels, scores)
     accuracy = ((scores >= 0.5) == labels).mean()
     assert found == pytest.approx([auc, metrics.logloss(labels, scores), scores.mean() / labels.mean(), accuracy])
@@ -81,68 +71,44 @@ def test_measures_are_those_of_ctrlib(stage, browse):
     assert np.trapezoid(y, x) == pytest.approx(auc)
 
 
-async def texts(tab, selector):
-    return await tab.evaluate(f"[...document.querySelectorAll({selector!r})].map(e => e.textContent)")
+CELLS, STATUS = texts("tbody td"), texts("[role=status]")
+THIRD_SLIDER = "document.querySelectorAll('input[type=range]')[2].focus()"
 
 
 def test_two_models_move_by_keyboard(stage, browse):
-    async def task(tab):
-        await tab.open(stage("coupling"))
-        seen = [(await texts(tab, "tbody td"), await texts(tab, "[role=status]"))]
-        await tab.evaluate("document.querySelectorAll('input[type=range]')[2].focus()")
-        await tab.press("End", code=35)  # the largest weight
-        seen.append((await texts(tab, "tbody td"), await texts(tab, "[role=status]")))
-        await tab.evaluate("[...document.querySelectorAll('button')][0].click()")
-        seen.append((await texts(tab, "output"), tab.problems))
-        return seen
-
-    (before, words), (after, more), (moved, problems) = browse(task)
+    largest_weight = (THIRD_SLIDER, "End")
+    moved = ("document.querySelector('button').click()", texts("output"))
+    steps = (CELLS, STATUS, *largest_weight, CELLS, STATUS, *moved)
+    before, words, _, after, more, _, moved = browse(visit(stage("coupling"), *steps))
     assert before[4:6] == ["+0.2000", "+0.2300"]
     assert before[:2] == after[:2], "the click loss does not know the weight"
     assert before[6:8] != after[6:8]
     assert words != more
     assert float(moved[0]) != 0.2
-    assert problems == []
 
 
 def test_adding_to_every_logit_leaves_the_auc(stage, browse):
-    async def task(tab):
-        await tab.open(stage("auc"))
-        seen = [await texts(tab, "tbody td")]
-        await tab.evaluate("document.querySelectorAll('input[type=range]')[2].focus()")
-        await tab.press("ArrowRight", code=39, times=10)
-        seen.append(await texts(tab, "tbody td"))
-        await tab.evaluate("document.querySelector('[data-dot][tabindex=\"0\"]').focus()")
-        await tab.press("ArrowDown", code=40)
-        await tab.press("PageUp", code=33, times=4)
-        seen.append([await tab.evaluate("document.activeElement.dataset.dot"), *await texts(tab, "tbody td")])
-        return seen, await tab.evaluate("document.activeElement.getAttribute('aria-valuenow')"), tab.problems
-
-    (first, more, dragged), value, problems = browse(task)
+    active = "(e => [e.dataset.dot, e.getAttribute('aria-valuenow')])(document.activeElement)"
+    dot = "document.querySelector('[data-dot][tabindex=\"0\"]').focus()"
+    drag = ("ArrowDown", *["PageUp"] * 4)
+    steps = (CELLS, THIRD_SLIDER, *["ArrowRight"] * 10, CELLS, dot, *drag, active, CELLS)
+    first, _, more, _, (name, value), dragged = browse(visit(stage("auc"), *steps))
     assert more[0] == first[0]
     assert more[4] != first[4], "log loss"
     assert more[6] != first[6], "calibration"
-    assert dragged[0] in ("0.1", "1.1")
-    assert dragged[1] != more[0]
+    assert name in ("0.1", "1.1")
+    assert dragged[0] != more[0]
     assert 0 < float(value) < 1
-    assert problems == []
 
 
 def test_the_chart_on_the_landing_page_reads_its_numbers(built_book, browse):
     with (built_book / "_static" / "data" / "fig-02-effects.csv").open(encoding="utf-8", newline="") as lines:
         rows = list(csv.DictReader(lines))
-
-    async def task(tab):
-        await tab.open(built_book / "book" / "intro.html")
-        labels = await tab.evaluate(
-            "[...document.querySelectorAll('.chart-row')].map(e => e.getAttribute('aria-label'))"
-        )
-        await tab.evaluate("document.querySelector('.chart-row').focus()")
-        await tab.press("ArrowDown", code=40)
-        hidden = await tab.evaluate("document.querySelector('.glued-figure .drawing-box').checkVisibility()")
-        return labels, await texts(tab, ".chart [role=status]"), hidden
-
-    labels, (words,), still_visible = browse(task)
+    found = "[...document.querySelectorAll('.chart-row')].map(e => e.getAttribute('aria-label'))"
+    first = "document.querySelector('.chart-row').focus()"
+    drawing = "document.querySelector('.glued-figure .drawing-box').checkVisibility()"
+    steps = (found, first, "ArrowDown", texts(".chart [role=status]"), drawing)
+    labels, _, (words,), still_visible = browse(visit(built_book / "book" / "intro.html", *steps))
     assert len(labels) == len({(row["protocol"], row["comparison"]) for row in rows})
     assert words == labels[1]
     mean = float(next(row["mean"] for row in rows if row["comparison"] in words and row["protocol"] == "fixed_epochs"))
@@ -156,9 +122,7 @@ def test_without_scripts_there_are_words_and_the_figure(built_book, browse):
         try:
             await tab.send("Page.navigate", url=(built_book / "book" / "loss.html").as_uri())
             await tab.until("document.readyState === 'complete' && !!document.querySelector('[data-play]')")
-            shown = await tab.evaluate("document.querySelector('[data-play]').innerText")
-            formula = await tab.evaluate("document.querySelector('.math').innerText")
-            return shown, formula
+            return await tab.evaluate("['[data-play]', '.math'].map(e => document.querySelector(e).innerText)")
         finally:
             await tab.send("Emulation.setScriptExecutionDisabled", value=False)
 

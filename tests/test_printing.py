@@ -56,9 +56,8 @@ def test_pages_become_one_document(book):
     check(document, {"book-intro", "book-loss", "notebooks-01_x"})
     section = document.select_one("#notebooks-01_x")
     assert section.h2["id"] == "notebooks-01_x--top"
-    assert [link["href"] for link in section.select("a")] == ["#notebooks-01_x--top", "https://example.org"], (
-        "a link to a file, or to a page that is none, is text"
-    )
+    links = [link["href"] for link in section.select("a")]  # a link to a file, or to a page that is none, is text
+    assert links == ["#notebooks-01_x--top", "https://example.org"]
     assert document.select_one("#book-loss a")["href"] == "#book-loss--top"
     assert "words" in section.text
     assert section.path["id"] == "notebooks-01_x--p"
@@ -75,8 +74,9 @@ def test_it_is_printed_with_bookmarks(book, tmp_path):
 @pytest.mark.long
 @needs_browser
 def test_the_whole_book_is_printed(built_book, tmp_path):
-    pages = [*built_book.glob("book/*.html"), *built_book.glob("notebooks/*.html")]
-    files = {f"{path.parent.name}-{path.stem}" for path in pages}
+    files = {
+        f"{p.parent.name}-{p.stem}" for folder in ("book", "notebooks") for p in built_book.glob(f"{folder}/*.html")
+    }
     document = BeautifulSoup(one_document(built_book), "html.parser")
     check(document, files)
     assert len(document.select("svg.drawing")) > 20
@@ -87,13 +87,11 @@ def test_the_whole_book_is_printed(built_book, tmp_path):
 def test_what_is_missing_is_said_in_one_line(book, tmp_path, monkeypatch, capsys):
     with pytest.raises(UserError, match="no rendered book here; `make book` makes one"):
         print_book(tmp_path, tmp_path / "book.pdf")
-    monkeypatch.setenv("CTR_BROWSER", "")
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(UserError, match="printing needs Chromium or Chrome"):
-        print_book(book, tmp_path / "book.pdf")
-    monkeypatch.setenv("CTR_BROWSER", "/no/such/browser")
-    with pytest.raises(UserError, match="did not print the book"):
-        print_book(book, tmp_path / "book.pdf")
+    for browser, reason in {"": "printing needs Chromium or Chrome", "/no/such": "did not print the book"}.items():
+        monkeypatch.setenv("CTR_BROWSER", browser)
+        with pytest.raises(UserError, match=reason):
+            print_book(book, tmp_path / "book.pdf")
     assert not (tmp_path / "book.pdf").exists()
     monkeypatch.setattr("ctrlib.data.folders.project_root", lambda: tmp_path)
     with pytest.raises(SystemExit) as stopped:

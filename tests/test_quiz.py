@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
-from browser import needs_browser
+from browser import needs_browser, visit
 from pages import ROOT, build_site
 from quiz import parse_quiz
 
@@ -48,29 +48,26 @@ def page(tmp_path_factory):
     return path
 
 
-def test_a_quiz_is_read():
+ONE_RIGHT = "exactly one option must be right"
+SLIPS = {
+    "- question: [": "no YAML",
+    "just words": "quiz: Input should be a valid list",
+    "- {question: Which, options: [{text: a, why: b, right: true}]}": "0 options: List should have at least 2",
+    "- {question: Which, options: [{text: a, why: b}, {text: c, why: d}]}": ONE_RIGHT,
+    QUIZ.replace('"Too much by one."', '"Too much.", right: true'): ONE_RIGHT,
+    QUIZ.replace(', why: "Too much by one."', ""): "0 options 0 why: Field required",
+    QUIZ.replace("right: true", "rigth: true", 1): "0 options 1 rigth: Extra inputs are not permitted",
+}
+
+
+def test_a_quiz_is_read_or_refused_in_one_line():
     first, second = parse_quiz(QUIZ)
     assert first.question == "What is $1 + 1$, *exactly*?"
-    assert [option.right for option in first.options] == [False, True]
-    assert [option.right for option in second.options] == [True, False]
-
-
-@pytest.mark.parametrize(
-    ("text", "reason"),
-    [
-        ("- question: [", "no YAML"),
-        ("just words", "quiz: Input should be a valid list"),
-        ("- {question: Which, options: [{text: a, why: b, right: true}]}", "0 options: List should have at least 2"),
-        ("- {question: Which, options: [{text: a, why: b}, {text: c, why: d}]}", "exactly one option must be right"),
-        (QUIZ.replace('"Too much by one."', '"Too much.", right: true'), "exactly one option must be right"),
-        (QUIZ.replace(', why: "Too much by one."', ""), "0 options 0 why: Field required"),
-        (QUIZ.replace("right: true", "rigth: true", 1), "0 options 1 rigth: Extra inputs are not permitted"),
-    ],
-)
-def test_an_invalid_quiz_is_refused_in_one_line(text, reason):
-    with pytest.raises(ValueError, match=re.escape(reason)) as caught:
-        parse_quiz(text)
-    assert "\n" not in str(caught.value)
+    assert [[option.right for option in one.options] for one in (first, second)] == [[False, True], [True, False]]
+    for text, reason in SLIPS.items():
+        with pytest.raises(ValueError, match=re.escape(reason)) as caught:
+            parse_quiz(text)
+        assert "\n" not in str(caught.value)
 
 
 def test_the_build_says_what_is_wrong_with_a_quiz(tmp_path):
@@ -116,22 +113,15 @@ def test_concept_pages_have_two_to_four_questions_and_no_telling_order():
 
 @needs_browser
 def test_a_click_says_right_or_wrong_and_why(page, browse):
-    async def task(tab):
-        await tab.open(page)
-        seen = [await tab.evaluate("[...document.querySelectorAll('.quiz-answers')].every(e => e.hidden)")]
-        question = "document.querySelector('fieldset.quiz')"
-        verdict = f"{question}.querySelector('[role=status]')"
-        for choice in (None, 0, 1):
-            if choice is not None:
-                await tab.evaluate(f"{question}.querySelectorAll('input')[{choice}].click()")
-                seen.append(await tab.evaluate(f"{verdict}.textContent"))
-            await tab.evaluate(f"{question}.querySelector('button').click()")
-            seen.append(await tab.evaluate(f"{verdict}.className + ': ' + {verdict}.textContent"))
-            seen.append(await tab.evaluate(f"getComputedStyle({verdict}, '::before').content"))
-        return seen, tab.problems
-
-    (hidden, nothing, no_sign, emptied, wrong, cross, emptied_again, right, tick), problems = browse(task)
-    assert problems == []
+    hidden = "[...document.querySelectorAll('.quiz-answers')].every(e => e.hidden)"
+    question = "document.querySelector('fieldset.quiz')"
+    verdict = f"{question}.querySelector('[role=status]')"
+    check, said = f"{question}.querySelector('button').click()", f"{verdict}.className + ': ' + {verdict}.textContent"
+    look = (check, said, f"getComputedStyle({verdict}, '::before').content")
+    choose = [(f"{question}.querySelectorAll('input')[{n}].click()", f"{verdict}.textContent", *look) for n in (0, 1)]
+    seen = browse(visit(page, hidden, *look, *choose[0], *choose[1]))
+    seen = [value for value in seen if value is not None]
+    hidden, nothing, no_sign, emptied, wrong, cross, emptied_again, right, tick = seen
     assert hidden is True
     assert nothing == "quiz-verdict: Choose an option first."
     assert no_sign == "none"
@@ -139,26 +129,3 @@ def test_a_click_says_right_or_wrong_and_why(page, browse):
     assert wrong == "quiz-verdict quiz-wrong: Wrong. Too much by one."
     assert right.startswith("quiz-verdict quiz-right: Right. As ")
     assert (cross, tick) == ('"✗ "', '"✓ "')
-
-
-@needs_browser
-def test_the_keyboard_is_enough(page, browse):
-    """Tab to the options, arrow to the second, Tab to the button, Space."""
-
-    async def task(tab):
-        await tab.open(page)
-        for _ in range(30):
-            await tab.press("Tab", code=9)
-            if await tab.evaluate("document.activeElement.type === 'radio'"):
-                break
-        await tab.press("ArrowDown", code=40)
-        await tab.press("Tab", code=9)
-        focused = await tab.evaluate("document.activeElement.textContent")
-        outline = await tab.evaluate("getComputedStyle(document.activeElement).outlineStyle")
-        await tab.press(" ", text=" ", code=32)
-        return focused, outline, await tab.evaluate("document.querySelector('.quiz-verdict').textContent")
-
-    focused, outline, verdict = browse(task)
-    assert focused == "Check"
-    assert outline != "none"
-    assert verdict.startswith("Right. As ")

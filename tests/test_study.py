@@ -23,21 +23,20 @@ CTRLIB = [sys.executable, "-c", "from ctrlib.cli import main; main()"]
 
 
 @pytest.fixture
-def project(tmp_path: Path) -> Path:
-    """A project with the real notebooks' folder layout."""
-    shutil.copytree(ROOT / "notebooks", tmp_path / "notebooks", ignore=shutil.ignore_patterns(".ipynb_checkpoints"))
-    (tmp_path / "ctrlib").mkdir()
+def empty_project(tmp_path: Path) -> Path:
+    """A project whose notebooks are still to be written."""
+    for name in ("notebooks", "ctrlib"):
+        (tmp_path / name).mkdir()
     (tmp_path / "_toc.yml").touch()
     return tmp_path
 
 
 @pytest.fixture
-def empty_project(tmp_path: Path) -> Path:
-    """A project whose notebooks are still to be written."""
-    (tmp_path / "notebooks").mkdir()
-    (tmp_path / "ctrlib").mkdir()
-    (tmp_path / "_toc.yml").touch()
-    return tmp_path
+def project(empty_project: Path) -> Path:
+    """A project with the real notebooks' folder layout."""
+    ignored = shutil.ignore_patterns(".ipynb_checkpoints")
+    shutil.copytree(ROOT / "notebooks", empty_project / "notebooks", ignore=ignored, dirs_exist_ok=True)
+    return empty_project
 
 
 def write_notebook(path: Path, *cells: str, parameters: str = "rows = 5000") -> None:
@@ -47,34 +46,37 @@ def write_notebook(path: Path, *cells: str, parameters: str = "rows = 5000") -> 
     nbformat.write(nbformat.v4.new_notebook(cells=[parameters, *code], metadata=kernel), path)
 
 
-@pytest.mark.parametrize(
-    ("profile", "only", "settings", "words"),
-    [
-        ("quik", [], [], ["quik", "quick", "Did you mean 'quick'"]),
-        ("quick", ["99"], [], ["99", "01, 02, 03, 04"]),
-        ("quick", [], ["instancs=3"], ["'instancs'", "Did you mean 'instances'"]),
-        ("quick", [], ["instances"], ["--set 'instances'", "name=value"]),
-        ("quick", [], ["instances=0"], ["instances=0", "greater than or equal to 2"]),
-        ("quick", [], ["instances=four"], ["instances='four'", "integer"]),
-        ("quick", [], ["learning_rate=-0.1"], ["learning_rate=-0.1", "greater than 0"]),
-        ("quick", [], ["learning_rate=1e99"], ["learning_rate=1e+99", "less than or equal to 10"]),
-        ("quick", [], ["architecture=DeepFN"], ["'DeepFN'", "Did you mean 'DeepFM'"]),
-        ("quick", [], ["dataset=synthetik"], ["'synthetik'", "Did you mean 'synthetic'"]),
-        ("quick", [], ["device=cuda:7"], ["device='cuda:7'", "use cpu"]),
-        ("quick", [], ["device=tpu"], ["device='tpu'", "auto, cpu, cuda"]),
-        ("quick", [], ["batch_size=60000"], ["batch_size=60000", "at most 12000"]),
-        ("quick", [], ["seeds=[1,1]"], ["[1, 1] repeat"]),
-        ("quick", [], ["protocols=[both]"], ["'both'", "early_stopping"]),
-        ("quick", ["01"], ["mutual_weight=2"], ["'mutual_weight'", "allowed"]),
-    ],
-)
+REFUSED = [
+    ("quik", [], [], ["quik", "quick", "Did you mean 'quick'"]),
+    ("quick", ["99"], [], ["99", "01, 02, 03, 04"]),
+    ("quick", [], ["instancs=3"], ["'instancs'", "Did you mean 'instances'"]),
+    ("quick", [], ["instances"], ["--set 'instances'", "name=value"]),
+    ("quick", [], ["instances=0"], ["instances=0", "greater than or equal to 2"]),
+    ("quick", [], ["dataset=synthetik"], ["'synthetik'", "Did you mean 'synthetic'"]),
+    ("quick", [], ["device=cuda:7"], ["device='cuda:7'", "use cpu"]),
+    ("quick", [], ["device=tpu"], ["device='tpu'", "auto, cpu, cuda"]),
+    ("quick", [], ["learning_rate=1e99"], ["learning_rate=1e+99", "less than or equal to 10"]),
+    ("quick", [], ["architecture=DeepFN"], ["'DeepFN'", "Did you mean 'DeepFM'"]),
+    ("quick", [], ["batch_size=60000"], ["batch_size=60000", "at most 12000"]),
+    ("quick", ["01"], ["mutual_weight=2"], ["'mutual_weight'", "allowed"]),
+    ("all: {rowz: 3}", [], [], ["rowz"]),
+    ('"77": {rows: 3000}', [], [], ["77"]),
+    ("- 1", [], [], ["sections"]),
+    ("a: [", [], [], ["YAML"]),
+]
+
+
+@pytest.mark.parametrize(("profile", "only", "settings", "words"), REFUSED)
 def test_what_is_wrong_is_refused_before_anything_runs(project, profile, only, settings, words) -> None:
+    """Unknown names and impossible values, and profiles that are a file with such; test_config.py has each value."""
+    if not profile.isalpha():
+        (project / "mine.yaml").write_text(profile)
+        profile = str(project / "mine.yaml")
     with pytest.raises(UserError) as caught:
         plan(project, profile, only, read_overrides(settings))
     line = str(caught.value)
     assert "\n" not in line
-    for word in words:
-        assert word in line
+    assert not [word for word in words if word not in line]
     assert not (project / "_build").exists()
 
 
@@ -95,13 +97,6 @@ def test_the_published_study_can_be_planned_where_no_data_are_prepared(monkeypat
     assert data_digest("frappe") != data_digest("criteo_100k")
     with pytest.raises(UserError, match="movielens"):
         data_digest("movielens")
-
-
-def test_a_profile_with_an_unknown_name_is_refused(project: Path, tmp_path: Path) -> None:
-    for text, word in (("all: {rowz: 3}", "rowz"), ('"77": {rows: 3000}', "77"), ("- 1", "sections"), ("a: [", "YAML")):
-        (tmp_path / "mine.yaml").write_text(text)
-        with pytest.raises(UserError, match=word):
-            plan(project, str(tmp_path / "mine.yaml"), [], {})
 
 
 def test_a_second_study_executes_nothing(tiny_study: dict) -> None:
@@ -148,21 +143,20 @@ def processes_in(folder: Path) -> list[psutil.Process]:
     return [process for process in psutil.process_iter(["cwd"]) if process.info["cwd"] == str(folder)]
 
 
+@pytest.mark.long
 def test_ctrl_c_stops_cleanly_and_the_command_goes_on(empty_project: Path, monkeypatch, capfd) -> None:
-    """SIGINT while models train: one line, exit 130, no orphan, finished runs kept and not trained again."""
+    """SIGINT while models train: one line, exit 130, no orphan, finished runs kept and not to be trained again."""
     tiny = yaml.safe_load(Path(TINY).read_text())["all"]
     parameters = "\n".join(f"{name} = {value!r}" for name, value in tiny.items())
     write_notebook(empty_project / "notebooks" / "01_train_independent.ipynb", "print('fine')", parameters=parameters)
-    (empty_project / "mine.yaml").write_text("all: {epochs: 10, rows: 4000}")
-    command = [*CTRLIB, "study", "--profile", "mine.yaml"]
-    with subprocess.Popen(
-        command, cwd=empty_project, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as process:
+    (empty_project / "mine.yaml").write_text("all: {epochs: 30, rows: 4000}")
+    command = [*CTRLIB, "study", "--profile", "mine.yaml", "--workers", "2"]
+    with subprocess.Popen(command, cwd=empty_project, stderr=subprocess.PIPE, text=True) as process:
         for line in process.stderr:
             if started := re.search(r"\[1/(\d+)\]", line):
                 break
         process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=120)
+        _, errors = process.communicate(timeout=300)  # it takes a second, or minutes where all cores are busy
     assert process.returncode == 130, errors
     assert "run the same command again" in errors
     assert "Traceback" not in errors
@@ -172,6 +166,6 @@ def test_ctrl_c_stops_cleanly_and_the_command_goes_on(empty_project: Path, monke
     assert processes_in(empty_project) == []
     monkeypatch.chdir(empty_project)
     with pytest.raises(SystemExit) as ended:
-        main(["study", "--profile", "mine.yaml", "--workers", "1"])
+        main(["study", "--profile", "mine.yaml", "--plan"])
     assert not ended.value.code
-    assert f"{runs} runs: {kept} in the store, {runs - kept} to train" in capfd.readouterr().err
+    assert f"{runs - kept} of {runs} distinct runs to train" in " ".join(capfd.readouterr().out.split())

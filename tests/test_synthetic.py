@@ -50,10 +50,6 @@ def joined(parts: list[table.Split]) -> table.Split:
     return table.Split(*(np.concatenate(values) for values in zip(*columns, strict=True)))
 
 
-def sha(split: table.Split) -> str:
-    return hashlib.sha256(split.ids.tobytes() + split.labels.tobytes() + split.probability.tobytes()).hexdigest()
-
-
 # ---- the truth is the truth ------------------------------------------------------------------------------------------
 
 
@@ -79,8 +75,7 @@ def test_true_probability_reaches_what_it_promises() -> None:
         assert 0.3 < np.std(z) < 2
 
 
-@pytest.mark.parametrize("click_rate", [0.02, 0.25, 0.6])
-@pytest.mark.parametrize("logit_sd", [0.5, 2.5])
+@pytest.mark.parametrize(("click_rate", "logit_sd"), [(0.02, 0.5), (0.02, 2.5), (0.6, 2.5)])
 def test_click_rate_and_spread_are_as_asked(click_rate, logit_sd) -> None:
     asked = SMALL.model_copy(update={"click_rate": click_rate, "logit_sd": logit_sd})
     split = make_rows(make_world(asked, 2), 0, 2 * BLOCK_ROWS)
@@ -88,27 +83,6 @@ def test_click_rate_and_spread_are_as_asked(click_rate, logit_sd) -> None:
     assert p.mean() == pytest.approx(click_rate, rel=0.03)
     assert abs(split.labels.mean() - p.mean()) < 4 * np.sqrt((p * (1 - p)).mean() / len(p))
     assert logit(p).std() == pytest.approx(logit_sd, rel=0.03)
-
-
-def naive_probability(world: synthetic.World, row: np.ndarray) -> float:
-    """The planted effects of one row, term by term."""
-    total = 0.0
-    for field, value in enumerate(row):
-        total += world.first_order[field][value]
-    for a, b in world.pairs:
-        for k in range(synthetic.LATENT_RANK):
-            total += synthetic.PAIR_SCALE * world.latent[a][row[a]][k] * world.latent[b][row[b]][k]
-    for a, b, c in world.triples:
-        for k in range(synthetic.LATENT_RANK):
-            product = world.latent[a][row[a]][k] * world.latent[b][row[b]][k] * world.latent[c][row[c]][k]
-            total += synthetic.TRIPLE_SCALE * product
-    return float(expit(world.scale * total + world.intercept))
-
-
-def test_probability_is_the_planted_formula(default_world) -> None:
-    split = make_rows(default_world, 500, 560)
-    expected = [naive_probability(default_world, row) for row in split.ids]
-    np.testing.assert_allclose(split.probability, expected, rtol=1e-10)
 
 
 # ---- same bytes, however they are asked for --------------------------------------------------------------------------
@@ -127,27 +101,15 @@ def test_any_slicing_gives_the_same_rows(cuts) -> None:
 # Each with the SHA-256 (first 16 digits) of ids and labels of PINNED_ROWS and the sum of their probabilities, as the
 # first version of the generator made them. Published results rest on these bytes: they change with a new
 # GENERATOR_VERSION or not at all. Probabilities may differ in their last digits from machine to machine.
+FEW = {"fields": 4, "largest_field": 30, "clusters": 5, "pairs": 2, "triples": 1}
+WIDE = {"fields": 5, "largest_field": 1_000_000, "smallest_field": 3, "zipf": 0, "clusters": 1, "pairs": 3}
+STEEP = {"fields": 6, "largest_field": 5000, "zipf": 3, "clusters": 7, "pairs": 0, "triples": 0}
 PINNED = [
     ({}, 0, "70ea6f4fdfb10f77", 691.2792128186185),
     ({}, 1, "b951b3222efd4ee2", 669.5803536563524),
-    (
-        {"fields": 4, "largest_field": 30, "clusters": 5, "pairs": 2, "triples": 1},
-        0,
-        "98b0d0eb9aa3f343",
-        664.1451003082744,
-    ),
-    (
-        {"fields": 5, "largest_field": 1_000_000, "smallest_field": 3, "zipf": 0, "clusters": 1, "pairs": 3},
-        1,
-        "1298d1c0486cdf11",
-        662.1805300173369,
-    ),
-    (
-        {"fields": 6, "largest_field": 5000, "zipf": 3, "clusters": 7, "pairs": 0, "triples": 0},
-        1,
-        "346285aa3e2100ae",
-        662.5112043272,
-    ),
+    (FEW, 0, "98b0d0eb9aa3f343", 664.1451003082744),
+    (WIDE, 1, "1298d1c0486cdf11", 662.1805300173369),
+    (STEEP, 1, "346285aa3e2100ae", 662.5112043272),
 ]
 PINNED_ROWS = [(0, 1000), (BLOCK_ROWS - 700, BLOCK_ROWS + 900), (2**35, 2**35 + 50)]
 
@@ -185,15 +147,14 @@ def plain_block(world: synthetic.World, block: int) -> tuple[np.ndarray, np.ndar
     return ids, rng.random(BLOCK_ROWS), raw
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {},
-        {"fields": 20, "largest_field": 20_000, "pairs": 40, "triples": 9},
-        {"fields": 5, "largest_field": 3000, "zipf": 3.0, "clusters": 1},
-        {"fields": 4, "smallest_field": 2, "largest_field": 40, "zipf": 0.0, "pairs": 0, "triples": 0},
-    ],
-)
+PLAIN = [
+    {"fields": 20, "largest_field": 20_000, "pairs": 40, "triples": 9},
+    {"fields": 5, "largest_field": 3000, "zipf": 3.0, "clusters": 1},
+    {"fields": 4, "smallest_field": 2, "largest_field": 40, "zipf": 0.0, "pairs": 0, "triples": 0},
+]
+
+
+@pytest.mark.parametrize("changes", PLAIN)
 def test_every_bit_is_that_of_the_plainest_form(changes) -> None:
     world = make_world(SyntheticSettings(**changes), 6)
     ids, coin, raw = plain_block(world, 2)
@@ -204,30 +165,23 @@ def test_every_bit_is_that_of_the_plainest_form(changes) -> None:
     assert world.scale == logit_sd / plain_block(world, synthetic.PILOT_BLOCK)[2].std()
 
 
-@pytest.mark.parametrize("workers", [1, 2, 3, 7])
+@pytest.mark.parametrize("workers", [1, 3, 7])
 def test_number_of_threads_does_not_change_rows(world, workers) -> None:
     span = (BLOCK_ROWS // 2, 4 * BLOCK_ROWS + 17)
     assert same_rows(make_rows(world, *span, workers=workers), make_rows(world, *span))
     assert same_rows(generate(SMALL, 3, workers).test, generate(SMALL, 3).test)
 
 
-@pytest.mark.parametrize("start", [0, 7, BLOCK_ROWS, 2**35 + 3])
-def test_no_rows_are_empty_arrays(world, start) -> None:
-    none, one = make_rows(world, start, start), make_rows(world, start, start + 1)
-    assert (none.ids.shape, none.labels.shape, none.probability.shape) == ((0, SMALL.fields), (0,), (0,))
-    assert same_rows(joined([none, one, none]), one)
-    assert [a.dtype for a in (none.ids, none.labels, none.probability)] == [np.int32, np.uint8, np.float64]
-
-
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [((5, 4), "rows 5 to 4"), ((-1, 4), "rows -1 to 4"), ((0, 4, 0), "workers must be 1 or more, got 0")],
-)
-def test_impossible_rows_are_refused(world, arguments, words) -> None:
-    with pytest.raises(UserError) as caught:
-        make_rows(world, *arguments)
-    assert words in str(caught.value)
-    assert "\n" not in str(caught.value)
+def test_no_rows_are_empty_arrays_and_impossible_ones_are_refused(world) -> None:
+    for start in (0, 7, BLOCK_ROWS, 2**35 + 3):
+        none, one = make_rows(world, start, start), make_rows(world, start, start + 1)
+        assert (none.ids.shape, none.labels.shape, none.probability.shape) == ((0, SMALL.fields), (0,), (0,))
+        assert same_rows(joined([none, one, none]), one)
+        assert [a.dtype for a in (none.ids, none.labels, none.probability)] == [np.int32, np.uint8, np.float64]
+    for arguments, words in {(5, 4): "rows 5 to 4", (-1, 4): "rows -1 to 4", (0, 4, 0): "1 or more, got 0"}.items():
+        with pytest.raises(UserError, match=words) as caught:
+            make_rows(world, *arguments)
+        assert "\n" not in str(caught.value)
 
 
 def test_memory_is_the_result_and_little_more(default_world) -> None:
@@ -250,11 +204,9 @@ def test_sizes_do_not_change_rows() -> None:
 
 def test_random_state_of_the_caller_neither_matters_nor_moves() -> None:
     np.random.seed(1)
-    first = generate(SMALL, 0)
-    state = np.random.get_state()[1].copy()
-    second = generate(SMALL, 0)
+    first, state = generate(SMALL, 0), np.random.get_state()[1].copy()
+    assert same_rows(first.train, generate(SMALL, 0).train)
     assert np.array_equal(np.random.get_state()[1], state)
-    assert same_rows(first.train, second.train)
 
 
 # ---- rows look like click logs ---------------------------------------------------------------------------------------
@@ -290,46 +242,31 @@ def test_fields_are_correlated(clusters) -> None:
 # ---- and are hard to learn -------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def trained_cohort():
-    """Two PNNs trained with early stopping on the default size, and their predictions for 1e5 fresh rows."""
+def test_an_ensemble_gains_and_no_model_beats_the_truth_on_fresh_rows() -> None:
+    """The situation the study is about. Two PNNs, trained with early stopping on the default size, predict 1e5 fresh
+    rows: neither a member nor the ensemble reaches the truth, in log loss far beyond noise, and the ensemble gains
+    at least 0.2 % relative on its members."""
     data = Data(name="synthetic", draw=1, fingerprint=synthetic.fingerprint(DEFAULT, 1))
-    members = tuple(
-        Member(architecture="PNN", embedding_dim=8, hidden_units=(32,), init_seed=n, order_seed=n) for n in range(2)
-    )
+    shape = {"architecture": "PNN", "embedding_dim": 8, "hidden_units": (32,)}
+    members = tuple(Member(**shape, init_seed=n, order_seed=n) for n in range(2))
     recipe = Recipe(learning_rate=0.02, batch_size=2000, epochs=9, patience=2, keep="best")
-    dataset = generate(DEFAULT, 1)
+    dataset, first = generate(DEFAULT, 1), DEFAULT.train_rows + DEFAULT.valid_rows + DEFAULT.test_rows
     run = Run(data=data, members=members, coupling=Coupling(weights=solo(2)), recipe=recipe)
     trained = trainer.train(run, dataset, device="cpu")
-    last_row = DEFAULT.train_rows + DEFAULT.valid_rows + DEFAULT.test_rows
-    fresh = make_rows(make_world(DEFAULT, 1), last_row, last_row + 100_000)
-    logits = []
+    assert max(trained.kept_epochs) < 9, "each was trained with early stopping"
+    fresh, logits = make_rows(make_world(DEFAULT, 1), first, first + 100_000), []
     for member, state in zip(members, trained.states, strict=True):
         model = cohort.build(member, dataset, torch.device("cpu"))
         cohort.load_state(state, model)
         logits.append(evaluation.predict(model, fresh).numpy())
-    return trained, fresh, expit(np.array(logits, dtype=np.float64))
-
-
-def test_no_model_beats_the_truth_on_fresh_rows(trained_cohort) -> None:
-    """Neither a member nor the ensemble, in AUC or log loss; in log loss the distance is far beyond noise."""
-    trained, fresh, predicted = trained_cohort
-    truth = fresh.probability
-    assert max(trained.kept_epochs) < 9, "each was trained with early stopping"
-    best = metrics.auc(fresh.labels, truth)
-    assert abs(best - metrics.expected_auc(truth)) < 3 * delong(fresh.labels, [truth]).standard_errors[0]
+    predicted, truth = expit(np.array(logits, dtype=np.float64)), fresh.probability
+    best, noise = metrics.auc(fresh.labels, truth), delong(fresh.labels, [truth]).standard_errors[0]
+    assert abs(best - metrics.expected_auc(truth)) < 3 * noise
     for p in [*predicted, predicted.mean(axis=0)]:
-        assert metrics.auc(fresh.labels, p) < best - 3 * delong(fresh.labels, [truth]).standard_errors[0]
+        assert metrics.auc(fresh.labels, p) < best - 3 * noise
         worse = np.where(fresh.labels == 1, np.log(truth / p), np.log((1 - truth) / (1 - p)))
         assert worse.mean() > 3 * worse.std() / np.sqrt(len(worse))
-
-
-def test_single_models_leave_room_that_an_ensemble_partly_fills(trained_cohort) -> None:
-    """The situation the study is about: an ensemble gains at least 0.2 % relative and still misses the truth."""
-    _, fresh, predicted = trained_cohort
     single = np.mean([metrics.auc(fresh.labels, p) for p in predicted])
-    ensemble, best = metrics.auc(fresh.labels, predicted.mean(axis=0)), metrics.auc(fresh.labels, fresh.probability)
     assert 0.6 < single < 0.99 * best
-    assert ensemble / single > 1.002
-    assert ensemble < best
+    assert metrics.auc(fresh.labels, predicted.mean(axis=0)) / single > 1.002
     assert metrics.churn(predicted).mean_difference > 0.01

@@ -11,12 +11,11 @@ from pathlib import Path
 import nbformat
 import pytest
 from browser import needs_browser
-from exercises import pages_in_order, reading_minutes, what_it_took
 from nbformat.v4 import new_code_cell, new_notebook, new_output
 from pages import ROOT
 
 from ctrlib.errors import UserError
-from ctrlib.publish.slides import SOURCE, VENDOR, ExecutedPages, arrange, slide_type, to_html, write_slides
+from ctrlib.publish.slides import SOURCE, ExecutedPages, arrange, slide_type, to_html, write_slides
 
 PICTURE = base64.b64encode(b"picture").decode()
 CELLS = json.loads((ROOT / SOURCE).read_text(encoding="utf-8"))["cells"]
@@ -36,34 +35,25 @@ def glued(name: str, text: str) -> dict:
     return shown({prefix + "text/plain": text}, {"scrapbook": {"name": name, "mime_prefix": prefix}})
 
 
+REASONS = {
+    "{glue:text}`/notebooks/03_y.ipynb::effect:.4f`": "03_y.ipynb is missing; run `ctrlib study --profile",
+    "{glue:text}`/notebooks/02_x.ipynb::efect:.4f`": "unknown value of 02_x 'efect'; allowed: effect",
+    "![A](/notebooks/02_x.ipynb#fig-y)": "unknown figure of 02_x 'fig-y'",
+}
+
+
 def test_numbers_and_figures_come_from_executed_pages(tmp_path):
-    page(
-        tmp_path,
-        "02_x",
-        [shown({"image/png": PICTURE}), glued("effect", "0.00123"), glued("name", "'a <b>'"), glued("far", "nan")],
-        {"mystnb": {"figure": {"name": "fig-x"}}},
-    )
-    pages = ExecutedPages(tmp_path)
-    assert pages.fill("It is {glue:text}`/notebooks/02_x.ipynb::effect:+.4f`.") == "It is +0.0012."
-    assert pages.fill("{glue:text}`/notebooks/02_x.ipynb::name:s`") == "a &lt;b&gt;"
-    assert pages.fill("{glue:text}`/notebooks/02_x.ipynb::far:.2f`") == "nan"
-    assert pages.fill('![A "dot"](/notebooks/02_x.ipynb#fig-x)') == (
-        f'<img src="data:image/png;base64,{PICTURE}" alt="A &quot;dot&quot;">'
-    )
-
-
-@pytest.mark.parametrize(
-    ("asked", "reason"),
-    [
-        ("{glue:text}`/notebooks/03_y.ipynb::effect:.4f`", "03_y.ipynb is missing; run `ctrlib study --profile"),
-        ("{glue:text}`/notebooks/02_x.ipynb::efect:.4f`", "unknown value of 02_x 'efect'; allowed: effect"),
-        ("![A](/notebooks/02_x.ipynb#fig-y)", "unknown figure of 02_x 'fig-y'"),
-    ],
-)
-def test_what_is_not_there_is_said_in_one_line(tmp_path, asked, reason):
-    page(tmp_path, "02_x", [glued("effect", "0.1")])
-    with pytest.raises(UserError, match=re.escape(reason)):
-        ExecutedPages(tmp_path).fill(asked)
+    outputs = [glued("effect", "0.00123"), glued("name", "'a <b>'"), glued("far", "nan")]
+    page(tmp_path, "02_x", [shown({"image/png": PICTURE}), *outputs], {"mystnb": {"figure": {"name": "fig-x"}}})
+    fill = ExecutedPages(tmp_path).fill
+    assert fill("It is {glue:text}`/notebooks/02_x.ipynb::effect:+.4f`.") == "It is +0.0012."
+    assert fill("{glue:text}`/notebooks/02_x.ipynb::name:s`") == "a &lt;b&gt;"
+    assert fill("{glue:text}`/notebooks/02_x.ipynb::far:.2f`") == "nan"
+    image = f'<img src="data:image/png;base64,{PICTURE}" alt="A &quot;dot&quot;">'
+    assert fill('![A "dot"](/notebooks/02_x.ipynb#fig-x)') == image
+    for asked, reason in REASONS.items():
+        with pytest.raises(UserError, match=re.escape(reason)):
+            fill(asked)
 
 
 def test_slide_types_become_sections():
@@ -104,17 +94,28 @@ class Addresses(HTMLParser):
         self.without_alt += tag == "img" and not given.get("alt")
 
 
-def test_slides_of_the_book_need_no_network_and_lie_where_the_guide_says(built_book):
-    slides = built_book / "_static" / "slides" / "lesson.html"
-    parsed = Addresses()
-    parsed.feed(slides.read_text(encoding="utf-8"))
-    files = [address for address in parsed.found if not address.startswith("data:")]
-    assert len(files) == 5
-    assert all((slides.parent / address).resolve().is_file() for address in files)
+def files_of(slides: Path) -> list[Path]:
+    """The files that slides load; every picture has its words, and no number is missing."""
+    text, parsed = slides.read_text(encoding="utf-8"), Addresses()
+    parsed.feed(text)
     assert not parsed.without_alt
-    assert "{glue" not in slides.read_text(encoding="utf-8")
+    assert "{glue" not in text
+    return [(slides.parent / address).resolve() for address in parsed.found if not address.startswith("data:")]
+
+
+def test_slides_need_no_network_and_lie_where_the_guide_says(built_book, tiny_study, tmp_path):
+    files = files_of(built_book / "_static" / "slides" / "lesson.html")
+    assert len(files) == 5
+    assert all(path.is_file() for path in files)
     guide = (built_book / "book" / "teach.html").read_text(encoding="utf-8")
     assert 'href="../_static/slides/lesson.html"' in guide
+    root = tiny_study["root"]
+    alone = write_slides(root, root / "_build" / "study" / "tiny", tmp_path / "slides")
+    assert all(path.is_file() and alone.parent in path.parents for path in files_of(alone))
+    table = guide.split('id="what-each-page-takes"')[1].split("</table>")[0]
+    assert table.count("<tr") >= 25
+    assert re.search(r"\d+ runs, \d+ (?:seconds|minutes)", table)
+    assert "Trained on: " in guide
 
 
 @needs_browser
@@ -134,39 +135,6 @@ def test_every_slide_fits_and_nothing_is_missed_offline(built_book, browse):
     assert problems == []
     assert len({title for title, *_ in seen}) == sum(slide_type(cell) in ("slide", "subslide") for cell in CELLS)
     assert not [one for one in seen if one[1] > width or one[2] > height]
-
-
-def test_slides_alone_bring_what_they_need(tiny_study, tmp_path):
-    root = tiny_study["root"]
-    path = write_slides(root, root / "_build" / "study" / "tiny", tmp_path / "slides")
-    parsed = Addresses()
-    parsed.feed(path.read_text(encoding="utf-8"))
-    assert all((path.parent / a).is_file() for a in parsed.found if not a.startswith("data:"))
-
-
-def test_vendored_reveal_is_the_package_and_small():
-    folder = ROOT / VENDOR / "reveal"
-    assert {path.name for path in folder.iterdir()} == {"LICENSE", "ORIGIN.md", "notes.js", "reveal.css", "reveal.js"}
-    assert sum(path.stat().st_size for path in folder.iterdir()) < 300_000
-    assert not re.search(r"@import|url\(\s*[\"']?(?:https?:)?//", (folder / "reveal.css").read_text(encoding="utf-8"))
-
-
-def test_the_guide_says_what_every_page_takes(built_book):
-    guide = (built_book / "book" / "teach.html").read_text(encoding="utf-8")
-    table = guide.split('id="what-each-page-takes"')[1].split("</table>")[0]
-    assert table.count("<tr") >= 25
-    assert re.search(r"\d+ runs, \d+ (?:seconds|minutes)", table)
-    assert "Trained on: " in guide
-
-
-def test_what_pages_take_is_read_from_them(tmp_path):
-    said = "*This page shows:* data; 8 runs with 3 minutes of training, trained 2026-01-01; on AMD, torch 2; page made"
-    page(tmp_path, "01_x", [shown({"text/markdown": said})])
-    assert what_it_took(tmp_path / "01_x.ipynb") == ("8 runs, 3 minutes", "AMD, torch 2")
-    (tmp_path / "page.md").write_text("word " * 360)
-    assert what_it_took(tmp_path / "page.md") == ("", "")
-    assert reading_minutes(tmp_path / "page.md") == 2
-    assert len(pages_in_order(ROOT)) > 30
 
 
 def test_a_wheelhouse_is_asked_alone_when_one_is_named(tmp_path):
