@@ -223,10 +223,19 @@ def test_cost_agrees_with_torch_s_own_count_on_the_real_model(architecture):
     assert counted + backward.get_total_flops() / batch == pytest.approx(expected.flop_training, rel=0.02)
 
 
+def pair_products(matrices: torch.Tensor, feature_emb: torch.Tensor) -> torch.Tensor:
+    """``(W v_i) * v_j`` with ``W v_i`` computed once for all pairs of its left field, as the kernels do."""
+    left, right = torch.triu_indices(sizes.FIELDS, sizes.FIELDS, offset=1)
+    return torch.einsum("bfd,fed->bfe", feature_emb[:, :-1], matrices)[:, left] * feature_emb[:, right]
+
+
 def plain_fibinet(model: torch.nn.Module, ids: torch.Tensor) -> torch.Tensor:
     """FiBiNET's formula on the model's own layers: torch cannot count inside ctrlib's own kernels."""
     feature_emb = model.embedding(ids)
-    pairs = [model.bilinear_raw(feature_emb), model.bilinear_senet(model.senet(feature_emb))]
+    pairs = [
+        pair_products(model.bilinear_raw.weight, feature_emb),
+        pair_products(model.bilinear_senet.weight, model.senet(feature_emb)),
+    ]
     return model.first_order(ids) + model.mlp(torch.cat(pairs, dim=1).flatten(1))
 
 

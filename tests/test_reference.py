@@ -64,7 +64,7 @@ def test_built_tables_and_api_are_there(built_book):
     assert "number, above 0 to 10" in pages["parameters"]
     assert pages["provenance"].count('href="../notebooks/') >= len(find_notebooks(ROOT))
     api = "".join(pages[name] for name in ("api_training", "api_measuring", "api_data"))
-    named = ("coupling.peer_loss", "training.loop.train", "store.runs.RunStore", "stats.metrics.auc", "run.plan.plan")
+    named = ("coupling.peer_loss", "training.loop.train", "store.runs.RunStore", "training.auc.auc", "run.plan.plan")
     for name in named:
         assert f'id="ctrlib.{name}"' in api
     assert "_auc" not in re.findall(r'id="ctrlib\.stats\.metrics\.(\w+)"', api)

@@ -33,7 +33,8 @@ MARK, ZEROS = b"SHA-256 of this file with zeros in this place: ", b"0" * 64
 
 
 class Results:
-    """The results in one file, or in all files of a folder; of a name that is in two, the last one counts.
+    """The results in one file, or in all files of a folder (none where it is missing); of a name in two files, the last
+    one counts.
 
     Attributes:
         runs: contents of run.json by fingerprint.
@@ -43,7 +44,9 @@ class Results:
 
     def __init__(self, place: Path) -> None:
         inside = [path for ending in ("jsonl", "parquet") for path in sorted(Path(place).glob(f"*.{ending}"))]
-        files = [RecordFile(path) for path in (inside if Path(place).is_dir() else [Path(place)])]
+        files = [
+            RecordFile(path) for path in ([Path(place)] if Path(place).suffix in (".jsonl", ".parquet") else inside)
+        ]
         self.runs, self.measures, self.data = (Entries(files, kind) for kind in NAMES)
 
 
