@@ -33,7 +33,7 @@ MARK, ZEROS = b"SHA-256 of this file with zeros in this place: ", b"0" * 64
 
 
 class Results:
-    """The results in one file, or in all files of a folder, which may be missing; of a name in two, the last one counts.
+    """The results in one file, or in all of a folder, which may be missing; of a name in two files, the last counts.
 
     Attributes:
         runs: contents of run.json by fingerprint.
