@@ -9,8 +9,7 @@
 # make test   the tests, among them a strict book build from notebooks executed with tiny parameters: about ten minutes
 # make test-all   those marked long as well: every page in a browser, the students' edition, the whole book on paper
 # make env    only the environment in .venv                                          (TORCH=2.11.0 for another torch)
-# make soak   a training is killed at a hundred random moments, and at every change of a file, and must end bit for bit
-#             (KILLS=100)
+# make soak   a training is killed at every change of a file, and must end bit for bit   (KILLS=100)
 # make fuzz   a hundred thousand damaged files and strange settings are used or refused in one line   (INPUTS=100000)
 # make bench  speed and memory beside the peers, which get an environment of their own   (BENCH="--only train,floor")
 PYTHON  ?= python3

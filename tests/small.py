@@ -140,14 +140,18 @@ def use_distinct_ids(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(distinct_ids, name, value)
 
 
+def widen(model: torch.nn.Module, generator: torch.Generator) -> None:
+    """Give the tables values of ordinary size, so that L2 and interactions matter."""
+    for table in embedding_parameters(model):
+        table.data.copy_(0.5 * torch.randn(table.shape, generator=generator))
+
+
 def widened(run: Run, starts: list | None = None, teachers: list | None = None) -> Group:
-    """All members of a run in float64, so that only the maths can differ, with tables of ordinary size, so that L2 and
-    interactions matter, and an Adam begun anew."""
+    """All members of a run in float64, so that only the maths can differ, widened, and an Adam begun anew."""
     group = make_group(run, list(range(len(run.members))), rows(), starts, CPU, teachers=teachers)
     generator, rate = torch.Generator().manual_seed(3), run.recipe.learning_rate
     for trainee in group.trainees:
-        for table in embedding_parameters(trainee.model.double()):
-            table.data.copy_(0.5 * torch.randn(table.shape, generator=generator))
+        widen(trainee.model.double(), generator)
         trainee.optimizer = make_adam(trainee.model, rate)
     if group.table:
         group.table = share_table(group.trainees, rate, from_scratch=True)
