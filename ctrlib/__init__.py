@@ -21,9 +21,6 @@ The names of ``__all__`` are here for scripts, and imported when they are used. 
 """
 
 from importlib import import_module
-from importlib.metadata import version
-
-__version__ = version("ctrlib")
 
 _PLACES = {
     "ctrlib.config": ("Checkpoint", "Coupling", "Data", "Member", "Recipe", "Run", "SyntheticSettings"),
@@ -39,6 +36,8 @@ __all__ = ["__version__", *sorted(_MODULES)]
 
 
 def __getattr__(name: str) -> object:
+    if name == "__version__":
+        return import_module("importlib.metadata").version("ctrlib")
     if name not in _MODULES:
         raise AttributeError(f"module 'ctrlib' has no attribute {name!r}")
     return getattr(import_module(_MODULES[name]), name)
