@@ -143,19 +143,15 @@ def parquet(entries: Iterable[tuple[str, dict[str, Any]]]) -> bytes:
     texts = [(name, pa.string()) for name in ("kind", "name", "settings", "content")]
     schema = pa.schema([*texts, ("history", pa.list_(epoch))])
     rows = sorted((_row(kind, content) for kind, content in entries), key=lambda row: [str(v) for v in row.values()])
-    file, style = (
-        io.BytesIO(),
-        {
-            "compression": "zstd",
-            "compression_level": 9,
-            "write_statistics": False,
-            "store_schema": False,
-            "use_dictionary": ["kind", "settings"],
-            "column_encoding": {
-                f"history.list.element.{name}": "BYTE_STREAM_SPLIT" for name in NUMBERS
-            },  # a quarter less
-        },
-    )
+    style = {
+        "compression": "zstd",
+        "compression_level": 9,
+        "write_statistics": False,
+        "store_schema": False,
+        "use_dictionary": ["kind", "settings"],
+        "column_encoding": {f"history.list.element.{name}": "BYTE_STREAM_SPLIT" for name in NUMBERS},  # a quarter less
+    }
+    file = io.BytesIO()
     with pq.ParquetWriter(file, schema, **style) as writer:
         writer.write_table(pa.Table.from_pylist(rows, schema))
         writer.add_key_value_metadata({"checksum": (MARK + ZEROS).decode()})
