@@ -183,7 +183,7 @@ def browse(tmp_path_factory):
     process = subprocess.Popen(command, **quiet, start_new_session=True)
     loop = asyncio.new_event_loop()
     try:
-        tab = loop.run_until_complete(_connect(profile, process))
+        tab = loop.run_until_complete(asyncio.wait_for(_connect(profile, process), 90))
         yield lambda task: loop.run_until_complete(asyncio.wait_for(task(tab), 900))
     finally:
         os.killpg(process.pid, signal.SIGKILL)

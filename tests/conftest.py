@@ -41,7 +41,7 @@ def tiny_study(project_copy: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     from ctrlib.run.training import train_planned
 
     lines: list[str] = []
-    with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(os.cpu_count()) as pool:
+    with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(min(4, os.cpu_count())) as pool:
         patch.setenv("CTRLIB_RUNS", str(project_copy / "runs"))
         jobs = plan(project_copy, str(TINY), [], {})
         lacking = train_planned(jobs, lines.append)

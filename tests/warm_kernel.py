@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -78,8 +79,15 @@ def kernel(client: socket.socket) -> None:
     os.environ.update(order["environment"])
     os.chdir(order["folder"])
     sys.path[0] = ""
+    threading.Thread(target=_end_with, args=(client,), daemon=True).start()
     inline = "--IPKernelApp.exec_lines=%matplotlib inline"  # matplotlib was imported before there was a shell
     IPKernelApp.launch_instance(argv=[*order["arguments"], inline])
+
+
+def _end_with(client: socket.socket) -> None:
+    """A kernel whose client was killed would hold papermill's pipes open for ever."""
+    client.recv(1)
+    os._exit(1)
 
 
 def ask(address: str, arguments: list[str]) -> None:

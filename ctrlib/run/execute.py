@@ -71,8 +71,12 @@ def execute(job: Job, root: Path, on_line: Callable[[str], None]) -> Outcome:
 def papermill_process() -> None:
     """The process of :func:`execute`: one task as JSON on stdin, printed lines on stdout, the error on stderr."""
     import papermill
+    from traitlets.config import Config
 
     task = json.load(sys.stdin)
+    folder = tempfile.TemporaryDirectory(prefix="ctrlib-")
+    # Sockets in a folder: a free TCP port may be taken by another kernel before this one has it.
+    sockets = {"transport": "ipc", "connection_file": f"{folder.name}/kernel.json"} if os.name == "posix" else {}
     try:
         papermill.execute_notebook(
             task["source"],
@@ -83,7 +87,8 @@ def papermill_process() -> None:
             stdout_file=sys.stdout,
             start_timeout=KERNEL_START_S,
             cwd=task["cwd"],
-            extra_arguments=["--IPKernelApp.log_level=ERROR"],  # else each kernel warns of its local TCP port
+            extra_arguments=["--IPKernelApp.log_level=ERROR"],
+            config=Config(KernelManager=sockets),
         )
     except Exception as failure:  # a failed cell, a dead kernel and a broken file come as many kinds
         kind = "" if type(failure).__name__ == "PapermillExecutionError" else f"{type(failure).__name__}: "
