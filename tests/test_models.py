@@ -279,7 +279,7 @@ def test_options_of_each_architecture():
     expected = {
         **{name: {} for name in ("LR", "FM", "DeepFM", "PNN")},
         **{name: {"num_cross_layers": 3} for name in ("DCN", "DCNv2")},
-        "FiBiNET": {"reduction_ratio": 3, "bilinear_type": "field_interaction"},
+        "FiBiNET": {"reduction_ratio": 3, "bilinear_type": "field_interaction", "bilinear_init": "per_matrix"},
         "AutoInt": {"attention_layers": 2, "attention_dim": 32, "num_heads": 2, "plus": True},
         "FinalMLP": {"num_heads": 1, "gate_field_1": -1, "gate_field_2": -1, "gate_units": 64},
     }
@@ -301,7 +301,7 @@ NO_OPTIONS = "unknown option of {0} {1!r}; {0} has no options of its own."
         ("FinalMLP", {"gate_field_1": 4}, ["field", "4"]),
         ("FinalMLP", {"gate_field_2": -2}, ["field", "-2"]),
         ("dcn", {"num_crosslayers": 1}, ["DCN 'num_crosslayers'; allowed: num_cross_layers.", "'num_cross_layers'?"]),
-        ("FiBiNET", {"zzz": 1}, ["unknown option of FiBiNET 'zzz'; allowed: reduction_ratio, bilinear_type."]),
+        ("FiBiNET", {"zzz": 1}, ["unknown option of FiBiNET 'zzz'; allowed: reduction_ratio, bilinear_type, bilinear_init."]),
         ("PNN", {"num_cross_layers": 1}, [NO_OPTIONS.format("PNN", "num_cross_layers")]),
         ("DeepFM", {"dropout": 1}, [NO_OPTIONS.format("DeepFM", "dropout")]),
         ("DeepFN", {}, [f"unknown architecture 'DeepFN'; allowed: {', '.join(MODELS)}. Did you mean 'DeepFM'?"]),

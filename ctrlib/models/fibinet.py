@@ -20,6 +20,8 @@ class FiBiNET(nn.Module):
     Args:
         reduction_ratio: how much narrower than F SENET's hidden layer is.
         bilinear_type: ``field_all``, ``field_each`` or ``field_interaction``.
+        bilinear_init: ``per_matrix`` or ``stacked``: how far from zero the bilinear matrices start, see
+            :class:`~ctrlib.models.layers.BilinearInteraction`.
     """
 
     def __init__(
@@ -31,14 +33,15 @@ class FiBiNET(nn.Module):
         batch_norm: bool = False,
         reduction_ratio: float = 3,
         bilinear_type: str = "field_interaction",
+        bilinear_init: str = "per_matrix",
     ) -> None:
         super().__init__()
         num_fields = len(field_dims)
         self.embedding = FeatureEmbedding(field_dims, embedding_dim)
         self.first_order = FirstOrder(field_dims)
         self.senet = SENET(num_fields, reduction_ratio)
-        self.bilinear_raw = BilinearInteraction(num_fields, embedding_dim, bilinear_type)
-        self.bilinear_senet = BilinearInteraction(num_fields, embedding_dim, bilinear_type)
+        self.bilinear_raw = BilinearInteraction(num_fields, embedding_dim, bilinear_type, bilinear_init)
+        self.bilinear_senet = BilinearInteraction(num_fields, embedding_dim, bilinear_type, bilinear_init)
         input_dim = 2 * self.bilinear_raw.num_pairs * embedding_dim
         self.mlp = MLP(input_dim, hidden_units, dropout, batch_norm, output=True)
 

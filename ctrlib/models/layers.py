@@ -237,15 +237,19 @@ class BilinearInteraction(nn.Module):
 
     Reference: Huang et al. 2019, FiBiNET, section 3.3, its three types. The D x D matrix W is one for all pairs
     (``field_all``), one per left field i (``field_each``; F-1 of them, as the last field is never on the left)
-    or one per pair (``field_interaction``). Each matrix starts Xavier-normal and acts as in ``nn.Linear``.
+    or one per pair (``field_interaction``). Each matrix acts as in ``nn.Linear``.
 
     Args:
         num_fields: F.
         embedding_dim: D.
         bilinear_type: which matrices are shared, see above.
+        bilinear_init: standard deviation of the initial weights: ``per_matrix``, Xavier of a D x D matrix; ``stacked``,
+            Xavier as PyTorch computes it for the tensor of all n matrices, sqrt(2 / (D D + n D)), as in FuxiCTR.
     """
 
-    def __init__(self, num_fields: int, embedding_dim: int, bilinear_type: str) -> None:
+    def __init__(
+        self, num_fields: int, embedding_dim: int, bilinear_type: str, bilinear_init: str = "per_matrix"
+    ) -> None:
         super().__init__()
         num_pairs = count_pairs(num_fields)
         num_matrices = {"field_all": 1, "field_each": num_fields - 1, "field_interaction": num_pairs}
@@ -254,8 +258,14 @@ class BilinearInteraction(nn.Module):
         self.bilinear_type = bilinear_type
         self.num_fields = num_fields
         self.num_pairs = num_pairs
-        self.weight = nn.Parameter(torch.empty(num_matrices[bilinear_type], embedding_dim, embedding_dim))
-        nn.init.normal_(self.weight, std=embedding_dim**-0.5)  # Xavier-normal of each D x D matrix
+        n = num_matrices[bilinear_type]
+        self.weight = nn.Parameter(torch.empty(n, embedding_dim, embedding_dim))
+        xavier = embedding_dim**-0.5
+        stacked = (2 / (embedding_dim * (embedding_dim + n))) ** 0.5
+        starts = {"per_matrix": xavier, "stacked": xavier if bilinear_type == "field_all" else stacked}
+        if bilinear_init not in starts:
+            raise unknown("bilinear_init", bilinear_init, starts)
+        nn.init.normal_(self.weight, std=starts[bilinear_init])
 
     def matrices(self) -> Tensor:
         """The matrices per pair (P, D, D) or per left field (F-1, D, D)."""
