@@ -64,6 +64,21 @@ def test_colours_of_the_page_and_names_of_its_own():
     assert len(shown) < 0.9 * len(svg)
 
 
+def labels(markup: str) -> list[str]:
+    """All words and numbers of a drawing, in order."""
+    root = ElementTree.fromstring(re.search("<svg.*</svg>", markup, flags=re.DOTALL)[0])
+    return ["".join(one.itertext()) for one in root.iter() if one.tag.endswith("text")]
+
+
+def test_labels_keep_their_digits():
+    ax = figures.canvas()
+    ax.plot([0.8001, 0.8004], [1, 2])
+    ax.set(xticks=[0.8001, 0.80025, 0.8004], xlabel="AUC, 0.12345 apart")
+    svg = figures.picture(ax.figure)["image/svg+xml"]
+    assert {"0.80025", "AUC, 0.12345 apart"} <= set(labels(svg))
+    assert labels(drawings.inline(svg, "", "d1")) == labels(svg)
+
+
 def test_white_words_stay_white_and_white_edges_become_paper():
     svg = '<path style="fill: #ffffff; stroke: #ffffff"/>'
     assert drawings.recolour(svg) == '<path style="fill: #ffffff; stroke: var(--fig-paper, #ffffff)"/>'
@@ -110,6 +125,9 @@ def test_every_figure_and_table_of_a_page_can_be_had_with_its_data(built_book):
         names = re.findall(r'href="\.\./_static/data/([\w-]+)\.csv"', text)
         assert text.count('<svg class="drawing"') == text.count("figure (SVG)") >= 1
         assert len(names) == text.count('<svg class="drawing"') + text.count('class="dataframe')
+        shown = re.findall(r'<div class="drawing-box">(<svg.*?</svg>)', text, flags=re.DOTALL)
+        files = re.findall(r'href="\.\./_static/data/([\w-]+)\.svg"', text)
+        assert [labels(one) for one in shown] == [labels((data / f"{one}.svg").read_text("utf-8")) for one in files]
         for name in names:
             assert len((data / f"{name}.csv").read_text(encoding="utf-8").splitlines()) > 1
         assert "<img" not in re.search(r"<article.*</article>", text, flags=re.DOTALL)[0]

@@ -32,12 +32,12 @@ def recolour(svg: str) -> str:
 
 
 def inline(svg: str, alternative: str, number: str) -> str:
-    """The markup of a drawing: its own names for its parts, a text that describes it, and no needless digits."""
+    """The markup of a drawing: its own names for its parts, a text that describes it, and short coordinates."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"\s*<g id=\"(?:patch|line2d|text|xtick|ytick|axes|figure)_\d+\">", "<g>", svg)
     svg = re.sub(r'\bid="', f'id="{number}-', svg)
     svg = re.sub(r'((?:xlink:)?href="#|url\(#)', rf"\g<1>{number}-", svg)
-    svg = re.sub(r"(\d\.\d\d)\d+", r"\1", svg)
+    svg = re.sub(r"<[^>]+>", lambda tag: re.sub(r"(\d\.\d\d)\d+", r"\1", tag[0]), svg)
     svg = re.sub(r"\s*\n\s*", " ", svg)
     svg = recolour(re.sub(r"<style.*?</style>", "", svg, flags=re.DOTALL))
     svg = svg.replace("<svg ", f'<svg class="drawing" role="img" aria-label="{escape(alternative)}" ', 1)
