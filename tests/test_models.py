@@ -301,7 +301,7 @@ NO_OPTIONS = "unknown option of {0} {1!r}; {0} has no options of its own."
         ("FinalMLP", {"gate_field_1": 4}, ["field", "4"]),
         ("FinalMLP", {"gate_field_2": -2}, ["field", "-2"]),
         ("dcn", {"num_crosslayers": 1}, ["DCN 'num_crosslayers'; allowed: num_cross_layers.", "'num_cross_layers'?"]),
-        ("FiBiNET", {"zzz": 1}, ["unknown option of FiBiNET 'zzz'; allowed: reduction_ratio, bilinear_type, bilinear_init."]),
+        ("FiBiNET", {"zzz": 1}, ["unknown option of FiBiNET 'zzz'; allowed: reduction_ratio, bilinear_type"]),
         ("PNN", {"num_cross_layers": 1}, [NO_OPTIONS.format("PNN", "num_cross_layers")]),
         ("DeepFM", {"dropout": 1}, [NO_OPTIONS.format("DeepFM", "dropout")]),
         ("DeepFN", {}, [f"unknown architecture 'DeepFN'; allowed: {', '.join(MODELS)}. Did you mean 'DeepFM'?"]),
