@@ -296,7 +296,8 @@ def test_page_12_what_does_as_much(protocol: str) -> None:
     for rival in ("frozen ensemble", "offline distillation"):
         assert mean_of("12", rival, "mutual", **at) > 0
     averaged = effect("12", "averaged weights", CONTINUED, **at)
-    assert averaged > mutual if protocol == FIXED else averaged < mutual / 2
+    frozen = effect("12", "frozen ensemble", CONTINUED, **at)
+    assert mutual < averaged < frozen if protocol == FIXED else averaged < mutual / 2
     assert mean_of("12", "self-anchor", CONTINUED, **at) < mutual / 4
     assert mean_of("12", "wider", CONTINUED, **at) < 0
     mean = replicates_of("12").query("protocol == @protocol").groupby("condition")[["auc", "ensemble_auc"]].mean()
@@ -325,7 +326,10 @@ def test_page_13_a_part_of_the_gap_and_what_it_costs_on_the_way() -> None:
     assert (costs[1.5] > costs[3.0]).all()
     assert (equal["low"].loc[many].unstack("logit_sd")[0.75] > 0).all()
     assert (later[3.0] < 0).all()
-    gains = family(replicates, factors, *SCRATCH).loc[STOPPED].query("verdict == 'gain'")
+    scratch = family(replicates, factors, *SCRATCH).loc[STOPPED]
+    assert (scratch["low"] > 0).sum() == 7
+    assert len(scratch) == 12
+    gains = scratch.query("verdict == 'gain'")
     assert {(rows, noise) for rows, _, noise in gains.index} == {(many, 0.75)}
     assert begun["share"].lt(tuned["share"]).mean() > 0.8
 
@@ -346,7 +350,8 @@ def test_page_14_peers_help_where_going_on_alone_does_not() -> None:
     tuned = family(usual, ["weight", "cohort"], *MUTUAL)
     begun = family(kinds, ["weight", "cohort"], "mutual", "checkpoint")
 
-    assert_all(alone.loc[STOPPED], "no difference shown", high=0)
+    assert_all(alone.loc[STOPPED], "no difference shown", low=-0.001, high=0)
+    assert alone.loc[STOPPED].query("high < 0").index.tolist() == ["DCN", "DeepFM"]
     assert len(tuned.loc[STOPPED, weak]) == 5
     assert_all(tuned.loc[STOPPED, weak], "gain", 0.0002, 0.0004)
     assert_all(tuned.loc[STOPPED, strong], "gain", 0.001, 0.0022)
@@ -456,7 +461,7 @@ def test_page_15_losses_and_one_exception() -> None:
     solo, start = (mean.xs(name, level="condition").droplevel("weight") for name in (CONTINUED, "checkpoint"))
     pulled = mean.xs(("mutual", 20.0), level=["condition", "weight"])
     assert (solo.loc[STOPPED, "logloss"] > start.loc[STOPPED, "logloss"]).all()
-    assert 0.65 < pulled["logloss"][STOPPED, "FiBiNET"] / solo["logloss"][STOPPED, "FiBiNET"] < 0.75
+    assert 0.72 < pulled["logloss"][STOPPED, "FiBiNET"] / solo["logloss"][STOPPED, "FiBiNET"] < 0.78
     assert (solo["ensemble_auc"] - solo["auc"] > 0.0029).all()
     assert (pulled["churn"] / solo["churn"]).between(0.4, 0.65).all()
     assert (pulled["ensemble_auc"] < solo["ensemble_auc"]).all()
