@@ -139,13 +139,27 @@ def test_every_slide_fits_and_nothing_is_missed_offline(built_book, browse):
 
 def test_a_wheelhouse_is_asked_alone_when_one_is_named(tmp_path):
     probe = tmp_path / "probe.mk"
-    probe.write_text(f"include {ROOT / 'Makefile'}\nprobe:\n\t@env | grep ^PIP_ | sort\n")
-    clean = {name: value for name, value in os.environ.items() if not name.startswith("PIP_")}
+    probe.write_text(f"include {ROOT / 'Makefile'}\nprobe:\n\t@env | grep -E '^(PIP|UV)_' | sort\n")
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("PIP_", "UV_"))}
     command = ["make", "-s", "-f", str(probe), "probe"]
     how = {"cwd": tmp_path, "capture_output": True, "text": True, "env": clean}
     asked = subprocess.run([*command, "WHEELHOUSE=some/wheels"], **how)
-    assert asked.stdout == f"PIP_FIND_LINKS={tmp_path}/some/wheels\nPIP_NO_INDEX=1\n"
+    assert asked.stdout == "".join(
+        f"{one}_FIND_LINKS={tmp_path}/some/wheels\n{one}_NO_INDEX=1\n" for one in ("PIP", "UV")
+    )
     assert not subprocess.run(command, **how).stdout
     plan = subprocess.run(["make", "-n", "wheelhouse"], cwd=ROOT, capture_output=True, text=True).stdout
     assert "pip download" in plan
     assert "requirements.lock" in plan
+
+
+@pytest.mark.parametrize(
+    ("installer", "command"), [("", ".venv/bin/python -m pip install"), ("/bin/uv", "/bin/uv pip install")]
+)
+def test_pytorch_comes_from_the_index_that_is_named(installer, command):
+    asked = ["make", "-n", "env", "READY=none", f"UV={installer}", "TORCH_INDEX=file:///wheels"]
+    lines = subprocess.run(asked, cwd=ROOT, capture_output=True, text=True).stdout.splitlines()
+    first, rest, _ = (line for line in lines if line.startswith(command))
+    assert "--index-url file:///wheels torch==" in first
+    assert rest.endswith("-r .venv/requirements.txt")
+    assert "--index-url" not in rest
