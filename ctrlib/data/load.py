@@ -5,6 +5,7 @@ from pathlib import Path
 
 from ctrlib.config import Data, SyntheticSettings
 from ctrlib.data.folders import data_root
+from ctrlib.errors import UserError
 
 
 def data_settings(name: str, draw: int, synthetic: SyntheticSettings | None = None) -> Data:
@@ -19,8 +20,18 @@ def data_settings(name: str, draw: int, synthetic: SyntheticSettings | None = No
 
 
 def load_data(data: Data):
-    """The rows that ``data`` names (the last two are kept in memory)."""
-    return _load_cached(data.name, data.draw, data.synthetic, str(data_root()))
+    """The rows that ``data`` names (the last two are kept in memory).
+
+    Raises:
+        UserError: there is no such data set, or the rows of that name are others than those of the fingerprint.
+    """
+    found = _load_cached(data.name, data.draw, data.synthetic, str(data_root()))
+    if found.fingerprint != data.fingerprint:
+        raise UserError(
+            f"data set {data.name!r} (draw {data.draw}) now holds other rows ({found.fingerprint}) than those that the "
+            f"runs saw ({data.fingerprint}); if they lie under another name, ask for that: dataset=NAME"
+        )
+    return found
 
 
 @lru_cache(maxsize=2)

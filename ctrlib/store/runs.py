@@ -9,6 +9,7 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 
 from ctrlib.config import Data, Member, Run, StoredMember
@@ -107,7 +108,7 @@ class RunStore:
             self._said.add(str(damage))
             return None
         self._healthy.add(name)
-        return record
+        return replace(record, run=run)  # its rows may lie under another name now
 
     # Training one run -----------------------------------------------------------------------------------------------
 
