@@ -1,7 +1,11 @@
 """What is kept is used for what it was made of: its rows, its code, its trainings."""
 
+import shutil
+
+import nbformat
 import numpy as np
 import pytest
+from pages import ROOT
 from raw_files import table_lines, write_lines
 from small import make_run, member, one_line
 
@@ -9,6 +13,8 @@ from ctrlib.data import sources
 from ctrlib.data.load import data_settings, load_data
 from ctrlib.data.options import PrepareOptions
 from ctrlib.errors import UserError
+from ctrlib.run.execute import finalize_notebook
+from ctrlib.run.plan import plan, planned
 from ctrlib.stats.metrics import auc
 from ctrlib.store.measures import group_scores
 from ctrlib.store.runs import RunStore
@@ -45,3 +51,61 @@ def test_a_record_is_measured_on_the_rows_that_were_asked_for(renamed) -> None:
     score = group_scores(store, [found])["auc"]
     assert score == pytest.approx([auc(load_data(data).test.labels, found.logits()[0])])
     assert not np.array_equal(load_data(data).test.labels, load_data(data_settings("shop", 0)).test.labels)
+
+
+@pytest.fixture
+def executed(tmp_path, monkeypatch):
+    """A function that plans page 01, or another; a copy of it counts as executed; a project with a store of its own."""
+    shutil.copytree(ROOT / "notebooks", tmp_path / "notebooks")
+    results = tmp_path / "book" / "results" / "published.parquet"
+    results.parent.mkdir(parents=True)
+    results.write_bytes(b"some")
+    monkeypatch.setenv("CTRLIB_RUNS", str(tmp_path / "runs"))
+    monkeypatch.setenv("CTRLIB_DATA", str(tmp_path / "data"))
+
+    def job(page="01", **settings):
+        return plan(tmp_path, str(ROOT / "tests" / "tiny.yaml"), [page], settings)[0]
+
+    def execute(**settings):
+        one = job(**settings)
+        one.output.parent.mkdir(parents=True, exist_ok=True)
+        running = one.output.with_suffix(".running.ipynb")
+        nbformat.write(nbformat.read(one.source, as_version=4), running)
+        assert finalize_notebook(one, running, "", 1.0).state == "done"
+        assert job(**settings).is_done()
+        return lambda: job(**settings).is_done()
+
+    return execute, job, tmp_path
+
+
+def test_a_page_is_out_of_date_when_a_record_or_a_published_one_changes(executed) -> None:
+    execute, job, project = executed
+    run = planned(job())[0][0]
+    record = project / "runs" / run.fingerprint / "run.json"
+    done = execute()
+    record.parent.mkdir(parents=True)
+    record.write_bytes(b"a record")
+    assert not done()
+    done = execute()
+    record.write_bytes(b"another")
+    assert not done()
+    done = execute()
+    shutil.rmtree(record.parent)
+    assert not done()
+    done = execute()
+    (project / "book" / "results" / "published.parquet").unlink()
+    assert not done()
+
+
+def test_a_page_of_several_data_sets_is_out_of_date_when_one_is_prepared_anew(executed) -> None:
+    execute, _, project = executed
+
+    def prepare(seed):
+        raw = write_lines(project / f"{seed}.csv", table_lines(4000, seed))
+        sources.prepare("shop", raw, project / "data", PrepareOptions(label="label"))
+
+    prepare(0)
+    done = execute(page="20", datasets=["synthetic", "shop"])
+    assert done()
+    prepare(1)
+    assert not done()

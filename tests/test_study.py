@@ -99,8 +99,9 @@ def test_the_published_study_can_be_planned_where_no_data_are_prepared(monkeypat
         data_digest("movielens")
 
 
-def test_a_second_study_executes_nothing(tiny_study: dict) -> None:
+def test_a_second_study_executes_nothing(tiny_study: dict, monkeypatch) -> None:
     root = tiny_study["root"]
+    monkeypatch.setenv("CTRLIB_RUNS", str(root / "runs"))
     for job in plan(root, TINY, [], {}):
         assert execute(job, root, print).state == "unchanged"
     changed = plan(root, TINY, ["01"], {"rows": 2001})[0]

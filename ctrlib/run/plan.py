@@ -1,8 +1,8 @@
 """The study: notebooks x parameters, executed by papermill into a build folder.
 
 Everything is checked before anything runs: profile, notebook numbers, parameter names (papermill itself only warns
-of an unknown one) and values. A notebook whose text, parameters, data and code did not change since it was executed
-is not executed again; a failed one leaves ``NN_name.failed.ipynb`` and the others go on.
+of an unknown one) and values. A notebook whose text, parameters, data, code and records did not change since it was
+executed is not executed again; a failed one leaves ``NN_name.failed.ipynb`` and the others go on.
 """
 
 import ast
@@ -29,7 +29,7 @@ class Job:
         output: its executed copy.
         parameters: those that differ from what the notebook declares.
         settings: all its parameters, checked.
-        key: hash of text, parameters, code and data; a copy with another key is out of date.
+        key: hash of text, parameters, code, data and published results.
     """
 
     number: str
@@ -49,11 +49,17 @@ class Job:
         """Where a failed execution is kept."""
         return self.output.with_suffix(".failed.ipynb")
 
+    def made_of(self) -> str:
+        """Hash of all that an executed copy is made of: the key and, in the store, the records of its runs."""
+        from ctrlib.store.runs import open_store
+
+        return digest([self.key, open_store().record_digests(planned(self)[0])])
+
     def is_done(self) -> bool:
-        """Whether a whole executed copy with this key exists."""
+        """Whether a whole executed copy exists that is made of what is there now."""
         try:
             metadata = json.loads(self.output.read_text(encoding="utf-8"))["metadata"]
-            return metadata["ctrlib"]["key"] == self.key
+            return metadata["ctrlib"]["key"] == self.made_of()
         except (OSError, ValueError, KeyError, TypeError):  # none, or a damaged one
             return False
 
@@ -141,12 +147,13 @@ def plan(root: Path, profile: str, only: list[str], overrides: dict[str, Any], o
         require(f"parameter in section {number} of profile {label}", sections.get(number, {}), declared[number])
     suffix = "".join(f"+{name}={value}" for name, value in overrides.items())
     folder = out or root / "_build" / "study" / re.sub(r"[^\w.=+-]+", "_", label + suffix)[:120]
-    code, jobs = code_digest(), []
+    common = {"code": code_digest(), "results": results_digest(root)}
+    jobs = []
     for number in numbers:
         asked = {"profile": label, **sections.get("all", {}), **sections.get(number, {}), **overrides}
         parameters = {name: value for name, value in asked.items() if name in declared[number]}
         output = folder / notebooks[number].name
-        jobs.append(make_job(root, notebooks[number], output, declared[number], parameters, code))
+        jobs.append(make_job(root, notebooks[number], output, declared[number], parameters, common))
     return jobs
 
 
@@ -158,18 +165,18 @@ def require(kind: str, names: Iterable[str], allowed: Collection[str]) -> None:
 
 
 def make_job(
-    root: Path, notebook: Path, output: Path, declared: dict[str, Any], parameters: dict[str, Any], code: str
+    root: Path, notebook: Path, output: Path, declared: dict[str, Any], parameters: dict[str, Any], common: dict
 ) -> Job:
-    """One notebook with its parameters checked; ``declared`` are those it has, ``code`` the hash of ctrlib."""
+    """One notebook with its parameters checked; ``declared`` are those it has, ``common`` hashes that all share."""
     from ctrlib.study.experiments import checked_parameters
 
     settings = checked_parameters(**{**declared, **parameters})
     key = digest(
         {
+            **common,
             "notebook": hashlib.sha256(notebook.read_bytes()).hexdigest(),
             "parameters": parameters,
-            "code": code,
-            "data": data_digest(settings.dataset),
+            "data": [data_digest(name) for name in (settings.dataset, *settings.datasets)],
             "benchmarks": benchmark_digest(root) if "benchmark" in declared else "",
         }
     )
@@ -186,6 +193,12 @@ def benchmark_digest(root: Path) -> str:
     """Hash of the benchmark records and of what makes tables of them."""
     files = sorted([*(root / "benchmarks").glob("*.py"), *(root / "benchmarks" / "results").glob("*.json")])
     return digest({str(path.relative_to(root)): path.read_text(encoding="utf-8") for path in files})
+
+
+def results_digest(root: Path) -> str:
+    """Hash of the published records and measures."""
+    files = sorted(path for path in (root / "book" / "results").glob("*") if path.suffix in (".parquet", ".jsonl"))
+    return digest({path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files})
 
 
 def data_digest(dataset: str) -> str:

@@ -10,6 +10,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 
 from ctrlib.config import Data, Member, Run, StoredMember
@@ -109,6 +110,15 @@ class RunStore:
             return None
         self._healthy.add(name)
         return replace(record, run=run)  # its rows may lie under another name now
+
+    def record_digests(self, runs: Iterable[Run]) -> dict[str, str | None]:
+        """SHA-256 of the run.json of each run in the folder, None where it is not there; published ones are left out."""
+        names = {run.fingerprint for run in runs} - (self.results.runs.keys() if self.results else set())
+        paths = {name: self.root / name / "run.json" for name in sorted(names)}
+        try:
+            return {n: sha256(path.read_bytes()).hexdigest() if path.is_file() else None for n, path in paths.items()}
+        except OSError as error:
+            raise storage_error(error, self.root) from None
 
     # Training one run -----------------------------------------------------------------------------------------------
 
