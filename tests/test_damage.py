@@ -23,7 +23,7 @@ from ctrlib.config import Run
 from ctrlib.coupling import complete
 from ctrlib.data import sources
 from ctrlib.store.checkpoints import NEWEST
-from ctrlib.store.gc import find_garbage
+from ctrlib.store.gc import find_garbage, remove
 from ctrlib.store.record import FILES, Damaged
 from ctrlib.store.runs import RunStore
 
@@ -200,6 +200,22 @@ def test_garbage_is_shown_first_and_deleted_when_told(store: RunStore) -> None:
     assert store.fingerprints() == [healthy]
     assert (store.root / ".training-1111").exists()
     assert "0 folders" in command("runs", "gc", "--store", store.root / "nowhere")[1]
+
+
+def test_what_became_whole_or_is_in_use_since_it_was_judged_is_kept(store: RunStore) -> None:
+    whole, used = quick(1), quick(2)
+    for run in (whole, used):
+        (store.root / run.fingerprint / "predictions.npz").write_bytes(b"broken")
+    garbage = find_garbage(store)
+    assert len(garbage) == 2
+    quiet(store.train, whole, "cpu")
+    lock = store.lock(used.fingerprint)
+    assert lock.acquire()
+    with lock:
+        assert remove(store, garbage) == []
+    assert store.verify(whole.fingerprint)
+    assert [one.folder.name for one in remove(store, garbage)] == [used.fingerprint]
+    assert store.fingerprints() == [whole.fingerprint]
 
 
 # ---- states of unfinished trainings ----------------------------------------------------------------------------------

@@ -178,10 +178,10 @@ def runs_gc(
         for one, size in garbage.items():
             shown.add_row(one.folder.name, one.reason, f"{size:.1f}")
         console(stderr=False).print(shown)
-    if delete:
-        remove(garbage)
+    gone = remove(found, garbage, unfinished) if delete else list(garbage)
     done = "freed" if delete else "can be freed" + (" with --delete" if garbage else "")
-    say(f"{found.root}: {len(garbage)} folders, {sum(garbage.values()):.1f} MB {done}")
+    kept = f"; {len(garbage) - len(gone)} in use or whole again, and kept" if len(gone) < len(garbage) else ""
+    say(f"{found.root}: {len(gone)} folders, {sum(garbage[one] for one in gone):.1f} MB {done}{kept}")
 
 
 @runs_app.command("publish")

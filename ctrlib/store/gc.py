@@ -100,10 +100,25 @@ def _in_use(store: RunStore, name: str) -> bool | None:
         raise storage_error(error, store.root) from None
 
 
-def remove(garbage: Iterable[Garbage]) -> None:
-    """Delete the folders; :class:`UserError` names the first that cannot be."""
+def remove(store: RunStore, garbage: Iterable[Garbage], unfinished: bool = False) -> list[Garbage]:
+    """Delete the folders that are garbage still, each under the lock of its run; those that were deleted.
+
+    Meanwhile a run may have been trained again, or be in training: what the folder holds then is left alone.
+
+    Raises:
+        UserError: names the first folder that cannot be removed.
+    """
+    gone = []
     for one in garbage:
+        kind, _, name = one.folder.name.rpartition("-")
         try:
-            files.remove(one.folder)
+            (store.root / ".locks").mkdir(exist_ok=True)
+            if not (lock := store.lock(name)).acquire():
+                continue
+            with lock:
+                if _reason(store, one.folder, kind, name, unfinished):
+                    files.remove(one.folder)
+                    gone.append(one)
         except OSError as error:
             raise UserError(f"{one.folder}: cannot be removed ({error.strerror or error})") from None
+    return gone

@@ -112,7 +112,7 @@ class RunStore:
         return replace(record, run=run)  # its rows may lie under another name now
 
     def record_digests(self, runs: Iterable[Run]) -> dict[str, str | None]:
-        """SHA-256 of the run.json of each run in the folder, None where it is not there; published ones are left out."""
+        """SHA-256 of the run.json of each run in the folder, None where there is none; without those published."""
         names = {run.fingerprint for run in runs} - (self.results.runs.keys() if self.results else set())
         paths = {name: self.root / name / "run.json" for name in sorted(names)}
         try:
