@@ -1,5 +1,7 @@
 """What comes from files stays data: nothing in them is executed, and pages show it as text."""
 
+import ast
+import csv
 import html
 import re
 from html.parser import HTMLParser
@@ -86,6 +88,33 @@ def test_tables_and_sentences_show_text(shown: list, name: str) -> None:
             text = text.removeprefix('<span class="tex2jax_ignore mathjax_ignore">').removesuffix("</span>")
         assert "<" not in text
         assert html.unescape(text) == " ".join(name.split())
+
+
+FREE = ("profile", "dataset", "datasets", "device", "benchmark")  # parameters that may hold any text
+
+
+def is_call(node: ast.AST, name: str) -> bool:
+    return isinstance(node, ast.Call) and getattr(node.func, "id", "") == name
+
+
+def test_every_page_shows_parameters_as_text() -> None:
+    """Whatever a notebook says of a parameter goes through ``as_text``."""
+    said = 0
+    for path in sorted((ROOT / "notebooks").glob("[0-9]*.ipynb")):
+        for cell in nbformat.read(path, as_version=4).cells:
+            for call in ast.walk(ast.parse(cell.source if cell.cell_type == "code" else "")):
+                if is_call(call, "say"):
+                    safe = {node for one in ast.walk(call) if is_call(one, "as_text") for node in ast.walk(one)}
+                    raw = [n.attr for n in ast.walk(call) if getattr(n, "attr", "") in FREE and n not in safe]
+                    assert raw == [], f"{path.name}: {raw}"
+                    said += len(safe) > 0
+    assert said >= 3
+
+
+@pytest.mark.parametrize("name", ["=1+1", "+cmd", "-x", "@sum", "plain", "-1.5", "+3"])
+def test_a_spreadsheet_takes_names_for_text(name: str) -> None:
+    (row,) = csv.reader(figures.as_csv(pd.DataFrame({"a": [name], "b": -0.5})).splitlines()[1:])
+    assert row == [name if name in ("plain", "-1.5", "+3") else f"'{name}", "-0.5"]
 
 
 def test_figures_show_text() -> None:

@@ -5,6 +5,7 @@ table it was drawn from (:func:`attach_table`) into the notebook: the picture is
 """
 
 import io
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
@@ -92,7 +93,9 @@ def attached_table(figure: Figure) -> pd.DataFrame:
 
 
 def as_csv(table: pd.DataFrame) -> str:
-    """A table as text, with all digits that mean something."""
+    """A table as text, with all digits that mean something. Texts that a spreadsheet would compute begin with '."""
+    formula = re.compile(r"^(?=[=+@-])(?![+-][\d.]+$)")
+    table = table.map(lambda cell: formula.sub("'", cell) if isinstance(cell, str) else cell)
     return table.to_csv(index=False, float_format="%.9g", lineterminator="\n")
 
 
