@@ -11,10 +11,7 @@ from pydantic import BaseModel
 from ctrlib.cli.output import console, plain, reporting, say, share, table
 from ctrlib.data.options import PrepareOptions
 
-data_app = typer.Typer(
-    no_args_is_help=True, help="Data sets: what there is, how to fetch or prepare one, what is in it."
-)
-
+data_app = typer.Typer()
 
 DataDir = Annotated[
     Path | None,
