@@ -1,5 +1,6 @@
 """Writing files that are whole or not there, and reading them without trusting them."""
 
+import contextlib
 import hashlib
 import io
 import json
@@ -70,6 +71,24 @@ def write_synced(path: Path, content: bytes) -> None:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
+
+
+def sync(path: Path) -> None:
+    """Force a file, or the names in a folder, to disk: what was renamed keeps its name when the power fails."""
+    if path.is_dir() and os.name != "posix":
+        return  # Windows opens no folders
+    number = os.open(path, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError if path.is_dir() else ()):  # some network file systems refuse it for folders
+            os.fsync(number)
+    finally:
+        os.close(number)
+
+
+def sync_all(folder: Path) -> None:
+    """Force a folder with all that is in it to disk."""
+    for path in (*folder.rglob("*"), folder):
+        sync(path)
 
 
 def open_plain(path: Path) -> BinaryIO:

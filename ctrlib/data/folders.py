@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from ctrlib.data.files import sync, sync_all
 from ctrlib.errors import UserError
 
 MANIFEST = "dataset.json"
@@ -67,9 +68,14 @@ def _is_prepared(folder: Path) -> bool:
 
 
 def _replace(staging: Path, folder: Path) -> None:
-    """Give ``staging`` the name of ``folder``; an earlier folder of that name steps back if that fails."""
+    """Give ``staging`` the name of ``folder``; an earlier folder of that name steps back if that fails.
+
+    All of the new one is on disk before the earlier one is removed.
+    """
+    sync_all(staging)
     if not folder.exists():
         staging.rename(folder)
+        sync(folder.parent)
         return
     earlier = folder.with_name(f".{folder.name}.old-{os.getpid()}")
     folder.rename(earlier)
@@ -78,6 +84,7 @@ def _replace(staging: Path, folder: Path) -> None:
     except BaseException:
         earlier.rename(folder)
         raise
+    sync(folder.parent)
     shutil.rmtree(earlier, ignore_errors=True)
 
 

@@ -18,7 +18,7 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ctrlib.data.files import replace_file, unseal
+from ctrlib.data.files import replace_file, sync, unseal
 from ctrlib.data.folders import project_root
 from ctrlib.errors import UserError
 
@@ -131,6 +131,7 @@ def write(path: Path, entries: Iterable[tuple[str, dict[str, Any]]]) -> int:
     entries = list(entries)
     path.parent.mkdir(parents=True, exist_ok=True)
     replace_file(path, parquet(entries))
+    sync(path.parent)
     return len(entries)
 
 

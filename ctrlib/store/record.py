@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ctrlib.config import NUMERICS_VERSION, Run, StoredMember
-from ctrlib.data.files import Irregular, read_plain, remove, seal, unseal, write_synced
+from ctrlib.data.files import Irregular, read_plain, remove, seal, sync, unseal, write_synced
 from ctrlib.errors import UserError, shown
 from ctrlib.store.content import read_logits, read_states, validate_content
 
@@ -129,8 +129,10 @@ def write_record(root: Path, run: Run, trained: "Trained", dataset: "Dataset", e
         for name, data in files.items():
             write_synced(aside / name, data)
         write_synced(aside / "run.json", seal(content, indent=1).encode())
+        sync(aside)
         remove(final)  # only a damaged record can be here
         aside.rename(final)
+        sync(root)
     except OSError as error:
         shutil.rmtree(aside, ignore_errors=True)
         raise storage_error(error, root) from None
