@@ -2,13 +2,11 @@
 
 import os
 import shutil
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from browser import browse  # noqa: F401 (a fixture)
 from hypothesis import settings
-from warm_kernel import warm_kernels
 
 # A busy machine is no failure; where CI is set, the drawn inputs are the same every time, so that a change is judged by
 # itself. At a desk they are new each time, and find what nobody thought of.
@@ -34,22 +32,19 @@ def project_copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def tiny_study(project_copy: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
+def tiny_study(project_copy: Path) -> dict[str, object]:
     """Every notebook executed with the smallest settings, in a store of its own; outcomes by notebook number."""
-    from ctrlib.run.execute import execute
+    from ctrlib.run.execute import execute_all
     from ctrlib.run.plan import plan
     from ctrlib.run.training import train_planned
 
     lines: list[str] = []
-    with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(min(4, os.cpu_count())) as pool:
+    with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CTRLIB_RUNS", str(project_copy / "runs"))
         jobs = plan(project_copy, str(TINY), [], {})
         lacking = train_planned(jobs, lines.append)
         assert not lacking, lacking
-        with warm_kernels(tmp_path_factory.mktemp("kernels")) as environment:
-            for name, value in environment.items():
-                patch.setenv(name, value)
-            outcomes = list(pool.map(lambda job: execute(job, project_copy, lines.append), jobs))
+        outcomes = list(execute_all(jobs, project_copy, lines.append, at_once=4))
         return {"outcomes": {one.job.number: one for one in outcomes}, "lines": lines, "root": project_copy}
 
 

@@ -25,7 +25,7 @@ def project(tmp_path_factory) -> Path:
     """A copy of the module and of the tests of the architectures, with the page's file and entry in it."""
     root = tmp_path_factory.mktemp("project")
     shutil.copytree(ROOT / "ctrlib", root / "ctrlib", ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("conftest.py", "browser.py", "warm_kernel.py", "small.py", "test_models.py"):
+    for name in ("conftest.py", "browser.py", "small.py", "test_models.py"):
         (root / "tests").mkdir(exist_ok=True)
         shutil.copy(ROOT / "tests" / name, root / "tests")
     place = re.search(r"Save it as `(ctrlib/models/\w+\.py)`", PAGE)[1]

@@ -9,6 +9,8 @@ import typer
 
 from ctrlib.cli.output import complain, console, reporting, say, show, table
 
+MOST_NOTEBOOKS = 4  # side by side: each kernel takes half a gigabyte
+
 
 def study(
     profile: Annotated[
@@ -52,8 +54,9 @@ def study(
     [dim]ctrlib study --dask tcp://10.0.0.1:8786[/dim]               on many machines: see the book
     """
     from ctrlib.data.folders import project_root
+    from ctrlib.data.workers import usable_cores
     from ctrlib.errors import UserError
-    from ctrlib.run.execute import Outcome, execute
+    from ctrlib.run.execute import Outcome, execute_all
     from ctrlib.run.plan import plan, read_overrides
     from ctrlib.run.training import train_planned
 
@@ -63,19 +66,21 @@ def study(
     jobs = plan(root, profile, only or [], read_overrides(set_ or []), out.absolute() if out else None)
     if plan_only:
         return show_plan(jobs, workers)
-    outcomes = []
     with Reporter() as reporter:
         reporter.start("training what the notebooks ask for")
         lacking = train_planned(jobs, reporter.line, workers, dask)
         reporter.end("done")
-        for number, job in enumerate(jobs, start=1):
-            reporter.start(f"notebook {number} of {len(jobs)}, {job.name}")
-            if job.number in lacking:
-                job.failed_copy.unlink(missing_ok=True)
-                outcomes.append(Outcome(job, "failed", 0.0, lacking[job.number]))
-            else:
-                outcomes.append(execute(job, root, reporter.line))
-            reporter.end(outcomes[-1].state)
+        outcomes = [Outcome(job, "failed", 0.0, lacking[job.number]) for job in jobs if job.number in lacking]
+        for outcome in outcomes:
+            outcome.job.failed_copy.unlink(missing_ok=True)
+        ready = [job for job in jobs if job.number not in lacking]
+        at_once = min(2 * usable_cores(), MOST_NOTEBOOKS)  # each waits half of its time
+        reporter.start(f"executing {len(ready)} notebooks, {at_once} at once")
+        for count, outcome in enumerate(execute_all(ready, root, reporter.line, at_once), start=1):
+            outcomes.append(outcome)
+            reporter.line(f"[{count}/{len(ready)}] {outcome.job.name}: {outcome.state}, {outcome.seconds:.0f} s")
+        reporter.end("done")
+        outcomes.sort(key=lambda outcome: outcome.job.number)
     summary = table("notebook", "state", numbers=("seconds",))
     for outcome in outcomes:
         colour = "red" if outcome.state == "failed" else "green"

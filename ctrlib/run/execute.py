@@ -1,14 +1,16 @@
-"""Execute one notebook with papermill in a process of its own; the executed copy is put in place when complete."""
+"""Execute notebooks with papermill, each in a process of its own; executed copies are put in place when complete."""
 
 import contextlib
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,11 +35,45 @@ class Outcome:
     error: str = ""
 
 
-def execute(job: Job, root: Path, on_line: Callable[[str], None]) -> Outcome:
+_running: set[subprocess.Popen] = set()
+
+
+def execute_all(jobs: list[Job], root: Path, on_line: Callable[[str], None], at_once: int) -> Iterator[Outcome]:
+    """Execute notebooks, ``at_once`` of them side by side; their outcomes, as they come.
+
+    ``on_line`` gets each line that a notebook prints, after its number; it is called from several threads.
+    """
+    from ctrlib.run.kernels import warm_kernels
+
+    todo = [job for job in jobs if not job.is_done()]
+    yield from (Outcome(job, "unchanged", 0.0) for job in jobs if job not in todo)
+    with contextlib.ExitStack() as stack:
+        environment = {}
+        if len(todo) > 1:
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="ctrlib-"))
+            environment = stack.enter_context(warm_kernels(Path(folder)))
+        pool = stack.enter_context(ThreadPoolExecutor(at_once))
+
+        def one(job: Job) -> Outcome:
+            return execute(job, root, lambda line: on_line(f"{job.number}: {line}"), environment)
+
+        futures = [pool.submit(one, job) for job in todo]
+        try:
+            yield from (future.result() for future in as_completed(futures))
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for child in list(_running):
+                stop(child)
+            raise
+
+
+def execute(
+    job: Job, root: Path, on_line: Callable[[str], None], environment: dict[str, str] | None = None
+) -> Outcome:
     """Execute one notebook; ``unchanged`` where its executed copy is up to date.
 
     papermill runs in a process of its own, so that Ctrl-C ends it and its kernel, in one line.
-    ``on_line`` gets each line that the notebook prints, as it comes.
+    ``on_line`` gets each line that the notebook prints, as it comes; ``environment`` is added to this process's.
     """
     if job.is_done():
         return Outcome(job, "unchanged", 0.0)
@@ -48,10 +84,11 @@ def execute(job: Job, root: Path, on_line: Callable[[str], None]) -> Outcome:
         old.unlink(missing_ok=True)
     task = {"source": str(job.source), "output": str(running), "parameters": job.parameters, "cwd": str(root)}
     command = [sys.executable, "-c", "from ctrlib.run.execute import papermill_process; papermill_process()"]
-    environment = {**os.environ, **KERNEL_ENVIRONMENT}
+    environment = {**os.environ, **KERNEL_ENVIRONMENT, **(environment or {})}
     with tempfile.TemporaryFile("w+", encoding="utf-8") as errors:
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": errors, "encoding": "utf-8"}
         child = subprocess.Popen(command, **pipes, env=environment, start_new_session=True)
+        _running.add(child)
         try:
             with child.stdin:
                 json.dump(task, child.stdin)
@@ -63,6 +100,11 @@ def execute(job: Job, root: Path, on_line: Callable[[str], None]) -> Outcome:
             stop(child)
             running.unlink(missing_ok=True)
             raise
+        finally:
+            _running.discard(child)
+        if child.returncode == -signal.SIGTERM:
+            running.unlink(missing_ok=True)
+            return Outcome(job, "failed", time.monotonic() - began, "stopped")
         errors.seek(0)
         error = last_line(errors.read()) if child.returncode else ""
     return finalize_notebook(job, running, error, time.monotonic() - began)

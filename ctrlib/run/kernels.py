@@ -24,7 +24,11 @@ PRELOAD = (
 
 @contextlib.contextmanager
 def warm_kernels(folder: Path) -> Iterator[dict[str, str]]:
-    """The environment in which notebooks get such kernels; where nothing can be forked, usual ones."""
+    """The environment in which notebooks get such kernels; where nothing can be forked, the usual ones.
+
+    Args:
+        folder: an empty folder with a short path, for the server's socket.
+    """
     from ctrlib.run.execute import KERNEL_ENVIRONMENT
 
     if sys.platform != "linux":
@@ -33,13 +37,18 @@ def warm_kernels(folder: Path) -> Iterator[dict[str, str]]:
     spec = folder / "kernels" / "python3" / "kernel.json"
     spec.parent.mkdir(parents=True)
     address = str(folder / "socket")
-    argv = [sys.executable, __file__, "kernel", address, "-f", "{connection_file}"]
+    this = [sys.executable, "-m", "ctrlib.run.kernels"]
+    argv = [*this, "kernel", address, "-f", "{connection_file}"]
     spec.write_text(json.dumps({"argv": argv, "display_name": "Python 3", "language": "python"}))
     server = subprocess.Popen(
-        [sys.executable, __file__, "serve", address], env={**os.environ, **KERNEL_ENVIRONMENT}, stdout=subprocess.PIPE
+        [*this, "serve", address],
+        env={**os.environ, **KERNEL_ENVIRONMENT},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        start_new_session=True,  # Ctrl-C is for the command, which ends its kernels
     )
     try:
-        server.stdout.readline()  # it listens
+        server.stdout.readline()  # it listens; or it is gone, and each notebook says so
         yield {"JUPYTER_PATH": str(folder)}
     finally:
         server.kill()
@@ -80,8 +89,12 @@ def kernel(client: socket.socket) -> None:
     os.chdir(order["folder"])
     sys.path[0] = ""
     threading.Thread(target=_end_with, args=(client,), daemon=True).start()
-    inline = "--IPKernelApp.exec_lines=%matplotlib inline"  # matplotlib was imported before there was a shell
-    IPKernelApp.launch_instance(argv=[*order["arguments"], inline])
+    arguments = [one for one in order["arguments"] if "log_level" not in one]
+    arguments += [
+        "--IPKernelApp.exec_lines=%matplotlib inline",  # matplotlib was imported before there was a shell
+        "--IPKernelApp.log_level=CRITICAL",  # else it says how to connect to it, as one started by hand does
+    ]
+    IPKernelApp.launch_instance(argv=arguments)
 
 
 def _end_with(client: socket.socket) -> None:
