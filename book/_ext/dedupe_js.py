@@ -6,17 +6,10 @@ in one page are a syntax error in every browser console, so later copies of an i
 
 
 def _keep_first(app, pagename, templatename, context, doctree):
-    seen = set()
-    kept = []
+    kept = {}
     for script in context.get("script_files", []):
-        body = (getattr(script, "attributes", None) or {}).get("body")
-        if body is not None and body in seen:
-            continue
-        if body is not None:
-            seen.add(body)
-        kept.append(script)
-    if "script_files" in context:
-        context["script_files"] = kept
+        kept.setdefault(getattr(script, "attributes", {}).get("body") or script, script)
+    context["script_files"] = list(kept.values())
 
 
 def setup(app):

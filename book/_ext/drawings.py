@@ -4,6 +4,9 @@ An ``<img>`` knows nothing of the page around it; inside the page an SVG can use
 ``_static/figures.css`` has a variable (``--fig-0072b2`` for ``#0072b2``) becomes that variable, with the colour itself
 as fallback: the stylesheet alone says what a colour is in the dark. :mod:`ctrlib.publish.book` wrote the name under
 which figure and data lie in ``_static/data`` into the drawing.
+
+MyST-NB can place a figure of a notebook on another page, but only as a bare image. Put it and one paragraph inside a
+container with the class ``glued-figure``: the paragraph is shown as the caption and read out as its description.
 """
 
 import re
@@ -56,7 +59,19 @@ def links(svg: str) -> str:
     )
 
 
+def _describe(doctree, docname):
+    """Give every image a text: the caption in a box ``glued-figure``, else the place on its page."""
+    for box in doctree.findall(nodes.container):
+        caption = next(iter(box.findall(nodes.paragraph)), None) if "glued-figure" in box["classes"] else None
+        for image in box.findall(nodes.image) if caption is not None else ():
+            image["alt"] = image.get("alt") or caption.astext()
+    title = next((title.astext() for title in doctree.findall(nodes.title)), docname)
+    for count, image in enumerate(doctree.findall(nodes.image), start=1):
+        image["alt"] = image.get("alt") or f"Figure {count} of the page “{title}”"
+
+
 def _place(app, doctree, docname):
+    _describe(doctree, docname)
     if app.builder.format != "html":
         return
     found = [node for node in doctree.findall(nodes.image) if node["uri"].endswith(".svg")]
@@ -85,5 +100,5 @@ def _show(translator, node):
 def setup(app):
     app.add_node(drawing, html=(_show, None))
     app.add_css_file("figures.css")
-    app.connect("doctree-resolved", _place, priority=600)  # after figure_alt
+    app.connect("doctree-resolved", _place, priority=600)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin
 
 import typer
-from pydantic import BaseModel
 
-from ctrlib.cli.output import console, plain, reporting, say, share, table
+from ctrlib.cli.output import complain, plain, reporting, say, share, show, table
 from ctrlib.data.options import PrepareOptions
 
 data_app = typer.Typer()
@@ -33,7 +32,7 @@ def data_list(data_dir: DataDir = None) -> None:
     for entry in entries:
         cells = (entry.name, entry.kind, entry.state, entry.rows, entry.fields, share(entry.click_rate), entry.draws)
         shown.add_row(*map(plain, cells))
-    console(stderr=False).print(shown)
+    show(shown)
     for entry in entries:
         say(f"{entry.name}: {entry.how}")
 
@@ -44,28 +43,24 @@ Out = Annotated[
 ]
 
 
-def with_options_of(model: type[BaseModel]) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a command an option for each field of ``model`` that it does not name itself, with the field's help.
+def with_prepare_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command an option for each field of ``PrepareOptions``, with the field's help, as keyword arguments.
 
-    The command receives them as keyword arguments. Fields that hold several texts may be repeated or use commas.
+    Fields that hold several texts may be repeated or use commas.
     """
-
-    def option(name: str, field: Any) -> inspect.Parameter:
+    signature = inspect.signature(command)
+    parameters = [one for one in signature.parameters.values() if one.kind != inspect.Parameter.VAR_KEYWORD]
+    for name, field in PrepareOptions.model_fields.items():
         kind, default = field.annotation, field.default
         if get_origin(kind) is tuple:
             several = get_args(kind)[-1] is Ellipsis
             kind, default = (list[str] | None, None) if several else (str, ",".join(map(str, default)))
         annotated = Annotated[kind, typer.Option(help=field.description)]
-        return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotated)
-
-    def decorate(command: Callable[..., None]) -> Callable[..., None]:
-        signature = inspect.signature(command)
-        own = [one for one in signature.parameters.values() if one.kind != inspect.Parameter.VAR_KEYWORD]
-        options = [option(name, field) for name, field in model.model_fields.items()]
-        command.__signature__ = signature.replace(parameters=[*own, *options])
-        return command
-
-    return decorate
+        parameters.append(
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotated)
+        )
+    command.__signature__ = signature.replace(parameters=parameters)
+    return command
 
 
 def _values(given: dict[str, Any]) -> dict[str, Any]:
@@ -79,7 +74,7 @@ def _values(given: dict[str, Any]) -> dict[str, Any]:
 
 
 @data_app.command("prepare")
-@with_options_of(PrepareOptions)
+@with_prepare_options
 def data_prepare(
     name: Annotated[
         str, typer.Argument(help="Name of the data set to make. criteo, avazu and frappe also choose that layout.")
@@ -183,7 +178,7 @@ def data_describe(
     for field in facts["fields"]:
         shares = (field.get(name) for name in ("oov_train", "oov_valid", "oov_test", "top_share"))
         shown.add_row(*map(plain, (field["field"], field["dim"], *map(share, shares))))
-    console(stderr=False).print(shown)
+    show(shown)
     say(f"numeric, in buckets: {', '.join(f['field'] for f in facts['fields'] if f['numeric']) or 'none'}")
 
 
@@ -210,7 +205,7 @@ def data_verify(
             except UserError as problem:
                 problems.append(str(problem))
     for problem in problems:
-        typer.secho(f"error: {problem}", fg="red", err=True)
+        complain(f"error: {problem}")
     say(f"{len(names)} data sets checked, {len(problems)} problems")
     if problems:
         raise typer.Exit(1)
@@ -237,4 +232,4 @@ def _show_splits(draws: list[dict[str, Any]]) -> None:
             start = (facts["name"], facts["draw"]) if first else ("", "")
             cells = (*start, line["part"], line["rows"], line["clicks"], share(line["click_rate"]))
             shown.add_row(*map(plain, (*cells, facts["fingerprint"] if first else "")))
-    console(stderr=False).print(shown)
+    show(shown)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ctrlib.cli.output import console, reporting, say, table
+from ctrlib.cli.output import complain, reporting, say, show, table
 
 runs_app = typer.Typer(no_args_is_help=True, help="Run records: every training that was done, kept and checked.")
 Store = Annotated[
@@ -44,7 +44,7 @@ def runs_list(store: Store = None) -> None:
         auc = mean(test["auc"] for test in record.content["test"])
         what = f"{record.run.data.name}: {label(record.run)}"
         shown.add_row(name, what, epochs, f"{auc:.4f}", f"{record.seconds:.1f}")
-    console(stderr=False).print(shown)
+    show(shown)
     say(f"{len(found.fingerprints())} runs in {found.root}")
 
 
@@ -74,8 +74,8 @@ def runs_show(
     for n, row in enumerate(content["test"]):
         metrics = "{auc:.5f} {logloss:.5f} {calibration:.4f}".format(**row).split()
         test.add_row(f"{n}", record.run.members[n].architecture, f"{content['kept_epochs'][n]}", *metrics)
-    for part in (history, test):
-        console(stderr=False).print(part)
+    show(history)
+    show(test)
 
 
 @runs_app.command("verify")
@@ -118,7 +118,7 @@ def runs_verify(
     states = {} if runs else unfinished_trainings(found)
     problems += [("damaged", problem) for problem in states.values() if problem]
     for kind, problem in sorted(problems, key=lambda one: one[0], reverse=True):
-        typer.secho(f"{kind}: {problem}", fg="red", err=True)
+        complain(f"{kind}: {problem}")
     trainings = f", {len(states)} unfinished trainings" if states else ""
     damaged = [kind for kind, _ in problems].count("damaged")
     typer.echo(
@@ -177,7 +177,7 @@ def runs_gc(
         shown = table("folder", "why", numbers=("MB",))
         for one, size in garbage.items():
             shown.add_row(one.folder.name, one.reason, f"{size:.1f}")
-        console(stderr=False).print(shown)
+        show(shown)
     gone = remove(found, garbage, unfinished) if delete else list(garbage)
     done = "freed" if delete else "can be freed" + (" with --delete" if garbage else "")
     kept = f"; {len(garbage) - len(gone)} in use or whole again, and kept" if len(gone) < len(garbage) else ""

@@ -5,16 +5,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ctrlib.config import Run
+from ctrlib.run.execute import last_line
+from ctrlib.run.plan import Job, planned
 
 if TYPE_CHECKING:
     from ctrlib.store.runs import RunStore
-from ctrlib.run.execute import (
-    last_line,
-)
-from ctrlib.run.plan import (
-    Job,
-    planned,
-)
 
 
 def train_planned(
