@@ -150,9 +150,7 @@ def test_cka_table_averages_over_pairs_and_leaves_out_what_a_member_lacks(record
     pairs = [(0, 1), (0, 2), (1, 2)]
     for layer, row in table.iterrows():
         values = [linear_cka(held[a][layer], held[b][layer]) for a, b in pairs]
-        assert row.to_dict() == pytest.approx(
-            {"pairs": 3, "cka": np.mean(values), "lowest": min(values), "highest": max(values)}
-        )
+        assert row.to_dict() == pytest.approx({"cka": np.mean(values)})
 
 
 # ---- gradients ------------------------------------------------------------------------------------------------------
@@ -162,7 +160,6 @@ COUPLINGS = [
     {"form": "kl"},
     {"form": "mse_logit", "target": "ensemble"},
     {"target": "joint"},
-    {"target": "frozen"},
     {"peer_weighting": "adaptive", "teacher_weight": 2.0},
 ]
 
@@ -170,10 +167,9 @@ COUPLINGS = [
 @pytest.mark.parametrize("settings", COUPLINGS, ids=str)
 def test_gradient_norms_are_those_of_plain_backward_passes(settings) -> None:
     coupling = Coupling(weights=((0.0, 2.0, 1.0), (0.5, 0.0, 0.0), (0.0, 3.0, 0.0)), **settings)
-    models, frozen = ([built(name, n + s) for n, name in enumerate(("DeepFM", "DCNv2", "LR"))] for s in (0, 9))
-    frozen = frozen if coupling.target == "frozen" else []
+    models = [built(name, n) for n, name in enumerate(("DeepFM", "DCNv2", "LR"))]
     ids, labels = rows().test.ids[:100], rows().test.labels[:100]
-    table = gradient_norms(models, coupling, ids, labels, 40, frozen or None).set_index(["member", "part"])
+    table = gradient_norms(models, coupling, ids, labels, 40).set_index(["member", "part"])
     assert len(table) == 9
 
     def gradients(kind: str, first: int) -> list[dict[str, torch.Tensor]]:
@@ -181,9 +177,7 @@ def test_gradient_norms_are_those_of_plain_backward_passes(settings) -> None:
         batch = torch.from_numpy(ids[first : first + 40].astype(np.int64))
         clicked = torch.from_numpy(labels[first : first + 40].astype(np.float32))
         logits = torch.stack([model(batch) for model in models])
-        copies = torch.stack([model(batch) for model in frozen]).detach() if frozen else None
-        click = kind == "click"
-        loss = click_loss(logits, clicked) if click else peer_loss(logits, coupling, frozen=copies, labels=clicked)
+        loss = click_loss(logits, clicked) if kind == "click" else peer_loss(logits, coupling, labels=clicked)
         found = []
         for model in models:
             tables = {id(one) for one in embedding_parameters(model)}
@@ -258,9 +252,7 @@ def test_inference_cost_counts_every_matrix_product(architecture) -> None:
     model = built(architecture)
     cost = inference_cost(model, rows().test.ids, repeats=1)
     assert cost["multiply_adds"] == multiply_adds(architecture)
-    tables = sum(table.numel() for table in embedding_parameters(model))
     assert cost["parameters"] == sum(p.numel() for p in model.parameters())
-    assert cost["dense_parameters"] == cost["parameters"] - tables > 0
     assert cost["milliseconds"] > 0
 
 

@@ -156,7 +156,7 @@ def cka_table(models: Sequence[nn.Module], ids: ArrayLike) -> pd.DataFrame:
         ids: (N, F) rows to compare on.
 
     Returns:
-        a row per kind of layer: layer, pairs, cka (mean over pairs), lowest, highest.
+        a row per kind of layer: layer, cka (mean over pairs).
     """
     if len(models) < 2:
         raise UserError(f"CKA between members needs 2 or more of them, got {len(models)}")
@@ -167,8 +167,7 @@ def cka_table(models: Sequence[nn.Module], ids: ArrayLike) -> pd.DataFrame:
         for layer in one
         if layer in other
     ]
-    table = pd.DataFrame(rows, columns=["layer", "cka"]).groupby("layer", sort=False)["cka"]
-    return table.agg(pairs="size", cka="mean", lowest="min", highest="max").reset_index()
+    return pd.DataFrame(rows, columns=["layer", "cka"]).groupby("layer", sort=False)["cka"].mean().reset_index()
 
 
 # Which way the losses push ------------------------------------------------------------------------------------------
@@ -180,7 +179,6 @@ def gradient_norms(
     ids: ArrayLike,
     labels: ArrayLike,
     batch_size: int = 1000,
-    frozen: Sequence[nn.Module] | None = None,
 ) -> pd.DataFrame:
     """How strongly, and how much in the same direction, the click loss and the peer loss pull at each member.
 
@@ -190,11 +188,10 @@ def gradient_norms(
 
     Args:
         models: the K members.
-        coupling: as in training; its start does not matter.
+        coupling: as in training, with any target but ``frozen``; its start does not matter.
         ids: (N, F) rows, cut into batches in their order; what remains after the last whole batch is left out.
         labels: 0 or 1, (N,).
         batch_size: rows of a batch; the norm of a batch's gradient depends on it, as the labels' noise averages out.
-        frozen: copies of the start, for target ``frozen``.
 
     Returns:
         a row per member and part (``all`` parameters, ``embedding``: tables with a row per id, ``dense``: the rest):
@@ -206,18 +203,13 @@ def gradient_norms(
         raise UserError(f"batch_size={batch_size}: must be 1 to {len(ids)}, the number of rows")
     drawn = torch.Generator().manual_seed(0)
     rows = []
-    with evaluating([*models, *(frozen or [])]):
+    with evaluating(models):
         for first in range(0, len(ids) - batch_size + 1, batch_size):
             batch, clicked = ids[first : first + batch_size], labels[first : first + batch_size]
             outputs = [model(batch) for model in models]
             logits = torch.stack([output.detach() for output in outputs]).requires_grad_()  # (K, B)
-            with torch.no_grad():
-                copies = torch.stack([copy(batch) for copy in frozen]) if frozen else None
             shuffle = torch.randperm(batch_size, generator=drawn)
-            losses = (
-                click_loss(logits, clicked),
-                peer_loss(logits, coupling, frozen=copies, shuffle=shuffle, labels=clicked),
-            )
+            losses = click_loss(logits, clicked), peer_loss(logits, coupling, shuffle=shuffle, labels=clicked)
             pulls = [torch.autograd.grad(loss.sum(), logits)[0] for loss in losses]  # (K, B) each
             for n, (model, output) in enumerate(zip(models, outputs, strict=True)):
                 click, peer = (parameter_gradient(model, output, pull[n]) for pull in pulls)
@@ -271,8 +263,8 @@ def inference_cost(model: nn.Module, ids: ArrayLike, repeats: int = 7) -> dict[s
         repeats: how many timed passes the median is taken of; one more before them is not counted.
 
     Returns:
-        ``parameters``: trainable numbers; ``dense_parameters``: those outside the tables with a row per id, of which
-        a row reads only F; ``multiply_adds``: of one row, in matrix products alone, counted by torch on this model;
+        ``parameters``: trainable numbers; ``multiply_adds``: of one row, in matrix products alone, counted
+        by torch on this model;
         ``milliseconds``: measured time per 1,000 rows, median of the repeats, on this machine as it is now.
     """
     ids = torch.as_tensor(np.asarray(ids)).long().to(next(model.parameters()).device)
@@ -286,10 +278,8 @@ def inference_cost(model: nn.Module, ids: ArrayLike, repeats: int = 7) -> dict[s
             if ids.is_cuda:
                 torch.cuda.synchronize(ids.device)
             seconds.append(time.perf_counter() - began)
-    parameters = count_parameters(model)
     return {
-        "parameters": parameters,
-        "dense_parameters": parameters - sum(table.numel() for table in embedding_parameters(model)),
+        "parameters": count_parameters(model),
         "multiply_adds": counter.get_total_flops() / 2 / len(ids),
         "milliseconds": 1e6 * float(np.median(seconds[1:])) / len(ids),
     }
