@@ -170,3 +170,22 @@ def test_ctrl_c_stops_cleanly_and_the_command_goes_on(empty_project: Path, monke
         main(["study", "--profile", "mine.yaml", "--plan"])
     assert not ended.value.code
     assert f"{runs - kept} of {runs} distinct runs to train" in " ".join(capfd.readouterr().out.split())
+
+
+@pytest.mark.long
+def test_ctrl_c_ends_notebooks_that_run_side_by_side(empty_project: Path) -> None:
+    """One line, exit 130; no kernel, no server of kernels and no half-executed copy is left."""
+    for name in ("01_one", "02_two", "03_three"):
+        write_notebook(empty_project / "notebooks" / f"{name}.ipynb", "import time; print('begun'); time.sleep(600)")
+    (empty_project / "mine.yaml").write_text("all: {rows: 5000}")
+    command = [*CTRLIB, "study", "--profile", "mine.yaml"]
+    with subprocess.Popen(command, cwd=empty_project, stderr=subprocess.PIPE, text=True) as process:
+        begun = (line for line in process.stderr if "begun" in line)
+        assert {next(begun).split()[0], next(begun).split()[0]} < {"01:", "02:", "03:"}
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert "run the same command again" in errors
+    assert "Traceback" not in errors
+    assert processes_in(empty_project) == []
+    assert not list((empty_project / "_build").rglob("*.ipynb"))

@@ -4,7 +4,6 @@ import contextlib
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
 import tempfile
@@ -36,6 +35,7 @@ class Outcome:
 
 
 _running: set[subprocess.Popen] = set()
+_stopped: set[subprocess.Popen] = set()
 
 
 def execute_all(jobs: list[Job], root: Path, on_line: Callable[[str], None], at_once: int) -> Iterator[Outcome]:
@@ -62,8 +62,7 @@ def execute_all(jobs: list[Job], root: Path, on_line: Callable[[str], None], at_
             yield from (future.result() for future in as_completed(futures))
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
-            for child in list(_running):
-                stop(child)
+            stop(*_running)
             raise
 
 
@@ -102,7 +101,7 @@ def execute(
             raise
         finally:
             _running.discard(child)
-        if child.returncode == -signal.SIGTERM:
+        if child in _stopped:
             running.unlink(missing_ok=True)
             return Outcome(job, "failed", time.monotonic() - began, "stopped")
         errors.seek(0)
@@ -138,20 +137,23 @@ def papermill_process() -> None:
         sys.exit(1)
 
 
-def stop(child: subprocess.Popen) -> None:
-    """End papermill, its kernel and the kernel's workers, and wait until they are gone: nothing writes afterwards."""
+def stop(*children: subprocess.Popen) -> None:
+    """End papermills, their kernels and the kernels' workers; nothing writes once this is over."""
     import psutil
 
-    try:
-        family = [psutil.Process(child.pid), *psutil.Process(child.pid).children(recursive=True)]
-    except psutil.NoSuchProcess:
-        family = []
-    child.terminate()  # the kernel notices that its parent died, the workers notice that the kernel did
+    family = []
+    for child in children:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            family += [psutil.Process(child.pid), *psutil.Process(child.pid).children(recursive=True)]
+    _stopped.update(children)
+    for child in children:
+        child.terminate()  # the kernel notices that its parent died, the workers notice that the kernel did
     for process in psutil.wait_procs(family, timeout=STOP_S)[1]:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
     psutil.wait_procs(family, timeout=STOP_S)
-    child.wait()
+    for child in children:
+        child.wait()
 
 
 def finalize_notebook(job: Job, running: Path, error: str, seconds: float) -> Outcome:
@@ -164,7 +166,8 @@ def finalize_notebook(job: Job, running: Path, error: str, seconds: float) -> Ou
     if not running.exists():
         return Outcome(job, "failed", seconds, error or "the notebook left no output")
     notebook = nbformat.read(running, as_version=4)
-    if not error and notebook.metadata.get("papermill", {}).get("exception"):
+    states = [cell.metadata.get("papermill", {}).get("status", "completed") for cell in notebook.cells]
+    if not error and {*states} != {"completed"}:
         error = "a cell ended the kernel's work (sys.exit?) before the notebook was through"
     if error:
         running.replace(job.failed_copy)
