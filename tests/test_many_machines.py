@@ -160,7 +160,7 @@ def test_the_command_fails_what_lacks_runs_and_executes_the_rest(tmp_path, monke
 
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(training, "train_planned", train)
-    monkeypatch.setattr(execute, "execute", lambda job, root, line: execute.Outcome(job, "done", 1.0))
+    monkeypatch.setattr(execute, "execute", lambda job, *_: execute.Outcome(job, "done", 1.0))
     command = ["study", "--profile", "tests/tiny.yaml", "--out", str(tmp_path), "--only", "01", "--only", "02"]
     by_dask, by_workers = ["--dask", "tcp://there:8786"], ["--workers", "3"]
     first, _, both = (
