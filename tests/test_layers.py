@@ -151,6 +151,7 @@ def test_bilinear_multiplies_the_projected_left_field_with_the_right_one(bilinea
         (lambda: FeatureEmbedding((3, 0), DIM), "field_dims"),
         (lambda: PNN((3,)), "at least 2 fields"),
         (lambda: BilinearInteraction(1, DIM, "field_all"), "at least 2 fields"),
+        (lambda: BilinearInteraction(FIELDS, DIM, "field_all", "stack"), "'stack'; allowed: per_matrix, stacked"),
         (lambda: BilinearInteraction(FIELDS, DIM, "field_al"), "'field_al'; allowed: field_all, .* mean 'field_all'"),
         (lambda: DCN((3, 4), num_cross_layers=-1), "num_cross_layers"),
         (lambda: SENET(FIELDS, 0), "reduction_ratio"),

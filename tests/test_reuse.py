@@ -1,4 +1,4 @@
-"""What is kept is used for what it was made of: its rows, its code, its trainings."""
+"""What is kept is used for what it was made of: its rows, its records."""
 
 import shutil
 

@@ -14,7 +14,7 @@ import yaml
 
 from ctrlib.cli import main
 from ctrlib.errors import UserError
-from ctrlib.run.execute import execute
+from ctrlib.run.execute import execute, execute_all
 from ctrlib.run.plan import data_digest, plan, read_overrides
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -102,8 +102,8 @@ def test_the_published_study_can_be_planned_where_no_data_are_prepared(monkeypat
 def test_a_second_study_executes_nothing(tiny_study: dict, monkeypatch) -> None:
     root = tiny_study["root"]
     monkeypatch.setenv("CTRLIB_RUNS", str(root / "runs"))
-    for job in plan(root, TINY, [], {}):
-        assert execute(job, root, print).state == "unchanged"
+    again = execute_all(plan(root, TINY, [], {}), root, print, at_once=2)
+    assert [outcome.state for outcome in again] == ["unchanged"] * len(tiny_study["outcomes"])
     changed = plan(root, TINY, ["01"], {"rows": 2001})[0]
     assert changed.key != tiny_study["outcomes"]["01"].job.key
 

@@ -75,12 +75,12 @@ app = typer.Typer(
 )
 for command in (study, book, pdf, slides):
     app.command(command.__name__)(command)
-data = typer.Typer(
+data_commands = typer.Typer(  # not "data", which is the module's name
     cls=DataCommands,
     no_args_is_help=True,
     help="Data sets: what there is, how to fetch or prepare one, what is in it.",
 )
-app.add_typer(data, name="data")
+app.add_typer(data_commands, name="data")
 app.add_typer(runs_app, name="runs")
 
 

@@ -1,6 +1,5 @@
 """Writing files that are whole or not there, and reading them without trusting them."""
 
-import contextlib
 import hashlib
 import io
 import json
@@ -75,12 +74,14 @@ def write_synced(path: Path, content: bytes) -> None:
 
 def sync(path: Path) -> None:
     """Force a file, or the names in a folder, to disk: what was renamed keeps its name when the power fails."""
-    if path.is_dir() and os.name != "posix":
-        return  # Windows opens no folders
+    if os.name != "posix":
+        return  # Windows opens no folders, and forces to disk only what is open for writing
     number = os.open(path, os.O_RDONLY)
     try:
-        with contextlib.suppress(OSError if path.is_dir() else ()):  # some network file systems refuse it for folders
-            os.fsync(number)
+        os.fsync(number)
+    except OSError:
+        if not path.is_dir():  # some network file systems refuse it for folders
+            raise
     finally:
         os.close(number)
 

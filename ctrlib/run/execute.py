@@ -9,7 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import ThreadPoolExecutor, as_completed, wait
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,7 +39,7 @@ _stopped: set[subprocess.Popen] = set()
 
 
 def execute_all(jobs: list[Job], root: Path, on_line: Callable[[str], None], at_once: int) -> Iterator[Outcome]:
-    """Execute notebooks, ``at_once`` of them side by side; their outcomes, as they come.
+    """Execute notebooks, ``at_once`` of them side by side; their outcomes, as they come. Those up to date first.
 
     ``on_line`` gets each line that a notebook prints, after its number; it is called from several threads.
     """
@@ -62,20 +62,19 @@ def execute_all(jobs: list[Job], root: Path, on_line: Callable[[str], None], at_
             yield from (future.result() for future in as_completed(futures))
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
-            stop(*_running)
+            while wait(futures, timeout=0.1).not_done:  # one may just be starting
+                stop(*_running)
             raise
 
 
 def execute(
     job: Job, root: Path, on_line: Callable[[str], None], environment: dict[str, str] | None = None
 ) -> Outcome:
-    """Execute one notebook; ``unchanged`` where its executed copy is up to date.
+    """Execute one notebook, whether its executed copy is up to date or not.
 
     papermill runs in a process of its own, so that Ctrl-C ends it and its kernel, in one line.
     ``on_line`` gets each line that the notebook prints, as it comes; ``environment`` is added to this process's.
     """
-    if job.is_done():
-        return Outcome(job, "unchanged", 0.0)
     began = time.monotonic()
     running = job.output.with_suffix(".running.ipynb")
     job.output.parent.mkdir(parents=True, exist_ok=True)
