@@ -19,7 +19,7 @@ def _table():
     text = METHOD.read_text(encoding="utf-8")
     rows = re.search(r"\| Initial weights of .*?\n\n", text, re.DOTALL)[0].split("\n")[2:-2]
     cells = [row.split("|") for row in rows]
-    return [(re.findall("`(.*?)`", patterns), formula.strip(" `")) for _, _, patterns, formula, _ in cells]
+    return [(re.findall(r"`(\S*[.*]\S*)`", names), formula.strip(" `")) for _, names, formula, _ in cells]
 
 
 def _formula(name):
