@@ -73,7 +73,7 @@ def draw_negatives(users: np.ndarray, items: np.ndarray, per_row: int, seed: int
     size = int(items.max()) + 1
     used = np.unique(users * size + items)
     if np.bincount(used // size).max() == size:
-        raise ValueError(f"a user has used all {size} items, so no negative can be drawn; a log in which each user left some out is needed")
+        raise ValueError(f"a user has used all {size} items, so no negative can be drawn; each user must have left one")
     rng = np.random.default_rng(seed)
     owner = np.repeat(users, per_row)
     drawn = rng.integers(0, size, len(owner))
