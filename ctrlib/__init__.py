@@ -28,7 +28,7 @@ _PLACES = {
     "ctrlib.data.load": ("data_settings", "load_data"),
     "ctrlib.errors": ("UserError",),
     "ctrlib.fast": ("train",),
-    "ctrlib.models": ("MODELS", "build_model"),
+    "ctrlib.models": ("MODELS", "build_model", "register_model"),
     "ctrlib.training.auc": ("auc",),
 }
 _MODULES = {name: module for module, names in _PLACES.items() for name in names}

@@ -15,9 +15,9 @@ from pydantic_core import PydanticSerializationError
 
 from ctrlib.errors import UserError, error_place, shown, unknown
 
-# Raise by one whenever the same settings would give other numbers, or when a default changes (a fingerprint leaves out
-# what is at its default); old records then no longer count as done. A new setting whose default does what was done
-# before renames no run and needs no other version.
+# Raise by one when a default changes (a fingerprint leaves out what is at its default) or a library's new version gives
+# other numbers; old records then no longer count as done. Of our own code each record holds a digest. A new setting
+# whose default does what was done before renames no run and needs no other version.
 NUMERICS_VERSION = 3
 
 Form = Literal["mse", "mse_logit", "kl"]

@@ -112,7 +112,7 @@ def test_what_was_not_committed_trains_what_it_needs(trained, tmp_path) -> None:
     assert np.array_equal(record.logits(), expected.logits())
 
 
-def test_a_published_record_goes_before_one_trained_again(trained, tmp_path) -> None:
+def test_a_published_record_goes_before_one_trained_again(trained, tmp_path, capsys) -> None:
     """What another kind of machine published differs in the last digits; its weights are those trained here."""
     store, alone, _ = trained
     elsewhere = copy.deepcopy(alone[0].content)
@@ -124,8 +124,9 @@ def test_a_published_record_goes_before_one_trained_again(trained, tmp_path) -> 
     assert both.find(run).content == elsewhere
     assert both.find(run, with_files=True).content == alone[0].content
     assert group_scores(both, [both.find(run)]) == group_scores(store, alone[:1])
-    (key,) = {one["key"] for one in measures.stored_measures(store) if one["runs"][0][1] == "0" * 64}
-    assert key, "the measure is kept under the published record, where the next reader looks for it"
+    assert "of 1 of 1 runs trained again here, not of those published" in capsys.readouterr().out
+    (one,) = measures.stored_measures(store)
+    assert one["runs"][0][1] == alone[0].content["files"]["predictions.npz"], "kept as the measure of what it is of"
 
 
 def test_pages_are_published_one_by_one(trained, tmp_path, monkeypatch) -> None:

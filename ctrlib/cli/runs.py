@@ -184,6 +184,31 @@ def runs_gc(
     say(f"{found.root}: {len(gone)} folders, {sum(garbage[one] for one in gone):.1f} MB {done}{kept}")
 
 
+@runs_app.command("same-code")
+def runs_same_code(
+    commit: Annotated[str, typer.Argument(help="A commit of this project, by which the stored runs were trained.")],
+) -> None:
+    """Find out whether another commit's code gives the same bits as that on disk, by a small battery of trainings.
+
+    Runs of other code are trained again. After a change that only renames or moves, this command trains every
+    architecture, coupling and kind of recipe under both codes; only if all bits agree it says so in
+    [bold]ctrlib/store/same_code.json[/bold], to be committed, and the runs count again. Half a minute.
+
+    [dim]ctrlib runs same-code HEAD[/dim]     before you commit a change of names
+    """
+    from ctrlib.data.folders import project_root
+    from ctrlib.store.battery import settle
+    from ctrlib.store.code import SAME
+
+    with reporting("training the battery under both codes"):
+        differ, parts = settle(commit, project_root())
+    if differ:
+        say(f"{len(differ)} trainings differ, so the runs of {commit} stay those of other code: {'; '.join(differ)}")
+        raise typer.Exit(1)
+    written = f"written to {SAME.name}: {', '.join(parts)}" if parts else "both codes have the same digests already"
+    say(f"all bits agree; {written}")
+
+
 @runs_app.command("publish")
 def runs_publish(
     profile: Annotated[str, typer.Option(help="Whose runs: a profile of `ctrlib study`.")] = "published",

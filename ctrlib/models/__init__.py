@@ -42,6 +42,21 @@ def architecture_name(name: str) -> str:
         raise unknown("architecture", name, MODELS) from None
 
 
+def register_model(model: type[nn.Module]) -> type[nn.Module]:
+    """Add a class, from a notebook or another package, under its name; also as a decorator.
+
+    Only this process knows it, so it trains all runs of it. The class's source is part of what a record says.
+
+    Raises:
+        UserError: ctrlib has an architecture of this name.
+    """
+    known = MODELS.get(model.__name__)
+    if known is not None and known.__module__.startswith("ctrlib."):
+        raise UserError(f"there is an architecture {model.__name__!r} already; give the class another name")
+    MODELS[model.__name__] = model
+    return model
+
+
 def model_options(architecture: str) -> dict[str, object]:
     """The options that only this architecture has, name -> default value."""
     parameters = signature(MODELS[architecture_name(architecture)]).parameters

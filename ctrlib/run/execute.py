@@ -67,9 +67,7 @@ def execute_all(jobs: list[Job], root: Path, on_line: Callable[[str], None], at_
             raise
 
 
-def execute(
-    job: Job, root: Path, on_line: Callable[[str], None], environment: dict[str, str] | None = None
-) -> Outcome:
+def execute(job: Job, root: Path, on_line: Callable[[str], None], environment: dict[str, str] | None = None) -> Outcome:
     """Execute one notebook, whether its executed copy is up to date or not.
 
     papermill runs in a process of its own, so that Ctrl-C ends it and its kernel, in one line.

@@ -5,10 +5,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ctrlib.config import Run
+from ctrlib.errors import UserError
 from ctrlib.run.execute import last_line
 from ctrlib.run.plan import Job, planned
 
 if TYPE_CHECKING:
+    from ctrlib.store.record import Record
     from ctrlib.store.runs import RunStore
 
 
@@ -72,13 +74,27 @@ def publish(jobs: list[Job], store: "RunStore", path: Path) -> dict[str, int]:
 
     runs = {run.fingerprint: run for job in jobs for run in planned(job)[0]}
     records = {name: record for name, run in runs.items() if (record := store.find(run))}
-    measures = dict(store.results.measures) if store.results else {}
+    refuse_mixed(records)
+    known = store.results.measures if store.results else {}
+    measures = {key: {"key": key, "value": known[key], "code": known.code(key)} for key in known}
+    predictions = {name: record.content["files"]["predictions.npz"] for name, record in records.items()}
     for one in stored_measures(store):
-        if {name for name, _ in one["runs"]} <= records.keys():
-            measures[one["key"]] = one["value"]
+        if all(predictions.get(name) == checksum for name, checksum in one["runs"]):
+            measures[one["key"]] = {name: one.get(name) for name in ("key", "value", "code")}
     names = sorted({run.data.name for run in runs.values() if run.data.synthetic is None})
     entries = [("run", record.content) for record in records.values()]
-    entries += [("measure", {"key": key, "value": value}) for key, value in measures.items()]
+    entries += [("measure", one) for one in measures.values()]
     entries += [("data", {"name": name, "draws": data_draws(name)}) for name in names]
     write(path, entries)
     return {"run": len(records), "measure": len(measures), "data": len(names), "missing": len(runs) - len(records)}
+
+
+def refuse_mixed(records: dict[str, "Record"]) -> None:
+    """Refuse to publish a run that started from, or learned from, other weights than those published with it."""
+    for record in records.values():
+        for name, checksum in record.content.get("weights", {}).items():
+            if name in records and records[name].content["files"]["members.safetensors"] != checksum:
+                raise UserError(
+                    f"run {record.fingerprint} builds on other weights than run {name} has in what is published, "
+                    "perhaps from another kind of machine; publish runs that were trained together"
+                )

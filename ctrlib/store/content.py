@@ -63,6 +63,8 @@ class Content(_Strict):
     seconds: float
     finished: str
     environment: dict[str, Any]
+    code: dict[str, str] = {}  # neither in records made before there were digests of the code
+    weights: dict[str, str] = {}
     files: dict[str, str]
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import platform
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
@@ -10,10 +11,13 @@ from ctrlib.config import Run
 from ctrlib.data.folders import data_root
 from ctrlib.data.workers import usable_cores
 from ctrlib.errors import UserError
+from ctrlib.store.code import is_registered, run_code
 from ctrlib.store.executors import Backend, InProcess, Pool, Task, progress_sink, run_tasks
 from ctrlib.store.progress import Progress, label, print_line
 from ctrlib.store.record import Record, StoreError, builds_on, storage_error
 from ctrlib.store.runs import RunStore
+
+SAME_CODE = "`ctrlib runs same-code COMMIT` finds out whether both codes give the same bits"
 
 
 def ensure_all(
@@ -45,6 +49,8 @@ def ensure_all(
     failed: dict[str, Exception] = {}
     if missing or not with_files:
         show(f"{len(distinct)} runs: {len(records)} in the store, {len(missing)} to train")
+        for reason, count in Counter(store.outdated[name] for name in store.outdated.keys() & distinct.keys()).items():
+            show(f"{count} of them are in the store, {reason}: they will be trained again; {SAME_CODE}")
     if missing:
         if not dask:
             check_precision(missing, device)
@@ -96,14 +102,14 @@ def failure(runs: dict[str, Run], failed: dict[str, Exception]) -> Exception:
 
 
 def _with_what_they_need(store: RunStore, missing: list[Run]) -> list[Run]:
-    """The runs to train, and with them those of which they need weights that only have been published."""
+    """The runs to train, and with them those of which they need weights that are not here, or by other code."""
     found = {run.fingerprint: run for run in missing}
     left = list(missing)
     while left:
         for name in {stored.run for stored in builds_on(left.pop())} - found.keys():
-            if store.results and name in store.results.runs and not (store.root / name).is_dir():
-                found[name] = Run.model_validate(store.results.runs[name]["run"])
-                left.append(found[name])
+            if needed := store.to_train_first(name):
+                found[name] = needed
+                left.append(needed)
     return list(found.values())
 
 
@@ -112,7 +118,12 @@ def _train_all(
 ) -> Iterator[tuple[Run, Record | Exception]]:
     """Train distinct runs on the backend that is asked for; yield each with its record or its error as it ends."""
     root, threads = store.root, None
+    only_here = sorted(
+        {member.architecture for run in missing for member in run.members if is_registered(member.architecture)}
+    )
     if dask:
+        if only_here:
+            raise UserError(f"{only_here[0]} was registered by this process, so no other process can train it")
         from ctrlib.store.dask import Dask
 
         backend: Backend = Dask(dask)
@@ -122,7 +133,7 @@ def _train_all(
             raise storage_error(error, root) from None
         root = root.resolve()
     else:
-        cores = workers or default_workers(device)
+        cores = 1 if only_here else workers or default_workers(device)
         workers = min(cores, len(missing))
         threads = cores // workers
         backend = Pool(workers) if workers > 1 else InProcess(progress.beat)
@@ -132,7 +143,7 @@ def _train_all(
         Task(
             name,
             train_task,
-            (str(root), store.checkpoint_s, data, name, run.model_dump_json(), device, threads),
+            (str(root), store.checkpoint_s, data, name, run.model_dump_json(), run_code(run), device, threads),
             frozenset(stored.run for stored in builds_on(run)) & by_name.keys(),
         )
         for name, run in by_name.items()
@@ -150,6 +161,7 @@ def train_task(
     data: str | None,
     fingerprint: str,
     settings: str,
+    code: dict[str, str],
     device: str,
     threads: int | None,
 ) -> bool:
@@ -159,12 +171,13 @@ def train_task(
     which knows them.
     """
     run = Run.model_validate_json(settings)
+    if run.fingerprint != fingerprint or (mine := run_code(run)) != code:
+        parts = "" if run.fingerprint != fingerprint else f" ({', '.join(p for p in code if code[p] != mine.get(p))})"
+        raise UserError(f"{platform.node()}: has other code of ctrlib{parts}; install the one that asks for this run")
     if threads is None:
         from ctrlib.store.dask import worker_threads
 
         threads = worker_threads()
-        if run.fingerprint != fingerprint:
-            raise UserError(f"{platform.node()}: has another version of ctrlib; install the one that asks for this run")
         if not Path(root).is_dir():
             raise StoreError(
                 f"{platform.node()}: no folder {root}; the run store has to be on a folder that all workers see"

@@ -2,8 +2,10 @@
 
 A measure is a small JSON value with a name, the records it came from (by fingerprint and by the checksum of their
 predictions) and its parameters. It outlives the large files: whoever has the measures of a study can make all its
-tables and figures without weights, predictions or data. A new measure of published runs, whose predictions are not
-there, is computed from the same runs trained again, which on another kind of machine differ in the last digits.
+tables and figures without weights, predictions or data. A measure that other code computed is computed again.
+
+A new measure of published runs, whose predictions are not there, is computed from the same runs trained again. Where
+these predict otherwise, as on another kind of machine, that is said, and the value is kept as theirs.
 """
 
 import json
@@ -19,12 +21,13 @@ from ctrlib.data.files import read_sealed, write_sealed
 from ctrlib.data.load import load_data
 from ctrlib.stats import metrics
 from ctrlib.stats.delong import AucCovariance, RowDifference, delong, pool_folds
+from ctrlib.store.code import function_code
 from ctrlib.store.record import Record, storage_error
 from ctrlib.store.runs import RunStore
 
 FOLDER = ".measures"
 ABOUT = ("measure", "version", "parameters", "runs")  # what a measure is of; its digest is the key
-VERSION = 1  # raise by one whenever a measure of the same name would give another value
+VERSION = 1  # part of the keys since the first published measures; the code has a digest of its own
 
 
 def measured(
@@ -43,28 +46,50 @@ def measured(
         compute: makes the value of the records with their files; called only when it is not there.
         parameters: JSON values that the result depends on besides the records.
     """
-    about = {
-        "measure": name,
-        "version": VERSION,
-        "parameters": parameters,
-        "runs": [[record.fingerprint, record.content["files"]["predictions.npz"]] for record in records],
-    }
-    key = digest(about)
-    path = store.root / FOLDER / f"{key}.json"
+    code, about = function_code(compute), _about(name, parameters, records)
+    found = _kept(store, about, code)
+    if found is None and store.results and (key := digest(about)) in store.results.measures:
+        if store.results.measures.code(key) not in (None, code):
+            print(f"{name}: published, computed by other code than this version's", flush=True)
+        return store.results.measures[key]
+    if found is None:
+        whole = store.with_files(records)
+        trained_again = _about(name, parameters, whole)
+        if trained_again != about:
+            others = sum(a != b for a, b in zip(about["runs"], trained_again["runs"], strict=True))
+            print(f"{name}: of {others} of {len(records)} runs trained again here, not of those published", flush=True)
+            about, found = trained_again, _kept(store, trained_again, code)
+    if found is None:
+        found = json.loads(json.dumps(compute(whole)))  # the same whether it was computed or read
+        path = _path(store, about)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_sealed(path, {**about, "key": path.stem, "code": code, "value": found}, _checksum)
+        except OSError as error:
+            raise storage_error(error, store.root) from None
+    return found
+
+
+def _about(name: str, parameters: dict[str, Any], records: Sequence[Record]) -> dict[str, Any]:
+    runs = [[record.fingerprint, record.content["files"]["predictions.npz"]] for record in records]
+    return {"measure": name, "version": VERSION, "parameters": parameters, "runs": runs}
+
+
+def _path(store: RunStore, about: dict[str, Any]) -> Path:
+    return store.root / FOLDER / f"{digest(about)}.json"
+
+
+def _kept(store: RunStore, about: dict[str, Any], code: str) -> Any:
+    """The value in the folder of the store, None where there is none that this code computed."""
+    path = _path(store, about)
     try:
-        return _read(path)["value"]
+        content = _read(path)
+        return content["value"] if content.get("code", code) == code else None
     except FileNotFoundError:
-        if store.results and key in store.results.measures:
-            return store.results.measures[key]
+        return None
     except (ValueError, OSError):
         print(f"damaged measure, will be computed again: {path}", flush=True)
-    value = json.loads(json.dumps(compute(store.with_files(records))))  # the same whether it was computed or read
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_sealed(path, {**about, "key": key, "value": value}, _checksum)
-    except OSError as error:
-        raise storage_error(error, store.root) from None
-    return value
+        return None
 
 
 def _checksum(content: dict[str, Any]) -> str:

@@ -3,7 +3,7 @@
 ``book/results/NAME.parquet`` is a table with one row for each
 
     run       run.json of a finished run: settings and all else as JSON, the history in columns
-    measure   a measure of some runs (ctrlib.store.measures), its value as JSON
+    measure   a measure of some runs (ctrlib.store.measures), its value as JSON, the digest of its code as settings
     data      what a plan has to know of a prepared data set: fingerprint, rows and field sizes of each draw
 
 and a checksum of the whole file. Names are read at once, the rest when the first entry is asked for. Whoever has these
@@ -62,6 +62,11 @@ class Entries(Mapping[str, Any]):
             self._objects[name] = file.entry(row)
         return self._objects[name]
 
+    def code(self, name: str) -> str | None:
+        """The digest of the code that computed a measure; None for one from before there were digests."""
+        file, row = self._places[name]
+        return file.code(row)
+
     def __contains__(self, name: object) -> bool:
         return name in self._places
 
@@ -102,11 +107,15 @@ class RecordFile:
         """The content of a run, the value of a measure, the draws of a data set."""
         found = {name: column[row].as_py() for name, column in self._columns.items()}
         entry = json.loads(found["content"])
-        if found["settings"] is not None:
+        if self._index[row][0] == "run":
             entry["run"] = json.loads(found["settings"])
         if found["history"] is not None:
             entry["history"] = found["history"]
         return entry
+
+    def code(self, row: int) -> str | None:
+        """The digest of the code that computed a measure, where its row says it."""
+        return self._columns["settings"][row].as_py()
 
     @cached_property
     def _columns(self) -> dict[str, "pa.ChunkedArray"]:
@@ -170,7 +179,7 @@ def is_whole(content: bytes) -> bool:
 
 def _row(kind: str, content: dict[str, Any]) -> dict[str, Any]:
     """An entry as a row, in the order in which like ones are neighbours."""
-    settings = history = None
+    settings, history = content.get("code") if kind == "measure" else None, None
     if kind == "run":
         rest = dict(content)
         settings = _compact(rest.pop("run"))

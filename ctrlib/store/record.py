@@ -23,6 +23,7 @@ import numpy as np
 from ctrlib.config import NUMERICS_VERSION, Run, StoredMember
 from ctrlib.data.files import Irregular, read_plain, remove, seal, sync, unseal, write_synced
 from ctrlib.errors import UserError, shown
+from ctrlib.store.code import run_code
 from ctrlib.store.content import read_logits, read_states, validate_content
 
 if TYPE_CHECKING:
@@ -94,10 +95,18 @@ class Record:
             raise Damaged(f"{self.folder / name}: not what a run record holds ({error})") from None
 
 
-def write_record(root: Path, run: Run, trained: "Trained", dataset: "Dataset", environment: dict[str, Any]) -> Record:
+def write_record(
+    root: Path,
+    run: Run,
+    trained: "Trained",
+    dataset: "Dataset",
+    environment: dict[str, Any],
+    weights: dict[str, str] | None = None,
+) -> Record:
     """Write the record of ``run`` into the store at ``root``: aside first, and renamed into place when it is whole.
 
-    The caller holds the lock of the run and knows that no healthy record of it is there.
+    The caller holds the lock of the run and knows that no record of it that counts is there. ``weights`` are the
+    checksums of the weights that it started from or learned from, by run.
 
     Raises:
         StoreError: the disk is full or forbids it; what was there before is as it was.
@@ -120,6 +129,8 @@ def write_record(root: Path, run: Run, trained: "Trained", dataset: "Dataset", e
         "seconds": trained.seconds,
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "environment": environment,
+        "code": run_code(run),
+        "weights": weights or {},
         "files": {name: hashlib.sha256(data).hexdigest() for name, data in files.items()},
     }
     final, aside = root / run.fingerprint, root / f".writing-{run.fingerprint}"
@@ -130,7 +141,7 @@ def write_record(root: Path, run: Run, trained: "Trained", dataset: "Dataset", e
             write_synced(aside / name, data)
         write_synced(aside / "run.json", seal(content, indent=1).encode())
         sync(aside)
-        remove(final)  # only a damaged record can be here
+        remove(final)  # only a damaged or outdated record can be here
         aside.rename(final)
         sync(root)
     except OSError as error:

@@ -9,6 +9,7 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
@@ -17,11 +18,12 @@ from ctrlib.config import Data, Member, Run, StoredMember
 from ctrlib.data.folders import store_root
 from ctrlib.data.load import load_data
 from ctrlib.errors import UserError
+from ctrlib.store.code import other_parts
 from ctrlib.store.environment import environment, loaded_commit
 from ctrlib.store.locks import RunLock
 from ctrlib.store.progress import epoch_line, progress_line
 from ctrlib.store.published import Results, committed_results
-from ctrlib.store.record import FILES, NAME, Damaged, Record, read_record, storage_error, write_record
+from ctrlib.store.record import FILES, NAME, Damaged, Record, builds_on, read_record, storage_error, write_record
 
 CHECKPOINT_S = 60.0  # seconds of training that an interruption may cost
 POLL_S = 0.5  # between two looks at a run that another process trains
@@ -45,6 +47,7 @@ class RunStore:
         self.root = Path(root)
         self.checkpoint_s = checkpoint_s
         self.results = results
+        self.outdated: dict[str, str] = {}  # what find passed over, and why
         self._healthy: set[str] = set()
         self._says_damage, self._said = says_damage, set[str]()
 
@@ -87,7 +90,10 @@ class RunStore:
         return record
 
     def find(self, run: Run, with_files: bool = False) -> Record | None:
-        """The healthy record of ``run``, or None when it has to be trained; damage is said, then trained again.
+        """The record of ``run``, or None when it has to be trained; damage is said, then trained again.
+
+        So is what other code trained, or from other weights than those of its checkpoints and teachers now: see
+        ``outdated``. Records made before there were digests of the code count, and pages say so.
 
         Unless weights and predictions are needed, a published record will do. It goes before the one in the folder,
         which may come from another kind of machine: what is published stays one set of numbers, also where some of its
@@ -109,7 +115,38 @@ class RunStore:
             self._said.add(str(damage))
             return None
         self._healthy.add(name)
+        if reason := self._why_outdated(record):
+            self.outdated[name] = reason
+            return None
+        self.outdated.pop(name, None)
         return replace(record, run=run)  # its rows may lie under another name now
+
+    def _why_outdated(self, record: Record) -> str:
+        """Why a healthy record does not count, empty if it does."""
+        if parts := other_parts(record.content.get("code", {})):
+            return f"by other code ({', '.join(parts)})"
+        for name, checksum in record.content.get("weights", {}).items():
+            if (self.root / name).is_dir() and self._weights_now(name) != checksum:
+                return "from other weights than their checkpoints or teachers have now"
+        return ""
+
+    def _weights_now(self, name: str) -> str | None:
+        """The checksum of the weights of a record, None where it does not count itself."""
+        try:
+            record = self.open(name)
+        except Damaged:
+            return None
+        return None if self._why_outdated(record) else record.content["files"][FILES[0]]
+
+    def to_train_first(self, name: str) -> Run | None:
+        """The run of that name if its weights have to be trained before they can be used; None where they are here."""
+        if (self.root / name).is_dir():
+            with suppress(Damaged):
+                record = self.open(name)
+                return record.run if self._why_outdated(record) else None
+        elif self.results and name in self.results.runs:
+            return Run.model_validate(self.results.runs[name]["run"])
+        return None
 
     def record_digests(self, runs: Iterable[Run]) -> dict[str, str | None]:
         """SHA-256 of the run.json of each run in the folder, None where there is none; without those published."""
@@ -173,6 +210,7 @@ class RunStore:
         torch.set_num_threads(1)  # the cores are shared out among runs and members, so the numbers do not know them
         try:
             starts = teachers = None
+            weights = {stored.run: self.open(stored.run).content["files"][FILES[0]] for stored in builds_on(run)}
             if run.start is not None:
                 starts = [self._checkpoint(start)[1] for start in run.start]
             if run.teachers is not None:
@@ -189,7 +227,7 @@ class RunStore:
             if lock.is_lost():  # this process slept, and another one took it for dead and trains in its place
                 return None
             about = {**environment(place), "products": trained.products, "threads": threads, "commit": loaded_commit()}
-            record = write_record(self.root, run, trained, dataset, about)
+            record = write_record(self.root, run, trained, dataset, about, weights)
             checkpoints.clear()
             return record
         finally:
@@ -199,6 +237,8 @@ class RunStore:
     def _checkpoint(self, stored: StoredMember, data: Data | None = None) -> tuple[Member, dict]:
         """Settings and state of a member of an earlier run; where ``data`` is given, it must be what that run saw."""
         record = self.open(stored.run)
+        if reason := self._why_outdated(record):
+            raise UserError(f"run {stored.run}, whose weights are needed, was trained {reason}: train it again first")
         last = len(record.run.members) - 1
         if stored.member > last:
             raise UserError(f"run {stored.run} has no member {stored.member}; allowed: 0 to {last}")

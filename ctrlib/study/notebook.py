@@ -16,6 +16,7 @@ from pandas.io.formats.style import Styler
 from ctrlib.data.folders import project_root
 from ctrlib.errors import UserError, unknown
 from ctrlib.stats.paired import PairedDifference
+from ctrlib.store.code import other_parts
 from ctrlib.store.environment import source_commit
 from ctrlib.store.measures import data_facts
 from ctrlib.store.progress import humanize
@@ -69,9 +70,24 @@ def provenance(p: StudyParameters, conditions: Iterable[Condition]) -> None:
         f"profile *{as_text(p.profile)}*, data *{as_text(', '.join(data))}*, {counted(len(p.seeds), 'replicate')}",
         f"{counted(len(records), 'run')} with {spent} of training, {trained}",
         f"on {as_text('; '.join(places))}",
+        *code_marks(records),
         f"page made {date.today().isoformat()}" + (f" from version `{commit}`" if commit else ""),
     ]
     say(f"*This page shows:* {'; '.join(facts)}.")
+
+
+def code_marks(contents: Iterable[dict[str, Any]]) -> list[str]:
+    """In words, how many of these run records are not by this version's code, or do not say by which."""
+    codes = [content.get("code", {}) for content in contents]
+    unknown_code = sum(not code for code in codes)
+    others = [parts for code in codes if (parts := other_parts(code))]
+    marks = []
+    if unknown_code:
+        marks.append(f"{counted(unknown_code, 'run')} trained before records carried a digest of their code")
+    if others:
+        parts = ", ".join(sorted({part for parts in others for part in parts}))
+        marks.append(f"{counted(len(others), 'run')} trained by other code than this version's ({parts})")
+    return marks
 
 
 def counted(number: int, what: str) -> str:

@@ -1,0 +1,102 @@
+"""Do two states of the code give the same bits? A small battery of trainings, made under both on one machine.
+
+It has every architecture, form, target and kind of recipe. Only what agrees in every bit is written to
+:data:`ctrlib.store.code.SAME`, after which records of either count for the other.
+"""
+
+import hashlib
+import io
+import json
+import subprocess
+import sys
+import tarfile
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from ctrlib.errors import UserError
+
+SETTINGS = dict(
+    train_rows=700, valid_rows=200, test_rows=200, fields=5, largest_field=20, pairs=4, triples=1, clusters=5
+)
+RECIPES = (
+    dict(averaging="ema", averaging_decay=0.9),
+    dict(averaging="swa", averaging_start=0.3),
+    dict(embedding_l2=1e-4, clip_norm=0.5),
+    dict(epochs=4, patience=1, keep="best"),
+)
+COUPLINGS = (
+    dict(form="mse_logit"),
+    dict(form="kl"),
+    dict(start=0.5),
+    dict(peer_weighting="adaptive"),
+    dict(teacher_weight=0.5),
+    *(dict(target=target) for target in ("joint", "ensemble", "shuffled", "frozen", "frozen_ensemble")),
+)
+
+
+def battery() -> Iterator[tuple[str, str]]:
+    """The trainings, each with the SHA-256 of its weights, Adam's state and predictions."""
+    import ctrlib
+
+    data = ctrlib.data_settings("synthetic", 0, ctrlib.SyntheticSettings(**SETTINGS))
+    rows, starts = ctrlib.load_data(data), None
+    recipe = dict(learning_rate=1e-2, batch_size=100, epochs=3)
+    jobs = [(name, name, {}, {}) for name in ctrlib.MODELS]
+    jobs += [(name, "DeepFM", {}, {}) for name in ("dropout", "shared")]
+    jobs += [(str(coupling), "DeepFM", coupling, {}) for coupling in COUPLINGS]
+    jobs += [(str(settings), "DeepFM", {}, settings) for settings in RECIPES]
+    for title, architecture, coupling, settings in jobs:
+        noisy = dict(dropout=0.2, batch_norm=True) if title == "dropout" else {}
+        sizes = dict(embedding_dim=4, hidden_units=(12, 8), **noisy)
+        run = ctrlib.Run(
+            data=data,
+            members=[ctrlib.Member(architecture=architecture, init_seed=n, order_seed=7, **sizes) for n in (1, 2, 3)],
+            coupling=ctrlib.Coupling(weights=ctrlib.complete(3, 5.0), **coupling),
+            recipe=ctrlib.Recipe(**{**recipe, **settings}),
+            start=[ctrlib.Checkpoint(run="0" * 16, member=n) for n in range(3)]
+            if "target" in coupling and starts
+            else None,
+            embeddings="shared" if title == "shared" else "own",
+        )
+        trained = ctrlib.train(run, rows, starts if run.start else None, device="cpu")
+        if title == "DeepFM":
+            starts = trained.states
+        total = hashlib.sha256(trained.test_logits.tobytes() + trained.valid_logits.tobytes())
+        for state in trained.states:
+            for name in sorted(state):
+                total.update(name.encode() + state[name].numpy().tobytes())
+        yield title, total.hexdigest()
+
+
+def settle(commit: str, root: Path) -> tuple[list[str], list[str]]:
+    """Train the battery under the code of a commit and under that on disk.
+
+    Returns:
+        The trainings that differ and, if there are none, the parts of the code that were written to ``SAME``.
+
+    Raises:
+        UserError: no such commit, or its code cannot train the battery.
+    """
+    from ctrlib.store.code import PACKAGE, all_parts, remember_same
+
+    packed = subprocess.run(["git", "-C", str(root), "archive", commit, "ctrlib"], capture_output=True)
+    if packed.returncode:
+        raise UserError(f"commit {commit!r}: {packed.stderr.decode(errors='replace').strip() or 'cannot be read'}")
+    with tempfile.TemporaryDirectory() as folder:
+        with tarfile.open(fileobj=io.BytesIO(packed.stdout)) as archive:
+            archive.extractall(folder, filter="data")
+        before, now = _run(Path(folder), commit), _run(PACKAGE.parent, "the code on disk")
+        differ = [title for title in now if before.get(title) != now[title]]
+        return differ, [] if differ else remember_same(all_parts(Path(folder) / "ctrlib"), all_parts(PACKAGE))
+
+
+def _run(folder: Path, what: str) -> dict[str, str]:
+    """The battery under the package in a folder, in a process of its own."""
+    code = f"import runpy, json; print(json.dumps(dict(runpy.run_path({str(Path(__file__))!r})['battery']())))"
+    command = [sys.executable, "-P", "-c", f"import sys; sys.path.insert(0, {str(folder)!r}); {code}"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=folder)
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        raise UserError(f"{what} cannot train the battery: {last}")
+    return json.loads(done.stdout.splitlines()[-1])
