@@ -251,7 +251,7 @@ def test_a_registered_class_trains_here_and_its_source_counts(tmp_path, monkeypa
         runs = [make_run([member(n, architecture="Scaled")], epochs=1) for n in (1, 2)]
         records = RunStore(tmp_path / scale).ensure(runs, "cpu", workers=2)
         digests.append(records[0].content["code"])
-    monkeypatch.delitem(MODELS, "Scaled")
+    del MODELS["Scaled"]
     assert changed(*digests) == {"Scaled"}
     model.__name__ = "DeepFM"
     assert "there is an architecture 'DeepFM' already" in refused(ctrlib.register_model, model)

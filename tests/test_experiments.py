@@ -31,11 +31,14 @@ from ctrlib.study.finetuning import HEADLINE, condition_name
 from ctrlib.study.parameters import StudyParameters
 from ctrlib.study.tables import (
     SCORES,
-    effect_table,
+    compare,
+    differences,
     effects_by,
+    family,
     mean_over,
     member_effects,
     member_table,
+    over_replicates,
     replicate_table,
     share_of_gap,
     slope_table,
@@ -326,6 +329,7 @@ def test_replicate_table_is_counted_by_hand(study) -> None:
         aucs, ensemble = [roc_auc_score(labels, q) for q in predicted], sum(predicted) / 2
         valid = [roc_auc_score(data.valid.labels, q) for q in one.probabilities("valid")]
         assert row.pop("seconds") > 0
+        assert row.pop("overlap") == 0
         assert {name: row.pop(name) for name in one.labels} == one.labels
         assert row == pytest.approx({
             "auc": np.mean(aucs), "logloss": np.mean([log_loss(labels, q) for q in predicted]),
@@ -426,10 +430,17 @@ def replicates_of(aucs: dict[str, np.ndarray]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["condition", "replicate", "auc", "logloss"])
 
 
-def test_effect_table_is_counted_by_hand() -> None:
+def named(replicates: pd.DataFrame, pairs: dict, value: str = "auc") -> pd.DataFrame:
+    """A family of comparisons by name."""
+    return family([({"comparison": name}, replicates, pair) for name, pair in pairs.items()], value).set_index(
+        "comparison"
+    )
+
+
+def test_a_family_is_counted_by_hand() -> None:
     replicates = by_hand()
     pairs = [("better", "control"), ("same", "control"), ("same", "better")]
-    found = effect_table(replicates, {" - ".join(pair): pair for pair in pairs}).set_index("comparison")
+    found = named(replicates, {" - ".join(pair): pair for pair in pairs})
     value = replicates.sort_values("replicate").groupby("condition")["auc"].agg(list)
     p_values = {}
     for pair in pairs:
@@ -437,7 +448,8 @@ def test_effect_table_is_counted_by_hand() -> None:
         test, row = stats.ttest_rel(a, b), found.loc[" - ".join(pair)]
         p_values[row.name] = test.pvalue
         assert row["difference"] == pytest.approx((a - b).mean(), abs=1e-15)
-        assert (row["low"], row["high"]) == pytest.approx(tuple(test.confidence_interval()), rel=1e-9)
+        assert row["level"] == pytest.approx(1 - 0.05 / 3)
+        assert (row["low"], row["high"]) == pytest.approx(tuple(test.confidence_interval(1 - 0.05 / 3)), rel=1e-9)
         assert row["relative_%"] == pytest.approx(100 * (a.mean() / b.mean() - 1), rel=1e-9)
         assert row["RelaImpr_%"] == pytest.approx(100 * ((a.mean() - 0.5) / (b.mean() - 0.5) - 1), rel=1e-9)
         assert row["P(better)"] == np.mean(a > b)
@@ -445,28 +457,46 @@ def test_effect_table_is_counted_by_hand() -> None:
     expected = np.maximum.accumulate([min(1.0, p_values[name] * (3 - rank)) for rank, name in enumerate(ranked)])
     assert found.loc[ranked, "p_holm"].to_numpy() == pytest.approx(expected, rel=1e-9)
     assert found.loc["better - control", "verdict"] == "gain"
-    assert found.loc["same - better", "verdict"] == "loss"
-    assert effect_table(replicates, {"c": pairs[0]}, value="logloss").iloc[0]["difference"] < 0
-    one = effect_table(replicates.query("replicate == 0"), {"c": pairs[0]}).iloc[0]
+    assert named(replicates, {"c": pairs[0]}, value="logloss").iloc[0]["difference"] < 0
+    one = named(replicates.query("replicate == 0"), {"c": pairs[0]}).iloc[0]
     assert (one["low"], one["high"], one["verdict"]) == (-math.inf, math.inf, "no difference shown")
     assert one["difference"] > 0
     assert math.isnan(one["p_holm"])
 
 
-def test_a_verdict_survives_holm_and_intervals_stay_those_of_one_comparison() -> None:
+def test_a_verdict_is_read_from_the_interval_beside_it_and_copies_do_not_count() -> None:
     """A difference whose own interval excludes zero (p = 0.03) is a gain alone, and none among three such."""
     spread = np.array([-1.0, -0.5, 0.5, 1.0, 0.0])
     shift = stats.t.isf(0.03 / 2, 4) * spread.std(ddof=1) / math.sqrt(5)
     found = {"control": np.zeros(5), "weak": spread + shift, "also weak": -spread - shift, "strong": spread + 20}
-    replicates = replicates_of({name: 0.7 + values / 1000 for name, values in found.items()})
-    pairs = {name: (name, "control") for name in found if name != "control"}
-    alone, turned = (effect_table(replicates, {name: pairs[name]}).iloc[0] for name in ("weak", "also weak"))
-    assert (alone["verdict"], alone["p_holm"]) == ("gain", pytest.approx(0.03, abs=1e-3))
-    assert turned["verdict"] == "loss"
-    family = effect_table(replicates, pairs).set_index("comparison")
-    assert family["verdict"].tolist() == ["no difference shown", "no difference shown", "gain"]
-    assert family.loc["weak", "p_holm"] == pytest.approx(0.06, abs=2e-3)
-    assert (family.loc["weak", "low"], family.loc["weak", "high"]) == (alone["low"], alone["high"])
+    replicates = replicates_of({name: 0.7 + values / 1000 for name, values in {**found, "copy": np.zeros(5)}.items()})
+    pairs = {name: (name, "control") for name in (*found, "copy") if name != "control"}
+    assert [named(replicates, {name: pairs[name]}).iloc[0]["verdict"] for name in ("weak", "also weak")] == [
+        "gain",
+        "loss",
+    ]
+    three = named(replicates, pairs)
+    assert three["verdict"].tolist() == ["no difference shown", "no difference shown", "gain", "identical"]
+    assert three["level"].tolist() == pytest.approx([1 - 0.05 / 3] * 4), "the copy does not count"
+    shown = {"gain": three["low"] > 0, "loss": three["high"] < 0}
+    for verdict, rows in shown.items():
+        assert (rows == (three["verdict"] == verdict)).all()
+
+
+def test_replicates_that_share_rows_widen_every_interval() -> None:
+    """Ten folds, tested on a tenth and trained on eight tenths: by the root of 1 + 10 / 8."""
+    rng = np.random.default_rng(0)
+    aucs = {"control": rng.normal(0.75, 0.01, 10), "treated": rng.normal(0.752, 0.01, 10)}
+    own = replicates_of(aucs)
+    folds = own.assign(overlap=1 / 8)
+    for make in (
+        lambda t: compare(t, "treated", "control"),
+        lambda t: over_replicates(differences(t, "treated", "control"), t),
+    ):
+        apart, shared = make(own), make(folds)
+        assert (shared.high - shared.low) / (apart.high - apart.low) == pytest.approx(1.5)
+        assert shared.p_value > apart.p_value
+    assert named(folds, {"c": ("treated", "control")}).iloc[0]["low"] == compare(folds, "treated", "control").low
 
 
 # ---- the floor -------------------------------------------------------------------------------------------------------

@@ -166,6 +166,22 @@ def test_the_relative_interval_ends_where_the_t_test_turns(size, seed) -> None:
         assert tested.pvalue == pytest.approx(0.05, rel=1e-6)
 
 
+def test_the_corrected_t_test_keeps_its_level_where_splits_share_rows() -> None:
+    """Differences of five random splits, correlated as Nadeau and Bengio suppose: test over all rows."""
+    rng, overlap, size = np.random.default_rng(0), 1 / 8, 5
+    share = overlap / (1 + overlap)  # of a split's variance that all splits have in common
+    common, own = rng.standard_normal((4000, 1)), rng.standard_normal((4000, size))
+    differences = np.sqrt(share) * common + np.sqrt(1 - share) * own
+    plain, corrected = (
+        np.mean([paired_difference(d, 0 * d, overlap=of).verdict != UNDECIDED for d in differences])
+        for of in (0, overlap)
+    )
+    assert plain > 0.08
+    assert corrected == pytest.approx(0.05, abs=0.012)
+    ratio = relative_difference(differences[0] + 5, np.full(size, 5.0), overlap=overlap)
+    assert ratio.low * 5 == pytest.approx(paired_difference(differences[0], 0 * differences[0], overlap=overlap).low)
+
+
 # ---- minimum detectable effect --------------------------------------------------------------------------------------
 
 

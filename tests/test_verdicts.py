@@ -15,26 +15,32 @@ BOTH = ("mutual", "continued training")
 
 
 @pytest.mark.parametrize(
-    ("treatment", "gain", "nothing"),
+    ("treatment", "words"),
     [
-        (0.003 + SMALL, "supported", "contradicted"),
-        (-0.003 + SMALL, "contradicted", "supported"),
-        (SMALL, "inconclusive", "supported"),  # within one thousandth on both sides
-        (500 * SMALL, "inconclusive", "inconclusive"),
-        (0.0004 + SMALL, "supported", "supported"),  # a gain, and yet next to nothing
-        (SMALL[:1], "inconclusive", "inconclusive"),  # one replicate
+        (0.003 + SMALL, "supported contradicted contradicted contradicted contradicted"),
+        (-0.003 + SMALL, "contradicted supported supported supported contradicted"),
+        (SMALL, "inconclusive inconclusive supported supported supported"),  # within one thousandth on both sides
+        (500 * SMALL, "inconclusive inconclusive inconclusive inconclusive inconclusive"),
+        (0.0004 + SMALL, "supported contradicted contradicted supported supported"),  # a gain, and next to nothing
+        (SMALL[:1], "inconclusive inconclusive inconclusive inconclusive inconclusive"),  # one replicate
     ],
 )
-def test_the_rule(treatment, gain, nothing) -> None:
+def test_the_rule(treatment, words) -> None:
     difference = paired_difference(treatment, 0 * treatment)
-    assert verdicts.judge(difference) == gain
-    assert verdicts.judge(difference, claims_nothing=True) == nothing
+    claims = ("gain", "loss", "no gain", "next to nothing", "the same")
+    assert [verdicts.judge(difference, claim) for claim in claims] == words.split()
 
 
 def table(means: dict[tuple, float], factors: list[str]) -> pd.DataFrame:
     """A replicate table with five replicates: (condition, *factors) -> mean AUC."""
     rows = [
-        {**dict(zip(["condition", *factors], key, strict=True)), **dict.fromkeys(SCORES, 0.5), "replicate": g, "auc": m}
+        {
+            **dict(zip(["condition", *factors], key, strict=True)),
+            **dict.fromkeys(SCORES, 0.5),
+            "overlap": 0.0,
+            "replicate": g,
+            "auc": m,
+        }
         for key, m in means.items()
         for g in range(5)
     ]
@@ -63,7 +69,7 @@ def test_claims_about_finetuning_and_scratch() -> None:
 def test_claims_about_the_fifth_instance_and_about_what_peers_add_to_the_decay() -> None:
     fifth = verdicts.of_instances(of_two("instances", {4: (0.81, 0.80), 5: (0.8101, 0.80)}))
     decay = of_two("epochs", {1: (0.81, 0.80), 3: (0.78, 0.775)}).assign(embedding_l2=0.0)
-    for [one], expected in ((fifth, 0.0001), (verdicts.of_epochs(decay), 0.005)):
+    for [one], expected in ((fifth, 0.0001), (verdicts.of_epochs(decay), -0.005)):
         assert one.found.mean == pytest.approx(expected, rel=1e-2, abs=3e-5)
         assert one.verdict == "supported"
     assert verdicts.of_instances(of_two("instances", {4: (0.8, 0.8)})) == []
@@ -80,8 +86,8 @@ def test_claims_about_companions() -> None:
                 rows += [{**about, "architecture": name, "condition": one, "auc": auc} for one, auc in found.items()]
     rank, loss, gain = verdicts.of_companions(pd.DataFrame(rows))
     assert rank.found.mean > 0.9
-    for one in (loss, gain):
-        assert one.found.mean == pytest.approx(np.mean([0.01, 0.005, 0.005]), rel=1e-2)
+    for one, sign in ((loss, -1), (gain, 1)):
+        assert sign * one.found.mean == pytest.approx(np.mean([0.01, 0.005, 0.005]), rel=1e-2)
     assert {one.verdict for one in (rank, loss, gain)} == {"supported"}
 
 
@@ -92,7 +98,7 @@ def test_expectations_about_finetuning() -> None:
     replicates.loc[replicates["condition"] == MUTUAL, ["churn", "ensemble_auc"]] = 0.1, 0.6
     found = list(expectations.of_finetuning(replicates))
     assert [(one.claim, one.verdict) for one in found] == [("O1", "met"), ("O6", "met"), ("O6", "contradicted")]
-    assert [one.found.mean for one in found] == pytest.approx([0.01, 0.4, 0.1], rel=1e-2)
+    assert [one.found.mean for one in found] == pytest.approx([0.01, -0.4, 0.1], rel=1e-2)
     rest = next(expectations.of_finetuning(replicates.assign(protocol="fixed_epochs")))
     assert (rest.claim, rest.found.mean) == ("O2", pytest.approx(0.01 - 0.004, rel=1e-2))
 

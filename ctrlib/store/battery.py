@@ -5,11 +5,9 @@ It has every architecture, form, target and kind of recipe. Only what agrees in 
 """
 
 import hashlib
-import io
 import json
 import subprocess
 import sys
-import tarfile
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -80,12 +78,11 @@ def settle(commit: str, root: Path) -> tuple[list[str], list[str]]:
     """
     from ctrlib.store.code import PACKAGE, all_parts, remember_same
 
-    packed = subprocess.run(["git", "-C", str(root), "archive", commit, "ctrlib"], capture_output=True)
-    if packed.returncode:
-        raise UserError(f"commit {commit!r}: {packed.stderr.decode(errors='replace').strip() or 'cannot be read'}")
     with tempfile.TemporaryDirectory() as folder:
-        with tarfile.open(fileobj=io.BytesIO(packed.stdout)) as archive:
-            archive.extractall(folder, filter="data")
+        for command in (["clone", "-q", "--shared", str(root), folder], ["-C", folder, "checkout", "-q", commit, "--"]):
+            done = subprocess.run(["git", *command], capture_output=True, text=True)
+            if done.returncode:
+                raise UserError(f"commit {commit!r}: {done.stderr.strip() or 'cannot be read'}")
         before, now = _run(Path(folder), commit), _run(PACKAGE.parent, "the code on disk")
         differ = [title for title in now if before.get(title) != now[title]]
         return differ, [] if differ else remember_same(all_parts(Path(folder) / "ctrlib"), all_parts(PACKAGE))

@@ -103,6 +103,7 @@ def architecture_code(name: str, package: Path = PACKAGE) -> str:
 
 def function_code(function: Callable) -> str:
     """The digest of a function, one inside another counts as that whole one; of a foreign one, by its own source."""
+    function = getattr(function, "func", function)  # of a partial
     module, name = function.__module__, function.__qualname__.partition(".")[0]
     if module.startswith("ctrlib."):
         return _digest(PACKAGE, f"{module.removeprefix('ctrlib.')}.{name}")

@@ -1,16 +1,13 @@
-"""What this study expected before its published runs (``book/preregistration.md``, O1 to O7): a number per replicate
-that is above zero if the expectation is right, and a verdict by the rule of :mod:`ctrlib.study.verdicts`.
-
-Three of them expect *no* effect; theirs is a difference that has to lie within the margin, or on the harmless side.
-"""
+"""What this study expected before its published runs (``book/preregistration.md``, O1 to O7): a number per replicate,
+and a verdict by the rule of :func:`ctrlib.study.verdicts.judge`."""
 
 from collections.abc import Iterator
 
 import pandas as pd
 
 from ctrlib.study.finetuning import HEADLINE
-from ctrlib.study.tables import differences, mean_over
-from ctrlib.study.verdicts import NEGLIGIBLE, Finding, finding_table, judge, over_replicates
+from ctrlib.study.tables import differences, mean_over, over_replicates
+from ctrlib.study.verdicts import Claim, Finding, finding_table, judge
 
 WEAK, STRONG = 1.0, 20.0  # the paper's weight, and the one that a competition's runner-up used
 
@@ -32,14 +29,18 @@ def of_finetuning(replicates: pd.DataFrame) -> Iterator[Finding]:
     for protocol, at in mean_over(replicates, "architecture").groupby("protocol", sort=False):
         if protocol == "early_stopping":
             scratch = differences(at, "mutual from scratch", "solo from scratch")
-            yield _outcome("O1", protocol, "mutual minus solo from scratch, AUC", scratch)
+            yield _outcome("O1", protocol, "mutual minus solo from scratch, AUC", scratch, at)
         else:
             rest = differences(at, continued, "checkpoint") - differences(at, mutual, continued)
-            yield _outcome("O2", protocol, "gain of continued training minus what peers add, AUC", rest)
-        churn = -differences(at, mutual, continued, "churn")
-        yield _outcome("O6", protocol, "churn after continued training minus after mutual fine-tuning", churn)
+            yield _outcome("O2", protocol, "gain of continued training minus what peers add, AUC", rest, at)
+        churn = differences(at, mutual, continued, "churn")
+        yield _outcome(
+            "O6", protocol, "churn after mutual fine-tuning minus after continued training", churn, at, "loss"
+        )
         ensemble = differences(at, mutual, continued, "ensemble_auc")
-        yield _outcome("O6", protocol, "ensemble of coupled minus of continued members, AUC", ensemble, "no more")
+        yield _outcome(
+            "O6", protocol, "ensemble of coupled minus of continued members, AUC", ensemble, at, "next to nothing"
+        )
 
 
 def of_strength(replicates: pd.DataFrame, form: str) -> Iterator[Finding]:
@@ -56,21 +57,21 @@ def of_strength(replicates: pd.DataFrame, form: str) -> Iterator[Finding]:
             weak, strong = (scores.get((condition, "live", weight)) for weight in (WEAK, STRONG))
             if weak is not None and strong is not None:
                 measured = f"weight {STRONG:g} minus weight {WEAK:g}, {what}, AUC"
-                yield _outcome("O3", protocol, measured, strong - weak)
+                yield _outcome("O3", protocol, measured, strong - weak, part)
             for weight, coupled in ((WEAK, weak), (STRONG, strong)):
                 if coupled is not None:
                     measured = f"ensemble of checkpoints minus coupled member, {what}, weight {weight:g}, AUC"
-                    yield _outcome("O7", protocol, measured, averaged - coupled)
+                    yield _outcome("O7", protocol, measured, averaged - coupled, part)
         for weight in (WEAK, STRONG):
             live, frozen, shuffled = (
                 scores.get(("mutual", target, weight)) for target in ("live", "frozen", "shuffled")
             )
             if shuffled is not None:
                 measured = f"shuffled peers minus continued training, weight {weight:g}, AUC"
-                yield _outcome("O4", protocol, measured, shuffled - continued, "no more")
+                yield _outcome("O4", protocol, measured, shuffled - continued, part, "next to nothing")
             if frozen is not None and live is not None:
                 measured = f"frozen minus live peers, weight {weight:g}, AUC"
-                yield _outcome("O5", protocol, measured, frozen - live, "the same")
+                yield _outcome("O5", protocol, measured, frozen - live, part, "the same")
 
 
 def outcome_table(outcomes: list[Finding]) -> pd.DataFrame:
@@ -81,14 +82,8 @@ def outcome_table(outcomes: list[Finding]) -> pd.DataFrame:
     )
 
 
-def _outcome(expectation: str, protocol: str, measured: str, values: pd.Series, expects: str = "more") -> Finding:
-    """Whether the values are above zero (``more``), are not (``no more``), or lie within the margin: then
-    ``the same`` is met, and contradicted when the interval does neither and excludes zero."""
-    found = over_replicates(values)
-    if expects != "the same":
-        word = WORDS[judge(found, claims_nothing=expects == "no more")]
-    elif found.within(NEGLIGIBLE):
-        word = "met"
-    else:
-        word = "contradicted" if found.low > 0 or found.high < 0 else "inconclusive"
-    return Finding(expectation, protocol, measured, found, word)
+def _outcome(
+    expectation: str, protocol: str, measured: str, values: pd.Series, table: pd.DataFrame, claim: Claim = "gain"
+) -> Finding:
+    found = over_replicates(values, table)
+    return Finding(expectation, protocol, measured, found, WORDS[judge(found, claim)])

@@ -21,8 +21,7 @@ from matplotlib.ticker import NullFormatter, StrMethodFormatter
 from matplotlib_inline.config import InlineBackend
 from pandas.io.formats.style import Styler
 
-from ctrlib.stats.paired import paired_difference
-from ctrlib.study.tables import differences
+from ctrlib.study.tables import compare, differences, level_words, over_replicates, together
 
 # Okabe and Ito's colours and darker ones between them, distinguishable with colour-blind eyes.
 COLOURS = {
@@ -272,8 +271,8 @@ def conditions(replicates: pd.DataFrame, order: list[str], by: str = "protocol")
 def effects(
     replicates: pd.DataFrame, comparisons: dict[str, tuple[str, str]], value: str = "auc", by: str = "protocol"
 ) -> Figure:
-    """Paired differences, a panel for each value of ``by``: each replicate a dot, the mean with its 95 % interval,
-    coloured by the verdict.
+    """Paired differences, a panel for each value of ``by``: each replicate a dot, the mean with its interval, coloured
+    by the verdict. The intervals of all panels hold together (:func:`ctrlib.study.tables.together`).
 
     Args:
         replicates: any table with replicate, condition, ``by`` and ``value``.
@@ -282,31 +281,38 @@ def effects(
         by: the factor that gives the panels.
     """
     by_verdict = {"gain": COLOURS["FiBiNET"], "loss": COLOURS["DCN"], "no difference shown": INK}
+    level = together(compare(part, *p, value) for _, part in replicates.groupby(by) for p in comparisons.values())
     shown = []
     for ax, part in panels(replicates, by, (WIDE[0], 1.2 + 0.5 * len(comparisons))):
         for y, (label, pair) in enumerate(comparisons.items()):
             found = differences(part, *pair, value)
             dots = found.to_numpy() * MILLI
-            result = paired_difference(dots, np.zeros_like(dots))
+            result = over_replicates(found * MILLI, part, level)
             colour = by_verdict[result.verdict]
             ax.scatter(dots, np.full(len(dots), y + 0.18), s=16, color=GREY, alpha=0.9, zorder=2)
             if np.isfinite(result.low):
                 ax.hlines(y, result.low, result.high, color=colour, linewidth=2.2, zorder=3)
             ax.scatter([result.mean], [y], s=44, color=colour, zorder=4)
             first = {by: part[by].iloc[0], "comparison": label, "value": value}  # chart.js reads the first two
-            bounds = {"mean": result.mean / MILLI, "low": result.low / MILLI, "high": result.high / MILLI}
+            bounds = {
+                "mean": result.mean / MILLI,
+                "low": result.low / MILLI,
+                "high": result.high / MILLI,
+                "level": level,
+            }
             one = {"replicate": found.index, "difference": found.to_numpy()}
             shown.append(pd.DataFrame({**first, **one, **bounds}))
         ax.set_yticks(range(len(comparisons)), list(comparisons))
         ax.axvline(0, color=INK, linewidth=1)
         ax.grid(axis="y", visible=False)
-        ax.set_xlabel("thousandths of AUC" if value.endswith("auc") else f"difference in {spoken(value)} x 1000")
+        unit = "thousandths of AUC" if value.endswith("auc") else f"difference in {spoken(value)} x 1000"
+        ax.set_xlabel(f"{unit}; intervals: {level_words(level)}")
     ax.invert_yaxis()  # of all panels, which share it
     return attach_table(ax.figure, pd.concat(shown))
 
 
 def effect_curves(table: pd.DataFrame, x: str, by: str, xlabel: str = "", log: bool = False) -> Axes:
-    """Effects along a factor: mean and 95 % interval, a line for each value of ``by``, a line at zero.
+    """Effects along a factor: mean and interval, a line for each value of ``by``, a line at zero.
 
     Args:
         table: :func:`ctrlib.study.tables.effects_by`.

@@ -24,6 +24,7 @@ from ctrlib.store.runs import RunStore
 from ctrlib.study import figures
 from ctrlib.study.conditions import Condition
 from ctrlib.study.parameters import StudyParameters
+from ctrlib.study.tables import level_words
 
 
 def say(text: str) -> None:
@@ -142,6 +143,11 @@ def show_data(store: RunStore, conditions: Iterable[Condition]) -> pd.DataFrame:
     return table
 
 
+def in_words(row: pd.Series) -> str:
+    """A row of :func:`ctrlib.study.tables.effects_by` inside a sentence: difference, verdict, the interval it is from."""
+    return f"{row['difference']:+.4f} ({row['verdict']}, interval {row['low']:+.4f} to {row['high']:+.4f})"
+
+
 def interval_column(table: pd.DataFrame) -> list[str]:
     """The columns ``low`` and ``high`` in words."""
     return [f"{low:+.4f} to {high:+.4f}" for low, high in zip(table["low"], table["high"], strict=True)]
@@ -150,7 +156,7 @@ def interval_column(table: pd.DataFrame) -> list[str]:
 def show_effects(table: pd.DataFrame) -> None:
     """Show rows of :func:`ctrlib.study.tables.effects_by`: what was compared, difference, interval, verdict.
 
-    The interval is that of one comparison; verdict and p are corrected for all in the table (Holm).
+    The intervals hold together, their header says at which level each, and the verdict is read from them.
 
     Args:
         table: the rows; the columns before ``difference`` say what was compared.
@@ -158,12 +164,11 @@ def show_effects(table: pd.DataFrame) -> None:
     what = list(table.columns[: table.columns.get_loc("difference")])
     shown = table[what].copy()
     shown["difference"] = [f"{value:+.4f}" for value in table["difference"]]
-    shown["95 % interval"] = interval_column(table)
-    shown["verdict, Holm"] = table["verdict"]
+    shown[f"interval, {level_words(table['level'].iloc[0])}"] = interval_column(table)
+    shown["verdict"] = table["verdict"]
     shown["relative / RelaImpr, %"] = [
         f"{a:+.2f} / {b:+.2f}" for a, b in zip(table["relative_%"], table["RelaImpr_%"], strict=True)
     ]
-    shown["p, Holm"] = [f"{p:.3f}" for p in table["p_holm"]]
     show_table(shown, {name: "{:g}" for name in shown.select_dtypes("number").columns}, numbers=table)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from ctrlib.errors import UserError
 from ctrlib.stats.metrics import relative_improvement
 from ctrlib.stats.paired import PairedDifference, holm, paired_difference, relative_difference
 from ctrlib.store.measures import group_scores
@@ -19,20 +20,20 @@ from ctrlib.study.conditions import Condition
 LEVEL = 0.95  # coverage of every interval
 SCORES = (
     "auc", "logloss", "ensemble_auc", "ensemble_logloss", "churn", "best_of_n_auc", "oracle_auc", "member_epochs",
-    "seconds",
+    "seconds", "overlap",
 )  # fmt: skip
 
 
 def member_table(conditions: Iterable[Condition]) -> pd.DataFrame:
     """One row per condition, replicate and member: test AUC, log loss, calibration ratio, kept epoch, from the run
-    records."""
+    records, and the ``overlap`` of the replicate's rows, see :func:`overlap`."""
     rows = []
     for condition in conditions:
         tests = [test for record in condition.records for test in record.content["test"]]
         epochs = [epoch for record in condition.records for epoch in record.content["kept_epochs"]]
         for n, (one, test, epoch) in enumerate(zip(condition.members, tests, epochs, strict=True)):
             about = {**condition.labels, "member": n, "architecture": one.architecture}
-            rows.append({**about, **test, "kept_epoch": epoch})
+            rows.append({**about, **test, "kept_epoch": epoch, "overlap": overlap(condition)})
     return pd.DataFrame(rows)
 
 
@@ -42,7 +43,7 @@ def replicate_table(store: RunStore, conditions: Iterable[Condition]) -> pd.Data
     Columns: mean ``auc`` and ``logloss`` of the members, the same of their ensemble (mean of probabilities), ``churn``
     between members, the test AUC of the member that is best on validation, ``oracle_auc`` of the true probability
     where it is known (NaN elsewhere), and the cost: ``member_epochs`` trained, those of the checkpoints left out, and
-    the ``seconds`` of training.
+    the ``seconds`` of training; and the ``overlap`` of its rows, see :func:`overlap`.
     """
     rows = []
     for condition in conditions:
@@ -58,9 +59,46 @@ def replicate_table(store: RunStore, conditions: Iterable[Condition]) -> pd.Data
             "oracle_auc": np.nan if scores["reachable_auc"] is None else scores["reachable_auc"],
             "member_epochs": sum(len(record.history) for record in condition.records),
             "seconds": sum(record.seconds for record in condition.records),
+            "overlap": overlap(condition),
         }
         rows.append(row)
     return pd.DataFrame(rows)
+
+
+def overlap(condition: Condition) -> float:
+    """Test rows over training rows where the replicates are folds or random splits of one log, which share rows; 0 for
+    synthetic clicks, where each has rows of its own. What :func:`ctrlib.stats.paired.paired_difference` needs."""
+    record = condition.records[0]
+    return 0.0 if record.run.data.synthetic else record.content["rows"]["test"] / record.content["rows"]["train"]
+
+
+def overlap_in(table: pd.DataFrame) -> float:
+    """The largest overlap in a table of members or replicates."""
+    return float(table["overlap"].max()) if "overlap" in table else 0.0
+
+
+def over_replicates(values: pd.Series, table: pd.DataFrame, level: float = LEVEL) -> PairedDifference:
+    """One number per replicate, made from ``table``, against zero."""
+    values = values.to_numpy(dtype=np.float64)
+    return paired_difference(values, np.zeros_like(values), level, overlap_in(table))
+
+
+def together(found: Iterable[PairedDifference]) -> float:
+    """The level of each interval of a family so that all of them hold together at :data:`LEVEL` (Bonferroni).
+
+    Comparisons of what is identical by construction, with no difference in any replicate, do not count.
+    """
+    return 1 - (1 - LEVEL) / max(1, sum(not is_identical(one) for one in found))
+
+
+def level_words(level: float) -> str:
+    """The level of the intervals of a family, for a header."""
+    return f"{100 * level:.4g} %" + ("" if level == LEVEL else f" each, {100 * LEVEL:g} % together")
+
+
+def is_identical(found: PairedDifference) -> bool:
+    """Whether nothing differs in any of several replicates."""
+    return found.mean == 0 and found.sd == 0
 
 
 def mean_churn(matrix: list[list[float]]) -> float:
@@ -91,26 +129,27 @@ def by_appearance(table: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
     return table.sort_values(list(columns), key=rank, kind="stable", ignore_index=True)
 
 
-def compare(table: pd.DataFrame, treatment: str, control: str, value: str = "auc") -> PairedDifference:
-    """Treatment minus control, paired over replicates, of one column of :func:`replicate_table`."""
+def compare(
+    table: pd.DataFrame, treatment: str, control: str, value: str = "auc", level: float = LEVEL
+) -> PairedDifference:
+    """Treatment minus control, paired over replicates, of one column of :func:`replicate_table`.
+
+    Raises:
+        UserError: a replicate has more than one value, because a factor of the table has more than one level.
+    """
     scores = table.set_index(["condition", "replicate"])[value]
     treated = scores.loc[treatment]
-    return paired_difference(treated.to_numpy(), scores.loc[control].loc[treated.index].to_numpy(), LEVEL)
-
-
-def effect_table(replicates: pd.DataFrame, comparisons: dict[str, tuple[str, str]], value: str = "auc") -> pd.DataFrame:
-    """One row per comparison (label -> treatment, control): see :func:`effect_row`; Holm's p over the whole table.
-
-    Intervals are those of the single comparison; the verdict also has to survive Holm's correction.
-    """
-    rows = [{"comparison": name, **effect_row(replicates, *pair, value)} for name, pair in comparisons.items()]
-    return with_holm(rows)
+    if treated.index.has_duplicates:
+        raise UserError(f"{treatment!r} has more than one value a replicate; compare within the levels of a factor")
+    return paired_difference(
+        treated.to_numpy(), scores.loc[control].loc[treated.index].to_numpy(), level, overlap_in(table)
+    )
 
 
 def effects_by(
     replicates: pd.DataFrame, factors: Sequence[str], treatment: str, control: str, value: str = "auc"
 ) -> pd.DataFrame:
-    """One row per combination of ``factors`` that the treatment stands under; Holm's p over the whole table.
+    """One row per combination of ``factors`` that the treatment stands under, a family: see :func:`family`.
 
     The control of a row is the condition of that name under the same factors. A factor that the control does not have
     (it is NaN there) does not distinguish controls: one continued training serves every weight of the peers.
@@ -122,34 +161,61 @@ def effects_by(
         mine = controls
         for name in shared:
             mine = mine[mine[name] == at[name]]
-        rows.append({**at, **effect_row(pd.concat([part, mine]), treatment, control, value)})
-    return with_holm(rows)
+        rows.append((at, pd.concat([part, mine]), (treatment, control)))
+    return family(rows, value)
 
 
 def effects_of_each(
     replicates: pd.DataFrame, factors: Sequence[str], treatments: dict[str, str], control: str, value: str = "auc"
 ) -> pd.DataFrame:
     """One row per combination of ``factors`` and treatment (label -> condition, in the column ``treatment``), all
-    against one control; Holm's p over the whole table. See :func:`effects_by`."""
+    against one control, a family. See :func:`effects_by`."""
     labels = replicates["condition"].map({condition: label for label, condition in treatments.items()})
     told = replicates.assign(treatment=labels, condition=replicates["condition"].where(labels.isna(), "treated"))
     table = effects_by(told, [*factors, "treatment"], "treated", control, value)
     return by_appearance(table, factors)
 
 
-def effect_row(replicates: pd.DataFrame, treatment: str, control: str, value: str = "auc") -> dict:
+def family(comparisons: list[tuple[dict[str, Any], pd.DataFrame, tuple[str, str]]], value: str = "auc") -> pd.DataFrame:
+    """A family of paired comparisons, one row each: what was compared, difference, interval, relative sizes, share of
+    replicates, Holm's p, verdict.
+
+    The intervals hold together (:func:`together`), each at ``level``, and the verdict is read from them: ``gain``,
+    ``loss``, ``no difference shown``, or ``identical`` where nothing differs by construction.
+
+    Args:
+        comparisons: what each row says of itself, the replicate table, and (treatment, control) in it.
+        value: the column compared.
+    """
+    single = [compare(table, *pair, value) for _, table, pair in comparisons]
+    level = together(single)
+    rows = []
+    for (about, table, pair), one in zip(comparisons, single, strict=True):
+        same = is_identical(one)
+        row = effect_row(table, *pair, value, level)
+        rows.append({**about, **row, "verdict": "identical"} if same else {**about, **row})
+    table = pd.DataFrame(rows)
+    p_values = table.pop("p_value").where(table["verdict"] != "identical")
+    table.insert(len(table.columns) - 1, "p_holm", holm(p_values.to_numpy(dtype=np.float64)))
+    return table
+
+
+def effect_row(
+    replicates: pd.DataFrame, treatment: str, control: str, value: str = "auc", level: float = LEVEL
+) -> dict[str, Any]:
     """One paired comparison as a row: difference, interval, relative sizes, share of replicates, p value, verdict.
 
     ``relative_%`` is the difference over the control's AUC, ``RelaImpr_%`` over its distance from 0.5; both senses
     of "relative improvement" are in use, see :func:`ctrlib.stats.metrics.relative_improvement`.
     """
-    found = compare(replicates, treatment, control, value)
+    found = compare(replicates, treatment, control, value, level)
     means = replicates.groupby("condition")[value].mean()
     plain, rela_impr = relative_improvement(means[treatment], means[control])
     return {
         "difference": found.mean,
         "low": found.low,
         "high": found.high,
+        "level": level,
         "relative_%": 100 * plain,
         "RelaImpr_%": 100 * rela_impr,
         "P(better)": found.share_better,
@@ -157,14 +223,6 @@ def effect_row(replicates: pd.DataFrame, treatment: str, control: str, value: st
         "p_value": found.p_value,
         "verdict": found.verdict,
     }
-
-
-def with_holm(rows: list[dict]) -> pd.DataFrame:
-    """The rows of one family of comparisons, with Holm's p, which every verdict has to survive."""
-    table = pd.DataFrame(rows)
-    table.insert(len(table.columns) - 1, "p_holm", holm(table.pop("p_value").to_numpy()))
-    table.loc[table["p_holm"] >= 1 - LEVEL, "verdict"] = "no difference shown"
-    return table
 
 
 def differences(replicates: pd.DataFrame, treatment: str, control: str, value: str = "auc") -> pd.Series:
@@ -181,7 +239,7 @@ def share_of_gap(replicates: pd.DataFrame, factors: Sequence[str], treatment: st
         at = part.set_index(["condition", "replicate"])
         treated, other = at.loc[treatment], at.loc[control]
         gap, gain = other["oracle_auc"] - other["auc"], treated["auc"] - other["auc"]
-        found = relative_difference(gap + gain, gap, level=LEVEL)
+        found = relative_difference(gap + gain, gap, LEVEL, overlap_in(part))
         means = {"control": other["auc"].mean(), "oracle": other["oracle_auc"].mean()}
         rows.append({**about, **means, "share": found.mean, "low": found.low, "high": found.high})
     return pd.DataFrame(rows)
@@ -191,16 +249,21 @@ def slope_table(
     replicates: pd.DataFrame, x: str, factors: Sequence[str], treatment: str, control: str, value: str = "auc"
 ) -> pd.DataFrame:
     """One row per combination of ``factors``: the slope of the effect over doublings of ``x``, a line fitted to each
-    replicate by least squares, mean over replicates with its interval."""
-    rows = []
+    replicate by least squares, mean over replicates with its interval. The intervals hold together."""
+    fits = []
     for about, at in by_factors(replicates, factors):
         effect = pd.DataFrame({level: differences(part, treatment, control, value) for level, part in at.groupby(x)})
         doublings = np.log2(effect.columns.to_numpy(dtype=np.float64))
         centred = doublings - doublings.mean()
-        slopes = effect.to_numpy() @ centred / np.square(centred).sum()
-        found = paired_difference(slopes, np.zeros_like(slopes), LEVEL)
+        fits.append((about, pd.Series(effect.to_numpy() @ centred / np.square(centred).sum()), at))
+    level = together(over_replicates(slopes, at) for _, slopes, at in fits)
+    rows = []
+    for about, slopes, at in fits:
+        found = over_replicates(slopes, at, level)
         verdict = {"gain": "grows", "loss": "fades"}.get(found.verdict, "no slope shown")
-        rows.append({**about, "slope": found.mean, "low": found.low, "high": found.high, "verdict": verdict})
+        rows.append(
+            {**about, "slope": found.mean, "low": found.low, "high": found.high, "level": level, "verdict": verdict}
+        )
     return pd.DataFrame(rows)
 
 
@@ -224,4 +287,5 @@ def member_effects(members: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
         for n in range(len(names))
     ]
     effect = wide["mutual"] - wide["continued training"]
-    return wide.assign(gap=peers_mean - wide["checkpoint"], effect=effect, companions=companions)
+    gap = peers_mean - wide["checkpoint"]
+    return wide.assign(gap=gap, effect=effect, companions=companions, overlap=overlap_in(members))
