@@ -135,6 +135,22 @@ def serve_worker(address: str, log: str, machine: str) -> None:
     asyncio.run(serve())
 
 
+def serve_bare_worker(address: str) -> None:
+    """A Dask worker in whose Python this project is not installed."""
+    import sys
+
+    from distributed import Worker
+
+    for name in [name for name in sys.modules if name.partition(".")[0] == "ctrlib"]:
+        sys.modules[name] = None
+
+    async def serve() -> None:
+        async with Worker(address, nthreads=1, resources={"slot": 1}, dashboard=False) as worker:
+            await worker.finished()
+
+    asyncio.run(serve())
+
+
 class Cluster:
     """A scheduler and workers, each a process; ``apart``: no worker sees the processes of another."""
 

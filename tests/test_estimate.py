@@ -1,12 +1,14 @@
 """Estimates of time: what they count, and that they are of the right size."""
 
+import numpy as np
 import pytest
 from small import make_run, member
 
 from ctrlib.config import Checkpoint
 from ctrlib.coupling import complete
 from ctrlib.run import estimate
-from ctrlib.run.estimate import Clock, Estimate, early_stopping_share, plan_parts
+from ctrlib.run.estimate import Clock, Estimate, plan_parts
+from ctrlib.store.published import Results, write
 from ctrlib.store.runs import RunStore
 
 
@@ -28,14 +30,29 @@ def test_time_grows_with_members_epochs_and_rows(ticking, tmp_path) -> None:
     assert len(ticking) == 1, "seeds do not make another kind of step"
 
 
-def test_early_stopping_takes_the_share_that_earlier_trainings_took(ticking, tmp_path) -> None:
+def test_early_stopping_takes_the_epochs_of_the_trainings_most_alike(ticking, tmp_path) -> None:
+    """In the store or published; another weight is less unlike than another architecture."""
     store = RunStore(tmp_path)
-    assert early_stopping_share(store) == estimate.EARLY_STOPPING_SHARE
-    (record,) = store.ensure([make_run(epochs=9, patience=1, keep="best", learning_rate=0.05)])
-    share = max(row["epoch"] for row in record.history) / 9
-    assert early_stopping_share(store) == pytest.approx(share)
-    found = Clock(store, "cpu").estimate(make_run(epochs=100, patience=2))
-    assert found.likely / found.most == pytest.approx(share, rel=0.02)
+    asked = make_run(epochs=100, patience=2)
+    assert Clock(store, "cpu").epochs.likely(asked) == estimate.EARLY_STOPPING_SHARE * 100
+    stopping = {"epochs": 9, "patience": 1, "keep": "best", "learning_rate": 0.05}
+    pair = make_run([member(1), member(2)], complete(2), **stopping)
+    other = make_run([member(1, architecture="LR")], **stopping)
+    records = store.ensure([make_run(**stopping), pair, other])
+    took = [max(row["epoch"] for row in record.history) for record in records]
+    write(tmp_path / "x.parquet", [("run", record.content) for record in records])
+    empty = RunStore(tmp_path / "empty", results=Results(tmp_path / "x.parquet"))
+    for epochs in (Clock(store, "cpu").epochs, Clock(empty, "cpu").epochs):
+        assert epochs.likely(asked) == took[0]
+        assert epochs.likely(make_run([member(1), member(2)], complete(2, 5.0), epochs=100, patience=2)) == np.mean(
+            took[:2]
+        )
+        assert epochs.likely(make_run([member(1, architecture="DCN")], epochs=100, patience=2)) == np.mean(took)
+        assert epochs.likely(make_run(epochs=1, patience=2)) == 1
+        assert epochs.likely(make_run(epochs=100)) == 100
+        assert "1 from records of the same data and start;" in epochs.sources() + ";"
+    found = Clock(store, "cpu").estimate(asked)
+    assert found.likely / found.most == pytest.approx(took[0] / 100, rel=0.2)
 
 
 def test_a_plan_counts_every_run_once(ticking, tmp_path) -> None:

@@ -6,7 +6,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from processes import Cluster, until
+from processes import Cluster, serve_bare_worker, start, until
 from small import make_run, member
 from stores import here, quick, refused
 from typer.testing import CliRunner
@@ -67,13 +67,14 @@ def test_three_machines_one_of_them_killed(tmp_path) -> None:
     assert list((store.root / ".locks").iterdir()) == [], "nobody has a lock"
 
 
-def test_a_run_that_kills_workers_is_given_up(tmp_path) -> None:
+@pytest.mark.parametrize("apart", [False, True])
+def test_a_run_that_kills_workers_is_given_up(tmp_path, apart) -> None:
     """And one that is refused fails; the others are trained, and what starts from the failed says so."""
     good = [quick(n) for n in range(3)]
     killer, refused = (make_run([member(1, hidden_units=(units,))]) for units in (13, 14))
     heir = make_run([member(1, hidden_units=(14,))], start=[Checkpoint(run=refused.fingerprint)])
     lines: list[str] = []
-    with Cluster(tmp_path, allowed_failures=1) as cluster:
+    with Cluster(tmp_path, allowed_failures=1, apart=apart) as cluster:
         runs, store = [heir, refused, killer, *good], RunStore(tmp_path / "runs")
         records, failed = ensure_all(store, runs, "cpu", dask=cluster.address, show=lines.append)
     assert sorted(records) == sorted(run.fingerprint for run in good)
@@ -99,8 +100,19 @@ def test_a_scheduler_that_dies_is_said(tmp_path) -> None:
 
 def test_no_scheduler_is_said(monkeypatch) -> None:
     monkeypatch.setattr(dask, "CONNECT_S", 1)
-    for address in ("tcp://127.0.0.1:9", "nonsense"):
-        assert address in refused(Dask, address)
+    assert "tcp://127.0.0.1:9" in refused(Dask, "tcp://127.0.0.1:9")
+    for address in ("nonsense", "10.0.0.1", "http://10.0.0.1:8787", "tcp://", ":8786", "host:port"):
+        assert f"--dask {address!r}: must be HOST:PORT" in refused(Dask, address)
+
+
+def test_a_worker_that_lacks_the_project_is_named(tmp_path) -> None:
+    """At once, where it would take tasks and never do one."""
+    with Cluster(tmp_path, workers=0) as cluster:
+        cluster.workers.append(start(serve_bare_worker, cluster.address))
+        store = RunStore(tmp_path / "runs")
+        said = refused(ensure_all, store, [quick(1)], "cpu", dask=cluster.address, kind=BackendLost)
+    assert "the Dask worker at tcp://127.0.0.1:" in said
+    assert "cannot load this project" in said
 
 
 def test_the_first_worker_is_waited_for_and_must_share_the_store(tmp_path, monkeypatch) -> None:

@@ -116,7 +116,7 @@ def show_plan(jobs: list[Any], workers: int | None) -> None:
         distinct = {run.fingerprint: run for runs in wanted.values() for run in runs}
         missing = [run for run in distinct.values() if store.find(run) is None]
         seconds = {run.fingerprint: clock.estimate(run).likely for run in missing}
-    made = table("notebook", numbers=("runs", "in the store", "shared", "to train", "time"))
+    made = table("notebook", numbers=("runs", "stored", "shared", "train", "time"))
     for part in parts:
         counts = (part.runs, part.trained, part.shared, part.runs - part.trained - part.shared)
         made.add_row(part.name, *(f"{count:,}" for count in counts), humanize(part.time.likely))
@@ -127,6 +127,8 @@ def show_plan(jobs: list[Any], workers: int | None) -> None:
         f"{humanize(total.time.likely)} on {cores} core(s), {humanize(total.time.most)} at most. "
         "Shared: trained for an earlier notebook of the list."
     )
+    if sources := clock.epochs.sources():
+        say(f"Epochs of early stopping: {sources}.")
     for line in fleet_lines(missing, seconds) if missing else []:
         say(line)
 

@@ -1,12 +1,13 @@
 """How long a plan takes on this machine: a few training steps of each kind are timed and multiplied.
 
-Steps are timed on random rows of the right shape, so no data set is loaded. Early stopping takes fewer epochs than it
-may; the share is taken from the records of such trainings in the store.
+Steps are timed on random rows of the right shape, so no data set is loaded. How many epochs early stopping takes is
+looked up in the records of such trainings, in the store and among the published ones (:class:`StoppedEpochs`).
 """
 
 import heapq
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from statistics import median
@@ -32,7 +33,7 @@ FORWARD_SHARE = 0.35  # of a training step that an evaluation of as many rows ta
 RUN_S = 0.1  # looking up, writing and fingerprinting a run
 NOTEBOOK_S = 8.0  # kernel start, imports, tables and figures of a notebook
 CHAINED = 1.1  # a plan that takes less than this times its longest chain gains next to nothing from more devices
-EARLY_STOPPING_SHARE = 0.6  # of its most epochs, for early stopping while the store holds no such training
+EARLY_STOPPING_SHARE = 0.6  # of its most epochs, for early stopping where no record is alike
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class Clock:
 
     def __init__(self, store: RunStore, device: str = "auto") -> None:
         self.device = resolve_device(device)
-        self.share = early_stopping_share(store)
+        self.epochs = StoppedEpochs(store)
         self._seconds: dict[str, float] = {}
 
     def estimate(self, run: Run) -> Estimate:
@@ -61,8 +62,7 @@ class Clock:
         seconds = sum(self._step(member, run.recipe, dims) for member in run.members)
         epoch = seconds * (rows + FORWARD_SHARE * valid) / batch
         once = RUN_S + seconds * FORWARD_SHARE * (valid + test) / batch
-        longest = epoch * run.recipe.epochs
-        return Estimate(once + longest * (self.share if run.recipe.patience else 1.0), once + longest)
+        return Estimate(once + epoch * self.epochs.likely(run), once + epoch * run.recipe.epochs)
 
     def _step(self, member: Member, recipe: Recipe, field_dims: tuple[int, ...]) -> float:
         kind = member.model_copy(update={"init_seed": 0, "order_seed": 0})
@@ -72,15 +72,54 @@ class Clock:
         return self._seconds[key]
 
 
-def early_stopping_share(store: RunStore) -> float:
-    """Epochs that trainings with early stopping took over the most they may take, mean over the store."""
-    shares = []
+class StoppedEpochs:
+    """How many epochs trainings with early stopping took, from the records of a store and those published with it."""
+
+    def __init__(self, store: RunStore) -> None:
+        self.found: dict[str, str] = {}  # fingerprint of what was asked for -> where its number is from
+        self._epochs: dict[tuple, list[int]] = {}
+        for run, epochs in stopped_trainings(store):
+            for kind in kinds(run).values():
+                self._epochs.setdefault(kind, []).append(epochs)
+
+    def likely(self, run: Run) -> float:
+        """The mean over the trainings most alike; of a fixed length, or where there are none, a share of the cap."""
+        if not run.recipe.patience:
+            return run.recipe.epochs
+        for name, kind in kinds(run).items():
+            if kind in self._epochs:
+                self.found[run.fingerprint] = f"records of the same {name}"
+                return min(float(np.mean(self._epochs[kind])), run.recipe.epochs)
+        self.found[run.fingerprint] = f"nothing alike, {EARLY_STOPPING_SHARE:.0%} of the cap taken"
+        return EARLY_STOPPING_SHARE * run.recipe.epochs
+
+    def sources(self) -> str:
+        """In words, from what the epochs of how many trainings were taken."""
+        counts = Counter(self.found.values()).items()
+        return "; ".join(f"{count:,} from {source}" for source, count in counts)
+
+
+def kinds(run: Run) -> dict[str, tuple]:
+    """What a training is alike in, from much to little; the rows of synthetic data are part of its name."""
+    data = (run.data.name, run.data.synthetic and run.data.synthetic.train_rows, run.start is not None)
+    architectures = tuple(sorted({member.architecture for member in run.members}))
+    weight = max(max(row) for row in run.coupling.weights)
+    return {
+        "data, start, architecture and weight": (*data, architectures, weight),
+        "data, start and architecture": (*data, architectures),
+        "data and start": data,
+    }
+
+
+def stopped_trainings(store: RunStore) -> Iterator[tuple[Run, int]]:
+    """Finished trainings with early stopping and the epochs that they took."""
+    contents = list(store.results.runs.values()) if store.results else []
     for name in store.fingerprints():
         with suppress(UserError):  # what cannot be read does not count
-            record = store.open(name)
-            if record.run.recipe.patience:
-                shares.append(max(row["epoch"] for row in record.history) / record.run.recipe.epochs)
-    return float(np.mean(shares)) if shares else EARLY_STOPPING_SHARE
+            contents.append(store.open(name).content)
+    for content in contents:
+        if content["run"]["recipe"]["patience"]:
+            yield Run.model_validate(content["run"]), max(row["epoch"] for row in content["history"])
 
 
 def time_steps(

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import platform
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -12,7 +13,8 @@ from ctrlib.data.folders import data_root
 from ctrlib.data.workers import usable_cores
 from ctrlib.errors import UserError
 from ctrlib.store.code import is_registered, run_code
-from ctrlib.store.executors import Backend, InProcess, Pool, Task, progress_sink, run_tasks
+from ctrlib.store.executors import POLL_S, Backend, InProcess, Pool, Task, progress_sink, run_tasks
+from ctrlib.store.locks import RunLock
 from ctrlib.store.progress import Progress, label, print_line
 from ctrlib.store.record import Record, StoreError, builds_on, storage_error
 from ctrlib.store.runs import RunStore
@@ -174,7 +176,8 @@ def train_task(
     if run.fingerprint != fingerprint or (mine := run_code(run)) != code:
         parts = "" if run.fingerprint != fingerprint else f" ({', '.join(p for p in code if code[p] != mine.get(p))})"
         raise UserError(f"{platform.node()}: has other code of ctrlib{parts}; install the one that asks for this run")
-    if threads is None:
+    on_dask = threads is None
+    if on_dask:
         from ctrlib.store.dask import worker_threads
 
         threads = worker_threads()
@@ -185,7 +188,22 @@ def train_task(
     if data:
         os.environ["CTRLIB_DATA"] = data  # a kept worker would still have that of its start
     store = RunStore(Path(root), checkpoint_s, says_damage=False)  # whoever asked for the run has said it
-    return store.train_unless_busy(run, device, threads, progress_sink()) is not None
+    found = store.train_unless_busy(run, device, threads, progress_sink())
+    if found is None and on_dask:
+        watch_owner(store.lock(run.fingerprint))
+        found = store.train_unless_busy(run, device, threads, progress_sink())
+    return found is not None
+
+
+def watch_owner(lock: RunLock) -> None:
+    """Wait until the owner of a lock, on another machine, gives a sign of life or counts as dead.
+
+    A run that kills its worker comes to the next one while the dead one's lock still looks held. Were it then put off
+    as busy, Dask would take this task for done, and never count up how many workers died of the run.
+    """
+    first = lock.owner()
+    while lock.is_held() is None and (now := lock.owner()) and now.text == first.text:
+        time.sleep(POLL_S)
 
 
 def _waiting_line(store: RunStore, names: list[str]) -> str:

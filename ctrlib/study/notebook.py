@@ -144,7 +144,7 @@ def show_data(store: RunStore, conditions: Iterable[Condition]) -> pd.DataFrame:
 
 
 def in_words(row: pd.Series) -> str:
-    """A row of :func:`ctrlib.study.tables.effects_by` inside a sentence: difference, verdict, the interval it is from."""
+    """A row of :func:`ctrlib.study.tables.effects_by` for a sentence: difference, verdict, the interval it is from."""
     return f"{row['difference']:+.4f} ({row['verdict']}, interval {row['low']:+.4f} to {row['high']:+.4f})"
 
 
