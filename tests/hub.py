@@ -3,7 +3,7 @@
 import hashlib
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -16,7 +16,7 @@ class Hub:
 
     ``cut``: bytes after which the connection of each coming GET breaks, one entry used up by each. ``flip``: the place
     of a byte that arrives changed. ``stall``: seconds before each half of a body. ``redirect``: files are elsewhere,
-    as the hub's large ones are. ``more``: bytes sent past the end.
+    as the hub's large ones are. ``more``: bytes sent past the end. ``drip``: the method whose headers never end.
     """
 
     files: dict[str, bytes]
@@ -26,6 +26,7 @@ class Hub:
     redirect: bool = False
     status: int = 200
     more: int = 0
+    drip: str = ""
     plain_etag: bool = False
     asked: list[tuple[str, str, str | None]] = field(default_factory=list)
     endpoint: str = ""
@@ -74,6 +75,12 @@ def hub(**behaviour):
 
         def head(self, status, length=0, **headers):
             self.send_response(status)
+            if has.drip == self.command:
+                self.flush_headers()
+                with suppress(OSError):
+                    while True:
+                        self.wfile.write(b"X-Slow: 1\r\n")
+                        time.sleep(0.05)
             for key, value in {"Content-Length": str(length), **headers}.items():
                 self.send_header(key, value)
             self.end_headers()

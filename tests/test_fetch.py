@@ -214,6 +214,15 @@ def test_servers_that_do_not_help(tmp_path, monkeypatch):
         assert_refused("another process is fetching frappe_x1", NOWHERE, tmp_path)
 
 
+@pytest.mark.parametrize("drip", ["HEAD", "GET"])
+def test_a_server_that_drips_headers_is_given_up(tmp_path, monkeypatch, drip):
+    monkeypatch.setattr(download, "SILENCE_S", 0.5)
+    begun = time.monotonic()
+    with hub(files={PATH: ZIP}, drip=drip) as has:
+        assert_refused("sends nothing for 0.5 s", has.endpoint, tmp_path)
+    assert time.monotonic() - begun < 10
+
+
 def test_too_small_a_disk_is_known_before_anything_is_sent(tmp_path, monkeypatch):
     usage, free = files.shutil.disk_usage(tmp_path), [0]
     monkeypatch.setattr(files.shutil, "disk_usage", lambda _: usage._replace(free=free[0]))

@@ -5,9 +5,12 @@ throws away what has arrived when the process ends, so the part is kept here.
 """
 
 import hashlib
+import queue
 import re
+import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,6 +19,7 @@ from ctrlib.data.files import file_sha256, one_line
 from ctrlib.errors import UserError
 
 CHUNK = 1 << 20  # bytes that arrive before they are written
+SILENCE_S = 90.0  # without a byte of the file: longer than the hub's library takes to give up, but not for ever
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -41,7 +45,7 @@ def download(
         raise UserError(f"endpoint {endpoint!r}; allowed: an address such as https://huggingface.co")
     address = hf_hub_url(repository, name, repo_type="dataset", endpoint=endpoint)
     try:
-        known = get_hf_file_metadata(address, token=False, endpoint=endpoint)
+        known = _in_time(endpoint, get_hf_file_metadata, address, token=False, endpoint=endpoint)
         if not known.etag or known.size is None:
             raise UserError(f"{address}: the server does not say what it has; allowed: a hub of data sets")
         part = _part(folder, name, known.etag)
@@ -52,7 +56,9 @@ def download(
             there = _size(part)
             try:
                 with open(part, "ab", buffering=0) as file:
-                    http_get(
+                    _in_time(
+                        endpoint,
+                        http_get,
                         address,
                         file,
                         resume_size=there,
@@ -72,6 +78,32 @@ def download(
         part.unlink()
         raise UserError(f"{address}: damaged on the way (its SHA-256 is not the hub's); run the same command again")
     return part.rename(folder / name)
+
+
+_last_sign = 0.0  # when a request began, or a byte of a file arrived
+
+
+def _in_time(server: str, function: Callable, *arguments: Any, **named: Any) -> Any:
+    """``function(...)``, given up when nothing arrives: a server that drips its headers keeps every other limit."""
+    global _last_sign
+    answers: queue.SimpleQueue = queue.SimpleQueue()
+
+    def run() -> None:
+        try:
+            answers.put((function(*arguments, **named), None))
+        except BaseException as error:
+            answers.put((None, error))
+
+    _last_sign = time.monotonic()
+    threading.Thread(target=run, daemon=True).start()
+    while True:
+        with suppress(queue.Empty):
+            answer, error = answers.get(timeout=0.2)
+            if error is not None:
+                raise error
+            return answer
+        if time.monotonic() - _last_sign > SILENCE_S:
+            raise UserError(f"{server}: sends nothing for {SILENCE_S:g} s; what has arrived is kept; try a mirror")
 
 
 def _part(folder: Path, name: str, etag: str) -> Path:
@@ -103,8 +135,9 @@ class _Bar:
 
     def update(self, count: int) -> None:
         """So many bytes have arrived."""
+        global _last_sign
         self._at += count
-        now = time.monotonic()
+        now = _last_sign = time.monotonic()
         if now - self._said > 0.3:
             self._said = now
             rate = (self._at - self._first) / 1e6 / max(now - self._begun, 1e-3)
