@@ -74,8 +74,8 @@ class Member(Settings):
     dropout: float = Field(default=0.0, ge=0, lt=1)
     batch_norm: bool = False
     options: dict[str, int | float | str | bool] = Field(default_factory=dict)
-    init_seed: int = Field(ge=0, description="initial weights")
-    order_seed: int = Field(ge=0, description="order of the training rows")
+    init_seed: int = Field(ge=0, lt=2**64, description="initial weights")
+    order_seed: int = Field(ge=0, lt=2**64, description="order of the training rows")
 
 
 class Coupling(Settings):
@@ -134,7 +134,7 @@ class Recipe(Settings):
     patience: int = Field(default=0, ge=0)
     plateau_factor: float = Field(default=0.1, gt=0, lt=1)
     keep: Literal["best", "last"] = "last"
-    embedding_l2: float = Field(default=0.0, ge=0)
+    embedding_l2: float = Field(default=0.0, ge=0, le=1e6)
     clip_norm: float = Field(default=10.0, gt=0)
     precision: Precision = Field(default="fp32", description="of matrix products, see ctrlib.fast.machine.arithmetic")
     averaging: Averaging = "none"
@@ -185,6 +185,12 @@ class Run(Settings):
             raise ValueError(f"teachers do not learn, so they need target {' or '.join(map(repr, FROZEN))}")
         if target in FROZEN and not self.coupling.is_solo and self.start is None and self.teachers is None:
             raise ValueError(f"target {target!r} copies the start, so it needs checkpoints to start from, or teachers")
+        return self
+
+    @model_validator(mode="after")
+    def _a_batch_has_a_spread(self) -> "Run":
+        if self.recipe.batch_size == 1 and any(member.batch_norm for member in self.members):
+            raise ValueError("batch norm needs batches of 2 rows or more, not batch_size 1")
         return self
 
     @model_validator(mode="after")

@@ -12,10 +12,13 @@ import time
 import numpy as np
 import polars as pl
 import pytest
+from processes import answer_of
 from raw_files import avazu_lines, criteo_lines, frappe_lines, table_lines, write_frappe_zip, write_lines
 from typer.testing import CliRunner
 
 from ctrlib import cli
+from ctrlib.data.folders import new_folder
+from ctrlib.errors import UserError
 
 CRITEO, AVAZU, FRAPPE, OWN = criteo_lines(200), avazu_lines(200), frappe_lines(60), table_lines(200)
 
@@ -179,6 +182,15 @@ def test_no_such_file_folder_or_permission(tmp_path, earlier, monkeypatch):
     assert_one_line(code, error, "locked.txt: no permission to read it")
 
 
+def test_control_characters_of_a_name_are_shown_and_not_sent(tmp_path):
+    raw = write_lines(tmp_path / "raw.csv", ["label,a\x1b[31mred", *(f"{n % 2},{n % 5}" for n in range(60))])
+    assert prepare("mine", raw, tmp_path / "data")[0] == 0
+    code, out, _ = invoke("data", "describe", "mine", "--data-dir", tmp_path / "data")
+    assert code == 0
+    assert "\x1b" not in out
+    assert "a\\x1b[31mred" in out
+
+
 def test_prepare_list_describe(tmp_path):
     raw = write_lines(tmp_path / "shop.csv", OWN)
     options = ["--drop", "day,colour", "--categorical", "shop", "--draws", "2", "--min-count", "1"]
@@ -221,6 +233,21 @@ def test_help_is_light(words):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
     assert "Usage" in done.stdout
+
+
+def test_two_preparations_of_one_name_do_not_meet(tmp_path):
+    with new_folder(tmp_path, "mine"):
+        other = answer_of(prepare_mine, tmp_path)
+    assert f"{tmp_path / 'mine'}: process {os.getpid()} prepares it just now" in other
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+
+
+def prepare_mine(root):
+    try:
+        with new_folder(root, "mine"):
+            return "prepared"
+    except UserError as error:
+        return str(error)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="sends SIGINT")

@@ -218,6 +218,9 @@ def weights_of(settings: dict, weights: list) -> dict:
         (changed(("recipe", "learning_rate"), float("nan")), "finite"),
         (changed(("recipe", "learning_rate"), 0), "greater than 0"),
         (changed(("members", 0, "dropout"), 1.0), "less than 1"),
+        (changed(("members", 0, "init_seed"), 2**64), "less than 18446744073709551616"),
+        (changed(("recipe", "embedding_l2"), 1e300), "less than or equal to 1000000"),
+        ({**changed(("members", 0, "batch_norm"), True), "recipe": {"batch_size": 1}}, "batches of 2 rows or more"),
     ],
 )
 def test_impossible_runs(settings, words) -> None:

@@ -342,6 +342,7 @@ def test_what_may_not_be_written_or_read_is_said(two_runs: Path, two_sets: Path,
         (tmp_path / place).chmod(0o755)
     assert place.split("/")[0] in said
     assert ("CTRLIB_RUNS" in said) == (place in ("store", "new store"))
+    assert ("umask 002" in said) == ("CTRLIB_RUNS" in said)
 
 
 class CannotMount(Exception):

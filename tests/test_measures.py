@@ -1,12 +1,14 @@
 """Measures: computed once, kept with their checksum, read from committed results when the store lacks them."""
 
 import copy
+import errno
 import json
 
 import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 from small import make_run, member, one_line
+from stores import refused
 from typer.testing import CliRunner
 
 from ctrlib.cli import app
@@ -58,6 +60,57 @@ def test_a_damaged_measure_is_said_and_computed_again(trained, capsys) -> None:
         assert "damaged measure" in capsys.readouterr().out
         assert group_scores(store, alone) == value
         assert "damaged" not in capsys.readouterr().out
+
+
+def test_a_measure_that_cannot_be_kept_is_shown_all_the_same(trained, monkeypatch, capsys) -> None:
+    store, alone, _ = trained
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(measures, "write_sealed", full)
+    assert group_scores(store, alone)["auc"]
+    assert "group_scores: not kept, will be computed again" in capsys.readouterr().out
+
+
+def test_a_measure_of_other_code_is_computed_again(trained, monkeypatch) -> None:
+    store, alone, _ = trained
+    assert measured(store, "some", alone, lambda _: 1) == 1
+    assert measured(store, "some", alone, lambda _: 1) == 1
+    assert measured(store, "some", alone, lambda _: 2) == 2
+    (one,) = measures.stored_measures(store)
+    assert (one["value"], len(one["code"])) == (2, 16)
+
+
+def test_what_is_published_says_by_which_code(trained, tmp_path, monkeypatch, capsys) -> None:
+    store, alone, _ = trained
+    value = group_scores(store, alone)
+    runs = [record.run for record in alone]
+    monkeypatch.setattr(training, "planned", lambda job: (runs, "cpu"))
+    training.publish([None], store, tmp_path / "x.parquet")
+    fresh = RunStore(tmp_path / "fresh", results=Results(tmp_path / "x.parquet"))
+    records = fresh.ensure(runs)
+    assert records[0].content["code"] == alone[0].content["code"]
+    assert group_scores(fresh, records) == value
+    assert "other code" not in capsys.readouterr().out
+    monkeypatch.setattr(measures, "function_code", lambda _: "0" * 16)
+    assert group_scores(fresh, records) == value
+    assert "group_scores: published, computed by other code than this version's" in capsys.readouterr().out
+
+
+def test_a_run_that_builds_on_other_weights_is_not_published(trained, tmp_path, monkeypatch) -> None:
+    store, alone, _ = trained
+    heir = make_run([member(1)], start=[Checkpoint(run=alone[0].fingerprint)])
+    store.ensure([heir])
+    monkeypatch.setattr(training, "planned", lambda job: ([alone[0].run, heir], "cpu"))
+    assert training.publish([None], store, tmp_path / "x.parquet")["run"] == 2
+    elsewhere = copy.deepcopy(alone[0].content)
+    elsewhere["files"]["members.safetensors"] = "0" * 64
+    write(tmp_path / "y.parquet", [("run", elsewhere)])
+    mixed = RunStore(store.root, results=Results(tmp_path / "y.parquet"))
+    assert f"run {heir.fingerprint} builds on other weights" in refused(
+        training.publish, [None], mixed, tmp_path / "y.parquet"
+    )
 
 
 def test_aucs_of_all_members_and_their_pooled_difference(trained) -> None:

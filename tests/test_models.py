@@ -320,6 +320,12 @@ def test_names_in_any_case(architecture):
     assert type(make(architecture.lower())) is MODELS[architecture]
 
 
+def test_a_model_larger_than_memory_is_one_line() -> None:
+    sizes = {"embedding_dim": 2**40, "hidden_units": (4,), "dropout": 0.0, "batch_norm": False, "options": {}}
+    with pytest.raises(UserError, match="DeepFM does not fit into memory: 7 ids x embedding_dim 1099511627776"):
+        build_model("DeepFM", (3, 4), 1, **sizes)
+
+
 def test_count_parameters():
     """Tables, first order, SENET, two bilinear blocks and an MLP; a frozen table does not count."""
     ids, dim = sum(FIELD_DIMS), 4

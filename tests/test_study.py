@@ -80,6 +80,23 @@ def test_what_is_wrong_is_refused_before_anything_runs(project, profile, only, s
     assert not (project / "_build").exists()
 
 
+@pytest.mark.parametrize("content", [b"", b'{"cells": [', b"[]", b'{"cells": [3]}', b"[" * 100_000])
+def test_a_notebook_that_is_none_is_named(project: Path, content: bytes) -> None:
+    (project / "notebooks" / "03_how_many_instances.ipynb").write_bytes(content)
+    with pytest.raises(UserError, match=r"03_how_many_instances.ipynb: empty, cut or no notebook"):
+        plan(project, "quick", ["01"], {})
+
+
+def test_two_notebooks_with_one_number_are_named(project: Path) -> None:
+    """ "Save as" keeps the number; the copy must not take the place of the page."""
+    first = project / "notebooks" / "01_train_independent.ipynb"
+    shutil.copy(first, first.with_name("01_train_independent_mine.ipynb"))
+    with pytest.raises(
+        UserError, match=r"01_train_independent.ipynb and 01_train_independent_mine.ipynb have one number"
+    ):
+        plan(project, "quick", ["01"], {})
+
+
 def test_overrides_reach_the_notebooks_that_declare_them(project: Path) -> None:
     jobs = plan(project, "quick", ["01", "2"], read_overrides(["mutual_weight=2e1", "seeds=[7]", "dataset=synthetic"]))
     assert "mutual_weight" not in jobs[0].parameters

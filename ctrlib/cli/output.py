@@ -1,5 +1,6 @@
 """How commands report: results (lines and tables) on stdout; errors, notes and progress on stderr."""
 
+import re
 from contextlib import contextmanager
 from typing import Any
 
@@ -33,7 +34,7 @@ def table(*texts: str, numbers: tuple[str, ...] = (), last: tuple[str, ...] = ()
 
 def say(line: str) -> None:
     """A line on stdout, as it is."""
-    console(stderr=False).print(line, markup=False, highlight=False, soft_wrap=True)
+    console(stderr=False).print(visible(line), markup=False, highlight=False, soft_wrap=True)
 
 
 def show(made: Any) -> None:
@@ -44,7 +45,7 @@ def show(made: Any) -> None:
 def complain(text: str) -> None:
     """One red line on stderr, whatever line breaks the text has."""
     line = " ".join(text.split("\n"))
-    console().print(line, style="red", markup=False, highlight=False, soft_wrap=True)
+    console().print(visible(line), style="red", markup=False, highlight=False, soft_wrap=True)
 
 
 def plain(value: Any) -> str:
@@ -53,7 +54,12 @@ def plain(value: Any) -> str:
 
     if value is None:
         return ""
-    return f"{value:,}" if isinstance(value, int) else escape(str(value))
+    return f"{value:,}" if isinstance(value, int) else escape(visible(str(value)))
+
+
+def visible(text: str) -> str:
+    """Text whose control characters, as a name in a file may have them, are shown and not sent to the terminal."""
+    return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", lambda found: f"\\x{ord(found[0]):02x}", text)
 
 
 def share(value: float | None) -> str | None:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ctrlib.cli.output import complain, reporting, say, show, table
+from ctrlib.cli.output import complain, plain, reporting, say, show, table
 
 runs_app = typer.Typer(no_args_is_help=True, help="Run records: every training that was done, kept and checked.")
 Store = Annotated[
@@ -43,7 +43,7 @@ def runs_list(store: Store = None) -> None:
         epochs = "-".join(str(epoch) for epoch in sorted(set(record.content["kept_epochs"])))
         auc = mean(test["auc"] for test in record.content["test"])
         what = f"{record.run.data.name}: {label(record.run)}"
-        shown.add_row(name, what, epochs, f"{auc:.4f}", f"{record.seconds:.1f}")
+        shown.add_row(name, plain(what), epochs, f"{auc:.4f}", f"{record.seconds:.1f}")
     show(shown)
     say(f"{len(found.fingerprints())} runs in {found.root}")
 

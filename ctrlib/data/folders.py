@@ -42,7 +42,8 @@ def new_folder(root: Path, name: str) -> Iterator[Path]:
     folder = Path(root) / name
     if folder.exists() and not _is_prepared(folder):
         raise UserError(f"{folder}: exists but is no prepared data set; choose another name or folder")
-    _clear_leftovers(folder)
+    if other := _clear_leftovers(folder):
+        raise UserError(f"{folder}: process {other} prepares it just now; wait for it, or choose another name")
     staging = folder.with_name(f".{name}.new-{os.getpid()}")
     above = [parent for parent in folder.parents if not parent.exists()]
     try:
@@ -88,18 +89,27 @@ def _replace(staging: Path, folder: Path) -> None:
     shutil.rmtree(earlier, ignore_errors=True)
 
 
-def _clear_leftovers(folder: Path) -> None:
-    """Remove what earlier preparations of ``folder`` left when they were killed; give back one that was set aside."""
+def _clear_leftovers(folder: Path) -> int:
+    """Remove what earlier preparations of ``folder`` left when they were killed; give back one that was set aside.
+
+    Returns:
+        The number of a process that is at it now, else 0.
+    """
+    at_work = 0
     for kind in ("old", "new"):
         start = f".{folder.name}.{kind}-"
         for left in sorted(folder.parent.glob(f"{start}*")):
             process = left.name.removeprefix(start)
-            if not process.isdecimal() or _runs(int(process)):
+            if not process.isdecimal():
+                continue
+            if _runs(int(process)):
+                at_work = int(process)
                 continue
             if kind == "old" and not folder.exists():
                 left.rename(folder)
             else:
                 shutil.rmtree(left, ignore_errors=True)
+    return at_work
 
 
 def _runs(process: int) -> bool:

@@ -99,7 +99,13 @@ def build_model(
     taken = signature(MODELS[architecture]).parameters
     with torch.random.fork_rng(devices=[]), torch.device("cpu"):
         torch.default_generator.manual_seed(init_seed)
-        return MODELS[architecture](field_dims, **{k: v for k, v in sizes.items() if k in taken}, **options)
+        try:
+            return MODELS[architecture](field_dims, **{k: v for k, v in sizes.items() if k in taken}, **options)
+        except RuntimeError as error:
+            if "allocate memory" not in str(error):
+                raise
+            numbers = f"{sum(field_dims):,} ids x embedding_dim {embedding_dim}"
+            raise UserError(f"{architecture} does not fit into memory: {numbers}; lower embedding_dim") from None
 
 
 def count_parameters(model: nn.Module) -> int:

@@ -4,10 +4,13 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import nbformat
 import yaml
+from filelock import FileLock, Timeout
 
 from ctrlib.errors import UserError
 from ctrlib.publish.downloads import export_figure_data, offer_source
@@ -88,8 +91,28 @@ def render(root: Path, executed: Path, out: Path | None = None, student: bool = 
     Raises:
         UserError: Jupyter Book is not installed, or found something wrong (its own words are printed above).
     """
+    with one_at_a_time(root / "_build" / "book.lock"):
+        return _render(root, executed, out or (root / "_build" / "student" if student else root), student)
+
+
+@contextmanager
+def one_at_a_time(lock: Path) -> Iterator[None]:
+    """Wait, and say so, while another process builds a book of this project."""
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    held = FileLock(lock)
+    try:
+        held.acquire(timeout=0)
+    except Timeout:
+        print("another process builds a book here; waiting for it", flush=True)
+        held.acquire()
+    try:
+        yield
+    finally:
+        held.release()
+
+
+def _render(root: Path, executed: Path, out: Path, student: bool) -> Path:
     source = assemble(root, executed, student)
-    out = out or (root / "_build" / "student" if student else root)
     command = [sys.executable, "-c", "from jupyter_book.cli.main import main; main()", "build", str(source)]
     strict = ["--all", "-n", "-W", "--keep-going", "-q"]
     result = subprocess.run([*command, "--path-output", str(out), *strict], cwd=root)

@@ -66,7 +66,13 @@ class Job:
 
 def find_notebooks(root: Path) -> dict[str, Path]:
     """The notebooks by number, in reading order."""
-    found = {path.name[:2]: path for path in sorted((root / "notebooks").glob("[0-9][0-9]_*.ipynb"))}
+    found: dict[str, Path] = {}
+    for path in sorted((root / "notebooks").glob("[0-9][0-9]_*.ipynb")):
+        if (other := found.setdefault(path.name[:2], path)) != path:
+            raise UserError(
+                f"{other.parent}: {other.name} and {path.name} have one number; give the copy a number of its own or "
+                "move it elsewhere"
+            )
     if not found:
         raise UserError(f"{root / 'notebooks'}: no notebooks here; start ctrlib inside the project folder")
     return found
@@ -94,8 +100,15 @@ def find_profile(root: Path, profile: str) -> dict[str, dict[str, Any]]:
 
 def declared_parameters(notebook: Path) -> dict[str, Any]:
     """Names and default values in the cell tagged ``parameters``; values are literals."""
-    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
-    tagged = [cell for cell in cells if "parameters" in cell["metadata"].get("tags", [])]
+    try:
+        cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+        tagged = [cell for cell in cells if "parameters" in cell["metadata"].get("tags", [])]
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raise UserError(
+            f"{notebook}: empty, cut or no notebook; `git checkout` brings back the one of the project"
+        ) from None
+    except OSError as error:
+        raise UserError(f"{notebook}: cannot be read ({error.strerror or error})") from None
     if len(tagged) != 1:
         raise UserError(f"{notebook}: has {len(tagged)} cells tagged 'parameters'; exactly one is needed")
     try:

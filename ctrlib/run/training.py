@@ -63,19 +63,19 @@ def train_planned(
 def publish(jobs: list[Job], store: "RunStore", path: Path) -> dict[str, int]:
     """Write what the pages of these jobs are made of to ``path``: run records, measures and facts about data sets.
 
-    What was published before stays, so that a store need not hold it any more: pages can be published one by one.
+    What the file holds already stays, so that a store need not hold it any more: pages can be published one by one.
 
     Returns:
         How many there are of each kind, and under ``missing`` how many runs of the plan are not trained yet.
     """
     from ctrlib.store.measures import stored_measures
-    from ctrlib.store.published import write
+    from ctrlib.store.published import Results, write
     from ctrlib.study.conditions import data_draws
 
     runs = {run.fingerprint: run for job in jobs for run in planned(job)[0]}
     records = {name: record for name, run in runs.items() if (record := store.find(run))}
     refuse_mixed(records)
-    known = store.results.measures if store.results else {}
+    known = Results(path).measures if path.is_file() else {}
     measures = {key: {"key": key, "value": known[key], "code": known.code(key)} for key in known}
     predictions = {name: record.content["files"]["predictions.npz"] for name, record in records.items()}
     for one in stored_measures(store):

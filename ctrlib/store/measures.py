@@ -66,7 +66,7 @@ def measured(
             path.parent.mkdir(parents=True, exist_ok=True)
             write_sealed(path, {**about, "key": path.stem, "code": code, "value": found}, _checksum)
         except OSError as error:
-            raise storage_error(error, store.root) from None
+            print(f"{name}: not kept, will be computed again: {storage_error(error, store.root)}", flush=True)
     return found
 
 

@@ -18,7 +18,7 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ctrlib.data.files import replace_file, sync, unseal
+from ctrlib.data.files import parse_json, replace_file, sync, unseal
 from ctrlib.data.folders import project_root
 from ctrlib.errors import UserError
 
@@ -106,9 +106,12 @@ class RecordFile:
     def entry(self, row: int) -> Any:
         """The content of a run, the value of a measure, the draws of a data set."""
         found = {name: column[row].as_py() for name, column in self._columns.items()}
-        entry = json.loads(found["content"])
-        if self._index[row][0] == "run":
-            entry["run"] = json.loads(found["settings"])
+        try:
+            entry = parse_json(found["content"])
+            if self._index[row][0] == "run":
+                entry["run"] = parse_json(found["settings"])
+        except ValueError as error:
+            raise UserError(f"{self.path}: damaged (row {row}: {error}); get the file anew, or remove it") from None
         if found["history"] is not None:
             entry["history"] = found["history"]
         return entry

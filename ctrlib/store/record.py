@@ -218,6 +218,11 @@ def storage_error(error: OSError, root: Path) -> StoreError:
     """What a full or forbidden disk means for the user, in one line."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return StoreError(f"{root}: no space left on the disk; the finished runs are safe, free some space and go on")
+    if error.errno in (errno.EACCES, errno.EPERM) and error.filename:
+        return StoreError(
+            f"{error.filename}: is closed to this user; whoever made it can open it to a group "
+            f"(chmod -R g+w {root}, and umask 002 before the next study), or set CTRLIB_RUNS to another folder"
+        )
     return StoreError(
         f"{root}: cannot use the run store ({error.strerror or error}); set CTRLIB_RUNS to another folder"
     )
