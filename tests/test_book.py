@@ -10,7 +10,8 @@ import pytest
 import yaml
 from pages import ROOT
 
-from ctrlib.publish.book import one_at_a_time
+from ctrlib.publish import book
+from ctrlib.publish.book import one_at_a_time, render
 from ctrlib.publish.exercises import page_text
 
 PAGES = sorted((ROOT / "book").glob("*.md"))
@@ -139,3 +140,32 @@ def test_a_second_build_waits_for_the_first(tmp_path, capsys) -> None:
     thread.join(10)
     assert order == ["first", "second"]
     assert "another process builds a book here; waiting" in capsys.readouterr().out
+
+
+def test_a_book_that_is_up_to_date_is_not_built_again(tmp_path, monkeypatch) -> None:
+    (tmp_path / "book").mkdir()
+    (tmp_path / "book" / "intro.md").write_text("one")
+    built = []
+
+    def build(root, executed, out, page, student):
+        built.append(student)
+        page.parent.mkdir(parents=True, exist_ok=True)
+        page.write_text("a page")
+
+    monkeypatch.setattr(book, "_render", build)
+    executed = tmp_path / "executed"
+    executed.mkdir()
+    for change in (
+        lambda: None,
+        lambda: None,
+        lambda: (tmp_path / "book" / "intro.md").write_text("two"),
+        lambda: None,
+    ):
+        change()
+        assert render(tmp_path, executed) == tmp_path / "_build" / "html" / "index.html"
+    assert len(built) == 2
+    (executed / "01_a.ipynb").write_text("{}")
+    render(tmp_path, executed)
+    (tmp_path / "_build" / "html" / "index.html").unlink()
+    render(tmp_path, executed)
+    assert len(built) == 4

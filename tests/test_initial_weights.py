@@ -5,6 +5,7 @@ from fnmatch import fnmatchcase
 from math import prod, sqrt
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from ctrlib.models import MODELS, build_model
@@ -56,3 +57,9 @@ def test_bilinear_matrices_may_start_as_a_stack(kind, matrices):
     sd = _expected(formula, (16, 16), matrices=matrices) if matrices > 1 else 16**-0.5  # one matrix is no stack
     assert 19 < 16**-0.5 / _expected(formula, (16, 16), matrices=39 * 38 // 2) < 20, "a twentieth, says the page"
     assert _off_by(model.bilinear_raw.weight.detach(), sd) < 5
+
+
+def test_what_the_page_says_of_fibinets_two_starts() -> None:
+    table = pd.read_csv(METHOD.parent / "results" / "fibinet_start.csv").set_index("bilinear_init")
+    ahead = [table.loc["per_matrix", f"epoch {n}"] - table.loc["stacked", f"epoch {n}"] for n in (1, 2, 3)]
+    assert ahead[0] > 0 > max(ahead[1:])

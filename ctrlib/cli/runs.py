@@ -230,6 +230,8 @@ def runs_publish(
     jobs = plan(root, profile, [], {})
     with reporting("gathering records"):
         found = publish(jobs, own_store(), path)
+    if stale := [job.number for job in jobs if not job.is_done()]:
+        complain(f"not executed with these runs, so measures of theirs may be missing: {', '.join(stale)}")
     say(
         f"{path.relative_to(root)}: {found['run']:,} runs, {found['measure']:,} measures, {found['data']} data sets; "
         f"{found['missing']:,} runs of the profile are not trained yet"

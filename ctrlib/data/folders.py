@@ -102,7 +102,7 @@ def _clear_leftovers(folder: Path) -> int:
             process = left.name.removeprefix(start)
             if not process.isdecimal():
                 continue
-            if _runs(int(process)):
+            if _runs(int(process), left.stat().st_ctime):
                 at_work = int(process)
                 continue
             if kind == "old" and not folder.exists():
@@ -112,8 +112,11 @@ def _clear_leftovers(folder: Path) -> int:
     return at_work
 
 
-def _runs(process: int) -> bool:
-    """Whether another process of that number is running."""
+def _runs(process: int, since: float) -> bool:
+    """Whether another process of that number is running that was there at that time."""
     import psutil
 
-    return process != os.getpid() and psutil.pid_exists(process)
+    try:
+        return process != os.getpid() and psutil.Process(process).create_time() <= since
+    except psutil.Error:
+        return False

@@ -1,5 +1,6 @@
 """Put pages and executed notebooks into one folder, and render it with Jupyter Book."""
 
+import hashlib
 import re
 import shutil
 import subprocess
@@ -12,11 +13,13 @@ import nbformat
 import yaml
 from filelock import FileLock, Timeout
 
+from ctrlib.config import digest
 from ctrlib.errors import UserError
 from ctrlib.publish.downloads import export_figure_data, offer_source
 from ctrlib.publish.exercises import strip
 from ctrlib.publish.slides import write_slides
 from ctrlib.run.plan import find_notebooks
+from ctrlib.store.environment import source_commit
 
 FOR_TEACHERS = ("book/teach.md",)
 FOR_TEACHERS_ONLY = "This page is for teachers and is left out of the students' edition."
@@ -80,7 +83,7 @@ def leave_out_answers(source: Path) -> None:
 
 
 def render(root: Path, executed: Path, out: Path | None = None, student: bool = False) -> Path:
-    """Build the book strictly (every warning is an error) and return its first page.
+    """Build the book strictly (every warning is an error) and return its first page; at once where it is up to date.
 
     Args:
         root: the project.
@@ -91,8 +94,26 @@ def render(root: Path, executed: Path, out: Path | None = None, student: bool = 
     Raises:
         UserError: Jupyter Book is not installed, or found something wrong (its own words are printed above).
     """
+    out = out or (root / "_build" / "student" if student else root)
+    page, made_of = out / "_build" / "html" / "index.html", out / "_build" / "html" / ".made-of"
     with one_at_a_time(root / "_build" / "book.lock"):
-        return _render(root, executed, out or (root / "_build" / "student" if student else root), student)
+        now = inputs_digest(root, executed, student)
+        if not (page.exists() and made_of.exists() and made_of.read_text(encoding="utf-8") == now):
+            made_of.unlink(missing_ok=True)
+            _render(root, executed, out, page, student)
+            made_of.write_text(now, encoding="utf-8")
+    return page
+
+
+def inputs_digest(root: Path, executed: Path, student: bool) -> str:
+    """Hash of all that a book is made of: pages, notebooks as written and as executed, code, settings, versions."""
+    folders = [root / name for name in ("book", "notebooks", "ctrlib", "benchmarks")] + [executed]
+    files = [
+        path for folder in folders for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts
+    ]
+    files += [path for path in root.iterdir() if path.is_file()]
+    hashes = [[str(path), hashlib.sha256(path.read_bytes()).hexdigest()] for path in sorted(files)]
+    return digest([hashes, source_commit(), sys.version, student])
 
 
 @contextmanager
@@ -111,16 +132,14 @@ def one_at_a_time(lock: Path) -> Iterator[None]:
         held.release()
 
 
-def _render(root: Path, executed: Path, out: Path, student: bool) -> Path:
+def _render(root: Path, executed: Path, out: Path, page: Path, student: bool) -> None:
     source = assemble(root, executed, student)
     command = [sys.executable, "-c", "from jupyter_book.cli.main import main; main()", "build", str(source)]
     strict = ["--all", "-n", "-W", "--keep-going", "-q"]
     result = subprocess.run([*command, "--path-output", str(out), *strict], cwd=root)
-    page = out / "_build" / "html" / "index.html"
     if result.returncode or not page.exists():
         raise UserError("the book was not built; the lines above say what is wrong")
     if student:
         shutil.rmtree(out / "notebooks", ignore_errors=True)
         for notebook in find_notebooks(root).values():
             offer_source(notebook, out / "notebooks")
-    return page

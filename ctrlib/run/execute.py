@@ -173,7 +173,7 @@ def finalize_notebook(job: Job, running: Path, error: str, seconds: float) -> Ou
     facts = notebook.metadata.get("papermill", {})
     for name in ("input_path", "output_path", "environment_variables"):
         facts.pop(name, None)
-    notebook.metadata["ctrlib"] = {"key": job.made_of(), "seconds": round(seconds, 1)}
+    notebook.metadata["ctrlib"] = {**job.made_of(), "seconds": round(seconds, 1)}
     for cell in notebook.cells:
         if "injected-parameters" in cell.metadata.get("tags", []):
             cell.metadata.tags.append("hide-input")

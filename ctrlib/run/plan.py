@@ -1,8 +1,9 @@
 """The study: notebooks x parameters, executed by papermill into a build folder.
 
 Everything is checked before anything runs: profile, notebook numbers, parameter names (papermill itself only warns
-of an unknown one) and values. A notebook whose text, parameters, data, code and records did not change since it was
-executed is not executed again; a failed one leaves ``NN_name.failed.ipynb`` and the others go on.
+of an unknown one) and values, which need no second look where an executed copy has the same. A notebook whose text,
+parameters, data, code and records did not change since it was executed is not executed again; a failed one leaves
+``NN_name.failed.ipynb`` and the others go on.
 """
 
 import ast
@@ -10,11 +11,13 @@ import hashlib
 import json
 import re
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from ctrlib.config import Run, digest
+from ctrlib.data.folders import store_root
 from ctrlib.errors import UserError, shown, unknown
 from ctrlib.study.parameters import StudyParameters, read_yaml
 
@@ -27,16 +30,16 @@ class Job:
         number: the first two digits of its name.
         source: the notebook as it is written.
         output: its executed copy.
-        parameters: those that differ from what the notebook declares.
-        settings: all its parameters, checked.
+        declared: the parameters that the notebook declares, with their defaults.
+        parameters: those that differ from them.
         key: hash of text, parameters, code, data and published results.
     """
 
     number: str
     source: Path
     output: Path
+    declared: dict[str, Any]
     parameters: dict[str, Any]
-    settings: StudyParameters
     key: str
 
     @property
@@ -49,19 +52,44 @@ class Job:
         """Where a failed execution is kept."""
         return self.output.with_suffix(".failed.ipynb")
 
-    def made_of(self) -> str:
-        """Hash of all that an executed copy is made of: the key and, in the store, the records of its runs."""
+    @cached_property
+    def settings(self) -> StudyParameters:
+        """All its parameters, checked."""
+        from ctrlib.study.experiments import checked_parameters
+
+        return checked_parameters(**{**self.declared, **self.parameters})
+
+    def made_of(self) -> dict[str, Any]:
+        """All that an executed copy is made of: the key and, by run, the hash of its record in the store."""
         from ctrlib.store.runs import open_store
 
-        return digest([self.key, open_store().record_digests(planned(self)[0])])
+        store = open_store()
+        published = store.results.runs if store.results else {}
+        names = [run.fingerprint for run in planned(self)[0] if run.fingerprint not in published]
+        return {"key": self.key, "records": record_digests(store.root, names)}
+
+    @cached_property
+    def copy(self) -> dict[str, Any]:
+        """What the executed copy says that it was made of, if its key is that of this job; else empty."""
+        try:
+            made_of = json.loads(self.output.read_text(encoding="utf-8"))["metadata"]["ctrlib"]
+            return made_of if made_of["key"] == self.key and isinstance(made_of["records"], dict) else {}
+        except (OSError, ValueError, KeyError, TypeError):  # none, or a damaged one
+            return {}
 
     def is_done(self) -> bool:
-        """Whether a whole executed copy exists that is made of what is there now."""
-        try:
-            metadata = json.loads(self.output.read_text(encoding="utf-8"))["metadata"]
-            return metadata["ctrlib"]["key"] == self.made_of()
-        except (OSError, ValueError, KeyError, TypeError):  # none, or a damaged one
-            return False
+        """Whether a whole executed copy exists that is made of what is there now; nothing is planned for this."""
+        self.__dict__.pop("copy", None)
+        return bool(self.copy) and record_digests(store_root(), self.copy["records"]) == self.copy["records"]
+
+
+def record_digests(store: Path, names: Iterable[str]) -> dict[str, str | None]:
+    """SHA-256 of the record of each run in a store, None where there is none."""
+    paths = {name: store / name / "run.json" for name in sorted(names) if re.fullmatch("[0-9a-f]{16}", name)}
+    try:
+        return {n: hashlib.sha256(p.read_bytes()).hexdigest() if p.is_file() else None for n, p in paths.items()}
+    except OSError as error:
+        raise UserError(f"{store}: cannot be read ({error.strerror or error})") from None
 
 
 def find_notebooks(root: Path) -> dict[str, Path]:
@@ -167,6 +195,9 @@ def plan(root: Path, profile: str, only: list[str], overrides: dict[str, Any], o
         parameters = {name: value for name, value in asked.items() if name in declared[number]}
         output = folder / notebooks[number].name
         jobs.append(make_job(root, notebooks[number], output, declared[number], parameters, common))
+    for job in jobs:
+        if not job.copy:
+            _ = job.settings  # refused before anything runs
     return jobs
 
 
@@ -180,20 +211,22 @@ def require(kind: str, names: Iterable[str], allowed: Collection[str]) -> None:
 def make_job(
     root: Path, notebook: Path, output: Path, declared: dict[str, Any], parameters: dict[str, Any], common: dict
 ) -> Job:
-    """One notebook with its parameters checked; ``declared`` are those it has, ``common`` hashes that all share."""
-    from ctrlib.study.experiments import checked_parameters
-
-    settings = checked_parameters(**{**declared, **parameters})
+    """One notebook with its parameters; ``declared`` are those it has, ``common`` hashes that all share."""
+    job = Job(notebook.name[:2], notebook, output, declared, parameters, "")
+    settings = {**declared, **parameters}
+    names = [settings.get("dataset", "synthetic"), *(settings.get("datasets") or ())]
+    if not all(isinstance(name, str) for name in names):
+        names = [job.settings.dataset, *job.settings.datasets]  # refuses them
     key = digest(
         {
             **common,
             "notebook": hashlib.sha256(notebook.read_bytes()).hexdigest(),
             "parameters": parameters,
-            "data": [data_digest(name) for name in (settings.dataset, *settings.datasets)],
+            "data": [data_digest(name) for name in names],
             "benchmarks": benchmark_digest(root) if "benchmark" in declared else "",
         }
     )
-    return Job(notebook.name[:2], notebook, output, parameters, settings, key)
+    return replace(job, key=key)
 
 
 def code_digest() -> str:
@@ -218,7 +251,7 @@ def data_digest(dataset: str) -> str:
     """Hash of the draws of a prepared data set; the synthetic data follow from the parameters."""
     if dataset == "synthetic":
         return ""
-    from ctrlib.study.conditions import data_draws
+    from ctrlib.store.published import data_draws
 
     return digest(data_draws(dataset))
 

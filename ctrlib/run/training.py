@@ -33,12 +33,14 @@ def train_planned(
     Raises:
         UserError: no scheduler answers, or the store cannot be used.
     """
+    if not (todo := [job for job in jobs if not job.is_done()]):
+        return {}
     from ctrlib.store.ensure import ensure_all
     from ctrlib.store.executors import BackendLost, stop_pools
     from ctrlib.store.progress import label
     from ctrlib.store.runs import open_store
 
-    wanted = {job.number: planned(job) for job in jobs if not job.is_done()}
+    wanted = {job.number: planned(job) for job in todo}
     by_device: dict[str, list[Run]] = {}
     for runs, device in wanted.values():
         by_device.setdefault(device, []).extend(runs)
@@ -69,8 +71,7 @@ def publish(jobs: list[Job], store: "RunStore", path: Path) -> dict[str, int]:
         How many there are of each kind, and under ``missing`` how many runs of the plan are not trained yet.
     """
     from ctrlib.store.measures import stored_measures
-    from ctrlib.store.published import Results, write
-    from ctrlib.study.conditions import data_draws
+    from ctrlib.store.published import Results, data_draws, write
 
     runs = {run.fingerprint: run for job in jobs for run in planned(job)[0]}
     records = {name: record for name, run in runs.items() if (record := store.find(run))}

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ctrlib.data.files import parse_json, replace_file, sync, unseal
-from ctrlib.data.folders import project_root
+from ctrlib.data.folders import data_root, project_root
 from ctrlib.errors import UserError
 
 if TYPE_CHECKING:
@@ -136,6 +136,24 @@ class RecordFile:
 def committed_results() -> Results:
     """The results that come with this project."""
     return Results(project_root() / "book" / "results")
+
+
+def data_draws(name: str) -> list[dict[str, Any]]:
+    """What a plan has to know of each draw of a prepared data set: ``fingerprint``, ``rows`` of the parts, ``dims`` of
+    the fields. Where the data are not at hand, what was published of them."""
+    from ctrlib.data.manifest import read_manifest
+    from ctrlib.data.sources import find
+
+    try:
+        about = read_manifest(find(name, data_root()))
+    except UserError:
+        if name in committed_results().data:
+            return committed_results().data[name]
+        raise
+    return [
+        {"fingerprint": one["fingerprint"], "rows": one["rows"], "dims": [field["dim"] for field in one["fields"]]}
+        for one in about["draws"]
+    ]
 
 
 def write(path: Path, entries: Iterable[tuple[str, dict[str, Any]]]) -> int:

@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import replace
-from hashlib import sha256
 from pathlib import Path
 
 from ctrlib.config import Data, Member, Run, StoredMember
@@ -147,15 +146,6 @@ class RunStore:
         elif self.results and name in self.results.runs:
             return Run.model_validate(self.results.runs[name]["run"])
         return None
-
-    def record_digests(self, runs: Iterable[Run]) -> dict[str, str | None]:
-        """SHA-256 of the run.json of each run in the folder, None where there is none; without those published."""
-        names = {run.fingerprint for run in runs} - (self.results.runs.keys() if self.results else set())
-        paths = {name: self.root / name / "run.json" for name in sorted(names)}
-        try:
-            return {n: sha256(path.read_bytes()).hexdigest() if path.is_file() else None for n, path in paths.items()}
-        except OSError as error:
-            raise storage_error(error, self.root) from None
 
     # Training one run -----------------------------------------------------------------------------------------------
 

@@ -16,13 +16,9 @@ import numpy as np
 
 from ctrlib.config import Checkpoint, Coupling, Data, Member, Protocol, Recipe, Run, SyntheticSettings, Weights
 from ctrlib.coupling import complete, solo
-from ctrlib.data.folders import data_root
 from ctrlib.data.load import data_settings
-from ctrlib.data.manifest import read_manifest
-from ctrlib.data.sources import find
 from ctrlib.data.synthetic import field_dims
-from ctrlib.errors import UserError
-from ctrlib.store.published import committed_results
+from ctrlib.store.published import data_draws
 from ctrlib.store.record import Record
 from ctrlib.study.parameters import StudyParameters
 
@@ -63,21 +59,6 @@ class Condition:
     def probabilities(self, split: str = "test") -> np.ndarray:
         """Predicted click probabilities (N, rows) of all members."""
         return np.concatenate([record.probabilities(split) for record in self.records])
-
-
-def data_draws(name: str) -> list[dict[str, Any]]:
-    """What a plan has to know of each draw of a prepared data set: ``fingerprint``, ``rows`` of the parts, ``dims`` of
-    the fields. Where the data are not at hand, what was published of them."""
-    try:
-        about = read_manifest(find(name, data_root()))
-    except UserError:
-        if name in committed_results().data:
-            return committed_results().data[name]
-        raise
-    return [
-        {"fingerprint": one["fingerprint"], "rows": one["rows"], "dims": [field["dim"] for field in one["fields"]]}
-        for one in about["draws"]
-    ]
 
 
 def data_shape(data: Data) -> tuple[int, int, int, tuple[int, ...]]:
