@@ -1,4 +1,5 @@
-# make book   environment, quick study, rendered book in _build/html/index.html     (PROFILE=quick)
+# make book   environment, the published runs and one training here, rendered book in _build/html/index.html
+#             (PROFILE=quick trains everything here, small)
 # make pdf    the same book as one file to print, _build/book.pdf                    (needs Chromium or Chrome)
 # make student after make book: the edition without answers in _build/student/_build/html, notebooks without solutions
 # make slides after make book: the slides of the 90-minute lesson in _build/slides/lesson.html
@@ -14,7 +15,7 @@
 # make fuzz   a hundred thousand damaged files and strange settings are used or refused in one line   (INPUTS=100000)
 # make bench  speed and memory beside the peers, which get an environment of their own   (BENCH="--only train,floor")
 PYTHON  ?= python3
-PROFILE ?= quick
+PROFILE ?= book
 TORCH   ?= 2.13.0
 READY   := .venv/.ready-torch-$(TORCH)
 

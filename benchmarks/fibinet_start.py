@@ -1,4 +1,4 @@
-"""What FiBiNET's two starts are worth on criteo_100k: ``python -m benchmarks.fibinet_start``, about ten minutes on two cores.
+"""What FiBiNET's two starts are worth on criteo_100k: ``python -m benchmarks.fibinet_start``, ten minutes on two cores.
 
 Writes ``book/results/fibinet_start.csv``, which the page on the method shows: validation AUC after each of three
 epochs, mean over seeds, at the size of the FuxiCTR runs that it stands beside (embedding 16, MLP 400-400-400).

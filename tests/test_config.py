@@ -260,7 +260,7 @@ BAD = [
     ("less than or equal to 1", {"starts": [1.5]}),
     ("less than 1", {"dropout": 1.0, "averaging_decay": 1}),
     ("at least 1", {"datasets": [], "architectures": [], "seeds": []}),
-    ("boolean", {"batch_norm": "maybe"}),
+    ("boolean", {"batch_norm": "maybe", "full_cross": "maybe"}),
     ("tuple", {"seeds": "[3, 4"}),
     ("repeat", {"seeds": [1, 2, 1]}),
     ("fixed_epochs", {"protocols": ["both"]}),

@@ -123,8 +123,10 @@ def test_continued_training_differs_from_mutual_by_the_coupling_alone(protocol, 
 
 
 def test_fine_tuning_is_every_combination_once() -> None:
-    p = parameters(architectures=["DeepFM"], seeds=[1], protocols=["fixed_epochs"])
+    p = parameters(architectures=["DeepFM"], seeds=[1], protocols=["fixed_epochs"], full_cross=True)
     conditions = {one.name: one for one in planned_conditions("finetune_mutually", p)}
+    headline = planned_conditions("finetune_mutually", p.model_copy(update={"full_cross": False}))
+    assert {one.name for one in headline} == {*HEADLINE, *(name for name in conditions if " state " not in name)}
     kinds = ("continued training", "mutual")
     combos = [(k, r, o) for k in kinds for r in ("lr", "lr/10") for o in ("reset", "keep")]
     others = {"checkpoint", "solo from scratch", "mutual from scratch", "solo from scratch, own orders"}

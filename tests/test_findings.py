@@ -550,7 +550,7 @@ def test_page_16_what_stands_and_what_fell() -> None:
     fell = expectations.outcome_table(own).query("verdict == 'contradicted'")
     assert [one.partition(":")[0] for one in fell["expectation"]] == ["O2", "O5"]
     assert {*fell["protocol"]} == {FIXED}
-    pooled = mean_over(tuned, "architecture")
+    pooled = mean_over(replicates_of("02"), "architecture")
     finished, unfinished = (pooled[pooled["protocol"] == protocol] for protocol in (STOPPED, FIXED))
     slow, slow_alone = (condition_name(kind, "lr/10", "reset") for kind in MUTUAL)
     for condition, verdict in (

@@ -31,7 +31,7 @@ from ctrlib.training.step import train_step
 WARM_UP, TIMED = 2, 5
 FORWARD_SHARE = 0.35  # of a training step that an evaluation of as many rows takes: no way back, no update
 RUN_S = 0.1  # looking up, writing and fingerprinting a run
-NOTEBOOK_S = 8.0  # kernel start, imports, tables and figures of a notebook
+NOTEBOOK_S = 5.0  # of a notebook beside others: kernel start, tables and figures
 CHAINED = 1.1  # a plan that takes less than this times its longest chain gains next to nothing from more devices
 EARLY_STOPPING_SHARE = 0.6  # of its most epochs, for early stopping where no record is alike
 

@@ -39,6 +39,7 @@ EXPERIMENTS: dict[str, Experiment] = {
             finetuning.from_a_raw_log,
         )
     },
+    "on_this_machine": finetuning.is_it_noise,  # the headline at a size that nobody waits for
     "real_criteo": controls.real_clicks,
     "real_frappe": controls.real_clicks,
 }

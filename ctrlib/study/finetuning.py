@@ -24,24 +24,28 @@ def condition_name(kind: str, rate: str, optimizer: str) -> str:
     return f"{kind} {rate} {'state kept' if optimizer == 'keep' else 'state reset'}"
 
 
+def crossed(full: bool) -> list[tuple[str, str]]:
+    """The learning rates and treatments of Adam's state of :func:`finetune_mutually`; the headline's alone, or all."""
+    return [(rate, state) for rate in RATES for state in ("reset", "keep")] if full else [("lr", "reset")]
+
+
 def train_independent(r: Replicate) -> list[Condition]:
     """N models trained without peers."""
     return r.conditions({"independent": r.pretraining()})
 
 
 def finetune_mutually(r: Replicate) -> list[Condition]:
-    """Claims 1 and 2: each architecture from checkpoints and from scratch, with and without peers; fine-tuned at the
-    same or a tenth of the learning rate, with Adam's state kept or reset (:func:`condition_name`)."""
+    """Claims 1 and 2: each architecture from checkpoints and from scratch, with and without peers; with ``full_cross``
+    fine-tuned at the same and a tenth of the learning rate, with Adam's state kept and reset (:func:`crossed`)."""
     conditions = []
     for architecture in r.p.architectures:
         names, coupling = [architecture] * r.p.instances, r.coupling()
         pretrained = r.pretraining(names)
         found = {"checkpoint": pretrained}
-        for rate, factor in RATES.items():
-            train = r.recipe(learning_rate=r.p.learning_rate * factor)
-            for state in ("reset", "keep"):
-                found[condition_name("continued training", rate, state)] = continued_training(pretrained, train, state)
-                found[condition_name("mutual", rate, state)] = mutual_finetuning(pretrained, coupling, train, state)
+        for rate, state in crossed(r.p.full_cross):
+            train = r.recipe(learning_rate=r.p.learning_rate * RATES[rate])
+            found[condition_name("continued training", rate, state)] = continued_training(pretrained, train, state)
+            found[condition_name("mutual", rate, state)] = mutual_finetuning(pretrained, coupling, train, state)
         found |= r.both_from_scratch(coupling, names)
         found["solo from scratch, own orders"] = r.pretraining(names, r.p.epochs + r.p.finetune_epochs)
         conditions += r.conditions(found, architecture=architecture)

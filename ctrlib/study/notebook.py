@@ -24,7 +24,7 @@ from ctrlib.store.runs import RunStore
 from ctrlib.study import figures
 from ctrlib.study.conditions import Condition
 from ctrlib.study.parameters import StudyParameters
-from ctrlib.study.tables import level_words
+from ctrlib.study.tables import level_words, share_at_cap
 
 
 def say(text: str) -> None:
@@ -60,7 +60,9 @@ def provenance(p: StudyParameters, conditions: Iterable[Condition]) -> None:
         p: the parameters of the page.
         conditions: trained conditions, from :func:`ctrlib.study.experiments.train_conditions`.
     """
+    conditions = list(conditions)
     records = {record.fingerprint: record.content for condition in conditions for record in condition.records}.values()
+    capped = share_at_cap(conditions)
     data = dict.fromkeys(content["run"]["data"]["name"] for content in records)
     places = dict.fromkeys(hardware(content["environment"]) for content in records)
     days = sorted(content["finished"][:10] for content in records)
@@ -71,6 +73,7 @@ def provenance(p: StudyParameters, conditions: Iterable[Condition]) -> None:
         f"profile *{as_text(p.profile)}*, data *{as_text(', '.join(data))}*, {counted(len(p.seeds), 'replicate')}",
         f"{counted(len(records), 'run')} with {spent} of training, {trained}",
         f"on {as_text('; '.join(places))}",
+        *([f"{capped:.0%} of the trainings with early stopping ended at their cap"] if capped == capped else []),
         *code_marks(records),
         f"page made {date.today().isoformat()}" + (f" from version `{commit}`" if commit else ""),
     ]

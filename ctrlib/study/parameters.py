@@ -61,6 +61,7 @@ class StudyParameters(Settings):
     mutual_weight: float = value(1.0, "total weight of the peers in the loss; the paper: 1", ge=0, le=1e6)
     coupling_form: Form = value("mse", "distance of two predictions; mse of probabilities is the paper's")
     coupling_target: Target = value("live", "coupling target")
+    full_cross: bool = value(False, "also fine-tune at a tenth of the learning rate, and with Adam's state kept")
     epoch_counts: tuple[Annotated[int, Field(ge=1, le=100)], ...] = values(
         (1, 2, 3, 4, 5), "epochs of fine-tuning, each trained anew from the checkpoints"
     )
@@ -95,7 +96,7 @@ class StudyParameters(Settings):
         given = {name: _read_list(value) if _is_list(cls, name) else value for name, value in given.items()}
         for name, value in given.items():
             entries = value if isinstance(value, list | tuple) else [value]
-            if name != "batch_norm" and any(isinstance(entry, bool) for entry in entries):
+            if name not in ("batch_norm", "full_cross") and any(isinstance(entry, bool) for entry in entries):
                 raise ValueError(f"{name}={quoted(value)}: must not be true or false")
         return given
 

@@ -267,6 +267,14 @@ def slope_table(
     return pd.DataFrame(rows)
 
 
+def share_at_cap(conditions: Iterable[Condition]) -> float:
+    """Which share of the trainings with early stopping ran for all the epochs they might; NaN where there are none."""
+    contents = {record.fingerprint: record.content for one in conditions for record in one.records}.values()
+    stopping = [content for content in contents if content["run"].get("recipe", {}).get("patience")]
+    capped = [max(row["epoch"] for row in c["history"]) == c["run"]["recipe"]["epochs"] for c in stopping]
+    return float(np.mean(capped)) if capped else np.nan
+
+
 def member_effects(members: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
     """One row per member, from the member table of the three conditions of the headline under factors ``by``.
 
