@@ -303,10 +303,11 @@ def effects(
             one = {"replicate": found.index, "difference": found.to_numpy()}
             shown.append(pd.DataFrame({**first, **one, **bounds}))
         ax.set_yticks(range(len(comparisons)), list(comparisons))
+        ax.set_ylim(-0.5, len(comparisons) - 0.5)
         ax.axvline(0, color=INK, linewidth=1)
         ax.grid(axis="y", visible=False)
-        unit = "thousandths of AUC" if value.endswith("auc") else f"difference in {spoken(value)} x 1000"
-        ax.set_xlabel(f"{unit}; intervals: {level_words(level)}")
+    unit = "thousandths of AUC" if value.endswith("auc") else f"difference in {spoken(value)} x 1000"
+    ax.figure.supxlabel(f"{unit}; intervals: {level_words(level)}", fontsize="medium")
     ax.invert_yaxis()  # of all panels, which share it
     return attach_table(ax.figure, pd.concat(shown))
 

@@ -24,7 +24,7 @@ from ctrlib.store.runs import RunStore
 from ctrlib.study import figures
 from ctrlib.study.conditions import Condition
 from ctrlib.study.parameters import StudyParameters
-from ctrlib.study.tables import level_words, share_at_cap
+from ctrlib.study.tables import share_at_cap
 
 
 def say(text: str) -> None:
@@ -46,7 +46,7 @@ def sentence(difference: PairedDifference, treatment: str, control: str) -> str:
     mean = f"**{difference.mean:+.4f}** AUC"
     if not np.isfinite(difference.low):
         return f"{treatment} minus {control}: {mean} in the one replicate that was run, which carries no interval."
-    interval = f"{100 * difference.level:.0f} % interval {difference.low:+.4f} to {difference.high:+.4f}"
+    interval = f"{100 * difference.level:.4g} % interval {difference.low:+.4f} to {difference.high:+.4f}"
     words = {"gain": "a gain", "loss": "a loss", "no difference shown": "no difference shown"}[difference.verdict]
     return f"{treatment} minus {control}: {words}, {mean} ({interval}, {difference.replicates} replicates)."
 
@@ -167,11 +167,8 @@ def show_effects(table: pd.DataFrame) -> None:
     what = list(table.columns[: table.columns.get_loc("difference")])
     shown = table[what].copy()
     shown["difference"] = [f"{value:+.4f}" for value in table["difference"]]
-    shown[f"interval, {level_words(table['level'].iloc[0])}"] = interval_column(table)
+    shown[f"{100 * table['level'].iloc[0]:.4g} % interval"] = interval_column(table)
     shown["verdict"] = table["verdict"]
-    shown["relative / RelaImpr, %"] = [
-        f"{a:+.2f} / {b:+.2f}" for a, b in zip(table["relative_%"], table["RelaImpr_%"], strict=True)
-    ]
     show_table(shown, {name: "{:g}" for name in shown.select_dtypes("number").columns}, numbers=table)
 
 
