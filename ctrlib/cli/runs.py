@@ -240,7 +240,7 @@ def runs_publish(
 
 @runs_app.command("diff")
 def runs_diff(
-    first: Annotated[Path, typer.Argument(help="A file of records: .parquet, or .jsonl of version 0.1.")],
+    first: Annotated[Path, typer.Argument(help="A file of records, as `ctrlib runs publish` writes it.")],
     second: Annotated[Path, typer.Argument(help="Another one, or a folder of such files.")],
 ) -> None:
     """Say what two files of records hold differently: runs and measures in one alone, and how far metrics are apart.

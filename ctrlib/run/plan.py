@@ -255,7 +255,7 @@ def benchmark_digest(root: Path) -> str:
 
 def results_digest(root: Path) -> str:
     """Hash of the published records and measures."""
-    files = sorted(path for path in (root / "book" / "results").glob("*") if path.suffix in (".parquet", ".jsonl"))
+    files = sorted((root / "book" / "results").glob("*.parquet"))
     return digest({path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files})
 
 

@@ -18,7 +18,7 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ctrlib.data.files import parse_json, replace_file, sync, unseal
+from ctrlib.data.files import parse_json, replace_file, sync
 from ctrlib.data.folders import data_root, project_root
 from ctrlib.errors import UserError
 
@@ -42,9 +42,9 @@ class Results:
     """
 
     def __init__(self, place: Path) -> None:
-        inside = [path for ending in ("jsonl", "parquet") for path in sorted(Path(place).glob(f"*.{ending}"))]
+        place = Path(place)
         files = [
-            RecordFile(path) for path in ([Path(place)] if Path(place).suffix in (".jsonl", ".parquet") else inside)
+            RecordFile(path) for path in ([place] if place.suffix == ".parquet" else sorted(place.glob("*.parquet")))
         ]
         self.runs, self.measures, self.data = (Entries(files, kind) for kind in NAMES)
 
@@ -78,7 +78,7 @@ class Entries(Mapping[str, Any]):
 
 
 class RecordFile:
-    """One file of results: Parquet, or lines of JSON as version 0.1 wrote them.
+    """One file of results.
 
     Raises:
         UserError: the file cannot be read, or its checksum is not that of its content.
@@ -88,8 +88,6 @@ class RecordFile:
         self.path = Path(path)
         try:
             content = self.path.read_bytes()
-            if self.path.suffix == ".jsonl":
-                content = parquet(_json_lines(content))
             if not is_whole(content):
                 raise ValueError("its checksum is not that of its content")
             self._content = content
@@ -220,13 +218,3 @@ def _is_epoch(row: dict[str, Any]) -> bool:
 
 def _compact(content: Any) -> str:
     return json.dumps(content, separators=(",", ":"))
-
-
-def _json_lines(content: bytes) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The entries of a file of version 0.1, one JSON object a line, each with its own checksum; ValueError if not."""
-    for number, line in enumerate(content.splitlines(), start=1):
-        try:
-            ((kind, entry),) = unseal(line).items()
-            yield kind, {**entry, NAMES[kind]: entry[NAMES[kind]]}
-        except (ValueError, KeyError, TypeError):
-            raise ValueError(f"line {number}") from None
