@@ -19,7 +19,7 @@ from ctrlib.errors import UserError
 from ctrlib.publish.book import FOR_TEACHERS, assemble, render
 from ctrlib.publish.exercises import KINDS, find_exercises, page_text, strip, without_solutions
 from ctrlib.publish.slides import SOURCE
-from ctrlib.run.plan import find_notebooks, plan, read_overrides
+from ctrlib.run.plan import find_notebooks, plan, planned, read_overrides
 
 NOTEBOOKS = list(find_notebooks(ROOT).values())
 PAGES = [*sorted((ROOT / "book").glob("*.md")), *NOTEBOOKS]
@@ -129,7 +129,11 @@ def check_command(command: str) -> None:
         overrides.pop(name, None)
     if "dataset" in overrides or asked["profile"] in ("published", "paper"):
         overrides["dataset"] = "synthetic"
-    plan(ROOT, asked["profile"], list(asked["only"] or []), overrides)
+    jobs = plan(ROOT, asked["profile"], list(asked["only"] or []), overrides)
+    if asked["only"] and asked["profile"] == "quick":
+        runs = {run.fingerprint for job in jobs for run in planned(job)[0]}
+        longer = "--only 16" in command or "16]" in command  # all experiments at once; cohorts of sixteen
+        assert len(runs) <= (700 if longer else 210), "nobody waits"
 
 
 @pytest.mark.parametrize(
