@@ -182,6 +182,14 @@ def test_own_table_kinds(tmp_path):
     assert same.labels.tolist() == rows.labels.tolist()
 
 
+@pytest.mark.parametrize("lines", [['0,x"y,2', "1,z,3"], ["1,z,3", '0,19" screen,2', "1,z,3", "0,k,1"]])
+def test_a_stray_quote_is_named_and_no_row_is_lost(tmp_path, lines):
+    raw = write_lines(tmp_path / "own.csv", ["label,a,b", *lines])
+    number = next(n for n, line in enumerate(lines, 2) if '"' in line)
+    with pytest.raises(UserError, match=rf"own.csv, line {number}: .* has a quote inside; allowed: the cell in quotes"):
+        read(own_table, raw, tmp_path)
+
+
 @pytest.mark.parametrize(
     ("name", "content", "expected"),
     [

@@ -6,6 +6,7 @@ when something is wrong, the slow line-by-line :func:`first_bad_line` looks for 
 
 import csv
 import gzip
+import re
 import shutil
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -214,8 +215,22 @@ def read_text(
         cells.add_text(lazy, Progress(report, f"reading {Path(text.name).name}", rows))
     except pl.exceptions.PolarsError as error:
         explain()
-        raise UserError(f"{text.name}: cannot be read ({one_line(error)})") from None
+        raise UserError(stray_quote(text, separator) or f"{text.name}: cannot be read ({one_line(error)})") from None
+    if cells.rows != rows:
+        problem = f"{text.name}: {cells.rows:,} of its {rows:,} rows can be read"
+        raise UserError(stray_quote(text, separator) or problem)
     return extent, explain
+
+
+def stray_quote(text: TextFile, separator: str) -> str:
+    """The line for a quote inside a cell that does not begin with one, as in ``19" screen``; empty if there is none."""
+    inside = re.compile(f'(^|{re.escape(separator)})[^"{re.escape(separator)}]+"')
+    for number, line in enumerate(text.lines(), 1):
+        if found := inside.search(line):
+            cell = shown(line[found.start() :].strip(separator).split(separator)[0].rstrip(), MOST_SHOWN)
+            allowed = "the cell in quotes, and each inside doubled"
+            return f"{text.name}, line {number}: {cell} has a quote inside; allowed: {allowed}"
+    return ""
 
 
 def separator_of(text: TextFile) -> str:
