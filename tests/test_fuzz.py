@@ -38,6 +38,7 @@ from ctrlib.data.prepared import open_draw, validate_dataset
 from ctrlib.errors import UserError
 from ctrlib.run.plan import find_profile, read_overrides
 from ctrlib.store.checkpoints import NEWEST, Checkpoints, Position
+from ctrlib.store.published import committed_results
 from ctrlib.store.record import Record
 from ctrlib.store.runs import RunStore
 from ctrlib.study.experiments import checked_parameters
@@ -263,6 +264,8 @@ PROFILE = b"all:\n  rows: 5000\n  seeds: [1, 2]\n  architecture: DCN\n'02': {mut
 
 
 def set_on_the_command_line(_: Path) -> Target:
+    committed_results()  # the project's own, which name data sets; read once by every process
+
     def change(chance: random.Random) -> list[str]:
         return [mutate(chance, chance.choice(SETS).encode()).decode(errors="surrogateescape") for _ in range(2)]
 
@@ -270,6 +273,7 @@ def set_on_the_command_line(_: Path) -> Target:
 
 
 def profile(folder: Path) -> Target:
+    committed_results()
     path = folder / "mine.yaml"
 
     def read(content: bytes) -> None:
