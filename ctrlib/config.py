@@ -8,6 +8,7 @@ part of it; the run record notes it instead.
 
 import hashlib
 import json
+from functools import cached_property
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -220,7 +221,7 @@ class Run(Settings):
                 raise ValueError(f"embeddings 'shared' is among coupled members, but member {n} is alone; {other}")
         return self
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         """16 hex digits that name this run: a hash of its settings, the data and the numerics version.
 
@@ -228,6 +229,12 @@ class Run(Settings):
         """
         settings = self.model_dump(mode="json", exclude={"data"}, exclude_defaults=True)
         return digest({**settings, "data": self.data.fingerprint, "numerics": NUMERICS_VERSION})
+
+    def model_copy(self, **changes: Any) -> "Run":
+        """As pydantic's, with a fingerprint of its own."""
+        copied = super().model_copy(**changes)
+        copied.__dict__.pop("fingerprint", None)
+        return copied
 
 
 S = TypeVar("S", bound=Settings)

@@ -238,6 +238,15 @@ def test_only_coupled_members_and_students_of_one_teacher_need_one_order() -> No
         Run.model_validate(weights_of(settings, [[1, 1, 0], [0, 1, 1]]))
 
 
+def test_a_changed_copy_has_a_fingerprint_of_its_own() -> None:
+    run = Run.model_validate(base())
+    first = run.fingerprint
+    other = run.model_copy(update={"recipe": run.recipe.model_copy(update={"epochs": 77})})
+    assert other.fingerprint != first == run.fingerprint == Run.model_validate(base()).fingerprint
+    assert run == Run.model_validate(base()) == run.model_copy()
+    assert hash(run.recipe) == hash(Run.model_validate(base()).recipe)
+
+
 def test_settings_cannot_be_changed_afterwards() -> None:
     run = Run.model_validate(base())
     for owner, name in ((run, "start"), (run.recipe, "epochs"), (run.members[0], "dropout"), (run.coupling, "form")):

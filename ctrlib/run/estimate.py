@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from statistics import median
 
 import numpy as np
@@ -17,7 +18,7 @@ import torch
 
 from ctrlib.config import Coupling, Data, Member, Recipe, Run
 from ctrlib.coupling import solo
-from ctrlib.errors import UserError
+from ctrlib.data.files import parse_json, read_plain
 from ctrlib.fast import install
 from ctrlib.fast.machine import training_arithmetic
 from ctrlib.store.progress import humanize
@@ -77,10 +78,15 @@ class StoppedEpochs:
 
     def __init__(self, store: RunStore) -> None:
         self.found: dict[str, str] = {}  # fingerprint of what was asked for -> where its number is from
-        self._epochs: dict[tuple, list[int]] = {}
-        for run, epochs in stopped_trainings(store):
+        self._store = store
+
+    @cached_property
+    def _epochs(self) -> dict[tuple, list[int]]:
+        epochs: dict[tuple, list[int]] = {}
+        for run, count in stopped_trainings(self._store):
             for kind in kinds(run).values():
-                self._epochs.setdefault(kind, []).append(epochs)
+                epochs.setdefault(kind, []).append(count)
+        return epochs
 
     def likely(self, run: Run) -> float:
         """The mean over the trainings most alike; of a fixed length, or where there are none, a share of the cap."""
@@ -112,14 +118,14 @@ def kinds(run: Run) -> dict[str, tuple]:
 
 
 def stopped_trainings(store: RunStore) -> Iterator[tuple[Run, int]]:
-    """Finished trainings with early stopping and the epochs that they took."""
-    contents = list(store.results.runs.values()) if store.results else []
-    for name in store.fingerprints():
-        with suppress(UserError):  # what cannot be read does not count
-            contents.append(store.open(name).content)
-    for content in contents:
-        if content["run"]["recipe"]["patience"]:
-            yield Run.model_validate(content["run"]), max(row["epoch"] for row in content["history"])
+    """Finished trainings with early stopping and the epochs that they took. Records are read without checking them: it
+    is for an estimate, and there may be many."""
+    published = store.results.runs if store.results else {}
+    for name in [*published, *(name for name in store.fingerprints() if name not in published)]:
+        with suppress(OSError, ValueError, KeyError, TypeError):  # what cannot be read does not count
+            content = published[name] if name in published else parse_json(read_plain(store.root / name / "run.json"))
+            if content["run"]["recipe"]["patience"]:
+                yield Run.model_validate(content["run"]), max(row["epoch"] for row in content["history"])
 
 
 def time_steps(
