@@ -544,6 +544,9 @@ def test_page_16_what_stands_and_what_fell() -> None:
         "of unlike models the weaker gains": ("supported", "supported"),
         "more epochs of it degrade": ("contradicted", "contradicted"),
     }
+    mixed = member_table(conditions["mix_architectures"])
+    near = mixed[[not {"LR", "FM"} & set(cohort.split(" + ")) for cohort in mixed["cohort"]]]
+    assert [one.verdict for one in verdicts.of_companions(near)[::3]] == ["supported", "inconclusive"]
     lift = table[table["claim"] == "fine-tuning together lifts the AUC"]
     assert (lift["high"] < 0.25).all(), "per cent; the paper's smallest lift"
     own = [*expectations.of_finetuning(tuned), *expectations.of_strength(strength, p.coupling_form)]
