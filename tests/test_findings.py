@@ -306,6 +306,16 @@ def test_page_12_what_does_as_much(protocol: str) -> None:
     assert alone <= mean["auc"]["mutual"] if protocol == FIXED else alone > mean["auc"]["mutual"]
 
 
+def test_what_the_readme_says_of_synthetic_clicks() -> None:
+    pooled = mean_over(replicates_of("02"), "architecture")
+    for _, at in pooled.groupby("protocol"):
+        mean = at[at["condition"] == "checkpoint"][["auc", "ensemble_auc"]].mean()
+        for pair in (HEADLINE, SCRATCH):
+            found = compare(at, *pair)
+            assert 0 < found.low < found.mean < 0.002
+            assert mean["ensemble_auc"] - mean["auc"] > found.mean
+
+
 def test_page_13_a_part_of_the_gap_and_what_it_costs_on_the_way() -> None:
     replicates, factors = replicates_of("13"), ["rows", "width", "logit_sd"]
     few, many = conditions_of("13")[0].row_levels
