@@ -4,12 +4,14 @@ Each page of an experiment has a section "What the full runs showed" in plain wo
 records, hears here whether they still agree. Nothing is trained: what the records do not hold is an error.
 """
 
+import sys
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 from ctrlib.data.folders import project_root
 from ctrlib.run.plan import declared_parameters, plan
@@ -314,6 +316,15 @@ def test_what_the_readme_says_of_synthetic_clicks() -> None:
             found = compare(at, *pair)
             assert 0 < found.low < found.mean < 0.002
             assert mean["ensemble_auc"] - mean["auc"] > found.mean
+
+
+def test_the_readmes_picture_is_of_these_records() -> None:
+    """``python -m benchmarks.readme_picture`` draws it anew."""
+    sys.path.insert(0, str(project_root()))
+    from benchmarks.readme_picture import made_of, picture
+
+    with Image.open(project_root() / "book" / "_static" / "effects.png") as drawn:
+        assert drawn.info["Description"] == made_of(picture(replicates_of("02")))
 
 
 def test_page_13_a_part_of_the_gap_and_what_it_costs_on_the_way() -> None:
