@@ -15,7 +15,7 @@
 # make fuzz   a hundred thousand damaged files and strange settings are used or refused in one line   (INPUTS=100000)
 # make bench  speed and memory beside the peers, which get an environment of their own   (BENCH="--only train,floor")
 PYTHON  ?= python3
-PROFILE ?= book
+PROFILE ?= published
 TORCH   ?= 2.13.0
 READY   := .venv/.ready-torch-$(TORCH)
 

@@ -63,8 +63,6 @@ REFUSED = [
     ('"77": {rows: 3000}', [], [], ["77"]),
     ("- 1", [], [], ["sections"]),
     ("a: [", [], [], ["YAML"]),
-    ("like: nonsense", [], [], ["like: nonsense; must name another profile"]),
-    ("like: quick\nall: {rows: 3000}", [], [], ["leaves `all` to it"]),
 ]
 
 
@@ -80,15 +78,6 @@ def test_what_is_wrong_is_refused_before_anything_runs(project, profile, only, s
     assert "\n" not in line
     assert not [word for word in words if word not in line]
     assert not (project / "_build").exists()
-
-
-def test_a_profile_like_another_has_its_own_sections_whole(project: Path) -> None:
-    (project / "mine.yaml").write_text('like: published\n"05": {rows: 3000}\n')
-    mine, published = (
-        plan(project, profile, ["03", "05"], {}) for profile in (str(project / "mine.yaml"), "published")
-    )
-    assert {**mine[0].parameters, "profile": ""} == {**published[0].parameters, "profile": ""}
-    assert mine[1].parameters == {"profile": "mine", "rows": 3000}
 
 
 @pytest.mark.parametrize("content", [b"", b'{"cells": [', b"[]", b'{"cells": [3]}', b"[" * 100_000])

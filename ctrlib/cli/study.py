@@ -14,7 +14,7 @@ MOST_NOTEBOOKS = 4  # side by side: each kernel takes half a gigabyte
 
 def study(
     profile: Annotated[
-        str, typer.Option(help="quick, book, published, paper, or a YAML file with your own settings.")
+        str, typer.Option(help="quick, published, paper, or a YAML file with your own settings.")
     ] = "quick",
     only: Annotated[
         list[str] | None, typer.Option(help="Number of a notebook, as in --only 02; may be repeated.")
@@ -134,7 +134,7 @@ def show_plan(jobs: list[Any], workers: int | None) -> None:
 
 
 def book(
-    profile: Annotated[str, typer.Option(help="Whose executed notebooks to show.")] = "book",
+    profile: Annotated[str, typer.Option(help="Whose executed notebooks to show.")] = "published",
     out: Annotated[Path | None, typer.Option(help="Folder that gets _build/html (default: the project).")] = None,
     student: Annotated[bool, typer.Option("--student", help="The edition without answers, in _build/student.")] = False,
 ) -> None:
@@ -153,7 +153,7 @@ def book(
 
 
 def slides(
-    profile: Annotated[str, typer.Option(help="Whose executed notebooks give numbers and figures.")] = "book",
+    profile: Annotated[str, typer.Option(help="Whose executed notebooks give numbers and figures.")] = "published",
     out: Annotated[Path | None, typer.Option(help="Folder for them (default: _build/slides).")] = None,
 ) -> None:
     """Write the slides of the 90-minute lesson to [bold]_build/slides/lesson.html[/bold]; nothing is trained.

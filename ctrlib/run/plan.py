@@ -109,8 +109,7 @@ def find_notebooks(root: Path) -> dict[str, Path]:
 def find_profile(root: Path, profile: str) -> dict[str, dict[str, Any]]:
     """A profile's parameters: section ``all`` and one section per notebook number.
 
-    ``profile`` is the name of a file in ``notebooks/profiles`` or a path to a YAML file. With ``like: NAME`` it is
-    that profile, except for the notebooks that have a section here: those have nothing of it.
+    ``profile`` is the name of a file in ``notebooks/profiles`` or a path to a YAML file.
     """
     folder = root / "notebooks" / "profiles"
     path = Path(profile) if profile.endswith((".yaml", ".yml")) else folder / f"{profile}.yaml"
@@ -122,20 +121,9 @@ def find_profile(root: Path, profile: str) -> dict[str, dict[str, Any]]:
         raise UserError(f"{path}: not readable as YAML: {error}") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error})") from None
-    like = content.pop("like", None) if isinstance(content, dict) else None
     if not isinstance(content, dict) or not all(isinstance(part, dict) for part in content.values()):
         raise UserError(f"{path}: must hold sections (all, 01, 02, ...) of parameter: value lines")
-    own = {str(section): dict(part) for section, part in content.items()}
-    if like is None:
-        return own
-    if like not in sorted(p.stem for p in folder.glob("*.yaml")) or like == path.stem or "all" in own:
-        raise UserError(f"{path}: like: {like}; must name another profile, and leaves `all` to it")
-    base = find_profile(root, like)
-    everywhere, rest = base.pop("all", {}), {}
-    for number, notebook in find_notebooks(root).items():
-        declared = declared_parameters(notebook)
-        rest[number] = {name: value for name, value in everywhere.items() if name in declared} | base.get(number, {})
-    return {**rest, **own}
+    return {str(section): dict(part) for section, part in content.items()}
 
 
 def declared_parameters(notebook: Path) -> dict[str, Any]:

@@ -129,7 +129,8 @@ def styled(
         formats = {name: formats for name in table.select_dtypes("floating").columns}
     spoken = {name: str(name).replace("_", " ") for name in table.columns}
     by_column = {spoken[name]: form for name, form in formats.items()}
-    styler = table.rename(columns=spoken).style.hide().format(by_column, escape="html")
+    shown = table.assign(protocol=table["protocol"].map(figures.spoken)) if "protocol" in table else table
+    styler = shown.rename(columns=spoken).style.hide().format(by_column, escape="html")
     styler = styler.format_index(escape="html", axis="columns")
     # the class that the book's themes know, and those that MathJax passes by
     styler.set_table_attributes('class="dataframe tex2jax_ignore mathjax_ignore"')
