@@ -38,7 +38,7 @@ def test_early_stopping_takes_the_epochs_of_the_trainings_most_alike(ticking, tm
     stopping = {"epochs": 9, "patience": 1, "keep": "best", "learning_rate": 0.05}
     pair = make_run([member(1), member(2)], complete(2), **stopping)
     other = make_run([member(1, architecture="LR")], **stopping)
-    records = store.ensure([make_run(**stopping), pair, other])
+    records = store.ensure([make_run(**stopping), pair, other], workers=1)
     took = [max(row["epoch"] for row in record.history) for record in records]
     write(tmp_path / "x.parquet", [("run", record.content) for record in records])
     empty = RunStore(tmp_path / "empty", results=Results(tmp_path / "x.parquet"))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 from small import make_run, member, one_line
-from stores import refused
+from stores import here, refused
 from typer.testing import CliRunner
 
 from ctrlib.cli import app
@@ -28,7 +28,7 @@ from ctrlib.store.runs import RunStore
 def trained(tmp_path):
     """A store with two members trained alone and the same two trained together."""
     store, pair = RunStore(tmp_path / "runs"), [member(1), member(2)]
-    return store, store.ensure([make_run([one]) for one in pair]), store.ensure([make_run(pair, complete(2, 20.0))])
+    return store, here(store, [make_run([one]) for one in pair]), here(store, [make_run(pair, complete(2, 20.0))])
 
 
 def test_a_measure_is_computed_once(trained) -> None:

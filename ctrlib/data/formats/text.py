@@ -211,13 +211,14 @@ def read_text(
         quote_char='"' if quoted else None,
         n_rows=rows,
     )
+    before = cells.rows
     try:
         cells.add_text(lazy, Progress(report, f"reading {Path(text.name).name}", rows))
     except pl.exceptions.PolarsError as error:
         explain()
         raise UserError(stray_quote(text, separator) or f"{text.name}: cannot be read ({one_line(error)})") from None
-    if cells.rows != rows:
-        problem = f"{text.name}: {cells.rows:,} of its {rows:,} rows can be read"
+    if cells.rows - before != rows:
+        problem = f"{text.name}: {cells.rows - before:,} of its {rows:,} rows can be read"
         raise UserError(stray_quote(text, separator) or problem)
     return extent, explain
 
