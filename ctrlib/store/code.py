@@ -18,7 +18,6 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ctrlib.data.files import replace_file
 from ctrlib.errors import UserError
 
 if TYPE_CHECKING:
@@ -61,6 +60,8 @@ def all_parts(package: Path = PACKAGE) -> dict[str, str]:
 
 def remember_same(before: dict[str, str], now: dict[str, str]) -> list[str]:
     """Write down that the parts that differ gave the same bits; their names."""
+    from ctrlib.data.files import replace_file
+
     known = _same()
     changed = [part for part in now if before.get(part, now[part]) != now[part]]
     for part in changed:
