@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from processes import PROCESSES, is_alive, start, until
+from processes import PROCESSES, start
 from small import assert_same_member, make_run, member, rows, same_state
 from stores import contents, here, quick, refused, rewrite
 
@@ -180,8 +180,8 @@ def test_what_cannot_be_trained_is_said_and_leaves_no_record(store) -> None:
 
 
 def test_workers_give_the_same_numbers_and_one_that_is_killed_is_said(store, tmp_path) -> None:
-    """Two worker processes against this one; mistakes arrive as one line and cost no worker; then SIGKILL to one while
-    it is idle, as for want of memory: one line, and the next call begins with new workers."""
+    """Two worker processes against this one; mistakes arrive as one line and cost no worker; then SIGKILL to one
+    before the next call, as for want of memory: one line, and the call after it begins with new workers."""
     wanted = [quick(1), quick(2), make_run([member(1), member(2, dropout=0.4)], complete(2))]
     try:
         pooled = store.ensure(wanted, device="cpu", workers=2)
@@ -191,9 +191,7 @@ def test_workers_give_the_same_numbers_and_one_that_is_killed_is_said(store, tmp
         assert "2 runs failed" in mistakes
         assert mistakes.count("must be at most 330") == 2
         kept = executors.Pool(2).executor
-        worker = kept.submit(os.getpid).result(60)
-        os.kill(worker, signal.SIGKILL)
-        until(lambda: not is_alive(worker), "end")
+        assert kept.submit(signal.raise_signal, signal.SIGKILL).exception(60)  # only now is it known to be broken
         said = refused(store.ensure, [quick(3), quick(4)], "cpu", 2)
         assert "a worker process was killed, perhaps for want of memory" in said
         assert executors.Pool(2).executor is not kept
