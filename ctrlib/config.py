@@ -26,7 +26,7 @@ Target = Literal["live", "joint", "frozen", "frozen_ensemble", "ensemble", "shuf
 FROZEN: tuple[Target, ...] = ("frozen", "frozen_ensemble")  # targets that no longer learn
 PeerWeighting = Literal["fixed", "adaptive"]
 Embeddings = Literal["own", "shared"]
-Averaging = Literal["none", "ema", "swa"]
+Averaging = Literal["none", "ema"]
 Topology = Literal["complete", "ring", "star", "pairs", "one_way"]
 Precision = Literal["fp32", "tf32", "bf16"]
 Protocol = Literal["fixed_epochs", "early_stopping"]
@@ -121,18 +121,24 @@ class Coupling(Settings):
 class Recipe(Settings):
     """How members are trained (FuxiCTR's recipe; see the method page).
 
-    ``patience`` = 0 trains all ``epochs`` at one learning rate. Otherwise the learning rate falls by
-    ``plateau_factor`` after each epoch without a better validation AUC, and ``patience`` such epochs in a row end
-    the training. ``keep`` chooses the weights that count: those of the best validation epoch or of the last.
+    ``patience`` = 0 trains all ``epochs`` at one learning rate. Otherwise training stops early, at most after
+    ``epochs``, by the validation AUC (of coupled members: its mean):
 
-    With ``averaging`` the weights that are evaluated and kept are an average along the training, which itself goes on
-    from the plain ones (:mod:`ctrlib.training.averaging`): ``ema`` over the steps, ``swa`` over the ends of the epochs.
+    - with ``cuts`` = n, after ``patience`` epochs in a row without a better one, n times, the members go back to the
+      weights and Adam state of the best epoch and the learning rate falls by ``plateau_factor``; the next such epochs
+      end the training, whose best epoch counts, for all coupled members the same;
+    - with ``cuts`` None the learning rate falls after every such epoch, nothing goes back, and ``patience`` of them in
+      a row end the training (FuxiCTR's and BARS's rule).
+
+    ``keep`` chooses the weights that count: those of the best validation epoch or of the last. With ``averaging`` they
+    are an exponential moving average over the steps (:mod:`ctrlib.training.averaging`).
     """
 
     learning_rate: float = Field(default=1e-3, gt=0, le=10)
     batch_size: int = Field(default=1000, ge=1)
     epochs: int = Field(default=1, ge=1, le=1000)
     patience: int = Field(default=0, ge=0)
+    cuts: int | None = Field(default=None, ge=0, le=10)
     plateau_factor: float = Field(default=0.1, gt=0, lt=1)
     keep: Literal["best", "last"] = "last"
     embedding_l2: float = Field(default=0.0, ge=0, le=1e6)
@@ -140,7 +146,12 @@ class Recipe(Settings):
     precision: Precision = Field(default="fp32", description="of matrix products, see ctrlib.fast.machine.arithmetic")
     averaging: Averaging = "none"
     averaging_decay: float = Field(default=0.999, ge=0, lt=1, description="what a step leaves of the ema")
-    averaging_start: float = Field(default=0.0, ge=0, le=1, description="share of the training after which it begins")
+
+    @model_validator(mode="after")
+    def _cuts_go_back_to_the_best(self) -> "Recipe":
+        if self.cuts is not None and not (self.patience and self.keep == "best"):
+            raise ValueError(f"cuts={self.cuts} needs patience of 1 or more and keep='best'")
+        return self
 
 
 class StoredMember(Settings):

@@ -1,6 +1,5 @@
 """Averages of the weights against averages taken by hand; the training itself does not notice them."""
 
-import numpy as np
 import pytest
 import torch
 from small import NOISY, distance, fit, make_run, member, same_state
@@ -8,10 +7,8 @@ from small import NOISY, distance, fit, make_run, member, same_state
 from ctrlib.config import Recipe
 from ctrlib.coupling import complete
 from ctrlib.training import step as steps
-from ctrlib.training.averaging import WeightAverage, has_begun
-from ctrlib.training.loop import batch_bounds
-
-STEPS = len(batch_bounds(330, 50))
+from ctrlib.training.averaging import WeightAverage
+from ctrlib.training.loop import has_begun
 
 
 def watched(monkeypatch, run) -> tuple:
@@ -37,36 +34,24 @@ def floats(state: dict, prefix: str = "") -> dict:
     }
 
 
-@pytest.mark.parametrize(("embeddings", "decay", "share"), [("own", 0.9, 0.0), ("shared", 0.5, 0.6)])
-def test_ema_is_the_recursion(monkeypatch, embeddings, decay, share) -> None:
-    """Batch-norm statistics among it; from the first step behind ``share`` on."""
+@pytest.mark.parametrize(("embeddings", "decay"), [("own", 0.9), ("shared", 0.5)])
+def test_ema_is_the_recursion(monkeypatch, embeddings, decay) -> None:
+    """Batch-norm statistics among it."""
     members = [member(1, **NOISY), member(2, **NOISY)]
-    recipe = {"averaging": "ema", "averaging_decay": decay, "averaging_start": share}
+    recipe = {"averaging": "ema", "averaging_decay": decay}
     trained, seen = watched(monkeypatch, make_run(members, complete(2), embeddings=embeddings, **recipe))
-    first = next(step for step in range(2 * STEPS) if step >= share * 2 * STEPS)
-    assert first == (0 if share == 0 else 9)
     for n in range(2):
-        average = seen[first][n]
-        for states in seen[first + 1 :]:
+        average = seen[0][n]
+        for states in seen[1:]:
             average = {name: decay * average[name] + (1 - decay) * states[n][name] for name in average}
         torch.testing.assert_close(floats(trained.states[n], "weights."), average, rtol=1e-5, atol=1e-7)
         assert (average["mlp.layers.1.running_var"] - seen[-1][n]["mlp.layers.1.running_var"]).abs().max() > 1e-4
 
 
-@pytest.mark.parametrize(("share", "epochs"), [(0.0, [0, 1, 2, 3]), (0.5, [2, 3])])
-def test_swa_is_the_mean_of_the_ends_of_epochs(monkeypatch, share, epochs) -> None:
-    run = make_run([member(1, **NOISY)], epochs=4, averaging="swa", averaging_start=share)
-    trained, seen = watched(monkeypatch, run)
-    ends = [seen[(epoch + 1) * STEPS - 1][0] for epoch in epochs]
-    average = {name: sum(end[name] for end in ends) / len(ends) for name in ends[0]}
-    torch.testing.assert_close(floats(trained.states[0], "weights."), average, rtol=1e-5, atol=1e-7)
-
-
-@pytest.mark.parametrize("averaging", ["ema", "swa"])
-def test_training_goes_on_from_the_plain_weights(averaging) -> None:
+def test_training_goes_on_from_the_plain_weights() -> None:
     """Losses and Adam's state are those of a run without averages; what is validated and kept is not."""
     members = [member(1, **NOISY), member(2, **NOISY)]
-    plain, averaged = (fit(make_run(members, complete(2), epochs=3, averaging=kind)) for kind in ("none", averaging))
+    plain, averaged = (fit(make_run(members, complete(2), epochs=3, averaging=kind)) for kind in ("none", "ema"))
     for a, b in zip(plain.history, averaged.history, strict=True):
         assert (a["click_loss"], a["peer_loss"]) == (b["click_loss"], b["peer_loss"])
     assert averaged.history[-1]["valid_logloss"] != plain.history[-1]["valid_logloss"]
@@ -78,22 +63,14 @@ def test_training_goes_on_from_the_plain_weights(averaging) -> None:
         assert torch.equal(plain.states[n][counted], averaged.states[n][counted])
 
 
-def test_an_average_that_never_begins_is_the_last_weights_bit_for_bit() -> None:
-    never = {"averaging": "swa", "averaging_start": 1.0}
-    found, plain = (fit(make_run([member(1, **NOISY)], epochs=4, **more)) for more in (never, {}))
-    assert same_state(found.states[0], plain.states[0])
-    assert np.array_equal(found.test_logits, plain.test_logits)
-    assert found.history[-1]["valid_auc"] == plain.history[-1]["valid_auc"]
-
-
 def test_the_plain_weights_come_back_whatever_happens() -> None:
     weights = [torch.tensor([1.0, 2.0]), torch.tensor([5])]
     average = WeightAverage(weights, Recipe(averaging="ema", averaging_decay=0.5))
     with average.in_place():
         assert weights[0].tolist() == [1.0, 2.0], "nothing has been averaged yet"
-    average.after_step(0, 10)
+    average.after_step()
     weights[0].add_(2)
-    average.after_step(1, 10)
+    average.after_step()
     with average.in_place():
         assert weights[0].tolist() == [2.0, 3.0]
         assert weights[1].tolist() == [5]
@@ -101,6 +78,8 @@ def test_the_plain_weights_come_back_whatever_happens() -> None:
         1 / 0  # noqa: B018
     assert weights[0].tolist() == [3.0, 4.0]
     assert average.average[0].tolist() == [2.0, 3.0]
+    average.restart()
+    assert average.average[0].tolist() == [3.0, 4.0]
 
 
 def test_rounding_does_not_move_a_beginning() -> None:

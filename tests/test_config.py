@@ -40,7 +40,7 @@ def fingerprint(settings: dict) -> str:
 OTHER_VALUES = [
     (("recipe",), {"learning_rate": 0.002, "batch_size": 101, "epochs": 2, "patience": 1, "plateau_factor": 0.2}),
     (("recipe",), {"keep": "best", "embedding_l2": 1e-6, "clip_norm": 9.0, "precision": "bf16"}),
-    (("recipe",), {"averaging": "ema", "averaging_decay": 0.9, "averaging_start": 0.5}),
+    (("recipe",), {"averaging": "ema", "averaging_decay": 0.9}),
     (("coupling",), {"weights": [[0.0, 1.0], [0.5, 0.0]], "form": "kl", "target": "joint", "start": 0.5}),
     (("coupling",), {"peer_weighting": "adaptive", "teacher_weight": 1.0}),
     (("members", 1), {"architecture": "DCN", "embedding_dim": 9, "hidden_units": [16], "dropout": 0.2}),
@@ -71,10 +71,19 @@ FROZEN = changed(("coupling", "target"), "frozen")
 def test_every_setting_has_an_example_below() -> None:
     """A new field must be added to OTHER, so that its place in the fingerprint is proved."""
     for name, model in {"recipe": Recipe, "coupling": Coupling, "members": Member, "start": Checkpoint}.items():
-        covered = {path[-1] for path in OTHER if path[0] == name} | ({"order_seed"} if name == "members" else set())
-        assert covered == set(model.model_fields)
-    below = {"start", "teachers"}  # tried below
+        below = {"members": {"order_seed"}, "recipe": {"cuts"}}.get(name, set())  # tried below
+        assert {path[-1] for path in OTHER if path[0] == name} | below == set(model.model_fields)
+    below = {"start", "teachers"}
     assert {path[0] for path in OTHER} | below == set(Run.model_fields)
+
+
+def test_each_rule_of_early_stopping_is_another_run_and_going_back_needs_a_best_epoch() -> None:
+    stops = {"patience": 2, "keep": "best"}
+    named = {fingerprint(changed(("recipe",), {**stops, **cuts})) for cuts in ({}, {"cuts": 0}, {"cuts": 2})}
+    assert len(named) == 3
+    for lacking in stops:
+        with pytest.raises(UserError, match="cuts=1 needs patience of 1 or more and keep='best'"):
+            checked(Recipe, cuts=1, **{name: value for name, value in stops.items() if name != lacking})
 
 
 @pytest.mark.parametrize("path", OTHER, ids=lambda path: ".".join(map(str, path)))
@@ -111,7 +120,7 @@ def test_a_later_setting_at_its_default_renames_no_run(monkeypatch) -> None:
         "data": base()["data"],
         "members": [{"architecture": "DCN", "init_seed": 1, "order_seed": 7}] * 2,
         "coupling": {"weights": [[0.0, 1.0], [1.0, 0.0]], "form": "kl", "teacher_weight": 2.0},
-        "recipe": {"learning_rate": 0.5, "averaging": "swa"},
+        "recipe": {"learning_rate": 0.5, "averaging": "ema"},
     }
     fingerprint(every)
     plain, other = hashed

@@ -28,17 +28,20 @@ SCENES = {
     "two groups, best epoch, falling rate, moving averages": (
         [member(n, **NOISY) for n in (1, 2, 3)],
         independent_groups([complete(2), solo(1)]),
-        {"patience": 2, "keep": "best", "plateau_factor": 0.5, "averaging": "ema", "averaging_start": 0.3},
+        {"patience": 2, "keep": "best", "plateau_factor": 0.5, "averaging": "ema"},
     ),
     "coupled late to shuffled peers": (
         [member(1, **NOISY), member(2, **NOISY)],
         complete(2),
         {"coupling": {"start": 0.55, "target": "shuffled"}},
     ),
-    "averages of epochs, shared table, a teacher": (
+    "back to the best epoch, shared table, a teacher": (
         [member(1, **NOISY), member(2, **NOISY)],
         complete(2),
-        {"averaging": "swa", "averaging_start": 0.5, "embeddings": "shared", "coupling": {"teacher_weight": 1.0}},
+        {
+            **{"learning_rate": 0.3, "patience": 1, "cuts": 2, "keep": "best", "averaging": "ema"},
+            **{"embeddings": "shared", "coupling": {"teacher_weight": 1.0}},
+        },
     ),
 }
 

@@ -295,6 +295,46 @@ def test_the_rate_falls_training_stops_and_an_epoch_is_kept(monkeypatch, aucs, r
     assert [same_state(trained.states[0], one[0]) for one in snapshots] == [n + 1 == kept for n in range(len(rates))]
 
 
+@pytest.mark.parametrize("more", [{}, {"embeddings": "shared"}, {"averaging": "ema"}], ids=str)
+def test_two_epochs_in_a_row_without_gain_go_back_to_the_groups_best(monkeypatch, more) -> None:
+    """``cuts`` times; the epoch kept is the group's, though a member had a better one of its own."""
+    pairs = [(0.6, 0.6), (0.6, 0.8), (0.7, 0.6), (0.65, 0.6), (0.7, 0.71), (0.6, 0.6), (0.6, 0.6), (0.9, 0.9)]
+    flat, members = [auc for pair in pairs for auc in pair], [member(1, **NOISY), member(2, **NOISY)]
+    recipe = {"epochs": 20, "patience": 2, "cuts": 1, "keep": "best", "plateau_factor": 1e-9, **more}
+    trained, before = with_validation(monkeypatch, flat, members, complete(2), **recipe)
+    rates = [0.01] * 4 + [1e-11] * 3  # means .6 .7 .65 .625, back to .7, .705 .6 .6: the end
+    assert [row["learning_rate"] for row in trained.history[::2]] == pytest.approx(rates)
+    assert trained.kept_epochs == [5, 5]
+    for n in range(2):
+        assert same_state(trained.states[n], before[4][n])
+        tables = [one[n]["weights.embedding.weight"] for one in before]  # at the rate after the cut nothing moves
+        assert torch.allclose(tables[4], tables[1], atol=1e-6)
+        assert (tables[3] - tables[1]).abs().max() > 1e-3
+
+
+def test_going_back_is_starting_again_from_the_kept_state(monkeypatch) -> None:
+    """Weights and Adam's state: the epoch after a cut is, bit for bit, an epoch from the checkpoint of the best."""
+    recipe = {"epochs": 3, "patience": 1, "cuts": 1, "keep": "best", "plateau_factor": 0.5}
+    with monkeypatch.context() as patched:
+        trained, _ = with_validation(patched, [0.7, 0.6, 0.8], **recipe)
+    assert trained.kept_epochs == [3]
+    first = fit(make_run(epochs=1))
+    two_epochs_later(monkeypatch)
+    again = go_on(first, "keep", members=[member()], epochs=1, learning_rate=0.005)
+    assert same_state(trained.states[0], again.states[0])
+
+
+def two_epochs_later(monkeypatch) -> None:
+    """Trainings count their epochs from 2: batch orders and dropout masks follow from the epoch's number."""
+    derive = trainer.derive_seed
+
+    def later(*parts):
+        at = next(i for i, part in enumerate(parts) if isinstance(part, str)) + 1
+        return derive(*parts[:at], parts[at] + 2, *parts[at + 1 :])
+
+    monkeypatch.setattr(trainer, "derive_seed", later)
+
+
 @pytest.mark.parametrize("embeddings", ["own", "shared"])
 def test_the_rate_that_history_shows_is_the_rate_that_adam_used(monkeypatch, embeddings) -> None:
     """After a plateau at factor 1e-9 nothing moves any more, nor does a table that all share."""
@@ -366,18 +406,11 @@ def test_history_says_what_happened() -> None:
 
 @pytest.mark.parametrize("embeddings", ["own", "shared"])
 def test_an_epoch_from_a_kept_checkpoint_is_the_next_epoch_bit_for_bit(monkeypatch, embeddings) -> None:
-    """3 epochs == 2 epochs, then 1 from their checkpoint, which stays as it was. The second run is told to count its
-    epochs from 2, as batch orders and dropout masks follow from the epoch's number."""
+    """3 epochs == 2 epochs, then 1 from their checkpoint, which stays as it was."""
     run = {"members": PAIRS[:2], "weights": complete(2), "embeddings": embeddings, "embedding_l2": 1e-3}
     whole, first = (fit(make_run(**run, epochs=epochs)) for epochs in (3, 2))
     copies = [{k: v.clone() for k, v in state.items()} for state in first.states]
-    derive = trainer.derive_seed
-
-    def two_epochs_later(*parts):
-        at = next(i for i, part in enumerate(parts) if isinstance(part, str)) + 1
-        return derive(*parts[:at], parts[at] + 2, *parts[at + 1 :])
-
-    monkeypatch.setattr(trainer, "derive_seed", two_epochs_later)
+    two_epochs_later(monkeypatch)
     rest, forgot = (go_on(first, optimizer, **run, epochs=1) for optimizer in ("keep", "reset"))
     for n in range(2):
         assert same_state(rest.states[n], whole.states[n])

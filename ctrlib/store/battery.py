@@ -19,9 +19,9 @@ SETTINGS = dict(
 )
 RECIPES = (
     dict(averaging="ema", averaging_decay=0.9),
-    dict(averaging="swa", averaging_start=0.3),
     dict(embedding_l2=1e-4, clip_norm=0.5),
     dict(epochs=4, patience=1, keep="best"),
+    dict(epochs=4, patience=2, keep="last"),
 )
 COUPLINGS = (
     dict(form="mse_logit"),

@@ -184,6 +184,7 @@ def facts_of(groups: list[Group], at: Position) -> dict:
                 "learning_rate": group.learning_rate,
                 "best_auc": group.best_auc,
                 "epochs_without_gain": group.epochs_without_gain,
+                "cuts": group.cuts,
                 "stopped": group.stopped,
                 "averaged": group.average.count,
                 "members": [{"best_auc": t.best_auc, "kept_epoch": t.kept_epoch} for t in group.trainees],
@@ -197,7 +198,7 @@ def restore_state(groups: list[Group], facts: dict, tensors: dict[str, Tensor]) 
     """The opposite of :func:`save_state`."""
     for number, (group, of_group) in enumerate(zip(groups, facts["groups"], strict=True)):
         group.best_auc, group.stopped = of_group["best_auc"], of_group["stopped"]
-        group.epochs_without_gain = of_group["epochs_without_gain"]
+        group.epochs_without_gain, group.cuts = of_group["epochs_without_gain"], of_group["cuts"]
         group.set_learning_rate(of_group["learning_rate"])
         for trainee, of_member in zip(group.trainees, of_group["members"], strict=True):
             trainee.best_auc, trainee.kept_epoch = of_member["best_auc"], of_member["kept_epoch"]

@@ -81,6 +81,7 @@ class Group:
     average: WeightAverage | None = None
     best_auc: float = -1.0
     epochs_without_gain: int = 0
+    cuts: int = 0  # of the learning rate, with a way back to the best epoch
     stopped: bool = False
 
     def set_learning_rate(self, learning_rate: float) -> None:
@@ -226,4 +227,4 @@ def load_state(state: State, model: nn.Module, optimizer: torch.optim.Adam | Non
         return
     for name, parameter in model.named_parameters():
         for kind in ("step", "exp_avg", "exp_avg_sq"):
-            optimizer.state[parameter][kind] = state[f"adam.{kind}.{name}"].clone().to(parameter.device)
+            optimizer.state[parameter][kind].copy_(state[f"adam.{kind}.{name}"])  # in place: a CUDA graph reads it

@@ -25,7 +25,7 @@ from ctrlib.config import FROZEN, Precision, Run, derive_seed
 from ctrlib.coupling import connected_groups
 from ctrlib.errors import UserError
 from ctrlib.models.operations import has_faster_form
-from ctrlib.training.averaging import WeightAverage, has_begun
+from ctrlib.training.averaging import WeightAverage
 from ctrlib.training.batches import BatchSource, batch_source
 from ctrlib.training.cohort import (
     Group,
@@ -287,16 +287,17 @@ def run_epoch(
         coupled = has_peers and has_begun(number, steps, group.coupling.start)
         seed_dropout(group, epoch, step)
         at.losses += group.step(ids, labels, coupled, shuffle_order(group, epoch, step, len(labels)))
-        group.average.after_step(number, steps)
+        group.average.after_step()
         at.step, at.epoch_seconds = step + 1, earlier + time.perf_counter() - began
         after_step()
     click, peer = (at.losses / len(bounds)).tolist()
     rate = group.learning_rate
     if not np.isfinite([*click, *peer]).all():
         raise UserError(f"the loss is no number after epoch {epoch + 1}; use a learning_rate below {rate:g}")
-    group.average.after_epoch(epoch, group.recipe.epochs)
     with group.average.in_place():
         scores = end_epoch(group, epoch, valid)
+    if group.recipe.patience and group.epochs_without_gain:
+        lower_rate_or_stop(group)
     seconds = earlier + time.perf_counter() - began
     return [
         {
@@ -311,6 +312,11 @@ def run_epoch(
         }
         for n, trainee in enumerate(group.trainees)
     ]
+
+
+def has_begun(step: int, steps: int, share: float) -> bool:
+    """Whether ``step``, from 0, lies behind ``share`` of all ``steps``; rounding does not move it."""
+    return step >= share * steps - 1e-6
 
 
 def seed_dropout(group: Group, epoch: int, step: int) -> None:
@@ -329,26 +335,40 @@ def shuffle_order(group: Group, epoch: int, step: int, rows: int) -> Tensor | No
 
 
 def end_epoch(group: Group, epoch: int, valid: Split) -> list[tuple[float, float]]:
-    """Validation AUC and log loss of each member; remember what is kept; lower the learning rate or stop."""
-    scores = []
+    """Validation AUC and log loss of each member; remember the best and what is kept."""
+    recipe, scores = group.recipe, []
     predictions = group.each(lambda trainee: predict(trainee.model, valid), group.trainees)
-    for trainee, logits in zip(group.trainees, predictions, strict=True):
+    for logits in predictions:
         if not logits.isfinite().all():
             raise UserError(f"predictions are no numbers after epoch {epoch + 1}; use a lower learning_rate")
-        auc, logloss = score(valid.labels, logits)
-        scores.append((auc, logloss))
-        if group.recipe.keep == "best" and auc > trainee.best_auc + MIN_GAIN:
-            trainee.best_auc, trainee.kept_epoch, trainee.kept_state = auc, epoch + 1, member_state(trainee)
-        if group.recipe.keep == "last" and (epoch + 1 == group.recipe.epochs or group.recipe.patience):
-            trainee.kept_epoch, trainee.kept_state = epoch + 1, member_state(trainee)
+        scores.append(score(valid.labels, logits))
     mean = float(np.mean([auc for auc, _ in scores]))
-    if mean > group.best_auc + MIN_GAIN:
-        group.best_auc, group.epochs_without_gain = mean, 0
-    elif group.recipe.patience:
-        group.epochs_without_gain += 1
-        group.stopped = group.epochs_without_gain >= group.recipe.patience
-        group.set_learning_rate(group.learning_rate * group.recipe.plateau_factor)
+    gained = mean > group.best_auc + MIN_GAIN
+    group.best_auc = mean if gained else group.best_auc
+    group.epochs_without_gain = 0 if gained else group.epochs_without_gain + 1
+    for trainee, (auc, _) in zip(group.trainees, scores, strict=True):
+        best = gained if recipe.cuts is not None else auc > trainee.best_auc + MIN_GAIN
+        if best if recipe.keep == "best" else recipe.patience or epoch + 1 == recipe.epochs:
+            trainee.best_auc, trainee.kept_epoch, trainee.kept_state = auc, epoch + 1, member_state(trainee)
     return scores
+
+
+def lower_rate_or_stop(group: Group) -> None:
+    """After an epoch without gain: what the recipe's rule of early stopping asks for, see :class:`Recipe`."""
+    recipe, again = group.recipe, group.epochs_without_gain < group.recipe.patience
+    if recipe.cuts is None:
+        group.stopped = not again
+    elif again:
+        return
+    elif group.cuts == recipe.cuts:
+        group.stopped = True
+        return
+    else:
+        group.cuts, group.epochs_without_gain = group.cuts + 1, 0
+        for trainee in group.trainees:
+            load_state(trainee.kept_state, trainee.model, trainee.optimizer)
+        group.average.restart()
+    group.set_learning_rate(group.learning_rate * recipe.plateau_factor)
 
 
 def generator(*parts: int | str) -> torch.Generator:
