@@ -30,6 +30,7 @@ Averaging = Literal["none", "ema"]
 Topology = Literal["complete", "ring", "star", "pairs", "one_way"]
 Precision = Literal["fp32", "tf32", "bf16"]
 Protocol = Literal["fixed_epochs", "early_stopping"]
+Stopping = Literal["converged", "fuxictr"]
 Weights = tuple[tuple[float, ...], ...]
 
 

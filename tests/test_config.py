@@ -282,6 +282,7 @@ BAD = [
     ("tuple", {"seeds": "[3, 4"}),
     ("repeat", {"seeds": [1, 2, 1]}),
     ("fixed_epochs", {"protocols": ["both"]}),
+    ("fuxictr", {"stopping": "never"}),
     ("mse_logit", {"forms": ["mae"], "coupling_form": "mae"}),
     ("shuffled", {"targets": ["dead"], "coupling_target": "dead"}),
     ("one_way", {"topologies": ["tree"]}),

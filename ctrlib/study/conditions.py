@@ -5,7 +5,7 @@ it: independent pretraining, continued training, mutual fine-tuning, either from
 share data, initial weights and batch orders wherever the comparison asks for it, so their differences are paired.
 
 Under the protocol ``fixed_epochs`` every condition trains a fixed number of epochs at one learning rate; under
-``early_stopping`` each trains with learning-rate cuts until validation stops rising, and the best epoch counts.
+``early_stopping`` each trains until validation stops rising, and the best epoch counts.
 """
 
 from collections.abc import Iterable, Sequence
@@ -22,7 +22,7 @@ from ctrlib.store.published import data_draws
 from ctrlib.store.record import Record
 from ctrlib.study.parameters import StudyParameters
 
-PATIENCE = 2  # epochs without a better validation AUC after which the learning rate is cut
+PATIENCE, CUTS = 2, 2  # epochs in a row without a better validation AUC before a cut of the learning rate; such cuts
 SHARED_ORDER = 999  # the slot whose order seed a replicate uses when all members see the same batches
 Factor = str | int | float
 Runs = list[Run]
@@ -118,14 +118,18 @@ class Replicate:
         )
 
     def recipe(self, epochs: int | None = None, learning_rate: float | None = None) -> Recipe:
-        """``epochs`` (those of fine-tuning unless given) at one learning rate and the last weights; under
-        ``early_stopping`` learning-rate cuts and the best epoch."""
+        """A training from scratch for ``epochs`` or, where none are given, a fine-tuning.
+
+        At one learning rate and with the last weights; under ``early_stopping`` the best epoch counts, and from scratch
+        the rate is cut. Fine-tuning keeps one rate, but for the rule ``fuxictr``, which starts its cuts again."""
         p, stops = self.p, self.protocol == "early_stopping"
+        cuts = 0 if epochs is None else CUTS
         return Recipe(
             learning_rate=learning_rate or p.learning_rate,
             batch_size=p.batch_size,
             epochs=p.max_epochs if stops else epochs or p.finetune_epochs,
             patience=PATIENCE if stops else 0,
+            cuts=cuts if stops and p.stopping == "converged" else None,
             keep="best" if stops else "last",
             embedding_l2=p.embedding_l2,
             precision=p.precision,

@@ -5,6 +5,7 @@ from itertools import product
 
 from ctrlib.config import Run, StoredMember
 from ctrlib.study.conditions import Condition, Replicate, Runs, continued_training, finetuned, mutual_finetuning
+from ctrlib.study.finetuning import main_comparison
 
 
 def alternatives_at_equal_cost(r: Replicate) -> list[Condition]:
@@ -16,7 +17,6 @@ def alternatives_at_equal_cost(r: Replicate) -> list[Condition]:
     width and embedding, from scratch for as many epochs.
     """
     p, pretrained, train = r.p, r.pretraining(), r.recipe()
-    averaged = train.model_copy(update={"averaging": "ema", "averaging_decay": p.averaging_decay})
     wide = r.varied(embedding_dim=2 * p.embedding_dim, hidden_units=tuple(2 * width for width in p.hidden_units))
     row = (p.mutual_weight / p.instances,) * p.instances
     found = {
@@ -25,9 +25,9 @@ def alternatives_at_equal_cost(r: Replicate) -> list[Condition]:
         "frozen ensemble": mutual_finetuning(
             pretrained, r.coupling((row,) * p.instances, target="frozen_ensemble"), train
         ),
-        "averaged weights": continued_training(pretrained, averaged),
+        "averaged weights": averaged_weights(r, pretrained),
         **r.both_from_scratch(r.coupling()),
-        "offline distillation": offline_distillation(r, pretrained),
+        "offline distillation": offline_distillation(r, pretrained, p.mutual_weight),
         "wider": wide.from_scratch(None),
     }
     return r.conditions(found)
@@ -39,9 +39,16 @@ def self_anchor(r: Replicate, pretrained: Runs, weight: float) -> Runs:
     return [run for one in pretrained for run in mutual_finetuning([one], coupling, r.recipe())]
 
 
-def offline_distillation(r: Replicate, teachers: Runs) -> Runs:
-    """New models, each by itself, learn from scratch from the clicks and from the mean of the frozen ``teachers``."""
-    row = (r.p.mutual_weight / len(teachers),) * len(teachers)
+def averaged_weights(r: Replicate, pretrained: Runs) -> Runs:
+    """Continued training, of which the exponential moving average of the weights counts."""
+    averaged = r.recipe().model_copy(update={"averaging": "ema", "averaging_decay": r.p.averaging_decay})
+    return continued_training(pretrained, averaged)
+
+
+def offline_distillation(r: Replicate, teachers: Runs, weight: float) -> Runs:
+    """New models, each by itself, learn from scratch from the clicks and, with the total ``weight``, from the mean of
+    the frozen ``teachers``."""
+    row = (weight / len(teachers),) * len(teachers)
     coupling = r.coupling((row,), target="frozen_ensemble")
     return [
         Run(
@@ -53,6 +60,21 @@ def offline_distillation(r: Replicate, teachers: Runs) -> Runs:
         )
         for slot, one in enumerate(teachers)
     ]
+
+
+def your_log(r: Replicate) -> list[Condition]:
+    """What pays on a log: :func:`main_comparison`, and what else could be had, for each architecture: averaged weights
+    and, at each weight, distillation from the checkpoints' ensemble; and one LR and one FM to be better than."""
+    conditions = main_comparison(r)
+    for architecture in r.p.architectures:
+        pretrained = r.pretraining([architecture] * r.p.instances)
+        found = {"averaged weights": averaged_weights(r, pretrained)}
+        found |= {name: r.pretraining([name]) for name in ("LR", "FM")}
+        conditions += r.conditions(found, architecture=architecture)
+        for weight in r.p.mutual_weights:
+            found = {"distilled": offline_distillation(r, pretrained, weight)}
+            conditions += r.conditions(found, architecture=architecture, weight=weight)
+    return conditions
 
 
 def where_it_ends(r: Replicate) -> list[Condition]:

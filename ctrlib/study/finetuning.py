@@ -15,8 +15,10 @@ from ctrlib.study.conditions import (
     without_peers,
 )
 
-RATES = {"lr": 1.0, "lr/10": 0.1}  # fine-tuning at the learning rate of the pretraining, and at a tenth of it
+RATES = {"lr": 1.0, "lr/10": 0.1, "lr/100": 0.01}  # of fine-tuning, as parts of the learning rate of the pretraining
 HEADLINE = ("mutual lr state reset", "continued training lr state reset")  # the comparison fixed before any run
+CONTROLS = ("checkpoint", "continued training", "continued training, Adam kept", "solo from scratch")
+COUPLED = ("mutual", "mutual from scratch")  # and those without peers, to choose the best of either
 
 
 def condition_name(kind: str, rate: str, optimizer: str) -> str:
@@ -26,7 +28,8 @@ def condition_name(kind: str, rate: str, optimizer: str) -> str:
 
 def crossed(full: bool) -> list[tuple[str, str]]:
     """The learning rates and treatments of Adam's state of :func:`finetune_mutually`; the headline's alone, or all."""
-    return [(rate, state) for rate in RATES for state in ("reset", "keep")] if full else [("lr", "reset")]
+    rates = ("lr", "lr/10")
+    return [(rate, state) for rate in rates for state in ("reset", "keep")] if full else [("lr", "reset")]
 
 
 def train_independent(r: Replicate) -> list[Condition]:
@@ -49,6 +52,36 @@ def finetune_mutually(r: Replicate) -> list[Condition]:
         found |= r.both_from_scratch(coupling, names)
         found["solo from scratch, own orders"] = r.pretraining(names, r.p.epochs + r.p.finetune_epochs)
         conditions += r.conditions(found, architecture=architecture)
+    return conditions
+
+
+def main_comparison(r: Replicate) -> list[Condition]:
+    """What peers give beyond the best that needs none, for each architecture: as many ways to go on without peers
+    (:data:`CONTROLS`) as with them (:data:`COUPLED`), where there are two weights.
+
+    Without: the checkpoint; continued training at each rate, with Adam's state reset or kept; a second training from
+    scratch, on another order of the rows. With: fine-tuning at each rate and weight, and from scratch at each weight.
+    The rates are those of :data:`RATES`, with fixed epochs the first two.
+    """
+    conditions, rates = [], list(RATES)[: 3 if r.protocol == "early_stopping" else 2]
+    for architecture in r.p.architectures:
+        names = [architecture] * r.p.instances
+        pretrained = r.pretraining(names)
+        without = {"checkpoint": pretrained, "solo from scratch": r.from_scratch(None, names)}
+        conditions += r.conditions(without, architecture=architecture)
+        for rate in rates:
+            train = r.recipe(learning_rate=r.p.learning_rate * RATES[rate])
+            alone = {
+                "continued training": continued_training(pretrained, train),
+                "continued training, Adam kept": continued_training(pretrained, train, "keep"),
+            }
+            conditions += r.conditions(alone, architecture=architecture, rate=rate)
+            for weight in r.p.mutual_weights:
+                found = {"mutual": mutual_finetuning(pretrained, r.coupling(weight), train)}
+                conditions += r.conditions(found, architecture=architecture, rate=rate, weight=weight)
+        for weight in r.p.mutual_weights:
+            found = {"mutual from scratch": r.from_scratch(r.coupling(weight), names)}
+            conditions += r.conditions(found, architecture=architecture, weight=weight)
     return conditions
 
 

@@ -24,7 +24,7 @@ from ctrlib.store.runs import RunStore
 from ctrlib.study import figures
 from ctrlib.study.conditions import Condition
 from ctrlib.study.parameters import StudyParameters
-from ctrlib.study.tables import share_at_cap
+from ctrlib.study.tables import stopped_early
 
 
 def say(text: str) -> None:
@@ -62,7 +62,7 @@ def provenance(p: StudyParameters, conditions: Iterable[Condition]) -> None:
     """
     conditions = list(conditions)
     records = {record.fingerprint: record.content for condition in conditions for record in condition.records}.values()
-    capped = share_at_cap(conditions)
+    stopped = stopped_early(conditions)
     data = dict.fromkeys(content["run"]["data"]["name"] for content in records)
     places = dict.fromkeys(hardware(content["environment"]) for content in records)
     days = sorted(content["finished"][:10] for content in records)
@@ -73,7 +73,15 @@ def provenance(p: StudyParameters, conditions: Iterable[Condition]) -> None:
         f"profile *{as_text(p.profile)}*, data *{as_text(', '.join(data))}*, {counted(len(p.seeds), 'replicate')}",
         f"{counted(len(records), 'run')} with {spent} of training, {trained}",
         f"on {as_text('; '.join(places))}",
-        *([f"{capped:.0%} of the trainings with early stopping ended at their cap"] if capped == capped else []),
+        *(
+            [
+                f"of {counted(stopped.trainings, 'training')} with early stopping the epochs {stopped.kept[0]} to "
+                f"{stopped.kept[2]} count (median {stopped.kept[1]}); {stopped.at_cap:.0%} ended at their cap, "
+                f"{stopped.best_at_cap:.0%} with their best epoch there"
+            ]
+            if stopped.trainings
+            else []
+        ),
         *code_marks(records),
         f"page made {date.today().isoformat()}" + (f" from version `{commit}`" if commit else ""),
     ]

@@ -5,7 +5,7 @@ from typing import Annotated, Any, get_origin
 import yaml
 from pydantic import BaseModel, Field, field_validator, model_validator
 
-from ctrlib.config import Form, Precision, Protocol, Settings, Target, Topology
+from ctrlib.config import Form, Precision, Protocol, Settings, Stopping, Target, Topology
 from ctrlib.errors import shown as quoted
 
 FORMER_PROTOCOLS = {"equal_epochs": "fixed_epochs", "own_end": "early_stopping"}
@@ -53,11 +53,16 @@ class StudyParameters(Settings):
     batch_size: int = value(1000, "rows of a training step; the paper: 4000", ge=1)
     learning_rate: float = value(1e-3, "of Adam; the paper's is not known", gt=0, le=10)
     protocols: tuple[Protocol, ...] = values(
-        ("fixed_epochs", "early_stopping"), "fixed epochs, or learning-rate cuts until validation stops rising", 1
+        ("fixed_epochs", "early_stopping"), "fixed epochs, or until validation stops rising", 1
     )
     epochs: int = value(5, "epochs of pretraining under fixed_epochs", ge=1, le=1000)
     finetune_epochs: int = value(1, "epochs of fine-tuning under fixed_epochs; the paper: 1", ge=1, le=100)
-    max_epochs: int = value(20, "epochs of either at most under early_stopping", ge=1, le=1000)
+    max_epochs: int = value(80, "epochs of either at most under early_stopping", ge=1, le=1000)
+    stopping: Stopping = value(
+        "converged",
+        "converged: after two epochs without gain back to the best and on at a tenth of the rate, twice, fine-tuning at "
+        "one rate; fuxictr: a tenth after each such epoch, the end after two",
+    )
     mutual_weight: float = value(1.0, "total weight of the peers in the loss; the paper: 1", ge=0, le=1e6)
     coupling_form: Form = value("mse", "distance of two predictions; mse of probabilities is the paper's")
     coupling_target: Target = value("live", "coupling target")

@@ -5,6 +5,7 @@ always).
 """
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,9 +19,11 @@ from ctrlib.store.runs import RunStore
 from ctrlib.study.conditions import Condition
 
 LEVEL = 0.95  # coverage of every interval
+Comparison = tuple[dict[str, Any], pd.DataFrame, tuple[str, str]]
+"""What a row of a family says of itself, the replicate table, (treatment, control) in it."""
 SCORES = (
-    "auc", "logloss", "ensemble_auc", "ensemble_logloss", "churn", "best_of_n_auc", "oracle_auc", "member_epochs",
-    "seconds", "overlap",
+    "auc", "logloss", "valid_auc", "ensemble_auc", "ensemble_logloss", "churn", "best_of_n_auc", "oracle_auc",
+    "member_epochs", "seconds", "overlap",
 )  # fmt: skip
 
 
@@ -40,10 +43,11 @@ def member_table(conditions: Iterable[Condition]) -> pd.DataFrame:
 def replicate_table(store: RunStore, conditions: Iterable[Condition]) -> pd.DataFrame:
     """One row per condition and replicate.
 
-    Columns: mean ``auc`` and ``logloss`` of the members, the same of their ensemble (mean of probabilities), ``churn``
-    between members, the test AUC of the member that is best on validation, ``oracle_auc`` of the true probability
-    where it is known (NaN elsewhere), and the cost: ``member_epochs`` trained, those of the checkpoints left out, and
-    the ``seconds`` of training; and the ``overlap`` of its rows, see :func:`overlap`.
+    Columns: mean ``auc`` and ``logloss`` of the members, their mean validation AUC ``valid_auc``, AUC and log loss of
+    their ensemble (mean of probabilities), ``churn`` between members, the test AUC of the member that is best on
+    validation, ``oracle_auc`` of the true probability where it is known (NaN elsewhere), and the cost:
+    ``member_epochs`` trained, those of the checkpoints left out, and the ``seconds`` of training; and the ``overlap``
+    of its rows, see :func:`overlap`.
     """
     rows = []
     for condition in conditions:
@@ -52,6 +56,7 @@ def replicate_table(store: RunStore, conditions: Iterable[Condition]) -> pd.Data
             **condition.labels,
             "auc": float(np.mean(scores["auc"])),
             "logloss": float(np.mean(scores["logloss"])),
+            "valid_auc": float(np.mean(scores["valid_auc"])),
             "ensemble_auc": scores["ensemble_auc"],
             "ensemble_logloss": scores["ensemble_logloss"],
             "churn": mean_churn(scores["churn"]),
@@ -154,6 +159,24 @@ def effects_by(
     The control of a row is the condition of that name under the same factors. A factor that the control does not have
     (it is NaN there) does not distinguish controls: one continued training serves every weight of the peers.
     """
+    return family(comparisons_by(replicates, factors, treatment, control), value)
+
+
+def effects_against(
+    replicates: pd.DataFrame, factors: Sequence[str], treatment: str, controls: dict[str, str], value: str = "auc"
+) -> pd.DataFrame:
+    """As :func:`effects_by`, against each of several controls (label -> condition, in the column ``against``); all
+    rows are one family."""
+    rows = [
+        ({**at, "against": label}, *rest)
+        for label, control in controls.items()
+        for at, *rest in comparisons_by(replicates, factors, treatment, control)
+    ]
+    return by_appearance(family(rows, value), factors)
+
+
+def comparisons_by(replicates: pd.DataFrame, factors: Sequence[str], treatment: str, control: str) -> list[Comparison]:
+    """The comparisons of :func:`effects_by`."""
     treated, controls = (replicates[replicates["condition"] == name] for name in (treatment, control))
     shared = [name for name in factors if controls[name].notna().all()]
     rows = []
@@ -162,7 +185,33 @@ def effects_by(
         for name in shared:
             mine = mine[mine[name] == at[name]]
         rows.append((at, pd.concat([part, mine]), (treatment, control)))
-    return family(rows, value)
+    return rows
+
+
+def choose_by_validation(
+    replicates: pd.DataFrame, name: str, candidates: Sequence[str], within: Sequence[str] = ("protocol",)
+) -> pd.DataFrame:
+    """The replicate table and, in each replicate, one condition more, called ``name``: of the ``candidates`` under all
+    their factors the one with the best mean validation AUC. The first of equals counts.
+
+    Args:
+        replicates: see :func:`replicate_table`.
+        name: of the new condition; its column ``chosen`` says which one it is, ``candidates`` among how many.
+        candidates: conditions to choose from.
+        within: factors within whose levels a choice is made; the others are part of what is chosen.
+    """
+    offered = replicates[replicates["condition"].isin(candidates)]
+    others = {*SCORES, *within, "condition", "replicate", "chosen", "candidates"}
+    chosen_by = [column for column in replicates if column not in others]
+    rows = []
+    for _, part in offered.groupby([*within, "replicate"], sort=False):
+        best = part.loc[part["valid_auc"].idxmax()].copy()
+        factors = [f"{factor} {best[factor]}" for factor in chosen_by if pd.notna(best[factor])]
+        best["chosen"] = ", ".join([best["condition"], *factors])
+        best["condition"], best["candidates"] = name, len(part)
+        best[chosen_by] = np.nan
+        rows.append(best)
+    return pd.concat([replicates, pd.DataFrame(rows)], ignore_index=True)
 
 
 def effects_of_each(
@@ -176,16 +225,12 @@ def effects_of_each(
     return by_appearance(table, factors)
 
 
-def family(comparisons: list[tuple[dict[str, Any], pd.DataFrame, tuple[str, str]]], value: str = "auc") -> pd.DataFrame:
+def family(comparisons: list[Comparison], value: str = "auc") -> pd.DataFrame:
     """A family of paired comparisons, one row each: what was compared, difference, interval, relative sizes, share of
     replicates, Holm's p, verdict.
 
     The intervals hold together (:func:`together`), each at ``level``, and the verdict is read from them: ``gain``,
     ``loss``, ``no difference shown``, or ``identical`` where nothing differs by construction.
-
-    Args:
-        comparisons: what each row says of itself, the replicate table, and (treatment, control) in it.
-        value: the column compared.
     """
     single = [compare(table, *pair, value) for _, table, pair in comparisons]
     level = together(single)
@@ -267,12 +312,32 @@ def slope_table(
     return pd.DataFrame(rows)
 
 
-def share_at_cap(conditions: Iterable[Condition]) -> float:
-    """Which share of the trainings with early stopping ran for all the epochs they might; NaN where there are none."""
+@dataclass(frozen=True)
+class Stopped:
+    """How the trainings with early stopping ended: how many, the least, median and most epoch that counts, which share
+    ran for all the epochs they might, and which share of all had their best epoch there."""
+
+    trainings: int
+    kept: tuple[int, int, int]
+    at_cap: float
+    best_at_cap: float
+
+
+def stopped_early(conditions: Iterable[Condition]) -> Stopped:
+    """How the distinct trainings with early stopping of these conditions ended; the shares of none are NaN."""
     contents = {record.fingerprint: record.content for one in conditions for record in one.records}.values()
     stopping = [content for content in contents if content["run"].get("recipe", {}).get("patience")]
-    capped = [max(row["epoch"] for row in c["history"]) == c["run"]["recipe"]["epochs"] for c in stopping]
-    return float(np.mean(capped)) if capped else np.nan
+    if not stopping:
+        return Stopped(0, (0, 0, 0), np.nan, np.nan)
+    caps = [content["run"]["recipe"]["epochs"] for content in stopping]
+    last = [max(row["epoch"] for row in content["history"]) for content in stopping]
+    kept = [max(content["kept_epochs"]) for content in stopping]
+    return Stopped(
+        len(stopping),
+        (min(kept), int(np.median(kept)), max(kept)),
+        at_cap=float(np.mean(np.equal(last, caps))),
+        best_at_cap=float(np.mean(np.equal(kept, caps))),
+    )
 
 
 def member_effects(members: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:

@@ -1,0 +1,130 @@
+"""The best without peers and with them, chosen by validation among equally many, and the rule that recommends."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from ctrlib.study.conditions import Replicate
+from ctrlib.study.controls import your_log
+from ctrlib.study.finetuning import CONTROLS, COUPLED, main_comparison
+from ctrlib.study.parameters import StudyParameters
+from ctrlib.study.recommendation import against_the_best_control, best_architecture, recommend, with_options
+from ctrlib.study.tables import choose_by_validation, effects_against
+
+HERE = {"protocol": "early_stopping", "architecture": "DeepFM"}
+
+
+def replicate(protocol: str = "early_stopping", **changes) -> Replicate:
+    small = {"rows": 400, "batch_size": 100, "architectures": ["DeepFM"], "instances": 3, "mutual_weights": [1, 20]}
+    return Replicate(StudyParameters(**{**small, **changes}), 1, protocol)
+
+
+@pytest.mark.parametrize(("protocol", "each"), [("early_stopping", 8), ("fixed_epochs", 6)])
+def test_with_two_weights_there_are_as_many_candidates_without_peers_as_with_them(protocol, each) -> None:
+    names = [one.name for one in main_comparison(replicate(protocol))]
+    assert [sum(name in kind for name in names) for kind in (CONTROLS, COUPLED)] == [each, each]
+    assert len(names) == 2 * each
+
+
+def test_early_stopping_cuts_from_scratch_and_goes_on_at_one_rate() -> None:
+    """The rule of earlier records starts its cuts again in fine-tuning; fixed epochs know neither."""
+    for stopping, cuts in {"converged": (2, 0), "fuxictr": (None, None)}.items():
+        found = your_log(replicate(stopping=stopping))
+        tuned = [run.recipe for one in found for run in one.runs if run.start]
+        fresh = [run.recipe for one in found for run in one.runs if not run.start]
+        assert ({recipe.cuts for recipe in fresh}, {recipe.cuts for recipe in tuned}) == ({cuts[0]}, {cuts[1]})
+        assert sorted({recipe.learning_rate for recipe in tuned}) == pytest.approx([1e-5, 1e-4, 1e-3])
+        assert {(recipe.patience, recipe.keep) for recipe in (*tuned, *fresh)} == {(2, "best")}
+    fixed = [run.recipe for one in your_log(replicate("fixed_epochs")) for run in one.runs]
+    assert {(recipe.patience, recipe.cuts, recipe.keep) for recipe in fixed} == {(0, None, "last")}
+
+
+def rows_of(values: dict[tuple, list[tuple[float, float]]], **more) -> pd.DataFrame:
+    """A replicate table: (condition, rate, weight) -> for each replicate (validation AUC, test AUC)."""
+    return pd.DataFrame([
+        {**HERE, "condition": name, "rate": rate, "weight": weight, "replicate": n, "valid_auc": valid, "auc": auc,
+         "logloss": 1 - auc, "ensemble_auc": auc + 0.004, "ensemble_logloss": 0.99 - auc, **more}
+        for (name, rate, weight), pairs in values.items() for n, (valid, auc) in enumerate(pairs)
+    ])  # fmt: skip
+
+
+def test_in_each_replicate_validation_chooses_and_the_test_rows_do_not() -> None:
+    table = rows_of({
+        ("checkpoint", None, np.nan): [(0.70, 0.71), (0.72, 0.70)],
+        ("continued training", "lr", np.nan): [(0.71, 0.60), (0.71, 0.99)],
+        ("mutual", "lr", 1.0): [(0.99, 0.99), (0.99, 0.99)],
+    })  # fmt: skip
+    found = choose_by_validation(table, "best control", CONTROLS, ["protocol", "architecture"])
+    pd.testing.assert_frame_equal(found.head(len(table))[list(table)], table, check_dtype=False)
+    best = found[found["condition"] == "best control"]
+    assert best["auc"].tolist() == [0.60, 0.70]
+    assert best["chosen"].tolist() == ["continued training, rate lr", "checkpoint"]
+    assert best["candidates"].tolist() == [2, 2]
+    assert best[["rate", "weight"]].isna().all(axis=None)
+
+
+def test_against_several_controls_is_one_family_and_each_has_its_own() -> None:
+    """Continued training is that of the same rate; the checkpoint has none and serves all."""
+    rng = np.random.default_rng(1)
+    noisy = {
+        name: [(0.7, 0.7 + shift + rng.normal(0, 1e-4)) for _ in range(4)]
+        for name, shift in {
+            ("checkpoint", None, np.nan): 0.0, ("continued training", "lr", np.nan): -0.02,
+            ("continued training", "lr/10", np.nan): 0.01, ("mutual", "lr", 1.0): 0.03, ("mutual", "lr/10", 1.0): 0.03,
+        }.items()
+    }  # fmt: skip
+    controls = {"same rate": "continued training", "checkpoint": "checkpoint"}
+    found = effects_against(rows_of(noisy), ["architecture", "rate", "weight"], "mutual", controls)
+    shown = {(row.rate, row.against): row.difference for row in found.itertuples()}
+    expected = {
+        ("lr", "same rate"): 0.05,
+        ("lr/10", "same rate"): 0.02,
+        ("lr", "checkpoint"): 0.03,
+        ("lr/10", "checkpoint"): 0.03,
+    }
+    assert shown == pytest.approx(expected, abs=1e-3)
+    assert found["level"].tolist() == pytest.approx([1 - 0.05 / 4] * 4)
+
+
+def decided(single: float = 0.75, spread: float = 1e-4, **gains: float):
+    """The recommendation where one model has test AUC ``single`` and the options gain that much over it."""
+    rng, base = np.random.default_rng(0), np.linspace(-1, 1, 5) * spread
+    named = {"averaged": "averaged weights", "mutual": "mutual", "distilled": "distilled"}
+
+    def pairs(gain: float) -> list[tuple[float, float]]:
+        return [(0.7 + gain, single + gain + shift + rng.normal(0, spread)) for shift in base]
+
+    values = {("checkpoint", None, np.nan): pairs(0.0)}
+    values |= {(name, None, np.nan): pairs(gains.get(key, 0.0)) for key, name in named.items()}
+    table = rows_of(values)
+    table["ensemble_auc"] = table["auc"] + gains.get("average", 0.0) + rng.normal(0, spread, len(table))
+    table = with_options(table)
+    assert best_architecture(table, "early_stopping") == "DeepFM"
+    return recommend(table, against_the_best_control(table), 3, 1000)
+
+
+@pytest.mark.parametrize(
+    ("settings", "action", "words"),
+    [
+        ({"single": 0.5, "spread": 0.01}, "nothing", "no model is shown to find a signal"),
+        ({}, "one model", "do not couple, do not average"),
+        ({"average": 0.01}, "average of the models", "serve the average of 3. If you must serve one: train it alone"),
+        ({"mutual": 0.01, "average": 0.01}, "mutual learning", "made by mutual learning (mutual)."),
+        ({"mutual": 0.01, "distilled": 0.0105}, "mutual learning", "do not serve the average of 3, it is not shown"),
+        ({"mutual": 0.01, "distilled": 0.02}, "distillation", "made by distillation"),
+        ({"averaged": 0.0097, "mutual": 0.01}, "averaged weights", "made by averaged weights"),
+        ({"mutual": -0.01}, "one model", "nothing tried is shown to gain"),
+    ],
+    ids=str,
+)
+def test_what_is_recommended_follows_from_the_intervals(settings, action, words) -> None:
+    found = decided(**settings)
+    assert found.action == action
+    assert words in found.sentence
+
+
+def test_what_was_missed_is_said_in_auc_and_rows() -> None:
+    close, wide = (decided(spread=spread).reasons[-1] for spread in (1e-5, 1e-2))
+    assert close.endswith("would have been missed.")
+    assert "the field's margin, about" in wide
+    assert decided(spread=1e-2).action in ("one model", "nothing")
