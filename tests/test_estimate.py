@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from small import make_run, member
+from small import checkpoints, make_run, member
 
 from ctrlib.config import Checkpoint
 from ctrlib.coupling import complete
@@ -34,7 +34,10 @@ def test_early_stopping_takes_the_epochs_of_the_trainings_most_alike(ticking, tm
     """In the store or published; another weight is less unlike than another architecture."""
     store = RunStore(tmp_path)
     asked = make_run(epochs=100, patience=2)
-    assert Clock(store, "cpu").epochs.likely(asked) == estimate.EARLY_STOPPING_SHARE * 100
+    usual = Clock(store, "cpu").epochs.likely
+    assert usual(asked) == 20
+    assert usual(make_run([member(1), member(2)], complete(2), epochs=100, patience=2)) == 28
+    assert usual(make_run(epochs=100, patience=2, start=checkpoints(1))) == 4
     stopping = {"epochs": 9, "patience": 1, "keep": "best", "learning_rate": 0.05}
     pair = make_run([member(1), member(2)], complete(2), **stopping)
     other = make_run([member(1, architecture="LR")], **stopping)
