@@ -34,8 +34,8 @@ FORWARD_SHARE = 0.35  # of a training step that an evaluation of as many rows ta
 RUN_S = 0.1  # looking up, writing and fingerprinting a run
 NOTEBOOK_S = 5.0  # of a notebook beside others: kernel start, tables and figures
 CHAINED = 1.1  # a plan that takes less than this times its longest chain gains next to nothing from more devices
-# Epochs of early stopping where no record is alike. Seen: single models from scratch 8 to 11 on criteo_100k, 18 to 21 on
-# ml1m and synthetic clicks, 27 to 35 on Frappe, coupled ones up to 1.9 times as many; 3 or 4 in continuation, coupled 3 to 14.
+# Epochs of early stopping where no record is alike. Seen: single models from scratch 8 to 11 on criteo_100k, 18 to 21
+# on ml1m and synthetic clicks, 27 to 35 on Frappe, coupled up to 1.9 times as many; continued 3 or 4, coupled 3 to 14.
 EPOCHS = {"from scratch": 20, "fine-tuning": 4}
 COUPLED = 1.4  # times as many
 
