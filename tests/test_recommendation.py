@@ -86,9 +86,9 @@ def test_against_several_controls_is_one_family_and_each_has_its_own() -> None:
     assert found["level"].tolist() == pytest.approx([1 - 0.05 / 4] * 4)
 
 
-def decided(single: float = 0.75, spread: float = 1e-4, **gains: float):
+def decided(single: float = 0.75, spread: float = 1e-4, replicates: int = 5, **gains: float):
     """The recommendation where one model has test AUC ``single`` and the options gain that much over it."""
-    rng, base = np.random.default_rng(0), np.linspace(-1, 1, 5) * spread
+    rng, base = np.random.default_rng(0), np.linspace(-1, 1, replicates) * spread
     named = {"averaged": "averaged weights", "mutual": "mutual", "distilled": "distilled"}
 
     def pairs(gain: float) -> list[tuple[float, float]]:
@@ -107,13 +107,14 @@ def decided(single: float = 0.75, spread: float = 1e-4, **gains: float):
     ("settings", "action", "words"),
     [
         ({"single": 0.5, "spread": 0.01}, "nothing", "no model is shown to find a signal"),
-        ({}, "one model", "do not couple, do not average"),
-        ({"average": 0.01}, "average of the models", "serve the average of 3. If you must serve one: train it alone"),
-        ({"mutual": 0.01, "average": 0.01}, "mutual learning", "made by mutual learning (mutual)."),
-        ({"mutual": 0.01, "distilled": 0.0105}, "mutual learning", "do not serve the average of 3, it is not shown"),
+        ({"spread": 1e-5}, "one model", "Nothing tried gains as much as 0.001 of AUC."),
+        ({"spread": 1e-3}, "one model", "no verdict yet: a gain of up to 0."),
+        ({"average": 0.01}, "average of the models", "serve the average of 3. If you must serve one, train it alone"),
+        ({"mutual": 0.01, "average": 0.01}, "mutual learning", "made by mutual learning (mutual). If you can"),
+        ({"mutual": 0.01, "distilled": 0.0105}, "mutual learning", "Do not serve the average of 3: no gain"),
         ({"mutual": 0.01, "distilled": 0.02}, "distillation", "made by distillation"),
         ({"averaged": 0.0097, "mutual": 0.01}, "averaged weights", "made by averaged weights"),
-        ({"mutual": -0.01}, "one model", "nothing tried is shown to gain"),
+        ({"mutual": -0.01, "spread": 1e-5}, "one model", "do not couple, do not average"),
     ],
     ids=str,
 )
@@ -123,8 +124,11 @@ def test_what_is_recommended_follows_from_the_intervals(settings, action, words)
     assert words in found.sentence
 
 
-def test_what_was_missed_is_said_in_auc_and_rows() -> None:
-    close, wide = (decided(spread=spread).reasons[-1] for spread in (1e-5, 1e-2))
+def test_what_was_missed_is_said_in_auc_and_in_rows_or_replicates() -> None:
+    close, wide, few = (
+        decided(**more).reasons[-1] for more in ({"spread": 1e-5}, {"spread": 2e-3}, {"spread": 2e-3, "replicates": 3})
+    )
     assert close.endswith("would have been missed.")
-    assert "the field's margin, about" in wide
-    assert decided(spread=1e-2).action in ("one model", "nothing")
+    assert "the margin of the field, about" in wide
+    assert few.endswith("With 3 replicates every interval is wide: more time gives more.")
+    assert decided(replicates=1).reasons[-1].startswith("One replicate has no interval")

@@ -7,11 +7,11 @@ from typing import Any
 from ctrlib.publish.exercises import strip
 
 
-def export_figure_data(notebook: Any, number: str, folder: Path) -> None:
+def export_figure_data(notebook: Any, number: str, folder: Path, address: str = "../_static/data") -> None:
     """Move the data of each figure and table of an executed notebook into CSV files in ``folder``.
 
     A figure is stored beside its data, and its drawing gets the file's name for the page to link to; a table gets its
-    link here. A copy that the notebook published for other pages has the same files.
+    link here, below ``address``. A copy that the notebook published for other pages has the same files.
     """
     names: dict[str, str] = {}  # drawing or table -> name
     for cell in notebook.cells:
@@ -32,7 +32,7 @@ def export_figure_data(notebook: Any, number: str, folder: Path) -> None:
             name = names[content]
             (folder / f"{name}.csv").write_text(numbers, encoding="utf-8")
             if kind == "table":
-                bundle[html] += f'<p class="downloads"><a href="../_static/data/{name}.csv" download>Data (CSV)</a></p>'
+                bundle[html] += f'<p class="downloads"><a href="{address}/{name}.csv" download>Data (CSV)</a></p>'
                 continue
             drawn = bundle.pop(svg).replace("<svg ", f'<svg data-name="{name}" ', 1)
             (folder / f"{name}.svg").write_text(drawn.replace("<svg ", '<svg style="background: #fff" ', 1), "utf-8")

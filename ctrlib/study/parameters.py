@@ -60,8 +60,8 @@ class StudyParameters(Settings):
     max_epochs: int = value(80, "epochs of either at most under early_stopping", ge=1, le=1000)
     stopping: Stopping = value(
         "converged",
-        "converged: after two epochs without gain back to the best and on at a tenth of the rate, twice, fine-tuning at "
-        "one rate; fuxictr: a tenth after each such epoch, the end after two",
+        "converged: after two epochs without gain back to the best and on at a tenth of the rate, twice, fine-tuning "
+        "at one rate; fuxictr: a tenth after each such epoch, the end after two",
     )
     mutual_weight: float = value(1.0, "total weight of the peers in the loss; the paper: 1", ge=0, le=1e6)
     coupling_form: Form = value("mse", "distance of two predictions; mse of probabilities is the paper's")

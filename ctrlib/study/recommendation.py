@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from ctrlib.stats.paired import PairedDifference
 from ctrlib.study.finetuning import CONTROLS, COUPLED
 from ctrlib.study.tables import LEVEL, choose_by_validation, effects_of_each, over_replicates
 from ctrlib.study.verdicts import NEGLIGIBLE
@@ -21,6 +20,7 @@ OPTIONS = {
     "distillation": "best distilled",
     "average of the models": "average",
 }
+FEW_REPLICATES = 5  # Student's factor is large below
 
 
 def with_options(replicates: pd.DataFrame) -> pd.DataFrame:
@@ -63,67 +63,67 @@ def recommend(table: pd.DataFrame, effects: pd.DataFrame, instances: int, rows: 
         instances: models in a cohort.
         rows: all rows of the log that were used.
 
-    ==============================================  =======================================================
-    shown by the intervals                          recommended
-    ==============================================  =======================================================
-    one model is not better than chance             nothing: there is no signal to model
-    no option gains                                 one model, trained to its best without peers
-    an option that serves one model gains           the best of these; a cheaper one within a thousandth of it
-    only the average gains                          the average of the models, and one model where that is too dear
-    ==============================================  =======================================================
+    =======================================  =============================================================
+    shown by the intervals                   recommended
+    =======================================  =============================================================
+    one model is not better than chance      nothing: there is no signal to model
+    an option that serves one model gains    the best of these; a cheaper one within a thousandth of it
+    only the average gains                   the average of the models; one model where that is too dear
+    no option gains a thousandth             one model
+    none gains, but one may                  one model, and more time or rows for a verdict
+    =======================================  =============================================================
     """
     one = table[table["condition"] == "best control"]
     signal = over_replicates(one["auc"] - 0.5, one, LEVEL)
+    missed = _missed(effects, rows)
     if not signal.low > 0:
-        why = f"its test AUC is {0.5 + signal.mean:.4f} ({_interval(signal, 0.5)}), which may be that of chance, .5"
-        sentence = "Train nothing yet: no model is shown to find a signal in these rows."
-        return Recommendation("nothing", sentence, (f"The best single model: {why}.", *_missed(effects, rows)))
+        interval = f"{100 * LEVEL:g} % interval {0.5 + signal.low:.4f} to {0.5 + signal.high:.4f}"
+        reason = f"The best single model has test AUC {0.5 + signal.mean:.4f} ({interval}); chance has .5."
+        return Recommendation(
+            "nothing", "Train nothing yet: no model is shown to find a signal here.", (reason, missed)
+        )
     by_option = effects.set_index("treatment").loc[list(OPTIONS)]
-    gains = by_option[by_option["verdict"] == "gain"]
-    single = gains.drop("average of the models", errors="ignore")["difference"]
-    reasons = tuple(
-        f"{name[0].upper()}{name[1:]} against the best without peers: {_words(row)}."
-        for name, row in by_option.iterrows()
-    )
-    served = "If you can serve several models: " + (
-        "serve" if "average of the models" in gains.index else "do not serve"
-    )
-    served += f" the average of {instances}" + (
-        "." if "average of the models" in gains.index else ", it is not shown to gain."
-    )
+    reasons = (*(f"{name[0].upper()}{name[1:]}: {_words(row)}." for name, row in by_option.iterrows()), missed)
+    gains = by_option.loc[by_option["verdict"] == "gain", "difference"]
+    single = gains.drop("average of the models", errors="ignore")
+    average = f"the average of {instances}"
     if not single.empty:
         action = next(name for name in single.index if single[name] > single.max() - NEGLIGIBLE)
-        chosen = table.loc[table["condition"] == OPTIONS[action], "chosen"].mode()
-        how = f" ({chosen.iloc[0]})" if len(chosen) else ""
-        sentence = f"Serve one model, made by {action}{how}. {served}"
+        how = table.loc[table["condition"] == OPTIONS[action], "chosen"].mode()
+        sentence = f"Serve one model, made by {action}{f' ({how.iloc[0]})' if len(how) else ''}. "
+        gained = "average of the models" in gains
+        sentence += f"If you can serve several: {average}." if gained else f"Do not serve {average}: no gain is shown."
     elif not gains.empty:
         action = "average of the models"
         sentence = (
-            f"{served} If you must serve one: train it alone, do not couple; nothing that serves one is shown to gain."
+            f"If you can serve several models, serve {average}. If you must serve one, train it alone and do not "
         )
+        sentence += "couple: nothing that serves one is shown to gain."
     else:
-        action = "one model"
-        sentence = (
-            "Train one model to its best and stop: do not couple, do not average; nothing tried is shown to gain."
+        action, most = "one model", by_option["high"].max()
+        sentence = "Train one model to its best: do not couple, do not average. "
+        sentence += (
+            f"Nothing tried gains as much as {NEGLIGIBLE:g} of AUC."
+            if most <= NEGLIGIBLE
+            else f"Nothing tried is shown to gain, but this is no verdict yet: a gain of up to {most:.4f} may be there."
         )
-    return Recommendation(action, sentence, (*reasons, *_missed(effects, rows)))
+    return Recommendation(action, sentence, reasons)
 
 
-def _missed(effects: pd.DataFrame, rows: int) -> tuple[str, ...]:
+def _missed(effects: pd.DataFrame, rows: int) -> str:
     """How large an effect would have been missed, and how many rows would show the margin of the study."""
-    half = float(((effects["high"] - effects["low"]) / 2).max())
+    half, replicates = float(((effects["high"] - effects["low"]) / 2).max()), int(effects["replicates"].max())
     if not half < float("inf"):
-        return ("One replicate has no interval: give more time, or more rows.",)
+        return "One replicate has no interval: more time gives more."
     words = f"An effect below about {half:.4f} AUC would have been missed."
-    if half > NEGLIGIBLE:
-        more = rows * (half / NEGLIGIBLE) ** 2
-        words += f" To see {NEGLIGIBLE:g}, the field's margin, about {float(f'{more:.1g}'):,.0f} rows would be needed."
-    return (words,)
+    if half > NEGLIGIBLE and replicates < FEW_REPLICATES:
+        words += f" With {replicates} replicates every interval is wide: more time gives more."
+    elif half > NEGLIGIBLE:
+        more = float(f"{rows * (half / NEGLIGIBLE) ** 2:.1g}")
+        words += f" To see {NEGLIGIBLE:g}, the margin of the field, about {more:,.0f} rows would be needed."
+    return words
 
 
 def _words(row: pd.Series) -> str:
-    return f"{row['difference']:+.4f} AUC ({row['verdict']}, interval {row['low']:+.4f} to {row['high']:+.4f})"
-
-
-def _interval(found: PairedDifference, shift: float) -> str:
-    return f"{100 * found.level:g} % interval {shift + found.low:.4f} to {shift + found.high:.4f}"
+    interval = f"{100 * row['level']:.4g} % interval {row['low']:+.4f} to {row['high']:+.4f}"
+    return f"{row['difference']:+.4f} AUC against the best without peers ({row['verdict']}, {interval})"

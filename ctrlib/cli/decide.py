@@ -1,0 +1,121 @@
+"""``ctrlib decide``: what pays on a log of one's own."""
+
+import re
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ctrlib.cli.output import reporting, say
+
+MOST_ROWS = 1_000_000  # that are read unless --rows says otherwise
+DRAWS = 5
+EXTRA = {"allow_extra_args": True, "ignore_unknown_options": True}
+
+
+def decide(
+    context: typer.Context,
+    log: Annotated[
+        str, typer.Argument(help="Your log (a file as for [bold]ctrlib data prepare[/bold]), or a prepared data set.")
+    ],
+    minutes: Annotated[float, typer.Option(min=0.5, help="How long it may take, about.")] = 10.0,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for the report. (Default: decide_NAME, here.)", show_default=False)
+    ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="A parameter of the notebook; may be repeated."),
+    ] = None,
+) -> None:
+    """Should the models of your log be coupled, averaged, distilled, or left alone? A report with an answer.
+
+    The log is prepared in five divisions; the best of eight recipes is sought with one model; then as many replicates
+    are trained as the time allows, with and without peers, and report.html says what pays, by rule from intervals. What
+    is trained is kept: the same command with more minutes goes on. All options of [bold]ctrlib data prepare[/bold]
+    may follow.
+
+    [dim]ctrlib decide clicks.csv --label clicked[/dim]
+
+    [dim]ctrlib decide clicks.parquet --label clicked --time-column at --split time --minutes 30[/dim]
+
+    [dim]ctrlib decide criteo_100k --set instances=4[/dim]        a data set that is prepared already
+    """
+    from ctrlib.data.folders import project_root
+    from ctrlib.errors import UserError
+    from ctrlib.publish.report import write_report
+    from ctrlib.publish.slides import ExecutedPages
+    from ctrlib.run import decide as plan
+    from ctrlib.run.estimate import Clock
+    from ctrlib.run.plan import read_overrides
+    from ctrlib.store.executors import stop_pools
+    from ctrlib.store.progress import humanize
+    from ctrlib.store.runs import open_store
+
+    root, began = project_root(), time.monotonic()
+    name = re.sub(r"[^\w.-]+", "_", Path(log).stem) or "log"
+    folder = (out or Path(f"decide_{name}")).absolute()
+    for mine in ("book", "notebooks", "ctrlib"):
+        if folder.resolve().is_relative_to(root / mine):
+            raise UserError(f"--out {folder}: is inside {mine}/ of the project; give a folder of its own")
+    overrides = read_overrides(set_ or [])
+    for key in ("seeds", "dataset", "learning_rate", "embedding_l2"):
+        if key in overrides:
+            raise UserError(f"--set {key}: this command chooses it; `ctrlib study --only {plan.NUMBER}` takes any")
+    store, file = open_store(), Path(log)
+    dataset = _prepare(file, f"decide_{name}", context.args) if file.is_file() else log
+    if not file.is_file() and context.args:
+        raise UserError(f"{context.args[0]}: is for raw files; {log!r} is none")
+    asked = plan.own_parameters(root, dataset, overrides)
+    clock = Clock(store, asked["device"])
+    with reporting("timing a few steps"):
+        rows, fit = plan.rows_that_fit(asked, minutes, clock)
+    if fit < rows and dataset != "synthetic":
+        more = humanize(60 * minutes * rows / max(fit, 1))
+        if file.is_file() and fit >= plan.LEAST_ROWS:
+            say(f"{rows:,} rows would take about {more}: the first {fit:,} are used; --minutes gives more")
+            dataset = _prepare(file, f"decide_{name}", [*context.args, "--rows", str(fit)])
+            asked = plan.own_parameters(root, dataset, overrides)
+        else:
+            say(f"{rows:,} rows take about {more}, more than --minutes {minutes:g}: the fewest replicates are trained")
+    p = plan.checked_parameters(**asked)
+    with reporting("seeking the recipe") as report:
+        recipes = plan.search(store, p, report)
+    best = recipes.iloc[0]
+    asked |= {"learning_rate": float(best["learning_rate"]), "embedding_l2": float(best["embedding_l2"])}
+    say(
+        f"recipe: rate {best['learning_rate']:g}, embedding L2 {best['embedding_l2']:g}, the best of {len(recipes)} by "
+        f"the validation AUC of one {p.architectures[0]} ({best['valid_auc']:.4f})"
+    )
+    p = plan.checked_parameters(**asked)
+    ends = began + 60 * minutes - plan.NOTEBOOK_S
+    with reporting("training") as report:
+        found, left_out = plan.Training(store, p, float(recipes["seconds"].mean()), say, report).until(ends)
+    stop_pools()
+    folder.mkdir(parents=True, exist_ok=True)
+    recipes.to_csv(folder / "recipes.csv", index=False, float_format="%.6g")
+    with reporting("executing the notebook, writing the report"):
+        notebook = plan.execute(root, asked | found, folder / "your_log.ipynb", say)
+        report = write_report(notebook, f"Should the models of {name} be coupled?", folder)
+    say(ExecutedPages(folder).value("your_log", "recommendation"))
+    if left_out:
+        say(f"left out for want of time: {left_out}; the same command with more --minutes goes on from here")
+    say(f"{humanize(time.monotonic() - began)}; report: {report}")
+
+
+def _prepare(file: Path, name: str, options: list[str]) -> str:
+    """Prepare a raw file as the data set ``name`` with the options of ``ctrlib data prepare``; the name."""
+    from ctrlib.cli.data import data_app
+    from ctrlib.errors import UserError
+
+    command = typer.main.get_command(data_app).commands["prepare"]
+    given = {option.partition("=")[0] for option in options}
+    usual = [] if given & {"--draws", "--fold-column", "--split"} else ["--draws", str(DRAWS)]
+    usual += [] if "--rows" in given else ["--rows", str(MOST_ROWS)]
+    if "--raw" in given or "--out" in given:
+        raise UserError(
+            "--raw and --out of `ctrlib data prepare` are not for this command: it takes the file, and --out"
+        )
+    context = command.make_context("decide", [name, "--raw", str(file), *usual, *options])
+    command.invoke(context)
+    return name

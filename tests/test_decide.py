@@ -1,0 +1,139 @@
+"""``ctrlib decide``: from a file to a report that opens from disk, and on from there."""
+
+import io
+import re
+from contextlib import redirect_stdout
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from ctrlib.cli import main
+from ctrlib.data import folders
+from ctrlib.publish.slides import ExecutedPages
+from ctrlib.run import decide
+from ctrlib.run.estimate import Clock
+from ctrlib.store.runs import RunStore
+
+SMALL = ("embedding_dim=2", "hidden_units=[4]", "instances=2", "mutual_weights=[20]", "max_epochs=3", "device=cpu")
+OPTIONS = [part for text in SMALL for part in ("--set", text)]
+
+
+def write_log(path: Path, rows: int = 900) -> Path:
+    rng = np.random.default_rng(0)
+    site, hour = rng.integers(0, 6, rows), rng.integers(0, 4, rows)
+    clicked = rng.random(rows) < 0.2 + 0.1 * site
+    pd.DataFrame(
+        {"clicked": clicked.astype(int), "site": [f"s{n}" for n in site], "hour": [f"h{n}" for n in hour]}
+    ).to_csv(path, index=False)
+    return path
+
+
+@pytest.fixture(scope="module")
+def decided(tmp_path_factory) -> tuple[Path, list[str]]:
+    """The folder and the lines of the command, called twice with the same file."""
+    folder = tmp_path_factory.mktemp("own log")
+    log, lines = write_log(folder / "shop.csv"), []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CTRLIB_RUNS", str(folder / "runs"))
+        patch.setenv("CTRLIB_DATA", str(folder / "data"))
+        for _ in range(2):
+            said = io.StringIO()
+            with redirect_stdout(said):
+                main_ok(
+                    [
+                        "decide",
+                        str(log),
+                        "--label",
+                        "clicked",
+                        "--minutes",
+                        "0.5",
+                        "--out",
+                        str(folder / "out"),
+                        *OPTIONS,
+                    ]
+                )
+            lines.append(said.getvalue())
+    return folder, lines
+
+
+def main_ok(arguments: list[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code in (0, None)
+
+
+def test_the_report_says_what_the_rule_says_and_needs_nothing_else(decided) -> None:
+    folder, lines = decided
+    page = (folder / "out" / "report.html").read_text(encoding="utf-8")
+    sentence = ExecutedPages(folder / "out").value("your_log", "recommendation")
+    assert sentence in page
+    assert all(sentence in said for said in lines)
+    assert "<h1>Should the models of shop be coupled?</h1>" in page
+    assert "Exercise" not in page
+    assert page.count("<svg") == 1
+    links = re.findall(r'(?:href|src)="([^"#]+)', page)
+    assert links
+    assert all((folder / "out" / link).is_file() for link in links)
+
+
+def test_its_tables_are_those_of_the_runs(decided) -> None:
+    """The best control and the options by hand, from the scores of all runs in the report's own data."""
+    folder, _ = decided
+    tables = [pd.read_csv(path) for path in sorted((folder / "out" / "data").glob("table-*.csv"))]
+    effects = next(table for table in tables if "treatment" in table and table["difference"].abs().max() < 0.5)
+    chosen = next(table for table in tables if "chosen" in table)
+    best = {name: part.set_index("replicate")["auc"] for name, part in chosen.groupby("condition")}
+    found = effects.set_index("treatment")["difference"]
+    for option, name in {"mutual learning": "best mutual", "distillation": "best distilled"}.items():
+        assert found[option] == pytest.approx((best[name] - best["best control"]).mean(), abs=1e-8)
+    scores = next(table for table in tables if "served" in table).set_index("condition")
+    assert found["average of the models"] == pytest.approx(
+        scores.loc["average of the models", "auc"] - scores.loc["best without peers", "auc"], abs=1e-8
+    )
+    assert scores.loc["one model", "auc"] > 0.6, "the signal is strong"
+
+
+def test_what_was_trained_is_not_trained_again(decided) -> None:
+    _, (first, second) = decided
+    assert len(re.findall("DeepFM, replicate [0-9]: about", first)) >= decide.LEAST_REPLICATES
+    seen = set(re.findall("DeepFM, replicate ([0-9]): about", first))
+    assert not seen & set(re.findall("DeepFM, replicate ([0-9]): about", second))
+    assert "recipe: rate" in second
+
+
+def test_fewer_minutes_leave_fewer_rows(monkeypatch, tmp_path) -> None:
+    """All rows where there is time, and in proportion where there is not."""
+    monkeypatch.setattr(Clock, "estimate", lambda self, run: type("", (), {"likely": 10.0}))
+    asked = decide.own_parameters(
+        folders.project_root(), "synthetic", {"rows": 8000, "valid_rows": 1000, "test_rows": 1000}
+    )
+    clock = Clock(RunStore(tmp_path), "cpu")
+    (rows, all_fit), (_, some), (_, half) = (decide.rows_that_fit(asked, minutes, clock) for minutes in (1e6, 4.5, 2.5))
+    assert (rows, all_fit) == (10_000, 10_000)
+    assert some == pytest.approx(2 * half, rel=1e-3)
+    assert 0 < half < 10_000
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["shop.csv", "--label", "clicked", "--out", str(folders.project_root() / "book" / "mine")], "is inside book/"),
+        (["shop.csv", "--label", "clicked", "--set", "seeds=[1]"], "this command chooses it"),
+        (["shop.csv", "--label", "bought"], "bought"),
+        (["nothing_there"], "nothing_there"),
+        (["synthetic", "--label", "clicked"], "is for raw files"),
+        (["synthetic", "--set", "instnces=3"], "Did you mean 'instances'"),
+    ],
+)
+def test_a_mistake_is_one_line(arguments, words, tmp_path, monkeypatch, capsys) -> None:
+    log = write_log(tmp_path / "shop.csv")
+    monkeypatch.setenv("CTRLIB_DATA", str(tmp_path / "data"))
+    with pytest.raises(SystemExit) as ended:
+        main(["decide", *(str(log) if part == "shop.csv" else part for part in arguments)])
+    assert ended.value.code == 2
+    message = capsys.readouterr().err.strip().splitlines()[-1]
+    assert words in message
+    assert message.startswith("error: ")
+    assert not Path("decide_shop").exists()
