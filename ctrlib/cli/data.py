@@ -80,8 +80,15 @@ def data_prepare(
         str, typer.Argument(help="Name of the data set to make. criteo, avazu and frappe also choose that layout.")
     ],
     raw: Annotated[
-        Path, typer.Option(help="The raw file: text, .gz text, Parquet, or Frappe's zip.", show_default=False)
+        list[Path],
+        typer.Option(
+            help="The raw file: text (also packed, or - for standard input), Parquet, or Frappe's zip. Own data: a "
+            "folder, or repeat it for several files with one header.",
+            show_default=False,
+        ),
     ],
+    valid: Annotated[Path | None, typer.Option(help="Own data: the file of the validation rows, beside --raw.")] = None,
+    test: Annotated[Path | None, typer.Option(help="Own data: the file of the test rows, beside --raw.")] = None,
     out: Out = None,
     **options: Any,
 ) -> None:
@@ -101,13 +108,15 @@ def data_prepare(
     [bold]ctrlib data prepare shop --raw shop.csv --label clicked --drop id --draws 3[/bold]
 
     [bold]ctrlib data prepare shop --raw shop.csv --label clicked --fold-column fold[/bold]
+
+    [bold]ctrlib data prepare shop --raw a.csv --valid b.csv --test c.csv --label stars --positive '>3'[/bold]
     """
     from ctrlib.config import checked
     from ctrlib.data import sources
 
     settings = checked(PrepareOptions, **_values(options))
     with reporting(f"preparing {name}") as report:
-        folder = sources.prepare(name, raw, out, settings, report)
+        folder = sources.prepare(name, raw, out, settings, report, [one for one in (valid, test) if one])
     _show_prepared(folder)
 
 
@@ -163,23 +172,48 @@ def data_fetch(
 def data_describe(
     name: Annotated[str, typer.Argument(help="A name from `ctrlib data list`, or the path of a prepared folder.")],
     draw: Annotated[int, typer.Option(min=0, help="Which draw (division into train, valid and test) to look at.")] = 0,
+    html: Annotated[Path | None, typer.Option(help="Write a page with a picture of each field to this file.")] = None,
     data_dir: DataDir = None,
 ) -> None:
-    """Show rows, click rate, and for each field its size, its share of code 0, and its most frequent code.
+    """Show rows, click rate and times of each part, and for each field how it was read and what it holds.
 
-    Example: [bold]ctrlib data describe criteo --draw 1[/bold]
+    AUC: of that field alone, in validation. 0: rare values, and those that train never shows.
+
+    Examples:
+
+    [bold]ctrlib data describe criteo --draw 1[/bold]
+
+    [bold]ctrlib data describe shop --html shop.html[/bold]
     """
     from ctrlib.data import sources
 
     with reporting(f"reading {name}"):
         facts = sources.describe(name, draw, data_dir)
+    if html is not None:
+        from ctrlib.cli.data_page import page
+
+        html.write_text(page(facts), encoding="utf-8")
+        say(f"written: {html}")
+        return
     _show_splits([facts])
-    shown = table("field", numbers=("codes", "0 in train", "0 in valid", "0 in test", "top code"))
+    numbers = ("codes", "0 in train", "0 in valid", "0 in test", "missing", "top code", "AUC")
+    shown = table("field", numbers=numbers, last=("read as",))
     for field in facts["fields"]:
-        shares = (field.get(name) for name in ("oov_train", "oov_valid", "oov_test", "top_share"))
-        shown.add_row(*map(plain, (field["field"], field["dim"], *map(share, shares))))
+        shares = (field.get(name) for name in ("oov_train", "oov_valid", "oov_test", "missing", "top_share"))
+        shown.add_row(
+            *map(plain, (field["field"], field["dim"], *map(share, shares), f"{field['auc']:.3f}", _kind(field)))
+        )
     show(shown)
-    say(f"numeric, in buckets: {', '.join(f['field'] for f in facts['fields'] if f['numeric']) or 'none'}")
+    for line in facts["splits"]:
+        kind = "rows of train come twice" if line["part"] == "train" else f"rows of {line['part']} are in train too"
+        say(f"{share(line['repeated'])} of the {kind} (all fields alike)")
+    for note in facts["about"].get("notes", ()):
+        say(f"note: {note}")
+
+
+def _kind(field: dict[str, Any]) -> str:
+    """How a field was read, and why where that is known."""
+    return ("buckets" if field["numeric"] else "categories") + (f": {field['why']}" if field["why"] else "")
 
 
 @data_app.command("verify")
@@ -212,24 +246,33 @@ def data_verify(
 
 
 def _show_prepared(folder: Path) -> None:
-    """What a preparation has made."""
+    """What a preparation has made, how each column was read and how to change that, and what looks wrong."""
     from ctrlib.data import sources
 
     facts = sources.summary(folder)
     _show_splits(facts["draws"])
-    dims = [field["dim"] for field in facts["draws"][0]["fields"]]
-    say(
-        f"{len(dims)} fields, {sum(dims):,} codes; numeric, in buckets: {', '.join(facts['numeric_columns']) or 'none'}"
-    )
+    fields, about = facts["draws"][0]["fields"], facts["about"]
+    if about.get("columns"):
+        shown = table("field", numbers=("codes",), last=("read as", "changed by"))
+        for field in fields:
+            what = about["columns"][field["name"]]
+            shown.add_row(*map(plain, (field["name"], field["dim"], _kind(what), what["change"])))
+        show(shown)
+    numeric = ", ".join(about.get("numeric_columns", ())) or "none"
+    say(f"{len(fields)} fields, {sum(field['dim'] for field in fields):,} codes; numeric, in buckets: {numeric}")
+    for note in about.get("notes", ()):
+        say(f"note: {note}")
     say(f"prepared: {folder}")
 
 
 def _show_splits(draws: list[dict[str, Any]]) -> None:
-    shown = table("data set", "draw", "part", numbers=("rows", "clicks", "click rate"), last=("fingerprint",))
+    timed = ("first", "last") if "first" in draws[0]["splits"][0] else ()
+    shown = table("data set", "draw", "part", numbers=("rows", "clicks", "click rate"), last=(*timed, "fingerprint"))
     for facts in draws:
         for line in facts["splits"]:
             first = line is facts["splits"][0]
             start = (facts["name"], facts["draw"]) if first else ("", "")
             cells = (*start, line["part"], line["rows"], line["clicks"], share(line["click_rate"]))
-            shown.add_row(*map(plain, (*cells, facts["fingerprint"] if first else "")))
+            times = [line[end] for end in timed]
+            shown.add_row(*map(plain, (*cells, *times, facts["fingerprint"] if first else "")))
     show(shown)
