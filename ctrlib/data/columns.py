@@ -147,7 +147,7 @@ def plain_numbers(
 
     def read(mark: str) -> pl.Series:
         other = "." if mark == "," else ","
-        grouped = bare.str.contains(rf"^[+-]?\d{{1,3}}([{other}\u00a0' ]\d{{3}})+([{mark}]\d*)?$").fill_null(False)
+        grouped = bare.str.contains(rf"^[+-]?[1-9]\d{{0,2}}([{other}\u00a0' ]\d{{3}})+([{mark}]\d*)?$").fill_null(False)
         made = bare.str.replace_all(rf"[{other}\u00a0' ]", "").zip_with(grouped, bare)
         if mark == ",":
             made = made.str.replace(".", "x", literal=True).str.replace(",", ".", literal=True)

@@ -26,6 +26,7 @@ from ctrlib.data.formats.text import (
     MOST_SHOWN,
     TextFile,
     header_of,
+    needs_csv,
     open_text,
     read_text,
     reader_of,
@@ -196,23 +197,18 @@ def _read_file(
     else:
         text = open_text(path, scratch, None if left is None else left + 1, report)
         separator = _separator(text, options)
-        columns, source, header = header_of(text, separator), text.raw, True
-        if (
-            found is not None
-            and not first_of_part
-            and columns != found.columns
-            and set(columns).isdisjoint(found.columns)
-        ):
-            columns, header = found.columns, False  # only the first of the parts has one
+        source, header = text.raw, True
+        if found is not None and not first_of_part:  # only the first of the files may have a header
+            header = not set(next(reader_of(text, separator, True), ())).isdisjoint(found.columns)
+        columns = header_of(text, separator) if header else found.columns
     if found is None:
         roles = _roles(path, columns, options)
         decimal = options.decimal or ("," if not parquet and separator == ";" else ".")
         found = _Read(options, Cells(scratch.parent, roles["used"]), list(columns), roles, decimal)
     elif list(columns) != found.columns:
         other = next((name for name in found.columns if name not in columns), None) or columns[-1]
-        raise UserError(
-            f"{path}: has not the columns of {found.files[0][0]} ({other!r}); allowed: files with one header"
-        )
+        problem = f"not the columns of {found.files[0][0]} (see {shown(other, MOST_SHOWN)})"
+        raise UserError(f"{path}: {problem}; allowed: files with one header")
     before = found.cells.rows
     if parquet:
         made = [_plain_column(frame[name], path, name == options.time_column) for name in found.cells.columns]
@@ -221,8 +217,7 @@ def _read_file(
         return found, source
     if found.frames:
         raise UserError(f"{path}: is text and {found.files[0][0]} is Parquet; allowed: files of one kind")
-    with open(text.path, "rb") as file:
-        quoted = any(b'"' in block for block in iter(lambda: file.read(1 << 22), b""))
+    quoted = needs_csv(text)
     size = bytes_per_row(len(found.roles["features"]), options.draws)
     read_text(text, found.cells, columns, separator, lambda *_: None, report, header, quoted, size)
 
@@ -309,7 +304,7 @@ def _decided(found: _Read, name: str) -> tuple[Decision, str]:
     if options.missing:
         text = values.cast(pl.String).str.strip_chars(" \u00a0")
         numbers = pl.Series(options.missing).cast(pl.Float64, strict=False).drop_nulls()
-        gone = text.is_in(options.missing) | text.cast(pl.Float64, strict=False).is_in(numbers)
+        gone = text.is_in(options.missing) | text.cast(pl.Float64, strict=False).is_in(numbers.to_list())
         values = values.set(gone.fill_null(False), None)
     if name in found.roles["categorical"]:
         values = values.cast(pl.String) if values.dtype == pl.Float64 else values

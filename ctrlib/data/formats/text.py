@@ -305,12 +305,24 @@ def read_text(
     return extent, explain
 
 
+def needs_csv(text: TextFile) -> bool:
+    """Whether a text has quotes, or line ends of its own kind, so that lines and separators alone do not divide it."""
+    odd, before = 0, b""
+    with open(text.path, "rb") as file:
+        while block := file.read(1 << 22):
+            if b'"' in block:
+                return True
+            odd += block.count(b"\r") - block.count(b"\r\n") - (before == b"\r" and block[:1] == b"\n")
+            before = block[-1:]
+    return odd > 0
+
+
 def reader_of(text: TextFile, separator: str, quoted: bool) -> Any:
     """Python's own csv reader of a text; a separator of several characters is put into one first."""
-    lines = text.lines()
+    lines, one = text.lines(), separator
     if len(separator) > 1:
-        lines, separator = (line.replace(separator, "\x1f") for line in lines), "\x1f"
-    return csv.reader(lines, delimiter=separator, quoting=0 if quoted else csv.QUOTE_NONE, strict=True)
+        lines, one = (line.replace(separator, "\x1f") for line in lines), "\x1f"
+    return csv.reader(lines, delimiter=one, quoting=0 if quoted else csv.QUOTE_NONE, strict=True)
 
 
 def _odd_quote(text: TextFile, number: int, separator: str) -> str:
