@@ -176,7 +176,7 @@ def test_the_decimal_mark(tmp_path):
     )
     thousands = [f'"{value + 1000:,}"' for value in RNG.integers(0, 900_000, N)]
     for options, why in (
-        ({}, f"{N} whole numbers, each a category"),
+        ({}, f"whole numbers ({N} different), each a category"),
         ({"decimal": ","}, "fractions (the comma is the dec"),
     ):
         assert prepare(tmp_path, table(",", x=thousands), **options)[1]["columns"]["x"]["why"].startswith(why)

@@ -197,7 +197,7 @@ def data_describe(
         return
     _show_splits([facts])
     numbers = ("codes", "0 in train", "0 in valid", "0 in test", "missing", "top code", "AUC")
-    shown = table("field", numbers=numbers, last=("read as",))
+    shown = table("field", numbers=numbers)
     for field in facts["fields"]:
         shares = (field.get(name) for name in ("oov_train", "oov_valid", "oov_test", "missing", "top_share"))
         shown.add_row(
@@ -207,13 +207,20 @@ def data_describe(
     for line in facts["splits"]:
         kind = "rows of train come twice" if line["part"] == "train" else f"rows of {line['part']} are in train too"
         say(f"{share(line['repeated'])} of the {kind} (all fields alike)")
-    for note in facts["about"].get("notes", ()):
+
+
+def _show_columns(about: dict[str, Any]) -> None:
+    """How each column was read, why, and how to change that; and what else should be known."""
+    shown = table("field", "read as", "changed by")
+    for name, what in about.get("columns", {}).items():
+        kind = "buckets" if what["numeric"] else "categories"
+        shown.add_row(*map(plain, (name, f"{kind}: {what['why']}", what["change"])))
+    if shown.rows:
+        show(shown)
+    numeric = ", ".join(about.get("numeric_columns", ())) or "none"
+    say(f"numeric, in buckets: {numeric}")
+    for note in about.get("notes", ()):
         say(f"note: {note}")
-
-
-def _kind(field: dict[str, Any]) -> str:
-    """How a field was read, and why where that is known."""
-    return ("buckets" if field["numeric"] else "categories") + (f": {field['why']}" if field["why"] else "")
 
 
 @data_app.command("verify")
@@ -251,17 +258,9 @@ def _show_prepared(folder: Path) -> None:
 
     facts = sources.summary(folder)
     _show_splits(facts["draws"])
-    fields, about = facts["draws"][0]["fields"], facts["about"]
-    if about.get("columns"):
-        shown = table("field", numbers=("codes",), last=("read as", "changed by"))
-        for field in fields:
-            what = about["columns"][field["name"]]
-            shown.add_row(*map(plain, (field["name"], field["dim"], _kind(what), what["change"])))
-        show(shown)
-    numeric = ", ".join(about.get("numeric_columns", ())) or "none"
-    say(f"{len(fields)} fields, {sum(field['dim'] for field in fields):,} codes; numeric, in buckets: {numeric}")
-    for note in about.get("notes", ()):
-        say(f"note: {note}")
+    _show_columns(facts["about"])
+    dims = [field["dim"] for field in facts["draws"][0]["fields"]]
+    say(f"{len(dims)} fields, {sum(dims):,} codes")
     say(f"prepared: {folder}")
 
 

@@ -101,33 +101,34 @@ def _text(name: str, cells: pl.Series, counts: np.ndarray, seen: pl.Series, deci
 def is_quantity(name: str, values: pl.Series, counts: np.ndarray) -> tuple[bool, str]:
     """Whether whole numbers (n,) with ``counts`` rows each are a quantity and no identifiers, and the reason."""
     distinct, rows = len(values), int(counts.sum())
+    whole = f"whole numbers ({distinct:,} different)"
     if distinct <= FEW:
-        return False, f"{distinct:,} whole numbers, each a category"
+        return False, f"{whole}, each a category"
     words = re.findall(r"[a-z]+", re.sub(r"([a-z])([A-Z])", r"\1_\2", name).lower())
     if words and (words[-1] in IDS or re.search("[a-z]id$", words[-1])):
-        return False, f"{distinct:,} whole numbers, named like identifiers"
+        return False, f"{whole}, named like identifiers"
     if QUANTITIES & set(words):
-        return True, f"{distinct:,} whole numbers, named like a quantity"
+        return True, f"{whole}, named like a quantity"
     if THINGS & set(words):
-        return False, f"{distinct:,} whole numbers, named like identifiers"
+        return False, f"{whole}, named like identifiers"
     order = values.arg_sort().to_numpy()
     values, counts = values.to_numpy()[order].astype(float), counts[order].astype(float)
     low, high = values[0], values[-1]
     middle = np.interp([0.25, 0.5, 0.75], np.arange(distinct) / distinct, values) / high if high > 0 else np.zeros(3)
     if high >= 1e8 and low < 0.05 * high and np.abs(middle - [0.25, 0.5, 0.75]).max() < 0.1:
-        return False, f"{distinct:,} whole numbers spread evenly up to {high:.2g}: hashes"
+        return False, f"{whole}, spread evenly up to {high:.2g}: hashes"
     if distinct >= 0.95 * (high - low + 1):
-        return False, f"{distinct:,} whole numbers without gaps: identifiers"
+        return False, f"{whole}, without gaps: identifiers"
     if rows < 2 * distinct:
-        return True, f"{distinct:,} whole numbers in {rows:,} rows: too rare for categories"
+        return True, f"{whole}, in {rows:,} rows: too rare for categories"
     often = values[np.argsort(-counts, kind="stable")[:50]]
     if (often % 5 == 0).mean() > 0.5 or (often % 10 == 9).mean() > 0.5:
-        return True, f"{distinct:,} whole numbers, round ones most often: a quantity"
+        return True, f"{whole}, round ones most often: a quantity"
     around = (np.concatenate([counts[1:2], counts[:-1]]) + np.concatenate([counts[1:], counts[-2:-1]])) / 2
     uneven = np.mean(np.abs(counts - around) > 3 * np.sqrt(1.5 * around + 1))
     if uneven > 0.05:
-        return False, f"{distinct:,} whole numbers, neighbours unlike in frequency: identifiers"
-    return True, f"{distinct:,} whole numbers, neighbours alike in frequency: a quantity"
+        return False, f"{whole}, neighbours unlike in frequency: identifiers"
+    return True, f"{whole}, neighbours alike in frequency: a quantity"
 
 
 def usual_marks(texts: pl.Series) -> pl.Series:

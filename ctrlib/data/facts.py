@@ -80,7 +80,9 @@ def field_facts(
             line["missing"] = 0.0 if empty is None else float(train[empty].sum() / total)
         line["top_share"] = float(train.sum(axis=1).max() / total)
         line["auc"] = auc_alone(train, counts["valid"][place])
-        often = np.argsort(-train.sum(axis=1), kind="stable")[:MOST_CODES]
+        often = np.argsort(-train.sum(axis=1), kind="stable")[: dim if line["numeric"] and dim <= 25 else MOST_CODES]
+        if line["numeric"]:
+            often = np.array(sorted(often, key=lambda code: float(known.get(int(code)) or -1)))
         line["codes"] = [
             (known.get(code) if words is not None else str(code), float(train[code].sum() / total), rate)
             for code in often.tolist()
