@@ -196,14 +196,13 @@ def data_describe(
         say(f"written: {html}")
         return
     _show_splits([facts])
-    numbers = ("codes", "0 in train", "0 in valid", "0 in test", "missing", "top code", "AUC")
+    numbers = ("codes", "0 train", "0 valid", "0 test", "missing", "top code", "AUC")
     shown = table("field", numbers=numbers)
     for field in facts["fields"]:
         shares = (field.get(name) for name in ("oov_train", "oov_valid", "oov_test", "missing", "top_share"))
-        shown.add_row(
-            *map(plain, (field["field"], field["dim"], *map(share, shares), f"{field['auc']:.3f}", _kind(field)))
-        )
+        shown.add_row(*map(plain, (field["field"], field["dim"], *map(share, shares), f"{field['auc']:.3f}")))
     show(shown)
+    _show_columns(facts["about"])
     for line in facts["splits"]:
         kind = "rows of train come twice" if line["part"] == "train" else f"rows of {line['part']} are in train too"
         say(f"{share(line['repeated'])} of the {kind} (all fields alike)")
@@ -265,13 +264,14 @@ def _show_prepared(folder: Path) -> None:
 
 
 def _show_splits(draws: list[dict[str, Any]]) -> None:
-    timed = ("first", "last") if "first" in draws[0]["splits"][0] else ()
-    shown = table("data set", "draw", "part", numbers=("rows", "clicks", "click rate"), last=(*timed, "fingerprint"))
+    shown = table("data set", "draw", "part", numbers=("rows", "clicks", "click rate"), last=("fingerprint",))
     for facts in draws:
         for line in facts["splits"]:
             first = line is facts["splits"][0]
             start = (facts["name"], facts["draw"]) if first else ("", "")
             cells = (*start, line["part"], line["rows"], line["clicks"], share(line["click_rate"]))
-            times = [line[end] for end in timed]
-            shown.add_row(*map(plain, (*cells, *times, facts["fingerprint"] if first else "")))
+            shown.add_row(*map(plain, (*cells, facts["fingerprint"] if first else "")))
     show(shown)
+    for facts in draws:
+        for line in facts["splits"] if "first" in facts["splits"][0] else ():
+            say(f"draw {facts['draw']}, {line['part']}: from {line['first']} to {line['last']}")
