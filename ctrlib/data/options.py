@@ -25,7 +25,9 @@ class PrepareOptions(Settings):
         json_schema_extra=_OWN,
     )
     drop_label: tuple[str, ...] = Field(
-        default=(), description="Own data: labels whose rows are left out, such as 3.", json_schema_extra=_OWN
+        default=(),
+        description="Own data: labels whose rows are left out, such as 3, or missing.",
+        json_schema_extra=_OWN,
     )
     drop: tuple[str, ...] = Field(
         default=(),
@@ -56,8 +58,7 @@ class PrepareOptions(Settings):
     )
     separator: str | None = Field(
         default=None,
-        min_length=1,
-        max_length=8,
+        pattern=r'^[^"\r\n]{1,8}$',
         description="Own data: what stands between columns, such as '|', '::' or tab. (Default: what divides all "
         "first lines alike.)",
         json_schema_extra=_OWN,

@@ -62,12 +62,18 @@ NEEDS_TWO = {"how_many_instances": ("sizes",), "mix_architectures": ("architectu
 """By experiment, the lists of which it compares the entries."""
 
 
-def need_comparison(experiment: str, p: StudyParameters) -> None:
-    """Raise :class:`UserError` where a parameter leaves an experiment nothing to compare."""
-    for name in NEEDS_TWO.get(experiment, ()):
-        if len(getattr(p, name)) < 2:
-            problem = f"{name}={shown(list(getattr(p, name)))} leaves {experiment} nothing to compare"
-            raise UserError(f"{problem}; allowed: two or more")
+def need_comparison(notebook: str, p: StudyParameters) -> None:
+    """Raise :class:`UserError` where a parameter leaves a notebook, or an experiment on it, nothing to compare."""
+    for experiment in COMPOSITE_PAGES.get(notebook, (notebook,)):
+        for name in NEEDS_TWO.get(experiment, ()):
+            if len(getattr(p, name)) < 2:
+                problem = f"{name}={shown(list(getattr(p, name)))} leaves {notebook} nothing to compare"
+                raise UserError(f"{problem}; allowed: two or more")
+    if notebook == "how_strong_and_in_which_form" and p.coupling_form not in p.forms:
+        problem = (
+            f"forms={shown(list(p.forms))} lacks coupling_form={p.coupling_form!r}, which the page looks at closer"
+        )
+        raise UserError(f"{problem}; allowed: forms that hold it, or another coupling_form")
 
 
 def planned_conditions(experiment: str, p: StudyParameters) -> list[Condition]:

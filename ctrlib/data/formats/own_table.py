@@ -219,7 +219,7 @@ def _read_file(
         raise UserError(f"{path}: is text and {found.files[0][0]} is Parquet; allowed: files of one kind")
     quoted = needs_csv(text)
     size = bytes_per_row(len(found.roles["features"]), options.draws)
-    read_text(text, found.cells, columns, separator, lambda *_: None, report, header, quoted, size)
+    read_text(text, found.cells, columns, separator, None, report, header, quoted, size)
 
     def place(row: int) -> str:
         reader = reader_of(text, separator, quoted)
@@ -246,7 +246,7 @@ def _labels(found: _Read) -> tuple[np.ndarray, np.ndarray]:
         number = pl.Series([given]).cast(pl.Float64, strict=False)[0]
         return ((texts == given) | (values == number if number is not None else False)).fill_null(False)
 
-    dropped = pl.Series([False] * len(known))
+    dropped = texts.is_null() & ("missing" in options.drop_label)
     for given in options.drop_label:
         dropped = dropped | equal(given)
     if options.positive is None:
@@ -272,6 +272,7 @@ def _labels(found: _Read) -> tuple[np.ndarray, np.ndarray]:
     counts = np.bincount(numbers, minlength=len(known)) > 0
     bad &= pl.Series(counts)
     if bad.any():
+        found.need(name, bad & texts.is_null(), "allowed: a label in every row, or --drop-label missing")
         number = values.drop_nulls()
         many = len(number) > 2 and len(number) == texts.drop_nulls().len()
         yes = f"'>{number.sort()[len(number) // 2]:g}'" if many else shown(_likely(texts, values))

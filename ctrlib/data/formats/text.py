@@ -16,6 +16,7 @@ import sys
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 from typing import IO, Any
 
@@ -191,11 +192,18 @@ def _end_of_text(text: TextFile) -> int:
 
 
 def first_bad_line(
-    text: TextFile, columns: Sequence[str], separator: str, header: bool, quoted: bool, check: RowCheck
+    text: TextFile,
+    columns: Sequence[str],
+    separator: str,
+    header: bool,
+    quoted: bool,
+    check: RowCheck | None,
+    take: Callable[[list[str]], None] | None = None,
 ) -> int:
     """Read line by line; raise :class:`UserError` for the first line that is not as it should be, else count the rows.
 
     ``check(cells, where)`` judges the values of a row; ``where`` is the beginning of its message (file and line).
+    ``take`` gets the cells of each row.
     """
     reader = reader_of(text, separator, quoted)
     kind = {"\t": "tab", ",": "comma"}.get(separator, repr(separator))
@@ -205,7 +213,6 @@ def first_bad_line(
             begun = reader.line_num
             if short:
                 break
-            where = f"{text.name}, line {reader.line_num}"
             if reader.line_num == 1 and header:
                 continue
             if not cells:  # a mistake, unless only such lines follow
@@ -215,17 +222,22 @@ def first_bad_line(
                 raise UserError(f"{text.name}, line {blank}: 0 columns; allowed: {len(columns)}, {kind}-separated")
             if len(cells) != len(columns):
                 number = f"{len(cells)} column{'s' * (len(cells) != 1)}"
-                short = f"{where}: {number}; allowed: {len(columns)}, {kind}-separated"
+                short = f"{text.name}, line {reader.line_num}: {number}; allowed: {len(columns)}, {kind}-separated"
                 if len(cells) > len(columns):
                     break
                 continue  # whether this is the last line decides what to say
-            check(cells, where)
+            if check:
+                check(cells, f"{text.name}, line {reader.line_num}")
+            if take:
+                take(cells)
             rows += 1
         else:
             if short and text.most is None:
                 short += " (it is the last line: the file seems cut off there)"
     except csv.Error as error:
         open_end = "unexpected end" in str(error)
+        if open_end and text.most is not None:  # cut between the lines of a row
+            return rows
         problem = "a quote that opens here never closes" if open_end else one_line(error)
         where = f"{text.name}, line {begun + 1 if open_end else reader.line_num}"
         allowed = f"valid {kind}-separated text, with a quote inside a quoted cell doubled"
@@ -242,7 +254,7 @@ def read_text(
     cells: Cells,
     columns: Sequence[str],
     separator: str,
-    check: RowCheck,
+    check: RowCheck | None,
     report: Callable[[str], None],
     header: bool = True,
     quoted: bool = False,
@@ -258,21 +270,21 @@ def read_text(
         return first_bad_line(text, columns, separator, header, quoted, check)
 
     step = f"reading {Path(text.name).name}"
-    if quoted or len(separator) > 1:  # as Python reads it: in quotes, polars takes other text for a cell
-        batch, progress, places = [], Progress(report, step), [list(columns).index(name) for name in cells.columns]
+    if quoted or len(separator.encode()) > 1:  # as Python reads it: in quotes, polars takes other text for a cell
+        progress, batch = Progress(report, step), []
+        pick = itemgetter(*(list(columns).index(name) for name in (*cells.columns, cells.columns[0])))  # a tuple
 
         def add() -> None:
-            made = dict(zip(cells.columns, zip(*batch, strict=True), strict=True))
+            made = dict(zip(cells.columns, zip(*batch, strict=True), strict=False))
             cells.add_text(pl.LazyFrame(made, schema=dict.fromkeys(cells.columns, pl.String)), progress)
             batch.clear()
 
-        def take(row: list[str], where: str) -> None:
-            check(row, where)
-            batch.append([row[place] for place in places])
+        def take(row: list[str]) -> None:
+            batch.append(pick(row))
             if len(batch) == BATCH:
                 add()
 
-        rows = first_bad_line(text, columns, separator, header, quoted, take)
+        rows = first_bad_line(text, columns, separator, header, quoted, check, take)
         if rows == 0:
             raise UserError(f"{text.name}: no rows below the header line")
         if batch:
