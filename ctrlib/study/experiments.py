@@ -58,17 +58,21 @@ COMPOSITE_PAGES = {
 """Notebooks that show the runs of several experiments."""
 
 
-NEEDS_TWO = {"how_many_instances": ("sizes",), "mix_architectures": ("architectures",), "is_it_noise": ("seeds",)}
-"""By experiment, the lists of which it compares the entries."""
+NEEDS_TWO = {
+    "how_many_instances": ("sizes",),
+    "mix_architectures": ("architectures", "companions"),
+    "is_it_noise": ("seeds",),
+}
+"""By experiment, the lists of whose entries it needs two."""
 
 
 def need_comparison(notebook: str, p: StudyParameters) -> None:
     """Raise :class:`UserError` where a parameter leaves a notebook, or an experiment on it, nothing to compare."""
     for experiment in COMPOSITE_PAGES.get(notebook, (notebook,)):
-        for name in NEEDS_TWO.get(experiment, ()):
-            if len(getattr(p, name)) < 2:
-                problem = f"{name}={shown(list(getattr(p, name)))} leaves {notebook} nothing to compare"
-                raise UserError(f"{problem}; allowed: two or more")
+        names = NEEDS_TWO.get(experiment, ())
+        if names and len({entry for name in names for entry in getattr(p, name)}) < 2:
+            problem = f"{names[0]}={shown(list(getattr(p, names[0])))} leaves {notebook} nothing to compare"
+            raise UserError(f"{problem}; allowed: two or more{' with ' * (len(names) > 1)}{' '.join(names[1:])}")
     if notebook == "how_strong_and_in_which_form" and p.coupling_form not in p.forms:
         problem = (
             f"forms={shown(list(p.forms))} lacks coupling_form={p.coupling_form!r}, which the page looks at closer"
