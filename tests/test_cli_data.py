@@ -101,7 +101,6 @@ BAD = {
     "own long": ("own", with_line(OWN, 4, OWN[4] + ",9"), r"line 5: 7 columns; allowed: 6"),
     "own quote": ("own", [*OWN[:4], '1,"2', *OWN[4:]], r"line \d+: .*allowed: valid comma"),
     "own no header": ("own", ["1,5,1", "0,7,2"], r"'1' names two columns \(is the header line"),
-    "own index": ("own", ["," + OWN[0], *OWN[1:]], r"line 1, column 1: no name"),
     "no parquet": ("own", OWN, r"a\.parquet: damaged Parquet"),
 }
 

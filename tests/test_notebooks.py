@@ -121,8 +121,16 @@ def test_plain_papermill_takes_new_parameters(
 
 
 def test_a_bad_parameter_is_one_line_under_plain_papermill(tmp_path: Path) -> None:
-    assert papermill_run(tmp_path, "01_train_independent", 120, instances=0).returncode == 1
+    for given, words in (
+        ({"instances": 0}, "instances=0: must be greater than or equal to 2"),
+        ({"instnces": 2}, "unknown parameter 'instnces'.*mean 'instances'"),
+    ):
+        assert_one_line(tmp_path, given, words)
+
+
+def assert_one_line(tmp_path: Path, given: dict, words: str) -> None:
+    assert papermill_run(tmp_path, "01_train_independent", 120, **given).returncode == 1
     outputs = [output for cell in code_cells(tmp_path / "out.ipynb") for output in cell.outputs]
     errors = [output for output in outputs if output.output_type == "error"]
     assert [len(error.traceback) for error in errors] == [1]
-    assert "instances=0: must be greater than or equal to 2" in errors[0].traceback[0]
+    assert re.search(words, errors[0].traceback[0])

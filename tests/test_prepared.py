@@ -16,7 +16,7 @@ import torch
 from raw_files import avazu_lines, criteo_lines, frappe_lines, table_lines, write_lines
 
 from ctrlib.config import SyntheticSettings
-from ctrlib.data import encode, prepared, sources
+from ctrlib.data import encode, facts, prepared, sources
 from ctrlib.data.files import seal
 from ctrlib.data.manifest import read_manifest
 from ctrlib.data.options import PrepareOptions
@@ -190,14 +190,14 @@ def test_validation_names_what_is_wrong(criteo, tmp_path, monkeypatch):
 
 def test_description_counts_every_block(criteo, tmp_path, monkeypatch):
     folder = sources.prepare("criteo", criteo, tmp_path)
-    monkeypatch.setattr(sources, "ROWS_TOGETHER", 7)
+    monkeypatch.setattr(facts, "ROWS_TOGETHER", 7)
     whole = sources.describe("criteo", 0, tmp_path)
     dataset = open_draw(folder)
     for place, line in enumerate(whole["fields"]):
         assert line["oov_valid"] == np.mean(dataset.valid.ids[:, place] == 0)
         assert line["top_share"] == np.bincount(dataset.train.ids[:, place]).max() / len(dataset.train)
     short = sources.summary(folder)
-    assert short["draws"][0]["splits"] == whole["splits"]
+    assert [{**line, "repeated": 0.0} for line in short["draws"][0]["splits"]] == whole["splits"]
     assert [field["dim"] for field in short["draws"][0]["fields"]] == list(dataset.field_dims)
 
 

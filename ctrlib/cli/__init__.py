@@ -96,6 +96,9 @@ def _root(
 
 def main(argv: list[str] | None = None) -> None:
     """Entry point: ``--debug`` may stand anywhere before a ``--``."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")  # a terminal that is not UTF-8 lacks the frames of tables
     arguments = list(sys.argv[1:] if argv is None else argv)
     end = arguments.index("--") if "--" in arguments else len(arguments)
     debug = "--debug" in arguments[:end]

@@ -80,8 +80,15 @@ def data_prepare(
         str, typer.Argument(help="Name of the data set to make. criteo, avazu and frappe also choose that layout.")
     ],
     raw: Annotated[
-        Path, typer.Option(help="The raw file: text, .gz text, Parquet, or Frappe's zip.", show_default=False)
+        list[Path],
+        typer.Option(
+            help="The raw file: text (also packed, or - for standard input), Parquet, or Frappe's zip. Own data: a "
+            "folder, or repeat it for several files with one header.",
+            show_default=False,
+        ),
     ],
+    valid: Annotated[Path | None, typer.Option(help="Own data: the file of the validation rows, beside --raw.")] = None,
+    test: Annotated[Path | None, typer.Option(help="Own data: the file of the test rows, beside --raw.")] = None,
     out: Out = None,
     **options: Any,
 ) -> None:
@@ -101,13 +108,15 @@ def data_prepare(
     [bold]ctrlib data prepare shop --raw shop.csv --label clicked --drop id --draws 3[/bold]
 
     [bold]ctrlib data prepare shop --raw shop.csv --label clicked --fold-column fold[/bold]
+
+    [bold]ctrlib data prepare shop --raw a.csv --valid b.csv --test c.csv --label stars --positive '>3'[/bold]
     """
     from ctrlib.config import checked
     from ctrlib.data import sources
 
     settings = checked(PrepareOptions, **_values(options))
     with reporting(f"preparing {name}") as report:
-        folder = sources.prepare(name, raw, out, settings, report)
+        folder = sources.prepare(name, raw, out, settings, report, [one for one in (valid, test) if one])
     _show_prepared(folder)
 
 
@@ -163,23 +172,54 @@ def data_fetch(
 def data_describe(
     name: Annotated[str, typer.Argument(help="A name from `ctrlib data list`, or the path of a prepared folder.")],
     draw: Annotated[int, typer.Option(min=0, help="Which draw (division into train, valid and test) to look at.")] = 0,
+    html: Annotated[Path | None, typer.Option(help="Write a page with a picture of each field to this file.")] = None,
     data_dir: DataDir = None,
 ) -> None:
-    """Show rows, click rate, and for each field its size, its share of code 0, and its most frequent code.
+    """Show rows, click rate and times of each part, and for each field how it was read and what it holds.
 
-    Example: [bold]ctrlib data describe criteo --draw 1[/bold]
+    AUC: of that field alone, in validation. 0: rare values, and those that train never shows.
+
+    Examples:
+
+    [bold]ctrlib data describe criteo --draw 1[/bold]
+
+    [bold]ctrlib data describe shop --html shop.html[/bold]
     """
     from ctrlib.data import sources
 
     with reporting(f"reading {name}"):
         facts = sources.describe(name, draw, data_dir)
+    if html is not None:
+        from ctrlib.cli.data_page import page
+
+        html.write_text(page(facts), encoding="utf-8")
+        say(f"written: {html}")
+        return
     _show_splits([facts])
-    shown = table("field", numbers=("codes", "0 in train", "0 in valid", "0 in test", "top code"))
+    numbers = ("codes", "0 train", "0 valid", "0 test", "missing", "top code", "AUC")
+    shown = table("field", numbers=numbers)
     for field in facts["fields"]:
-        shares = (field.get(name) for name in ("oov_train", "oov_valid", "oov_test", "top_share"))
-        shown.add_row(*map(plain, (field["field"], field["dim"], *map(share, shares))))
+        shares = (field.get(name) for name in ("oov_train", "oov_valid", "oov_test", "missing", "top_share"))
+        shown.add_row(*map(plain, (field["field"], field["dim"], *map(share, shares), f"{field['auc']:.3f}")))
     show(shown)
-    say(f"numeric, in buckets: {', '.join(f['field'] for f in facts['fields'] if f['numeric']) or 'none'}")
+    _show_columns(facts["about"])
+    for line in facts["splits"]:
+        kind = "rows of train come twice" if line["part"] == "train" else f"rows of {line['part']} are in train too"
+        say(f"{share(line['repeated'])} of the {kind} (all fields alike)")
+
+
+def _show_columns(about: dict[str, Any]) -> None:
+    """How each column was read, why, and how to change that; and what else should be known."""
+    shown = table("field", "read as", "changed by")
+    for name, what in about.get("columns", {}).items():
+        kind = "buckets" if what["numeric"] else "categories"
+        shown.add_row(*map(plain, (name, f"{kind}: {what['why']}", what["change"])))
+    if shown.rows:
+        show(shown)
+    numeric = ", ".join(about.get("numeric_columns", ())) or "none"
+    say(f"numeric, in buckets: {numeric}")
+    for note in about.get("notes", ()):
+        say(f"note: {note}")
 
 
 @data_app.command("verify")
@@ -212,15 +252,14 @@ def data_verify(
 
 
 def _show_prepared(folder: Path) -> None:
-    """What a preparation has made."""
+    """What a preparation has made, how each column was read and how to change that, and what looks wrong."""
     from ctrlib.data import sources
 
     facts = sources.summary(folder)
     _show_splits(facts["draws"])
+    _show_columns(facts["about"])
     dims = [field["dim"] for field in facts["draws"][0]["fields"]]
-    say(
-        f"{len(dims)} fields, {sum(dims):,} codes; numeric, in buckets: {', '.join(facts['numeric_columns']) or 'none'}"
-    )
+    say(f"{len(dims)} fields, {sum(dims):,} codes")
     say(f"prepared: {folder}")
 
 
@@ -233,3 +272,6 @@ def _show_splits(draws: list[dict[str, Any]]) -> None:
             cells = (*start, line["part"], line["rows"], line["clicks"], share(line["click_rate"]))
             shown.add_row(*map(plain, (*cells, facts["fingerprint"] if first else "")))
     show(shown)
+    for facts in draws:
+        for line in facts["splits"] if "first" in facts["splits"][0] else ():
+            say(f"draw {facts['draw']}, {line['part']}: from {line['first']} to {line['last']}")

@@ -22,13 +22,14 @@ import numpy as np
 import polars as pl
 
 from ctrlib.data.manifest import SPLITS
+from ctrlib.data.options import PrepareOptions
 from ctrlib.data.prepared import DrawWriter
 from ctrlib.data.workers import MOST_THREADS, usable_cores
 from ctrlib.errors import UserError
 from ctrlib.training.dataset import OOV
 
-MOST_CATEGORIES = 1000  # a column of whole numbers with more distinct training values is taken as numeric
 MOST_FOLDS = 1000
+LEFT_OUT = len(SPLITS)  # the part of rows that are in none
 BATCH = 1 << 17  # rows
 
 
@@ -153,26 +154,32 @@ class Field:
 class RawRows:
     """Raw rows of any layout: ``cells``, the ``fields`` made of them, and ``labels`` (N,) uint8.
 
-    ``time``: (N,) whole numbers that sort the rows by time, where the layout has one. ``numeric``: fields to cut into
-    buckets. ``undecided``: fields of whole numbers whose kind depends on how many values training shows. ``folds``:
-    (N,) numbers 0, 1, ... of ``fold_names``, where a column says the fold of a row. ``source``: the raw file itself.
+    ``kept``: numbers of the rows to be used (None: all). ``time``: (N,) places, from 0, in the sorted ``times``, where
+    the layout has a time. ``numeric``: fields to cut into buckets. ``parts``: (N,) the place in SPLITS of each row,
+    where the file says it; ``folds``: (N,) numbers 0, 1, ... of ``fold_names``, where a column says the fold.
+    ``sources``: the raw files themselves. ``columns``: by name, how each was read and why. ``notes``: what a user
+    should know besides.
     """
 
-    source: Path
+    sources: list[Path]
     cells: Cells
     fields: list[Field]
     labels: np.ndarray
+    kept: np.ndarray | None = None
     time: np.ndarray | None = None
+    times: pl.Series | None = None
     numeric: tuple[str, ...] = ()
-    undecided: tuple[str, ...] = ()
+    parts: np.ndarray | None = None
     folds: np.ndarray | None = None
     fold_names: list[Any] = field(default_factory=list)
+    columns: dict[str, dict[str, Any]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
 
-def ranks(cells: Cells, column: str, values: pl.Series) -> np.ndarray:
-    """(N,) the place of each row's value, from 0, among the sorted ``values`` of its number; none may be missing."""
+def ranked(cells: Cells, column: str, values: pl.Series) -> dict[str, Any]:
+    """The ``time`` and ``times`` of :class:`RawRows`, from the ``values`` of a column's numbers; none is missing."""
     places = values.rank("dense").cast(pl.Int64).fill_null(1).to_numpy() - 1
-    return places.take(cells.column(column))
+    return {"time": places.take(cells.column(column)), "times": values.drop_nulls().unique().sort()}
 
 
 # ---- divisions -------------------------------------------------------------------------------------------------------
@@ -185,17 +192,15 @@ def random_order(total: int, seed: int) -> np.ndarray:
     return order
 
 
-def time_order(time: np.ndarray) -> np.ndarray:
-    """Row numbers from the earliest to the latest; rows of one time keep their order."""
-    return np.argsort(time, kind="stable")
+def divide(order: np.ndarray, shares: tuple[float, float, float], total: int | None = None) -> np.ndarray:
+    """(N,) uint8: the place in SPLITS of each row; train is the first share of ``order``, valid the next.
 
-
-def divide(order: np.ndarray, shares: tuple[float, float, float]) -> np.ndarray:
-    """(N,) uint8: the place in SPLITS of each row; train is the first share of ``order``, valid the next."""
-    part = np.full(len(order), 2, np.uint8)
+    Of ``total`` rows, those that are not in ``order`` belong to no part (:data:`LEFT_OUT`).
+    """
+    part = np.full(len(order) if total is None else total, LEFT_OUT, np.uint8)
     first = math.floor(len(order) * shares[0] + 0.5)
     second = first + math.floor(len(order) * shares[1] + 0.5)
-    part[order[:first]], part[order[first:second]] = 0, 1
+    part[order[:first]], part[order[first:second]], part[order[second:]] = 0, 1, 2
     return part
 
 
@@ -209,10 +214,25 @@ def divide_by_fold(folds: np.ndarray, draw: int) -> np.ndarray:
     return np.where(folds == draw, 2, np.where(folds == following, 1, 0)).astype(np.uint8)
 
 
+def division(rows: RawRows, draw: int, options: PrepareOptions) -> np.ndarray:
+    """(N,) uint8: the place in SPLITS of each row in a draw, or :data:`LEFT_OUT`."""
+    total, kept = rows.cells.rows, rows.kept
+    if rows.parts is not None or rows.folds is not None:
+        part = rows.parts.copy() if rows.folds is None else divide_by_fold(rows.folds, draw)
+        if kept is not None:
+            part[np.delete(np.arange(total), kept)] = LEFT_OUT
+        return part
+    if options.split == "time":  # rows of one time keep their order
+        order = np.argsort(rows.time if kept is None else rows.time[kept], kind="stable")
+    else:
+        order = random_order(total if kept is None else len(kept), options.split_seed + draw)
+    return divide(order if kept is None else kept[order], options.shares, total)
+
+
 def part_sizes(part: np.ndarray, labels: np.ndarray) -> dict[str, tuple[int, int]]:
     """Rows and clicks of each part."""
-    rows = np.bincount(part, minlength=len(SPLITS)).tolist()
-    clicks = np.bincount(part[labels > 0], minlength=len(SPLITS)).tolist()
+    rows = np.bincount(part, minlength=LEFT_OUT)[:LEFT_OUT].tolist()
+    clicks = np.bincount(part[labels > 0], minlength=LEFT_OUT)[:LEFT_OUT].tolist()
     return dict(zip(SPLITS, zip(rows, clicks, strict=True), strict=True))
 
 
@@ -282,16 +302,6 @@ def fit_vocabulary(
 def counts_of(rows: RawRows, column: str, train: np.ndarray) -> np.ndarray:
     """How often each number of a column occurs in the rows that ``train`` (N,) marks."""
     return np.bincount(rows.cells.column(column)[train], minlength=len(rows.cells.values(column)))
-
-
-def choose_numeric(rows: RawRows, train: np.ndarray) -> tuple[str, ...]:
-    """Fields that become buckets: the sure ones, and whole numbers with many distinct training values."""
-
-    def distinct(one: Field) -> int:
-        return one.values.filter(counts_of(rows, one.column, train) > 0).n_unique()
-
-    many = [one.name for one in rows.fields if one.name in rows.undecided and distinct(one) > MOST_CATEGORIES]
-    return tuple(one.name for one in rows.fields if one.name in rows.numeric or one.name in many)
 
 
 def with_count_buckets(rows: RawRows, names: Sequence[str], path: Path) -> RawRows:

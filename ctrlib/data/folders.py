@@ -24,12 +24,28 @@ def project_root() -> Path:
 
 def data_root() -> Path:
     """Where prepared data sets are: ``CTRLIB_DATA``, else ``data/`` in the project."""
-    return Path(os.environ.get("CTRLIB_DATA") or project_root() / "data")
+    return _named_folder("CTRLIB_DATA", "data")
 
 
 def store_root() -> Path:
     """Where run records are: ``CTRLIB_RUNS``, else ``runs/`` in the project."""
-    return Path(os.environ.get("CTRLIB_RUNS") or project_root() / "runs")
+    return _named_folder("CTRLIB_RUNS", "runs")
+
+
+def _named_folder(variable: str, name: str) -> Path:
+    """A relative path is meant from the project's root, in a command and in a notebook's kernel alike."""
+    folder = os.environ.get(variable) or name
+    need_folder_path(folder)
+    return project_root() / Path(folder).expanduser()
+
+
+def need_folder_path(path: Path | str) -> None:
+    """Raise :class:`UserError` for the address of an object store."""
+    if re.match("[A-Za-z][A-Za-z0-9+.-]+:/", str(path)):  # C:/ is a drive
+        raise UserError(
+            f"{path}: must be on a disk, which may be shared over the network; object stores have no locks and cannot "
+            "rename a folder in one step"
+        )
 
 
 @contextmanager

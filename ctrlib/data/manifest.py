@@ -34,6 +34,13 @@ class _Draw(_Strict):
     click_rate: dict[str, Annotated[float, Field(ge=0, le=1)]]
     sha256: dict[str, str]
     fingerprint: str
+    times: dict[str, Annotated[list[str], Field(min_length=2, max_length=2)]] = {}
+
+
+class _Column(_Strict):
+    numeric: bool
+    why: str
+    change: str
 
 
 class _Source(_Strict):
@@ -45,6 +52,8 @@ class _Manifest(_Strict):
     kind: str = ""
     source: _Source | None = None
     numeric_columns: list[str] = []
+    columns: dict[str, _Column] = {}
+    notes: list[str] = []
     draws: list[_Draw] = Field(min_length=1)
 
 

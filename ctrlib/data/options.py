@@ -19,6 +19,16 @@ class PrepareOptions(Settings):
         description="Layout of the raw file, when NAME does not say it. (Default: table, your own CSV or Parquet.)",
     )
     label: str = Field(default="label", description="Own data: the column with 0 and 1.", json_schema_extra=_OWN)
+    positive: str | None = Field(
+        default=None,
+        description="Own data: the label that counts as a click, 'yes' or '>3'; all others do not. (Default: 1, true.)",
+        json_schema_extra=_OWN,
+    )
+    drop_label: tuple[str, ...] = Field(
+        default=(),
+        description="Own data: labels whose rows are left out, such as 3, or missing.",
+        json_schema_extra=_OWN,
+    )
     drop: tuple[str, ...] = Field(
         default=(),
         description="Own data: columns to leave out; repeat it or use commas. Patterns work: 'id,debug_*'.",
@@ -26,13 +36,31 @@ class PrepareOptions(Settings):
     )
     numeric: tuple[str, ...] = Field(
         default=(),
-        description="Own data: columns to cut into buckets. Without it: fractions, and whole numbers with more "
-        "than 1000 distinct training values. Patterns work: 'I*'.",
+        description="Own data: columns to cut into buckets. Without it: fractions, and whole numbers that look like a "
+        "quantity. Patterns work: 'I*'.",
         json_schema_extra=_OWN,
     )
     categorical: tuple[str, ...] = Field(
         default=(),
         description="Own data: columns whose every value is a category, such as ids stored as numbers: 'C*'.",
+        json_schema_extra=_OWN,
+    )
+    missing: tuple[str, ...] = Field(
+        default=(),
+        description="Own data: cells that mean nothing is there, such as -999. (Always: empty ones; and among numbers "
+        "the usual marks, such as NA.)",
+        json_schema_extra=_OWN,
+    )
+    decimal: Literal[".", ","] | None = Field(
+        default=None,
+        description="Own data: the decimal mark of numbers. (Default: the one that fits.)",
+        json_schema_extra=_OWN,
+    )
+    separator: str | None = Field(
+        default=None,
+        pattern=r'^[^"\r\n]{1,8}$',
+        description="Own data: what stands between columns, such as '|', '::' or tab. (Default: what divides all "
+        "first lines alike.)",
         json_schema_extra=_OWN,
     )
     buckets: int = Field(
@@ -73,10 +101,17 @@ class PrepareOptions(Settings):
         description="Own data: the column to sort by for --split time; it is no feature.",
         json_schema_extra=_OWN,
     )
+    time_format: str | None = Field(
+        default=None,
+        description="Own data: how its text is written, such as '%d.%m.%Y %H:%M', or number. (Default: numbers, ISO "
+        "8601, or the form that every row fits if it is one only.)",
+        json_schema_extra=_OWN,
+    )
     fold_column: str | None = Field(
         default=None,
         description="Own data: the column that says the fold of a row; it is no feature. As many draws as folds: draw "
-        "d tests on fold d, validates on the next and trains on the rest, so each row is tested once.",
+        "d tests on fold d, validates on the next and trains on the rest, so each row is tested once. Or it says "
+        "train, valid and test: one draw.",
         json_schema_extra=_OWN,
     )
     negatives: int = Field(
@@ -115,6 +150,14 @@ class PrepareOptions(Settings):
                 if getattr(self, option) != type(self).model_fields[option].default:
                     problem = f"{option}={getattr(self, option)} with fold_column {self.fold_column!r}"
                     raise ValueError(f"{problem}: the folds divide the rows, one draw for each")
+        return self
+
+    @model_validator(mode="after")
+    def _times_are_for_a_split_by_time(self) -> "PrepareOptions":
+        if self.time_column is not None and self.split != "time":
+            raise ValueError(f"time_column={self.time_column!r} with split 'random': must be with split 'time'")
+        if self.time_format is not None and self.time_column is None:
+            raise ValueError(f"time_format={self.time_format!r}: must be with time_column")
         return self
 
     def refuse_unused(self, layout: str) -> None:

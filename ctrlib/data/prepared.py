@@ -197,9 +197,23 @@ def open_draw(folder: Path, draw: int = 0, mmap: bool = True, trust: bool = True
 def verify_draw(folder: Path, draw: int) -> None:
     """Read every byte of a draw, its vocabulary too; :class:`UserError` names the first file that is not whole."""
     open_draw(folder, draw, trust=False)
+    _whole_vocabulary(folder, draw)
+
+
+def read_vocabulary(folder: Path, draw: int) -> dict[str, dict[int, str]]:
+    """By field, the value of each code of a draw, as text; "" is a missing value."""
+    import polars as pl
+
+    frame = pl.read_parquet(_whole_vocabulary(folder, draw))
+    groups = frame.group_by("field", maintain_order=True)
+    return {field: dict(zip(group["code"], group["value"], strict=True)) for (field,), group in groups}
+
+
+def _whole_vocabulary(folder: Path, draw: int) -> Path:
     (entry,) = (entry for entry in read_manifest(folder)["draws"] if entry["draw"] == draw)
     path = Path(folder) / f"draw-{draw}" / VOCABULARY
     _need_whole(path, Files(path.parent, trust=False), entry)
+    return path
 
 
 def _need_whole(path: Path, files: Files, entry: dict[str, Any]) -> None:

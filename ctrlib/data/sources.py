@@ -1,6 +1,6 @@
 """Data sets by name: what exists, how to prepare one from a raw file, and how to load one draw of it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -8,19 +8,18 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
-from ctrlib.config import SyntheticSettings
+from ctrlib.config import SyntheticSettings, digest
 from ctrlib.data.files import file_sha256, need_space
-from ctrlib.data.folders import data_root, new_folder
-from ctrlib.data.manifest import FILE, read_manifest, write_manifest
+from ctrlib.data.folders import data_root, need_folder_path, new_folder, project_root
+from ctrlib.data.manifest import FILE, SPLITS, read_manifest, write_manifest
 from ctrlib.data.options import Layout, PrepareOptions
-from ctrlib.data.prepared import open_draw, validate_dataset, verify_draw
+from ctrlib.data.prepared import open_draw, read_vocabulary, validate_dataset, verify_draw
 from ctrlib.errors import UserError, shown, unknown
-from ctrlib.training.dataset import OOV, Dataset
+from ctrlib.training.dataset import Dataset
 
 if TYPE_CHECKING:
     from ctrlib.data.encode import RawRows
 
-ROWS_TOGETHER = 1 << 16  # rows looked at together
 LAYOUTS = get_args(Layout)
 # Benchmarks cut Criteo and Avazu at 2; Frappe keeps every value, since half of its items are rare.
 MIN_COUNTS = {"criteo": 2, "avazu": 2, "frappe": 1, "table": 2}
@@ -51,26 +50,36 @@ def _quiet(_: str) -> None:
 
 def prepare(
     name: str,
-    raw: Path | str,
+    raw: Path | str | Sequence[Path | str],
     data_dir: Path | str | None = None,
     options: PrepareOptions | None = None,
     report: Callable[[str], None] = _quiet,
+    others: Sequence[Path | str] = (),
 ) -> Path:
-    """Turn a raw file into the prepared data set ``data_dir/name``; return that folder.
+    """Turn a raw file, several, or a folder of them into the prepared data set ``data_dir/name``; return that folder.
 
-    ``report`` is told what is being done. Raises :class:`UserError`; an earlier data set of that name then stays.
+    ``others``: the files of the valid and of the test rows, where ``raw`` holds the training rows alone. ``report`` is
+    told what is being done. Raises :class:`UserError`; an earlier data set of that name then stays.
     """
     options = options or PrepareOptions()
-    raw, root = Path(raw), Path(data_dir) if data_dir is not None else data_root()
+    paths = [Path(one) for one in ([raw] if isinstance(raw, str | Path) else raw)]
+    root = Path(data_dir) if data_dir is not None else data_root()
     _check_name(name)
     layout = options.layout or (name if name in LAYOUTS else "table")
     options.refuse_unused(layout)
+    for path in (root, *paths, *others):
+        need_folder_path(path)
     if options.split == "time" and (layout in ("criteo", "frappe") or (layout == "table" and not options.time_column)):
         needed = "--time-column" if layout == "table" else "a layout with a time (avazu, or your own table)"
-        raise UserError(f"{raw}: split 'time' with layout {layout!r} has no time to sort by; allowed: {needed}")
+        raise UserError(f"{paths[0]}: split 'time' with layout {layout!r} has no time to sort by; allowed: {needed}")
+    if layout != "table" and (others or len(paths) > 1):
+        raise UserError(f"{paths[-1]}: layout {layout!r} is read from one file; allowed: one --raw")
+    if others and (len(others) < 2 or options.fold_column or options.split == "time" or options.draws > 1):
+        raise UserError(
+            "three files divide the rows: both --valid and --test, and no --split, --draws or --fold-column"
+        )
     from ctrlib.data.formats import avazu, criteo, frappe, own_table
 
-    read = {"criteo": criteo.read, "avazu": avazu.read, "frappe": frappe.read, "table": own_table.read}[layout]
     settings = {
         **options.model_dump(mode="json", exclude={"layout", "min_count"}),
         "layout": layout,
@@ -78,15 +87,35 @@ def prepare(
     }
     with new_folder(root, name) as staging:
         with TemporaryDirectory(dir=staging, prefix="scratch") as scratch:
-            rows = read(raw, Path(scratch), options, report)
+            if layout == "table":
+                rows = own_table.read(paths, Path(scratch), options, report, [Path(path) for path in others])
+            else:
+                read = {"criteo": criteo.read, "avazu": avazu.read, "frappe": frappe.read}[layout]
+                rows = read(paths[0], Path(scratch), options, report)
             with rows.cells:
                 settings["draws"] = len(rows.fold_names) or options.draws
-                report(f"hashing {raw.name}")
-                facts = {"kind": layout, "source": {"file": raw.name, "sha256": file_sha256(rows.source)}}
+                names = ", ".join(path.name for path in (*paths, *map(Path, others)))
+                report(f"hashing {names}")
+                sums = [file_sha256(path) for path in rows.sources]
+                facts = {
+                    "kind": layout,
+                    "source": {"file": names, "sha256": sums[0] if len(sums) == 1 else digest(sums)},
+                }
                 facts["settings"] = settings
                 if rows.fold_names:
                     facts["folds"] = rows.fold_names
-                facts["numeric_columns"], entries = _write_draws(staging, raw, rows, options, settings, report)
+                facts["numeric_columns"] = list(rows.numeric)
+                if rows.columns:
+                    facts["columns"] = rows.columns
+                entries = _write_draws(staging, paths[0], rows, options, settings, report)
+        if layout == "table":
+            from ctrlib.data.facts import suspicions
+
+            report("looking for fields that give the label away")
+            write_manifest(staging, name, facts, entries)
+            said = {note.split(": ")[0] for note in rows.notes if "differs in every row" in note}
+            found = suspicions(open_draw(staging))
+            facts["notes"] = [*rows.notes, *(note for name, note in found if name not in said)]
         write_manifest(staging, name, facts, entries)
     return root / name
 
@@ -98,41 +127,39 @@ def _write_draws(
     options: PrepareOptions,
     settings: dict[str, Any],
     report: Callable[[str], None],
-) -> tuple[list[str], list[dict[str, Any]]]:
-    """Write every draw; which fields became numeric buckets, and the entries of the draws for dataset.json."""
+) -> list[dict[str, Any]]:
+    """Write every draw; the entries of the draws for dataset.json."""
     from ctrlib.data import encode
 
     total, draws, entries = rows.cells.rows, settings["draws"], []
-    numeric: tuple[str, ...] = ()
     need_space(staging, total * draws * (4 * len(rows.fields) + 1))
+    bucketed = rows.numeric if options.numeric_rule == "quantile" else ()
+    if options.numeric_rule == "criteo":
+        rows = encode.with_count_buckets(rows, rows.numeric, raw)
     for draw in range(draws):
         step = f"draw {draw + 1} of {draws}"
         report(f"{step}: dividing the rows")
-        if rows.folds is not None:
-            part = encode.divide_by_fold(rows.folds, draw)
-        elif options.split == "time":
-            part = encode.divide(encode.time_order(rows.time), options.shares)
-        else:
-            part = encode.divide(encode.random_order(total, options.split_seed + draw), options.shares)
-        _need_classes(raw, draw, encode.part_sizes(part, rows.labels))
-        if draw == 0:  # the kind of a column is part of its meaning, so all draws share the choice
-            numeric = encode.choose_numeric(rows, part == 0)
-            bucketed = numeric if options.numeric_rule == "quantile" else ()
-            if options.numeric_rule == "criteo":
-                rows = encode.with_count_buckets(rows, numeric, raw)
-        entries.append(
-            encode.write_draw(staging, draw, rows, part, settings["min_count"], report, step, bucketed, options.buckets)
+        part = encode.division(rows, draw, options)
+        _need_classes(raw, draw, encode.part_sizes(part, rows.labels), rows.fold_names)
+        entry = encode.write_draw(
+            staging, draw, rows, part, settings["min_count"], report, step, bucketed, options.buckets
         )
-    return list(numeric), entries
+        if rows.time is not None:
+            spans = [rows.time[part == place] for place in range(len(SPLITS))]
+            ends = [(rows.times[int(one.min())], rows.times[int(one.max())]) for one in spans]
+            entry["times"] = dict(zip(SPLITS, [list(map(str, one)) for one in ends], strict=True))
+        entries.append(entry)
+    return entries
 
 
-def _need_classes(raw: Path, draw: int, sizes: dict[str, tuple[int, int]]) -> None:
+def _need_classes(raw: Path, draw: int, sizes: dict[str, tuple[int, int]], folds: list[Any]) -> None:
     """Refuse a division in which a part lacks a class; ``sizes``: rows and clicks of each part."""
     total = sum(rows for rows, _ in sizes.values())
-    for part, (rows, clicks) in sizes.items():
+    for place, (part, (rows, clicks)) in enumerate(sizes.items()):
         if clicks in (0, rows):
             has = "no rows" if rows == 0 else f"{rows} rows, all with label {int(clicks > 0)}"
-            problem = f"{total} rows are too few: the {part} part of draw {draw} has {has}"
+            fold = f", fold {shown(folds[(draw + 2 - place) % len(folds)])}," if folds and place else ""
+            problem = f"{total} rows are too few: the {part} part of draw {draw}{fold} has {has}"
             raise UserError(f"{raw}: {problem}; allowed: rows of both labels in each part (more rows, or other shares)")
 
 
@@ -163,10 +190,12 @@ def find(name: str, data_dir: Path | str | None = None) -> Path:
     """The folder of a prepared data set given by name or by path."""
     root = Path(data_dir) if data_dir is not None else data_root()
     plain = Path(name).name == name and name not in (".", "..")
+    need_folder_path(name)
     try:
-        for folder in ([root / name] if plain else []) + [Path(name)]:
-            if _is_prepared(folder):
-                return folder
+        if plain and _is_prepared(root / name):
+            return root / name
+        if _is_prepared(folder := project_root() / Path(name).expanduser()):
+            return folder
     except OSError as error:
         raise UserError(f"data set {shown(name)} in {root}: cannot be read ({error.strerror or error})") from None
     if name in HOW_TO_GET:
@@ -247,60 +276,54 @@ def describe(
     """Facts about one draw, ready for tables.
 
     Keys: name, draw, fingerprint, about (content of dataset.json without its draws; empty for synthetic), ``splits``
-    (a list of dicts: part, rows, clicks, click_rate) and ``fields`` (a list of dicts: field, dim, numeric, oov_train,
-    oov_valid, oov_test and top_share, all shares of rows; top_share is that of the most frequent code in train).
+    (a list of dicts: part, rows, clicks, click_rate, repeated, and first and last time where the data have one) and
+    ``fields`` (a list of dicts: field, dim, numeric, why, change, missing, auc, oov_train, oov_valid, oov_test,
+    top_share and codes, see :func:`ctrlib.data.facts.field_facts`).
     """
+    from ctrlib.data import facts
+
     dataset = load(name, draw, data_dir, synthetic)
     validate_dataset(dataset)  # a code beyond its field would be counted nowhere
-    manifest = {} if name == "synthetic" else read_manifest(find(name, data_dir))
-    facts = {key: value for key, value in manifest.items() if key != "draws"}
+    about: dict[str, Any] = {}
+    entry: dict[str, Any] = {}
+    words = None
+    if name != "synthetic":
+        folder = find(name, data_dir)
+        about = read_manifest(folder)
+        (entry,) = (one for one in about.pop("draws") if one["draw"] == draw)
+        words = read_vocabulary(folder, draw)
+    repeated = facts.repeated_rows(dataset)
     splits = [
-        _split_facts(part, len(split), int(np.count_nonzero(split.labels))) for part, split in dataset.splits().items()
+        _split_facts(part, len(split), int(np.count_nonzero(split.labels)), entry) | {"repeated": repeated[part]}
+        for part, split in dataset.splits().items()
     ]
-    counts = {part: _code_counts(split.ids, dataset.field_dims) for part, split in dataset.splits().items()}
-    fields = []
-    for place, (field, dim) in enumerate(zip(dataset.field_names, dataset.field_dims, strict=True)):
-        line = {"field": field, "dim": dim, "numeric": field in facts.get("numeric_columns", ())}
-        if facts:  # the embedded data has no rare or unseen values: its code 0 is a value like any other
-            for part, of_fields in counts.items():
-                line[f"oov_{part}"] = float(of_fields[place][OOV] / len(dataset.splits()[part]))
-        line["top_share"] = float(counts["train"][place].max() / len(dataset.train))
-        fields.append(line)
     return {
         "name": dataset.name,
         "draw": draw,
         "fingerprint": dataset.fingerprint,
-        "about": facts,
+        "about": about,
         "splits": splits,
-        "fields": fields,
+        "fields": facts.field_facts(dataset, about, words),
     }
 
 
-def _split_facts(part: str, rows: int, clicks: int) -> dict[str, Any]:
-    return {"part": part, "rows": rows, "clicks": clicks, "click_rate": clicks / rows}
-
-
-def _code_counts(ids: np.ndarray, dims: tuple[int, ...]) -> list[np.ndarray]:
-    """Per field how often each code occurs, (dim,) each; a table on disk is read in blocks."""
-    counts = [np.zeros(dim, np.int64) for dim in dims]
-    for start in range(0, len(ids), ROWS_TOGETHER):
-        block = ids[start : start + ROWS_TOGETHER].T.astype(np.intp)
-        for place, codes in enumerate(block):
-            np.add.at(counts[place], codes, 1)
-    return counts
+def _split_facts(part: str, rows: int, clicks: int, entry: dict[str, Any]) -> dict[str, Any]:
+    times = dict(zip(("first", "last"), entry.get("times", {}).get(part, ()), strict=False))
+    return {"part": part, "rows": rows, "clicks": clicks, "click_rate": clicks / rows, **times}
 
 
 def summary(folder: Path) -> dict[str, Any]:
     """What ``dataset.json`` alone says of a prepared folder, quickly at any size.
 
-    Keys: name, numeric_columns, and ``draws``: a list of dicts with draw, fingerprint, fields (name, dim) and splits
-    (as in :func:`describe`).
+    Keys: name, about (its content but for the draws), and ``draws``: a list of dicts with draw, fingerprint, fields
+    (name, dim) and splits (as in :func:`describe`).
     """
     manifest = read_manifest(folder)
     draws = []
     for entry in manifest["draws"]:
         sizes = {part: (rows, round(entry["click_rate"][part] * rows)) for part, rows in entry["rows"].items()}
-        splits = [_split_facts(part, rows, clicks) for part, (rows, clicks) in sizes.items()]
+        splits = [_split_facts(part, rows, clicks, entry) for part, (rows, clicks) in sizes.items()]
         draws.append({"name": manifest["name"], **{key: entry[key] for key in ("draw", "fingerprint", "fields")}})
         draws[-1]["splits"] = splits
-    return {"name": manifest["name"], "numeric_columns": manifest.get("numeric_columns", []), "draws": draws}
+    about = {key: value for key, value in manifest.items() if key != "draws"}
+    return {"name": manifest["name"], "about": about, "draws": draws}

@@ -55,9 +55,11 @@ class Job:
     @cached_property
     def settings(self) -> StudyParameters:
         """All its parameters, checked."""
-        from ctrlib.study.experiments import checked_parameters
+        from ctrlib.study.experiments import checked_parameters, need_comparison
 
-        return checked_parameters(**{**self.declared, **self.parameters})
+        p = checked_parameters(**{**self.declared, **self.parameters})
+        need_comparison(self.name.partition("_")[2], p)
+        return p
 
     def made_of(self) -> dict[str, Any]:
         """All that an executed copy is made of: the key and, by run, the hash of its record in the store."""
@@ -155,15 +157,17 @@ def read_overrides(assignments: list[str]) -> dict[str, Any]:
         if not equals or not name.strip():
             raise UserError(f"--set {shown(text)}: must be name=value, as in --set instances=5")
         try:
-            overrides[name.strip()] = read_value(value)
+            overrides[name.strip()] = read_value(value, name.strip())
         except ValueError as error:
             raise UserError(f"--set {shown(text)}: {shown(value)} cannot be read as a value ({error})") from None
     return overrides
 
 
-def read_value(text: str) -> Any:
-    """A YAML value; 1e-4, which YAML 1.1 takes for text, is a number."""
+def read_value(text: str, name: str = "") -> Any:
+    """A YAML value; 1e-4, which YAML 1.1 takes for text, is a number, and a data set may be called 2024."""
     value = read_yaml(text)
+    if name in StudyParameters.model_fields and StudyParameters.model_fields[name].annotation is str:
+        return text.strip() if isinstance(value, int | float) and not isinstance(value, bool) else value
     if isinstance(value, str) and re.fullmatch(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", value):
         return float(value)
     return value
@@ -176,7 +180,7 @@ def plan(root: Path, profile: str, only: list[str], overrides: dict[str, Any], o
         UserError: unknown profile, notebook, parameter (with the nearest name) or a value out of range.
     """
     notebooks = find_notebooks(root)
-    numbers = [number.zfill(2) for number in only] or list(notebooks)
+    numbers = [number.strip().zfill(2) for text in only for number in text.split(",")] or list(notebooks)
     require("notebook", numbers, notebooks)
     sections = find_profile(root, profile)
     require(f"section in profile {profile}", sections, ["all", *notebooks])

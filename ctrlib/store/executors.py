@@ -133,7 +133,11 @@ class _Workers(ProcessPoolExecutor):
 
     def __init__(self, workers: int) -> None:
         context = multiprocessing.get_context("spawn")
-        self.messages = context.SimpleQueue()
+        try:
+            self.messages = context.SimpleQueue()
+        except OSError as error:
+            problem = f"no worker processes on this system (/dev/shm: {error.strerror})"
+            raise UserError(f"{problem}; allowed: --workers 1") from None
         super().__init__(workers, context, initializer=_start_worker, initargs=(self.messages,))
 
     def stop(self) -> None:

@@ -5,7 +5,6 @@ from training it twice. The state of an unfinished training lies in ``.training-
 (:mod:`ctrlib.store.checkpoints`) until its record is there.
 """
 
-import re
 import shutil
 import time
 from collections.abc import Callable, Iterable
@@ -14,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ctrlib.config import Data, Member, Run, StoredMember
-from ctrlib.data.folders import store_root
+from ctrlib.data.folders import need_folder_path, store_root
 from ctrlib.data.load import load_data
 from ctrlib.errors import UserError
 from ctrlib.store.code import other_parts
@@ -38,11 +37,7 @@ class RunStore:
     def __init__(
         self, root: Path, checkpoint_s: float = CHECKPOINT_S, results: Results | None = None, says_damage: bool = True
     ) -> None:
-        if re.match("[A-Za-z][A-Za-z0-9+.-]+:/", str(root)):  # C:/ is a drive
-            raise UserError(
-                f"{root}: the run store must be a folder, which may be shared over the network; object stores have no "
-                "locks and cannot rename a folder in one step"
-            )
+        need_folder_path(root)
         self.root = Path(root)
         self.checkpoint_s = checkpoint_s
         self.results = results

@@ -18,13 +18,14 @@ def how_many_instances(r: Replicate) -> list[Condition]:
 
 
 def mix_architectures(r: Replicate) -> list[Condition]:
-    """Claim 4: every pair of architectures, like ones included, and the main architectures all together.
+    """Claim 4: every pair of architectures, like ones included, and the main architectures all together (where there is
+    but one, it and its companions).
 
     In a pair the first is instance 0 of its architecture and the second instance 1, so that their checkpoints are
     those of the other experiments; the factor ``cohort`` names the architectures in the order of the members.
     """
     every = list(dict.fromkeys([*r.p.architectures, *r.p.companions]))
-    cohorts = [*combinations_with_replacement(every, 2), r.p.architectures]
+    cohorts = [*combinations_with_replacement(every, 2), r.p.architectures if len(r.p.architectures) > 1 else every]
     conditions = []
     for names in dict.fromkeys(tuple(cohort) for cohort in cohorts if len(cohort) > 1):
         found = finetuned(r.pretraining(names), r.coupling(size=len(names)), r.recipe())

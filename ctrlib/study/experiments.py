@@ -4,12 +4,14 @@ An experiment is a function ``replicate -> conditions``; :data:`EXPERIMENTS` lis
 them by the name of their notebook, so that a plan can be made, and trained, without executing any notebook.
 """
 
+import ast
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 from ctrlib.config import Run, checked
-from ctrlib.errors import UserError, unknown
+from ctrlib.errors import UserError, shown, unknown
 from ctrlib.models import architecture_name
 from ctrlib.store.runs import RunStore, open_store
 from ctrlib.study import cohorts, controls, finetuning
@@ -57,14 +59,37 @@ COMPOSITE_PAGES = {
 """Notebooks that show the runs of several experiments."""
 
 
+NEEDS_TWO = {
+    "how_many_instances": ("sizes",),
+    "mix_architectures": ("architectures", "companions"),
+    "is_it_noise": ("seeds",),
+}
+"""By experiment, the lists of whose entries it needs two."""
+
+
+def need_comparison(notebook: str, p: StudyParameters) -> None:
+    """Raise :class:`UserError` where a parameter leaves a notebook, or an experiment on it, nothing to compare."""
+    for experiment in COMPOSITE_PAGES.get(notebook, (notebook,)):
+        names = NEEDS_TWO.get(experiment, ())
+        if names and len({entry for name in names for entry in getattr(p, name)}) < 2:
+            problem = f"{names[0]}={shown(list(getattr(p, names[0])))} leaves {notebook} nothing to compare"
+            raise UserError(f"{problem}; allowed: two or more{' with ' * (len(names) > 1)}{' '.join(names[1:])}")
+    if notebook == "how_strong_and_in_which_form" and p.coupling_form not in p.forms:
+        problem = (
+            f"forms={shown(list(p.forms))} lacks coupling_form={p.coupling_form!r}, which the page looks at closer"
+        )
+        raise UserError(f"{problem}; allowed: forms that hold it, or another coupling_form")
+
+
 def planned_conditions(experiment: str, p: StudyParameters) -> list[Condition]:
     """The conditions of an experiment, for all protocols and replicates of the parameters; none are trained yet.
 
     Raises:
-        UserError: no experiment of that name.
+        UserError: no experiment of that name, or nothing for it to compare.
     """
     if experiment not in EXPERIMENTS:
         raise unknown("experiment", experiment, EXPERIMENTS)
+    need_comparison(experiment, p)
     make = EXPERIMENTS[experiment]
     return [one for protocol in p.protocols for seed in p.seeds for one in make(Replicate(p, seed, protocol))]
 
@@ -92,10 +117,22 @@ def begin(names: dict[str, Any]) -> tuple[StudyParameters, RunStore]:
             tagged ``parameters``, papermill, or a person at the keyboard.
 
     Raises:
-        UserError: see :func:`checked_parameters`.
+        UserError: see :func:`checked_parameters`; or papermill was given a parameter that the notebook has not.
     """
+    cells = names.get("In", ())
+    for declared, given in pairwise(cells):
+        if given.startswith("# Parameters\n"):  # the cell that papermill puts below that of the parameters
+            for name in _assigned(given):
+                if name not in (known := _assigned(declared)):
+                    raise unknown("parameter", name, known)
     parameters = {name: names[name] for name in StudyParameters.model_fields if name in names}
     return checked_parameters(**parameters), open_store()
+
+
+def _assigned(cell: str) -> list[str]:
+    """The names that the lines of a cell give values to."""
+    lines = [line for line in ast.parse(cell).body if isinstance(line, ast.Assign | ast.AnnAssign)]
+    return [(line.targets[0] if isinstance(line, ast.Assign) else line.target).id for line in lines]
 
 
 def checked_parameters(**parameters) -> StudyParameters:

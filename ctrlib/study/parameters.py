@@ -99,6 +99,10 @@ class StudyParameters(Settings):
     def _text_is_yaml(cls, given: dict[str, Any]) -> dict[str, Any]:
         """``papermill -p seeds '[3, 4]'`` arrives as text: read it as the list it shows."""
         given = {name: _read_list(value) if _is_list(cls, name) else value for name, value in given.items()}
+        if type(given.get("dataset")) is int:  # papermill -p dataset 2024
+            given["dataset"] = str(given["dataset"])
+        if isinstance(given.get("datasets"), list | tuple):
+            given["datasets"] = [str(one) if type(one) is int else one for one in given["datasets"]]
         for name, value in given.items():
             entries = value if isinstance(value, list | tuple) else [value]
             if name not in ("batch_norm", "full_cross") and any(isinstance(entry, bool) for entry in entries):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import polars as pl
 
-from ctrlib.data.encode import Cells, Field, RawRows, ranks
+from ctrlib.data.encode import Cells, Field, RawRows, ranked
 from ctrlib.data.formats.text import MOST_SHOWN, header_of, labels_of, need_all, open_text, read_text
 from ctrlib.data.options import PrepareOptions
 from ctrlib.data.prepared import bytes_per_row
@@ -47,7 +47,7 @@ def read(path: Path, scratch: Path, options: PrepareOptions, report: Callable[[s
     if not extent.whole and last in cells.columns and cells.values(last)[int(cells.column(last)[-1])] is None:
         raise UserError(f"{text.name}, line {extent.lines}: ends after a comma: the file seems cut off there")
     fields = [*hour_fields(cells, explain, text.name), *(cells.field(name) for name in WORDS)]
-    return RawRows(text.raw, cells, fields, labels, time=ranks(cells, "hour", cells.values("hour")))
+    return RawRows([text.raw], cells, fields, labels, **ranked(cells, "hour", cells.values("hour")))
 
 
 def hour_fields(cells: Cells, explain: Callable[[], int], name: str) -> list[Field]:

@@ -30,7 +30,7 @@ def read(path: Path, scratch: Path, options: PrepareOptions, report: Callable[[s
     labels = labels_of(cells, "label", explain, text.name)
     if not extent.whole:
         _refuse_cut_word(text.name, cells)
-    return RawRows(text.raw, cells, fields_of(cells, explain), labels)
+    return RawRows([text.raw], cells, fields_of(cells, explain), labels)
 
 
 def fields_of(cells: Cells, explain: Callable[[], int]) -> list[Field]:

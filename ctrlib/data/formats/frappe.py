@@ -61,7 +61,7 @@ def read(path: Path, scratch: Path, options: PrepareOptions, report: Callable[[s
     cells = Cells(scratch, FIELDS)
     cells.add_frame(pl.concat([positives, made]))
     labels = np.concatenate([np.ones(len(positives), np.uint8), np.zeros(len(made), np.uint8)])
-    return RawRows(text.raw, cells, [cells.field(name) for name in FIELDS], labels)
+    return RawRows([text.raw], cells, [cells.field(name) for name in FIELDS], labels)
 
 
 def draw_negatives(users: np.ndarray, items: np.ndarray, per_row: int, seed: int) -> np.ndarray:

@@ -4,25 +4,49 @@ polars reads fast but fills short lines in silence and says little about bad one
 when something is wrong, the slow line-by-line :func:`first_bad_line` looks for the line and names it.
 """
 
+import bz2
+import contextlib
 import csv
 import gzip
+import itertools
+import lzma
 import re
 import shutil
-import zlib
+import sys
+import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
+from typing import IO, Any
 
 import numpy as np
 import polars as pl
 
-from ctrlib.data.encode import Cells, Progress
-from ctrlib.data.files import need_space, one_line, open_raw
+from ctrlib.data.encode import BATCH, Cells, Progress
+from ctrlib.data.files import DAMAGED_ZIP, need_space, one_line, open_raw
 from ctrlib.errors import UserError, shown
 
 _BLOCK = 1 << 18  # bytes: what is counted in it stays in the cache of the processor
 MOST_SHOWN = 40  # characters of a value in a message
-GZIP = b"\x1f\x8b"
+HEAD = 512  # bytes that tell what a file is
+PACKED = {"gzip": b"\x1f\x8b", "bz2": b"BZh", "xz": b"\xfd7zXZ", "zstd": b"\x28\xb5\x2f\xfd", "zip": b"PK\x03\x04"}
+ENDINGS = {".gz": "gzip", ".bz2": "bz2", ".xz": "xz", ".zst": "zstd", ".zip": "zip"}
+AS_PARQUET = "read it with pandas or polars and write it as Parquet"
+OTHERS = {  # what a file that begins so is, and what to do with it
+    b"PAR1": ("Parquet inside another file", "unpack it"),
+    b"ARROW1": ("Feather (Arrow)", AS_PARQUET),
+    b"\x80": ("a pickle, which may run code when it is opened", AS_PARQUET),
+    b"{": ("JSON lines", AS_PARQUET),
+    b"[{": ("JSON", AS_PARQUET),
+    b"\x89HDF": ("HDF5", AS_PARQUET),
+    b"SQLite format 3": ("an SQLite database", AS_PARQUET),
+    b"\xd0\xcf\x11\xe0": ("an Excel workbook", "save it as CSV"),
+    b"ORC": ("ORC", AS_PARQUET),
+    b"Obj\x01": ("Avro", AS_PARQUET),
+    b"7z\xbc\xaf": ("7z", "unpack it"),
+    b"Rar!": ("rar", "unpack it"),
+}
 
 RowCheck = Callable[[list[str], str], None]
 
@@ -53,41 +77,75 @@ class TextFile:
 
 
 def open_text(path: Path, scratch: Path, most: int | None = None, report: Callable = print) -> TextFile:
-    """A plain or gzip text file, or a pipe, of which ``most`` lines are to be read.
+    """A text file, plain or packed (gzip, bz2, xz, zstd, zip of one file), a pipe, or "-" for standard input.
 
-    What is not plain text on disk is unpacked or copied into the folder ``scratch``.
+    ``most`` of its lines are to be read. What is not plain text on disk is unpacked or copied into the folder
+    ``scratch``. Raises :class:`UserError` for files of another kind, naming it.
     """
     path = raw = Path(path)
-    with open_raw(path) as file:
-        packed = file.peek(2)[:2] == GZIP
-        if path.suffix == ".gz" and not packed:
-            raise UserError(f"{path}: damaged gzip (it does not begin like one); rename it if it is plain text")
-        if not path.is_file():  # a pipe can be read only once
-            raw = scratch / "raw"
+    if not path.is_file() and not path.is_dir():  # a pipe can be read only once
+        raw = scratch / "raw"
+        with sys.stdin.buffer if str(path) == "-" else open_raw(path) as file, open(raw, "wb") as copy:
             report(f"copying {path.name}")
-            with open(raw, "wb") as copy:
-                shutil.copyfileobj(file, copy, _BLOCK)
-    if not packed:
+            shutil.copyfileobj(file, copy, _BLOCK)
+    with open_raw(raw if raw.is_file() else path) as file:
+        head = file.read(HEAD)
+    kind = next((kind for kind, magic in PACKED.items() if head.startswith(magic)), None)
+    expected = ENDINGS.get(path.suffix)
+    if expected not in (None, kind):
+        raise UserError(f"{path}: damaged {expected} (it does not begin like one); rename it if it is plain text")
+    if kind is None:
+        refuse_others(path, head)
         return TextFile(str(path), raw, raw, most)
     report(f"unpacking {path.name}")
     unpacked = scratch / "unpacked"
-    _unpack(path, raw, unpacked, most)
+    _unpack(path, raw, unpacked, kind, most)
+    with open(unpacked, "rb") as file:
+        refuse_others(path, file.read(HEAD))
     return TextFile(str(path), unpacked, raw, most)
 
 
-def _unpack(path: Path, raw: Path, target: Path, most: int | None) -> None:
-    """Decompress gzip to ``target``, at least ``most`` lines of it; at most half of the disk that is free."""
+def refuse_others(path: Path, head: bytes) -> None:
+    """Raise :class:`UserError` for a file whose first bytes say that it is no text, with what to do."""
+    kinds = [what for magic, what in OTHERS.items() if head.startswith(magic)]
+    if head[257:262] == b"ustar":
+        kinds = [("a tar archive", "unpack it and give the files")]
+    for kind, advice in kinds:
+        raise UserError(f"{path}: is {kind}; {advice}. Allowed: CSV or Parquet")
+
+
+def _opened(raw: Path, kind: str) -> IO[bytes]:
+    """What is packed in a file; of a zip, its one member."""
+    if kind == "zstd":
+        from pyarrow import input_stream
+
+        return input_stream(str(raw), compression="zstd")
+    if kind != "zip":
+        return {"gzip": gzip.open, "bz2": bz2.open, "xz": lzma.open}[kind](raw)
+    archive = zipfile.ZipFile(raw)
+    names = [info.filename for info in archive.infolist() if not info.is_dir() and "__MACOSX/" not in info.filename]
+    if "[Content_Types].xml" in names:
+        raise UserError(f"{raw}: is an Excel workbook; save it as CSV. Allowed: CSV or Parquet")
+    if len(names) != 1:
+        raise UserError(f"{raw}: {len(names)} files in the zip; allowed: exactly 1 (unpack it and give the files)")
+    return archive.open(names[0])
+
+
+def _unpack(path: Path, raw: Path, target: Path, kind: str, most: int | None) -> None:
+    """Unpack to ``target``, at least ``most`` lines; at most half of the disk that is free."""
     room, done, lines = shutil.disk_usage(target.parent).free // 2, 0, 0
     try:
-        with gzip.open(raw) as packed, open(target, "wb") as file:
+        with _opened(raw, kind) as packed, open(target, "wb") as file:
             while (most is None or lines < most) and (block := packed.read(_BLOCK)):
                 done += file.write(block)
                 lines += 0 if most is None else block.count(b"\n")
                 if done > room:
                     problem = f"unpacks to more than half of the {2 * room / 1e9:,.1f} GB that are free on this disk"
                     raise UserError(f"{path}: {problem}; allowed: fewer --rows, or another --out")
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        problem = f"damaged gzip after {done:,} unpacked bytes"
+    except (*DAMAGED_ZIP, lzma.LZMAError, OSError) as error:
+        if getattr(error, "errno", None):  # of the disk
+            raise
+        problem = f"damaged {kind} after {done:,} unpacked bytes"
         raise UserError(f"{path}: {problem} ({one_line(error)}); download or copy it again") from None
 
 
@@ -134,22 +192,27 @@ def _end_of_text(text: TextFile) -> int:
 
 
 def first_bad_line(
-    text: TextFile, columns: Sequence[str], separator: str, header: bool, quoted: bool, check: RowCheck
+    text: TextFile,
+    columns: Sequence[str],
+    separator: str,
+    header: bool,
+    quoted: bool,
+    check: RowCheck | None,
+    take: Callable[[list[str]], None] | None = None,
 ) -> int:
     """Read line by line; raise :class:`UserError` for the first line that is not as it should be, else count the rows.
 
     ``check(cells, where)`` judges the values of a row; ``where`` is the beginning of its message (file and line).
+    ``take`` gets the cells of each row.
     """
-    reader = csv.reader(
-        text.lines(), delimiter=separator, quoting=csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE, strict=True
-    )
+    reader = reader_of(text, separator, quoted)
     kind = {"\t": "tab", ",": "comma"}.get(separator, repr(separator))
-    short, blank, rows = None, 0, 0
+    short, blank, rows, begun = None, 0, 0, 0
     try:
         for cells in reader:
+            begun = reader.line_num
             if short:
                 break
-            where = f"{text.name}, line {reader.line_num}"
             if reader.line_num == 1 and header:
                 continue
             if not cells:  # a mistake, unless only such lines follow
@@ -159,18 +222,28 @@ def first_bad_line(
                 raise UserError(f"{text.name}, line {blank}: 0 columns; allowed: {len(columns)}, {kind}-separated")
             if len(cells) != len(columns):
                 number = f"{len(cells)} column{'s' * (len(cells) != 1)}"
-                short = f"{where}: {number}; allowed: {len(columns)}, {kind}-separated"
+                short = f"{text.name}, line {reader.line_num}: {number}; allowed: {len(columns)}, {kind}-separated"
                 if len(cells) > len(columns):
                     break
                 continue  # whether this is the last line decides what to say
-            check(cells, where)
+            if check:
+                check(cells, f"{text.name}, line {reader.line_num}")
+            if take:
+                take(cells)
             rows += 1
         else:
             if short and text.most is None:
                 short += " (it is the last line: the file seems cut off there)"
     except csv.Error as error:
-        problem = f"{one_line(error)}; allowed: valid {kind}-separated text"
-        raise UserError(f"{text.name}, line {reader.line_num}: {problem}") from None
+        open_end = "unexpected end" in str(error)
+        if open_end and text.most is not None:  # cut between the lines of a row
+            return rows
+        problem = "a quote that opens here never closes" if open_end else one_line(error)
+        where = f"{text.name}, line {begun + 1 if open_end else reader.line_num}"
+        allowed = f"valid {kind}-separated text, with a quote inside a quoted cell doubled"
+        raise UserError(
+            f"{where}: {problem}{_odd_quote(text, reader.line_num, separator)}; allowed: {allowed}"
+        ) from None
     if short:
         raise UserError(short)
     return rows
@@ -181,7 +254,7 @@ def read_text(
     cells: Cells,
     columns: Sequence[str],
     separator: str,
-    check: RowCheck,
+    check: RowCheck | None,
     report: Callable[[str], None],
     header: bool = True,
     quoted: bool = False,
@@ -196,9 +269,30 @@ def read_text(
     def explain() -> int:
         return first_bad_line(text, columns, separator, header, quoted, check)
 
+    step = f"reading {Path(text.name).name}"
+    if quoted or len(separator.encode()) > 1:  # as Python reads it: in quotes, polars takes other text for a cell
+        progress, batch = Progress(report, step), []
+        pick = itemgetter(*(list(columns).index(name) for name in (*cells.columns, cells.columns[0])))  # a tuple
+
+        def add() -> None:
+            made = dict(zip(cells.columns, zip(*batch, strict=True), strict=False))
+            cells.add_text(pl.LazyFrame(made, schema=dict.fromkeys(cells.columns, pl.String)), progress)
+            batch.clear()
+
+        def take(row: list[str]) -> None:
+            batch.append(pick(row))
+            if len(batch) == BATCH:
+                add()
+
+        rows = first_bad_line(text, columns, separator, header, quoted, check, take)
+        if rows == 0:
+            raise UserError(f"{text.name}: no rows below the header line")
+        if batch:
+            add()
+        return Extent(rows + header, 0, True), explain
     extent = measure(text, separator)
     rows = extent.lines - header
-    if quoted or extent.separators != (len(columns) - 1) * extent.lines:
+    if extent.separators != (len(columns) - 1) * extent.lines:
         rows = explain()
     if rows == 0:
         raise UserError(f"{text.name}: no rows below the header line")
@@ -206,45 +300,66 @@ def read_text(
     lazy = pl.scan_csv(
         text.path,
         separator=separator,
-        has_header=header,
+        has_header=False,  # names may have been given
+        skip_lines=int(header),
         schema=dict.fromkeys(columns, pl.String),
-        quote_char='"' if quoted else None,
+        quote_char=None,
         n_rows=rows,
     )
     before = cells.rows
     try:
-        cells.add_text(lazy, Progress(report, f"reading {Path(text.name).name}", rows))
+        cells.add_text(lazy, Progress(report, step, rows))
     except pl.exceptions.PolarsError as error:
         explain()
-        raise UserError(stray_quote(text, separator) or f"{text.name}: cannot be read ({one_line(error)})") from None
+        raise UserError(f"{text.name}: cannot be read ({one_line(error)})") from None
     if cells.rows - before != rows:
-        problem = f"{text.name}: {cells.rows - before:,} of its {rows:,} rows can be read"
-        raise UserError(stray_quote(text, separator) or problem)
+        raise UserError(f"{text.name}: {cells.rows - before:,} of its {rows:,} rows can be read")
     return extent, explain
 
 
-def stray_quote(text: TextFile, separator: str) -> str:
-    """The line for a quote inside a cell that does not begin with one, as in ``19" screen``; empty if there is none."""
-    inside = re.compile(f'(^|{re.escape(separator)})[^"{re.escape(separator)}]+"')
-    for number, line in enumerate(text.lines(), 1):
-        if found := inside.search(line):
-            cell = shown(line[found.start() :].strip(separator).split(separator)[0].rstrip(), MOST_SHOWN)
-            allowed = "the cell in quotes, and each inside doubled"
-            return f"{text.name}, line {number}: {cell} has a quote inside; allowed: {allowed}"
-    return ""
+def needs_csv(text: TextFile) -> bool:
+    """Whether a text has quotes, or line ends of its own kind, so that lines and separators alone do not divide it."""
+    odd, before = 0, b""
+    with open(text.path, "rb") as file:
+        while block := file.read(1 << 22):
+            if b'"' in block:
+                return True
+            odd += block.count(b"\r") - block.count(b"\r\n") - (before == b"\r" and block[:1] == b"\n")
+            before = block[-1:]
+    return odd > 0
+
+
+def reader_of(text: TextFile, separator: str, quoted: bool) -> Any:
+    """Python's own csv reader of a text; a separator of several characters is put into one first."""
+    lines, one = text.lines(), separator
+    if len(separator) > 1:
+        lines, one = (line.replace(separator, "\x1f") for line in lines), "\x1f"
+    return csv.reader(lines, delimiter=one, quoting=0 if quoted else csv.QUOTE_NONE, strict=True)
+
+
+def _odd_quote(text: TextFile, number: int, separator: str) -> str:
+    """Where in a line a quote stands between other characters."""
+    line = next(itertools.islice(text.lines(), number - 1, None), "")
+    found = re.search(rf'.{{0,12}}[^{re.escape(separator)}"]"[^{re.escape(separator)}"\r\n].{{0,12}}', line)
+    return f" at {shown(found[0], MOST_SHOWN)}" if found else ""
 
 
 def separator_of(text: TextFile) -> str:
-    """Tab, comma or semicolon: the first of them that the header line has."""
-    first = next(text.lines(), "")
-    return next((mark for mark in ("\t", ",", ";") if mark in first), ",")
+    """The first of tab, comma, semicolon, bar that divides all of the first lines alike; else the header's first."""
+    marks, first = ("\t", ",", ";", "|"), list(itertools.islice(text.lines(), 100))
+    for mark in marks:
+        with contextlib.suppress(csv.Error):
+            widths = {len(row) for row in csv.reader(first, delimiter=mark) if row}
+            if len(widths) == 1 and widths != {1}:
+                return mark
+    return next((mark for mark in marks if first and mark in first[0]), ",")
 
 
 def header_of(text: TextFile, separator: str, needed: Sequence[str] = ()) -> list[str]:
     """Column names of line 1; :class:`UserError` when one is empty or repeated or ``needed`` and absent."""
     where = f"{text.name}, line 1"
     try:
-        columns = next(csv.reader([next(text.lines())], delimiter=separator), [""])
+        columns = next(reader_of(text, separator, True), [""])
     except csv.Error as error:
         raise UserError(f"{where}: {one_line(error)}; allowed: a header that names every column") from None
     absent = [name for name in needed if name not in columns]
@@ -254,8 +369,8 @@ def header_of(text: TextFile, separator: str, needed: Sequence[str] = ()) -> lis
     if absent:
         raise UserError(f"{where}: no column {absent[0]!r} in the header; allowed: {', '.join(needed)}")
     for place, name in enumerate(columns, 1):
-        if not name.strip():
-            raise UserError(f"{where}, column {place}: no name; allowed: a header that names every column")
+        if not name.strip():  # as pandas names it, which writes the numbers of its rows without a name
+            name = columns[place - 1] = f"Unnamed: {place - 1}"
         if name in columns[: place - 1]:
             problem = f"{shown(name, MOST_SHOWN)} names two columns (is the header line missing?)"
             raise UserError(f"{where}, column {place}: {problem}; allowed: unique names")
@@ -263,7 +378,7 @@ def header_of(text: TextFile, separator: str, needed: Sequence[str] = ()) -> lis
 
 
 LABELS = {"0": 0, "1": 1}
-ANY_LABELS = {**LABELS, "0.0": 0, "1.0": 1, "false": 0, "true": 1, "False": 0, "True": 1}
+ANY_LABELS = {**LABELS, "0.0": 0, "1.0": 1}
 
 
 def labels_of(

@@ -5,6 +5,7 @@ throws away what has arrived when the process ends, so the part is kept here.
 """
 
 import hashlib
+import os
 import queue
 import re
 import threading
@@ -71,7 +72,7 @@ def download(
             except httpx2.TransportError:
                 if _size(part) <= there:
                     raise
-    except (httpx2.HTTPError, OSError) as error:
+    except (httpx2.HTTPError, OSError, ImportError) as error:
         raise _explained(error, address, endpoint) from None
     report(f"checking {name}")
     if _SHA256.fullmatch(known.etag) and file_sha256(part) != known.etag:
@@ -159,6 +160,13 @@ def _explained(error: Exception, address: str, endpoint: str) -> Exception:
         problem = one_line(error) or type(error).__name__
         other = "allowed: a network, --endpoint MIRROR, or --archive FILE that was downloaded elsewhere"
         return UserError(f"{endpoint}: no connection ({problem}); what has arrived is kept; {other}")
+    if isinstance(error, ImportError):
+        return UserError(
+            f"{endpoint}: no connection by a SOCKS proxy; allowed: another in ALL_PROXY, or --archive FILE"
+        )
+    certificates = os.environ.get("SSL_CERT_FILE", "")
+    if isinstance(error, FileNotFoundError) and certificates and not os.path.exists(certificates):
+        return UserError(f"SSL_CERT_FILE={certificates}: no such file; allowed: a file of certificates, or unset")
     if getattr(error, "errno", None) is None:  # the hub's own: fewer bytes than announced, or an odd answer
         return UserError(f"{address}: cut off or not a hub's answer ({one_line(error)}); {again}")
     return error

@@ -229,7 +229,7 @@ def _rows_of(what: Published, files: dict[str, Path], cells: Cells) -> RawRows:
 
     labels = labels_of(cells, what.label, explain, what.archive, ANY_LABELS)
     if what.treatment == "counts":
-        return RawRows(Path(what.archive), cells, criteo.fields_of(cells, explain), labels)
+        return RawRows([], cells, criteo.fields_of(cells, explain), labels)
     fields = []
     if what.treatment == "hour":  # text, as all fields of the benchmark are
         hours = avazu.hour_fields(cells, explain, what.archive)
@@ -242,4 +242,4 @@ def _rows_of(what: Published, files: dict[str, Path], cells: Cells) -> RawRows:
             need_all(cells.column(name), bad, one.values, explain, what.archive, "allowed: a number or nothing")
             one = Field(name, name, numbers)
         fields.append(one)
-    return RawRows(Path(what.archive), cells, fields, labels)
+    return RawRows([], cells, fields, labels)

@@ -1,0 +1,368 @@
+"""Own logs as people have them: each kind of trouble from public reports, with invented rows."""
+
+import bz2
+import gzip
+import io
+import lzma
+import pickle
+import subprocess
+import sys
+import tarfile
+from datetime import datetime, timedelta, timezone
+
+import numpy as np
+import pandas as pd
+import polars as pl
+import pyarrow as pa
+import pytest
+from raw_files import zip_of
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
+from sklearn.preprocessing import OneHotEncoder
+
+from ctrlib.config import checked
+from ctrlib.data import columns, sources
+from ctrlib.data.formats.own_table import natural
+from ctrlib.data.manifest import read_manifest
+from ctrlib.data.options import PrepareOptions
+from ctrlib.errors import UserError
+
+N = 400
+RNG = np.random.default_rng(11)
+LABELS = RNG.integers(0, 2, N)
+SHOPS = RNG.integers(0, 9, N)
+
+
+def table(separator=",", rows=range(N), **more):
+    """The text of a log of N rows: label, shop and further columns of cells."""
+    names = separator.join(["label", "shop", *more])
+    lines = [separator.join(map(str, (LABELS[r], SHOPS[r], *(cells[r] for cells in more.values())))) for r in rows]
+    return "".join(f"{line}\n" for line in (names, *lines))
+
+
+def prepare(folder, raw, others=(), **options):
+    """The prepared data set, its dataset.json, and the meaning of each code of each field in train, by part."""
+    if isinstance(raw, str):
+        (folder / "own.csv").write_text(raw, encoding="utf-8")
+        raw = folder / "own.csv"
+    made = sources.prepare("own", raw, folder, checked(PrepareOptions, **options), others=others)
+    return sources.load("own", 0, folder), read_manifest(made)
+
+
+def refused(folder, raw, match, **options):
+    with pytest.raises(UserError, match=match) as caught:
+        prepare(folder, raw, **options)
+    assert "\n" not in str(caught.value)
+
+
+# ---- times -----------------------------------------------------------------------------------------------------------
+
+MOMENTS = [datetime(2022, 11, 3, 9, 5) + timedelta(minutes=int(m)) for m in np.sort(RNG.integers(0, 600_000, N))]
+MIX = RNG.permutation(N)
+
+
+FORMS = ["%d.%m.%Y", "%m/%d/%Y %H:%M", "%d/%m/%Y %I:%M %p", "%Y-%m-%d", "%Y-%m-%dT%H:%M:%SZ", "%Y-%m-%d %H:%M:%S+0200"]
+FORMS += ["%b %d, %Y", "%d/%b/%Y:%H:%M:%S -0700", "%a %b %d %H:%M:%S +0000 %Y", "%Y%m%d", "seconds"]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_split_by_time_keeps_the_future_out_of_training(tmp_path, form):
+    shown = [str(int(m.timestamp())) if form == "seconds" else m.strftime(form) for m in MOMENTS]
+    raw = table(rows=MIX, when=[f'"{text}"' for text in shown])
+    if form == "%m/%d/%Y %H:%M":
+        raw = raw.replace('"0', '"').replace("/0", "/")  # as Excel writes them
+    data, about = prepare(tmp_path, raw, split="time", time_column="when")
+    whole = "M" in form or form == "seconds"
+    order = sorted(MIX.tolist(), key=lambda row: MOMENTS[row] if whole else MOMENTS[row].date())
+    place = {row: place for place, row in enumerate(MIX.tolist())}
+    for part, rows in {"train": order[:320], "valid": order[320:360], "test": order[360:]}.items():
+        expected = LABELS[sorted(rows, key=place.__getitem__)]
+        assert data.splits()[part].labels.tolist() == expected.tolist()
+    last = [ends[1] for ends in about["draws"][0]["times"].values()]
+    assert last == sorted(last)
+
+
+@pytest.mark.parametrize(
+    ("cells", "message", "options"),
+    [
+        (["11/7/2017 9:30", "1/7/2017 8:00"], "line 2.*'11/7/2017 9:30'; may be '%d/%m/%Y %H:%M' or '%m/%d/%Y", {}),
+        (["31.12.2023", "yesterday"], "line 3.*'yesterday'; allowed: ISO 8601", {}),
+        (["2024-03-01T10:00Z", "2024-03-01T10:00"], "line 3.*allowed: a zone", {}),
+        (["2024-03-01 10:00 CET"], "line 2.*CET'; allowed: ISO 8601", {}),
+        (["31122023", "01012024"], "line 2.*may be a number or a date; allowed: --time-format", {}),
+        (["31.12.2023"], "line 2.*allowed: times that fit --time-format '%m.%d.%Y'", {"time_format": "%m.%d.%Y"}),
+        (["5", "x"], "line 3.*'x'; allowed: numbers", {"time_format": "number"}),
+    ],
+)
+def test_times_that_may_mean_two_things_are_refused(tmp_path, cells, message, options):
+    when = (cells * N)[: N - N % len(cells)]
+    refused(tmp_path, table(rows=range(len(when)), when=when), message, split="time", time_column="when", **options)
+
+
+def test_typed_times_and_zones_in_parquet(tmp_path):
+    zone = timezone(timedelta(hours=-7))
+    for number, when in enumerate([MOMENTS, [m.replace(tzinfo=zone) for m in MOMENTS], [m.date() for m in MOMENTS]]):
+        frame = pl.DataFrame({"label": LABELS, "shop": SHOPS, "when": when})
+        frame.write_parquet(tmp_path / f"{number}.parquet")
+        data, about = prepare(tmp_path, tmp_path / f"{number}.parquet", split="time", time_column="when")
+        assert data.test.labels.tolist() == LABELS[-40:].tolist()
+        assert about["draws"][0]["times"]["train"][0].startswith("2022-11")
+
+
+# ---- parts -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "names", [("train", "valid", "test"), ("Training", "VAL", "testing"), ("train", "dev", "test")]
+)
+def test_a_column_of_parts_is_one_draw_as_named(tmp_path, names):
+    part = RNG.permutation(np.arange(N) % 3)
+    data, about = prepare(tmp_path, table(part=[names[p] for p in part]), fold_column="part")
+    assert len(about["draws"]) == 1
+    for place, split in enumerate(data.splits().values()):
+        assert split.labels.tolist() == LABELS[part == place].tolist()
+    missing = [names[p % 2] for p in part]
+    refused(tmp_path, table(part=missing), "column part: no rows are marked 'test'", fold_column="part")
+    one = ["test" if label else names[p % 2] for p, label in zip(part, LABELS, strict=True)]
+    refused(tmp_path, table(part=one), "the train part of draw 0 has .* rows, all with label 0", fold_column="part")
+
+
+def test_three_files_are_the_three_parts(tmp_path):
+    places = {"train": range(300), "valid": range(300, 350), "test": range(350, N)}
+    for name, rows in places.items():
+        (tmp_path / f"{name}.csv").write_text(table(rows=rows))
+    files = [tmp_path / f"{name}.csv" for name in places]
+    data, about = prepare(tmp_path, files[0], files[1:])
+    assert about["source"]["file"] == "train.csv, valid.csv, test.csv"
+    for name, rows in places.items():
+        assert data.splits()[name].labels.tolist() == LABELS[list(rows)].tolist()
+    with pytest.raises(UserError, match="three files divide the rows"):
+        prepare(tmp_path, files[0], files[1:2])
+
+
+def test_fold10_comes_after_fold9(tmp_path):
+    names = [f"fold{1 + row % 11}" for row in range(N)]
+    assert prepare(tmp_path, table(fold=names), fold_column="fold")[1]["folds"] == sorted(set(names), key=natural)
+    assert sorted({"fold10", "fold9"}, key=natural) == ["fold9", "fold10"]
+
+
+# ---- cells -----------------------------------------------------------------------------------------------------------
+
+
+def test_what_is_no_number_is_counted_and_named(tmp_path):
+    price = [f"{value:.2f}" for value in RNG.gamma(2, 20, N)]
+    price[7], price[9], price[11] = "gratis", "NA", "\u00a07.5"
+    _, about = prepare(tmp_path, table(price=price, one=["x"] * (N - 1) + ["y"]))
+    assert about["numeric_columns"] == ["price"]
+    assert about["columns"]["price"] == {"numeric": True, "why": "fractions", "change": "--categorical price"}
+    assert any("price: 1 of 400 cells are no numbers ('gratis')" in note for note in about["notes"])
+    assert any(
+        note.startswith("one: 99.7% of the training rows hold") or note.startswith("one: 100.0%")
+        for note in about["notes"]
+    )
+    kept = prepare(tmp_path, table(price=price), missing=("gratis",))[1]
+    assert not any(note.startswith("price") for note in kept["notes"])
+    refused(tmp_path, table(price=price), "line 9, column price: 'gratis'; allowed: a number", numeric=("price",))
+
+
+def test_the_decimal_mark(tmp_path):
+    values = [f"{value:.3f}".replace(".", ",") for value in RNG.gamma(2, 20, N)]
+    quoted = [f'"{value}"' for value in values]
+    assert prepare(tmp_path, table(";", x=values))[1]["columns"]["x"]["why"].startswith(
+        "fractions (the comma is the dec"
+    )
+    assert prepare(tmp_path, table(",", x=quoted))[1]["columns"]["x"]["why"].startswith(
+        "fractions (the comma is the dec"
+    )
+    thousands = [f'"{value + 1000:,}"' for value in RNG.integers(0, 900_000, N)]
+    for options, why in (
+        ({}, f"whole numbers ({N} different), each a category"),
+        ({"decimal": ","}, "fractions (the comma is the dec"),
+    ):
+        assert prepare(tmp_path, table(",", x=thousands), **options)[1]["columns"]["x"]["why"].startswith(why)
+
+
+def test_the_decision_does_not_depend_on_rows(tmp_path, monkeypatch):
+    """A trial with a few rows shows what all rows will be."""
+    ids = RNG.permutation(5000)[RNG.integers(0, 1500, 40 * N)]
+    raw = "label,x\n" + "".join(f"{LABELS[row % N]},{value}\n" for row, value in enumerate(ids))
+    small, about = prepare(tmp_path, raw, rows=200)
+    assert len(small.train) == 160
+    assert about["columns"] == prepare(tmp_path, raw)[1]["columns"]
+    monkeypatch.setattr("ctrlib.data.formats.own_table.EVIDENCE_ROWS", 200)
+    assert "200 whole" not in columns.__doc__
+    assert prepare(tmp_path, raw, rows=300)[1]["columns"] != about["columns"]
+
+
+# ---- leaks -----------------------------------------------------------------------------------------------------------
+
+
+def test_leaks_are_named_and_an_index_is_left_out(tmp_path):
+    frame = pd.DataFrame({"label": LABELS, "shop": SHOPS, "row": [f"r{row}" for row in range(N)]})
+    frame["paid_at"] = np.where(LABELS == 1, RNG.uniform(0, 9, N), np.nan)
+    frame.to_csv(tmp_path / "own.csv")
+    frame.sample(frac=1, random_state=0).to_parquet(tmp_path / "own.parquet")
+    for name, index in (("own.csv", "Unnamed: 0"), ("own.parquet", "__index_level_0__")):
+        data, about = prepare(tmp_path, tmp_path / name)
+        assert data.field_names == ("shop", "row", "paid_at")
+        assert f"{index}: left out, it numbers the rows" in about["notes"]
+        assert any(note.startswith("row: differs in every row") for note in about["notes"])
+        assert any(
+            note.startswith("paid_at: alone it tells clicks") and "--drop paid_at" in note for note in about["notes"]
+        )
+        assert not any(note.startswith("shop") for note in about["notes"])
+    refused(tmp_path, table(), "time_column='shop' with split 'random'", time_column="shop")
+
+
+# ---- files -----------------------------------------------------------------------------------------------------------
+
+TEXT = table().encode()
+
+
+def packed(kind):
+    if kind == "zst":
+        return pa.compress(TEXT, codec="zstd", asbytes=True)
+    return {"gz": gzip.compress, "bz2": bz2.compress, "xz": lzma.compress, "zip": lambda t: zip_of({"a.csv": t})}[kind](
+        TEXT
+    )
+
+
+@pytest.mark.parametrize("kind", ["gz", "bz2", "xz", "zst", "zip"])
+def test_packed_text(tmp_path, kind):
+    expected = prepare(tmp_path, TEXT.decode())[0].fingerprint
+    raw = tmp_path / f"own.csv.{kind}"
+    raw.write_bytes(packed(kind))
+    assert prepare(tmp_path, raw)[0].fingerprint == expected
+    raw.write_bytes(raw.read_bytes()[:-30])
+    refused(tmp_path, raw, f"damaged {dict(gz='gzip', zst='zstd').get(kind, kind)}")
+
+
+def test_a_folder_or_several_files_are_one_table(tmp_path):
+    expected = prepare(tmp_path, TEXT.decode())[0].fingerprint
+    folder, lines = tmp_path / "parts", TEXT.decode().splitlines(keepends=True)
+    folder.mkdir()
+    for number, start in enumerate(range(1, N + 1, 40)):  # part10 comes after part9
+        header = lines[:1] if number < 3 else []  # as with `split`, some have none
+        (folder / f"part{number}.csv").write_text("".join([*header, *lines[start : start + 40]]))
+    (folder / "_SUCCESS").write_text("")
+    assert prepare(tmp_path, folder)[0].fingerprint == expected
+    assert prepare(tmp_path, sorted(folder.glob("part*"), key=lambda p: natural(p.name)))[0].fingerprint == expected
+    (folder / "part11.csv").write_text("label,store\n1,2\n")
+    refused(tmp_path, folder, r"part11.csv: not the columns of .*part0.csv \(see 'shop'\)")
+    frame = pl.DataFrame({"label": LABELS, "shop": SHOPS})
+    typed = tmp_path / "typed"
+    typed.mkdir()
+    for number in range(3):
+        frame[number * 150 : (number + 1) * 150].write_parquet(typed / f"{number}.parquet")
+    assert prepare(tmp_path, typed)[0].fingerprint == expected
+
+
+def tar():
+    made = io.BytesIO()
+    with tarfile.open(fileobj=made, mode="w") as archive:
+        archive.addfile(tarfile.TarInfo("a.csv"))
+    return made.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (tar(), "a tar archive; unpack it"),
+        (gzip.compress(tar()), "a tar archive; unpack it"),
+        (b"ARROW1\0\0rest", "Feather"),
+        (b'{"label": 1}\n', "JSON lines; read it with pandas or polars and write it as Parquet"),
+        (pickle.dumps([1]), "a pickle"),
+        (zip_of({"a.csv": "x", "b.csv": "y"}), "2 files in the zip; allowed: exactly 1"),
+        (zip_of({"[Content_Types].xml": "x"}), "an Excel workbook"),
+    ],
+)
+def test_other_files_are_named(tmp_path, content, message):
+    (tmp_path / "own.dat").write_bytes(content)
+    refused(tmp_path, tmp_path / "own.dat", message)
+
+
+def test_standard_input_and_addresses(tmp_path):
+    command = [sys.executable, "-m", "ctrlib.cli", "data", "prepare", "own", "--raw", "-", "--out", str(tmp_path)]
+    done = subprocess.run(command, input=TEXT, capture_output=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    assert sources.load("own", 0, tmp_path).train.labels.size == 320
+    refused(tmp_path, sources.Path("s3://bucket/own.csv"), "s3:/.*must be on a disk")
+
+
+@pytest.mark.parametrize(
+    ("separator", "options"),
+    [("|", {}), (";", {}), ("\t", {}), ("::", {"separator": "::"}), (" ", {"separator": "space"})],
+)
+def test_separators(tmp_path, separator, options):
+    words = [f"a,{value}" for value in SHOPS] if separator != "," else SHOPS
+    data, _ = prepare(tmp_path, table(separator, words=words), **options)
+    assert data.field_names == ("shop", "words")
+
+
+# ---- labels ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("names", "options"),
+    [
+        (("FALSE", "TRUE"), {}),
+        (("0.00", " 1.0"), {}),
+        (("-1", "1"), {"positive": "1"}),
+        (("1", "2"), {"positive": "2"}),
+        (("N", "Y"), {"positive": "Y"}),
+        (("2", "5"), {"positive": ">3"}),
+    ],
+)
+def test_labels_as_people_write_them(tmp_path, names, options):
+    plain = prepare(tmp_path, table())[0]
+    raw = "label,shop\n" + "".join(f"{names[label]},{shop}\n" for label, shop in zip(LABELS, SHOPS, strict=True))
+    assert prepare(tmp_path, raw, **options)[0].fingerprint == plain.fingerprint
+    if options:
+        refused(tmp_path, raw, rf"line \d+, column label: .*allowed: 0 or 1.*--positive '{names[1]}'")
+
+
+def test_ratings_with_a_label_left_out(tmp_path):
+    stars = RNG.integers(1, 6, N)
+    raw = "label,shop\n" + "".join(f"{star},{shop}\n" for star, shop in zip(stars, SHOPS, strict=True))
+    data, _ = prepare(tmp_path, raw, positive=">3", drop_label=("3",))
+    assert sum(len(split) for split in data.splits().values()) == (stars != 3).sum()
+    assert sum(split.labels.sum() for split in data.splits().values()) == (stars > 3).sum()
+    refused(tmp_path, raw, "--positive '>3'")
+    refused(tmp_path, raw, "--positive '9' is no label of it; allowed: '1', '2'", positive="9")
+
+
+def test_cells_of_several_values_are_said(tmp_path):
+    genres = ["|".join(sorted(RNG.choice(list("abcde"), 2, replace=False))) for _ in range(N)]
+    notes = prepare(tmp_path, table(genres=genres))[1]["notes"]
+    assert any(note.startswith("genres: cells hold several values") for note in notes)
+
+
+# ---- an independent reading ------------------------------------------------------------------------------------------
+
+
+def test_a_clean_log_is_read_as_pandas_and_scikit_learn_read_it(tmp_path):
+    """The same cells, split, rare values and buckets, and with them the same AUC of a logistic regression."""
+    rows = 4000
+    user, price = RNG.zipf(1.3, rows) % 500, np.round(RNG.gamma(2, 20, rows), 2)
+    colour = RNG.choice(["red", "blue", "green"], rows)
+    click = RNG.random(rows) < 1 / (1 + np.exp(-(np.sin(user) + (colour == "red") - price / 40)))
+    frame = pd.DataFrame({"click": click.astype(int), "user": user, "price": price, "colour": colour})
+    frame.to_csv(tmp_path / "own.csv", index=False)
+    data, _ = prepare(tmp_path, tmp_path / "own.csv", label="click")
+    seen = pd.read_csv(tmp_path / "own.csv")
+    order = np.random.default_rng(0).permutation(rows)
+    train, test = np.sort(order[:3200]), np.sort(order[3600:])
+    edges = np.unique(np.quantile(seen["price"][train], np.arange(1, 20) / 20, method="inverted_cdf"))
+    seen["price"] = np.searchsorted(edges, seen["price"])
+    fields = ["user", "price", "colour"]
+
+    def auc(known, later, label_known, label_later, encoder):
+        model = LogisticRegression(max_iter=2000, tol=1e-9).fit(encoder.fit_transform(known), label_known)
+        return roc_auc_score(label_later, model.predict_proba(encoder.transform(later))[:, 1])
+
+    rare = OneHotEncoder(min_frequency=2, handle_unknown="infrequent_if_exist")
+    theirs = auc(seen[fields].iloc[train], seen[fields].iloc[test], click[train], click[test], rare)
+    plain = OneHotEncoder(handle_unknown="ignore")
+    ours = auc(data.train.ids, data.test.ids, data.train.labels, data.test.labels, plain)
+    assert ours == pytest.approx(theirs, abs=5e-5)
+    assert theirs > 0.6
