@@ -1,6 +1,7 @@
 """``ctrlib decide``: from a file to a report that opens from disk, and on from there."""
 
 import io
+import json
 import re
 from contextlib import redirect_stdout
 from pathlib import Path
@@ -10,14 +11,14 @@ import pandas as pd
 import pytest
 
 from ctrlib.cli import main
-from ctrlib.data import folders
+from ctrlib.data import encode, folders
 from ctrlib.publish.slides import ExecutedPages
 from ctrlib.run import decide
 from ctrlib.run.estimate import Clock
 from ctrlib.store.runs import RunStore
 
 SMALL = ("embedding_dim=2", "hidden_units=[4]", "instances=2", "mutual_weights=[20]", "max_epochs=3", "device=cpu")
-OPTIONS = [part for text in SMALL for part in ("--set", text)]
+OPTIONS = ["--label", "clicked", "--save", *(part for text in SMALL for part in ("--set", text))]
 
 
 def write_log(path: Path, rows: int = 900) -> Path:
@@ -41,19 +42,7 @@ def decided(tmp_path_factory) -> tuple[Path, list[str]]:
         for _ in range(2):
             said = io.StringIO()
             with redirect_stdout(said):
-                main_ok(
-                    [
-                        "decide",
-                        str(log),
-                        "--label",
-                        "clicked",
-                        "--minutes",
-                        "0.5",
-                        "--out",
-                        str(folder / "out"),
-                        *OPTIONS,
-                    ]
-                )
+                main_ok(["decide", str(log), "--minutes", "0.5", "--out", str(folder / "out"), *OPTIONS])
             lines.append(said.getvalue())
     return folder, lines
 
@@ -125,6 +114,7 @@ def test_fewer_minutes_leave_fewer_rows(monkeypatch, tmp_path) -> None:
         (["nothing_there"], "nothing_there"),
         (["synthetic", "--label", "clicked"], "is for raw files"),
         (["synthetic", "--set", "instnces=3"], "Did you mean 'instances'"),
+        (["synthetic", "--save"], "synthetic"),
     ],
 )
 def test_a_mistake_is_one_line(arguments, words, tmp_path, monkeypatch, capsys) -> None:
@@ -137,3 +127,22 @@ def test_a_mistake_is_one_line(arguments, words, tmp_path, monkeypatch, capsys) 
     assert words in message
     assert message.startswith("error: ")
     assert not Path("decide_shop").exists()
+
+
+def test_saved_models_score_new_rows_as_they_scored_the_test_rows(decided, monkeypatch, tmp_path) -> None:
+    """Without a label, in another order of columns; a site that training did not show counts as unseen."""
+    folder, _ = decided
+    monkeypatch.setenv("CTRLIB_DATA", str(folder / "data"))
+    log = pd.read_csv(folder / "shop.csv")
+    new = pd.concat([log.drop(columns="clicked"), pd.DataFrame({"site": ["never seen"], "hour": ["h1"]})])
+    new[["hour", "site"]].to_csv(tmp_path / "new.csv", index=False)
+    main_ok(["predict", str(folder / "out" / "model"), str(tmp_path / "new.csv"), "--out", str(tmp_path / "p.csv")])
+    scored = pd.read_csv(tmp_path / "p.csv")["probability"]
+    assert len(scored) == len(new)
+    content = json.loads((folder / "out" / "model" / "model.json").read_text())
+    store = RunStore(folder / "runs")
+    known = np.mean([store.open(name).probabilities()[n] for name, n in content["runs"]], axis=0)
+    test_rows = encode.divide(encode.random_order(len(log), 0), (0.8, 0.1, 0.1)) == 2
+    np.testing.assert_allclose(scored[:-1][test_rows], known, atol=1e-6)
+    by_site = scored[:-1].groupby(log["site"]).mean()
+    assert by_site.min() < scored.iloc[-1] < by_site.max()

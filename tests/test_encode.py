@@ -161,12 +161,13 @@ def test_a_division_follows_its_order(total, seed, shares):
     st.integers(2, 9),
 )
 def test_buckets_equal_plain_python(train, other, buckets):
-    values, counts = pl.Series("x", [*train, *other], dtype=pl.Float64), np.array([1] * len(train) + [0] * len(other))
     known = sorted(v for v in train if v is not None and not math.isnan(v))
     expected = {known[math.ceil(k * len(known) / buckets) - 1] for k in range(1, buckets)} if known else set()
-    assert bucket_edges(np.array(known), np.ones(len(known), int), buckets).tolist() == sorted(expected)
-    made = in_buckets(values, counts, buckets).to_list()[len(train) :]
-    assert made == [None if v is None else sum(edge < v for edge in expected) for v in other]
+    edges = bucket_edges(np.array(known), np.ones(len(known), int), buckets)
+    assert edges.tolist() == sorted(expected)
+    assert in_buckets(pl.Series("x", other, dtype=pl.Float64), edges).to_list() == [
+        None if v is None else sum(edge < v for edge in expected) for v in other
+    ]
 
 
 def test_own_table_kinds(tmp_path):

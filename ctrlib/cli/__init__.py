@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from ctrlib.cli.decide import EXTRA, decide
+from ctrlib.cli.decide import EXTRA, decide, predict
 from ctrlib.cli.output import complain
 from ctrlib.cli.runs import runs_app
 from ctrlib.cli.study import book, pdf, slides, study
@@ -77,6 +77,7 @@ app = typer.Typer(
 for command in (study, book, pdf, slides):
     app.command(command.__name__)(command)
 app.command("decide", context_settings=EXTRA)(decide)
+app.command("predict")(predict)
 data_commands = typer.Typer(  # not "data", which is the module's name
     cls=DataCommands,
     no_args_is_help=True,

@@ -27,6 +27,9 @@ def decide(
         list[str] | None,
         typer.Option("--set", metavar="NAME=VALUE", help="A parameter of the notebook; may be repeated."),
     ] = None,
+    save: Annotated[
+        bool, typer.Option("--save", help="Write the recommended models into model/ of the folder, for ctrlib predict.")
+    ] = False,
 ) -> None:
     """Should the models of your log be coupled, averaged, distilled, or left alone? A report with an answer.
 
@@ -39,9 +42,14 @@ def decide(
 
     [dim]ctrlib decide clicks.parquet --label clicked --time-column at --split time --minutes 30[/dim]
 
+    [dim]ctrlib decide clicks.csv --label clicked --save[/dim]      and then: ctrlib predict decide_clicks/model new.csv
+
     [dim]ctrlib decide criteo_100k --set instances=4[/dim]        a data set that is prepared already
     """
     from ctrlib.data.folders import project_root
+    from ctrlib.data.manifest import read_manifest
+    from ctrlib.data.new_rows import check_own
+    from ctrlib.data.sources import find
     from ctrlib.errors import UserError
     from ctrlib.publish.report import write_report
     from ctrlib.publish.slides import ExecutedPages
@@ -66,6 +74,8 @@ def decide(
     dataset = _prepare(file, f"decide_{name}", context.args) if file.is_file() else log
     if not file.is_file() and context.args:
         raise UserError(f"{context.args[0]}: is for raw files; {log!r} is none")
+    if save:
+        check_own(read_manifest(find(dataset)))
     asked = plan.own_parameters(root, dataset, overrides)
     clock = Clock(store, asked["device"])
     with reporting("timing a few steps"):
@@ -97,7 +107,11 @@ def decide(
     with reporting("executing the notebook, writing the report"):
         notebook = plan.execute(root, asked | found, folder / "your_log.ipynb", say)
         report = write_report(notebook, f"Should the models of {name} be coupled?", folder)
+        if save:
+            saved, count = plan.save(store, asked | found, folder / "model")
     say(ExecutedPages(folder).value("your_log", "recommendation"))
+    if save:
+        say(f"{count} model{'s' * (count > 1)} saved; ctrlib predict {saved} NEW.csv scores new rows")
     if left_out:
         say(f"left out for want of time: {left_out}; the same command with more --minutes goes on from here")
     say(f"{humanize(time.monotonic() - began)}; report: {report}")
@@ -119,3 +133,28 @@ def _prepare(file: Path, name: str, options: list[str]) -> str:
     context = command.make_context("decide", [name, "--raw", str(file), *usual, *options])
     command.invoke(context)
     return name
+
+
+def predict(
+    model: Annotated[Path, typer.Argument(help="The folder model/ that [bold]ctrlib decide --save[/bold] made.")],
+    file: Annotated[Path, typer.Argument(help="New rows with the columns of the log; no label is needed.")],
+    out: Annotated[
+        Path | None,
+        typer.Option(help="The CSV to write, a line a row. (Default: FILE_scored.csv, here.)", show_default=False),
+    ] = None,
+) -> None:
+    """Click probabilities of new rows by saved models; a value that training did not show counts as unseen.
+
+    [dim]ctrlib predict decide_clicks/model new.csv[/dim]
+    """
+    from ctrlib.run.predict import predict_file
+
+    with reporting(f"reading {file.name}") as report:
+        probabilities, unseen = predict_file(model, file, report)
+    path = out or Path(f"{file.stem}_scored.csv")
+    with open(path, "w", encoding="utf-8") as scored:
+        scored.write("probability\n")
+        scored.writelines(f"{p:.6g}\n" for p in probabilities)
+    say(f"{len(probabilities):,} rows scored, mean probability {probabilities.mean():.4f}: {path}")
+    if new := [f"{name} {share:.0%}" for name, share in unseen.items() if share > 0.05]:
+        say(f"unseen or rare in training: {', '.join(new)} of the rows")

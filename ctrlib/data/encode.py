@@ -252,12 +252,11 @@ def bucket_edges(values: np.ndarray, counts: np.ndarray, buckets: int) -> np.nda
     return np.unique(values[order][np.searchsorted(upto, np.maximum(places, 0), side="right")])
 
 
-def in_buckets(values: pl.Series, counts: np.ndarray, buckets: int) -> pl.Series:
-    """Bucket number (Int64) of each value, of numbers with these ``counts`` in training; missing stays missing."""
+def in_buckets(values: pl.Series, edges: np.ndarray) -> pl.Series:
+    """Bucket number (Int64) of each number; missing stays missing."""
     values = values.cast(pl.Float64).fill_nan(None)
-    numbers, missing = values.fill_null(0.0).to_numpy(), values.is_null().to_numpy()
-    edges = bucket_edges(numbers[~missing], counts[~missing], buckets)
-    return pl.Series(np.searchsorted(edges, numbers, side="left").astype(np.int64)).set(values.is_null(), None)
+    buckets = np.searchsorted(edges, values.fill_null(0.0).to_numpy(), side="left").astype(np.int64)
+    return pl.Series(buckets).set(values.is_null(), None)
 
 
 def count_bucket(number: pl.Expr) -> pl.Expr:
@@ -331,11 +330,14 @@ def write_draw(
     ``part`` (N,): the place in SPLITS of each row; ``numeric``: fields that are cut into so many ``buckets``.
     """
     total, train = rows.cells.rows, part == 0
-    tables, codes = [], []
+    tables, codes, edges = [], [], {}
     for place, one in enumerate(rows.fields, 1):
         report(f"{step}: fitting vocabulary, field {place} of {len(rows.fields)}, {one.name}")
-        counts = counts_of(rows, one.column, train)
-        values = in_buckets(one.values, counts, buckets) if one.name in numeric else one.values
+        counts, values = counts_of(rows, one.column, train), one.values
+        if one.name in numeric:
+            known = values.cast(pl.Float64).is_not_nan().fill_null(False).to_numpy()
+            edges[one.name] = bucket_edges(values.cast(pl.Float64).to_numpy()[known], counts[known], buckets)
+            values = in_buckets(values, edges[one.name])
         known, of_number = fit_vocabulary(values, counts, min_count, one.distinct and one.name not in numeric)
         text = pl.col("value").cast(pl.String).fill_null("")
         tables.append(known.select(pl.lit(one.name).alias("field"), text, "code"))
@@ -347,7 +349,8 @@ def write_draw(
             writer.append(name, ids, labels)
             progress.add(len(labels))
         names = [one.name for one in rows.fields]
-        return writer.finish(names, [table.height + 1 for table in tables], pl.concat(tables))
+        entry = writer.finish(names, [table.height + 1 for table in tables], pl.concat(tables))
+    return entry | {"edges": {name: list(map(str, found.tolist())) for name, found in edges.items()}}
 
 
 def _encoded(rows: RawRows, codes: list[np.ndarray], part: np.ndarray) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:

@@ -35,6 +35,7 @@ class _Draw(_Strict):
     sha256: dict[str, str]
     fingerprint: str
     times: dict[str, Annotated[list[str], Field(min_length=2, max_length=2)]] = {}
+    edges: dict[str, list[str]] = {}  # of the buckets, as text: one may be infinite
 
 
 class _Column(_Strict):

@@ -18,12 +18,21 @@ from ctrlib.errors import UserError
 from ctrlib.run.estimate import COUPLED, EPOCHS, Clock
 from ctrlib.run.execute import execute_all
 from ctrlib.run.plan import code_digest, declared_parameters, find_notebooks, make_job, require, results_digest
+from ctrlib.run.predict import save_models
 from ctrlib.store.ensure import default_workers, ensure_all
 from ctrlib.store.progress import humanize
 from ctrlib.store.runs import RunStore
 from ctrlib.study.conditions import Replicate, data_shape
-from ctrlib.study.experiments import checked_parameters, planned_runs
+from ctrlib.study.experiments import checked_parameters, planned_conditions, planned_runs, train_conditions
 from ctrlib.study.parameters import StudyParameters
+from ctrlib.study.recommendation import (
+    against_the_best_control,
+    best_architecture,
+    recommend,
+    recommended_models,
+    with_options,
+)
+from ctrlib.study.tables import replicate_table
 
 NUMBER = "22"  # of the notebook
 ARCHITECTURES = ("DeepFM", "DCN")
@@ -182,3 +191,16 @@ def execute(root: Path, asked: dict[str, Any], output: Path, show: Callable[[str
     if outcome.state == "failed":
         raise UserError(f"{source.name}: {outcome.error}; see {job.failed_copy}")
     return output
+
+
+def save(store: RunStore, asked: dict[str, Any], folder: Path) -> tuple[Path, int]:
+    """Write the recommended models of the first replicate into ``folder``; that, and how many they are."""
+    p = checked_parameters(**asked)
+    conditions = train_conditions(p, store, planned_conditions("your_log", p))
+    table, protocol = with_options(replicate_table(store, conditions)), p.protocols[-1]
+    here = {"protocol": protocol, "architecture": best_architecture(table, protocol)}
+    effects = against_the_best_control(table)
+    at, shown = (one[(one[list(here)] == pd.Series(here)).all(axis=1)] for one in (table, effects))
+    answer = recommend(at, shown, p.instances, sum(shape_of(p)))
+    chosen = recommended_models(conditions, at, answer)
+    return save_models(folder, store, chosen, answer.sentence), len(chosen)

@@ -4,10 +4,13 @@ Everything is held against the best that needs no peer and serves one model (``b
 too, and trains no more than that, comes before what costs more, where they differ by less than a thousandth of AUC.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pandas as pd
 
+from ctrlib.store.record import Record
+from ctrlib.study.conditions import Condition
 from ctrlib.study.finetuning import CONTROLS, COUPLED
 from ctrlib.study.tables import LEVEL, choose_by_validation, effects_of_each, over_replicates
 from ctrlib.study.verdicts import NEGLIGIBLE
@@ -25,8 +28,10 @@ FEW_REPLICATES = 5  # Student's factor is large below
 
 def with_options(replicates: pd.DataFrame) -> pd.DataFrame:
     """The replicate table of ``your_log`` and, within each protocol and architecture, the conditions ``best control``,
-    ``best mutual`` and ``best distilled``, chosen by validation, and ``average``, the ensemble of the best control."""
-    table = choose_by_validation(replicates, "best control", CONTROLS, WITHIN)
+    ``best mutual`` and ``best distilled``, chosen by validation, and ``average``, the ensemble of the best control. The
+    column ``row`` says which row of the replicate table each is."""
+    table = replicates.assign(row=range(len(replicates)))
+    table = choose_by_validation(table, "best control", CONTROLS, WITHIN)
     table = choose_by_validation(table, "best mutual", COUPLED, WITHIN)
     table = choose_by_validation(table, "best distilled", ["distilled"], WITHIN)
     best = table[table["condition"] == "best control"]
@@ -108,6 +113,29 @@ def recommend(table: pd.DataFrame, effects: pd.DataFrame, instances: int, rows: 
             else f"Nothing tried is shown to gain, but this is no verdict yet: a gain of up to {most:.4f} may be there."
         )
     return Recommendation(action, sentence, reasons)
+
+
+def recommended_models(
+    conditions: Sequence[Condition], table: pd.DataFrame, answer: Recommendation
+) -> list[tuple[Record, int]]:
+    """The models to serve, (record, member) each, of the first replicate: all of the best control for the average, else
+    the one with the best validation AUC of what is recommended.
+
+    Args:
+        conditions: trained, in the order of the replicate table.
+        table: the part of :func:`with_options` for one protocol and architecture.
+        answer: what is recommended there.
+    """
+    first = table[table["replicate"] == table["replicate"].min()].set_index("condition")
+    chosen = conditions[int(first.loc[OPTIONS.get(answer.action, "best control"), "row"])]
+    members = [(record, n) for record in chosen.records for n in range(len(record.run.members))]
+
+    def valid_auc(one: tuple[Record, int]) -> float:
+        record, n = one
+        kept = record.content["kept_epochs"][n]
+        return next(row["valid_auc"] for row in record.history if (row["member"], row["epoch"]) == (n, kept))
+
+    return members if answer.action == "average of the models" else [max(members, key=valid_auc)]
 
 
 def _missed(effects: pd.DataFrame, rows: int) -> str:

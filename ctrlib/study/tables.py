@@ -201,7 +201,7 @@ def choose_by_validation(
         within: factors within whose levels a choice is made; the others are part of what is chosen.
     """
     offered = replicates[replicates["condition"].isin(candidates)]
-    others = {*SCORES, *within, "condition", "replicate", "chosen", "candidates"}
+    others = {*SCORES, *within, "condition", "replicate", "chosen", "row", "candidates"}
     chosen_by = [column for column in replicates if column not in others]
     rows = []
     for _, part in offered.groupby([*within, "replicate"], sort=False):

@@ -133,7 +133,8 @@ def read(
                 f"{name}: cells hold several values ({shown(mark, MOST_SHOWN)}); each whole cell is one category"
             )
         numeric += [name] if decision.numeric else []
-        columns[name] = {"numeric": decision.numeric, "why": decision.why, "change": change}
+        kind = str(decision.values.dtype)
+        columns[name] = {"numeric": decision.numeric, "why": decision.why, "change": change, "type": kind}
         fields.append(Field(name, name, decision.values))
     if not fields:
         raise UserError(f"{paths[0]}: no column is left as a feature; allowed: at least one besides the label")
@@ -151,6 +152,16 @@ def read(
         more["parts"] = np.repeat(np.arange(len(SPLITS), dtype=np.uint8), sizes)
     kept = None if kept.all() else np.flatnonzero(kept)
     return RawRows(sources, cells, fields, labels, kept, numeric=tuple(numeric), columns=columns, notes=notes, **more)
+
+
+def read_columns(
+    raw: Path, scratch: Path, options: PrepareOptions, report: Callable[[str], None], wanted: Sequence[str]
+) -> Cells:
+    """The cells of the columns ``wanted`` of a file whose rows need no label, such as those to be scored."""
+    found, _ = _read_file(raw, scratch, options, report, None, True, wanted)
+    if found.frames:
+        found.cells.add_frame(found.frames[0])
+    return found.cells
 
 
 def _files(path: Path) -> list[Path]:
@@ -177,8 +188,10 @@ def _read_file(
     report: Callable[[str], None],
     found: _Read | None,
     first_of_part: bool,
+    wanted: Sequence[str] | None = None,
 ) -> tuple[_Read, Path]:
-    """Add the rows of a file to what was ``found`` before; the file itself."""
+    """Add the rows of a file to what was ``found`` before, of the first file the columns ``wanted`` alone where they
+    are given; the file itself."""
     left = None
     if options.rows is not None:
         left = max(options.rows, EVIDENCE_ROWS)
@@ -202,7 +215,10 @@ def _read_file(
             header = not set(next(reader_of(text, separator, True), ())).isdisjoint(found.columns)
         columns = header_of(text, separator) if header else found.columns
     if found is None:
-        roles = _roles(path, columns, options)
+        for name in wanted or ():
+            if name not in columns:
+                raise UserError(f"{path}: {unknown('column', name, columns)}")
+        roles = _roles(path, columns, options) if wanted is None else {"features": wanted, "used": wanted}
         decimal = options.decimal or ("," if not parquet and separator == ";" else ".")
         found = _Read(options, Cells(scratch.parent, roles["used"]), list(columns), roles, decimal)
     elif list(columns) != found.columns:
@@ -301,12 +317,7 @@ def _likely(texts: pl.Series, values: pl.Series) -> str:
 def _decided(found: _Read, name: str) -> tuple[Decision, str]:
     """How a column is read, and the option that changes it."""
     cells, options = found.cells, found.options
-    values = cells.values(name)
-    if options.missing:
-        text = values.cast(pl.String).str.strip_chars(" \u00a0")
-        numbers = pl.Series(options.missing).cast(pl.Float64, strict=False).drop_nulls()
-        gone = text.is_in(options.missing) | text.cast(pl.Float64, strict=False).is_in(numbers.to_list())
-        values = values.set(gone.fill_null(False), None)
+    values = without_missing(cells.values(name), options.missing)
     if name in found.roles["categorical"]:
         values = values.cast(pl.String) if values.dtype == pl.Float64 else values
         return Decision(False, values, "named by --categorical"), ""
@@ -321,6 +332,16 @@ def _decided(found: _Read, name: str) -> tuple[Decision, str]:
     counts = np.bincount(cells.column(name)[:EVIDENCE_ROWS], minlength=len(values))
     made = decide(name, values, counts, found.decimal, options.decimal is not None)
     return made, f"--{'categorical' if made.numeric else 'numeric'} {name}" if made.why != "text" else ""
+
+
+def without_missing(values: pl.Series, marks: Sequence[str]) -> pl.Series:
+    """Values of which those that are one of the ``marks``, as text or as a number, are null."""
+    if not marks:
+        return values
+    text = values.cast(pl.String).str.strip_chars(" \u00a0")
+    numbers = pl.Series(marks).cast(pl.Float64, strict=False).drop_nulls()
+    gone = text.is_in(marks) | text.cast(pl.Float64, strict=False).is_in(numbers.to_list())
+    return values.set(gone.fill_null(False), None)
 
 
 def _need_value(found: _Read, name: str, kind: str) -> None:
