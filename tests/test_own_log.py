@@ -23,6 +23,7 @@ from sklearn.preprocessing import OneHotEncoder
 from ctrlib.cli.data_page import page
 from ctrlib.config import checked
 from ctrlib.data import sources
+from ctrlib.data.folders import data_root, store_root
 from ctrlib.data.formats.own_table import natural
 from ctrlib.data.manifest import read_manifest
 from ctrlib.data.options import PrepareOptions
@@ -287,6 +288,25 @@ def test_standard_input_and_addresses(tmp_path):
     assert done.returncode == 0, done.stderr
     assert sources.load("own", 0, tmp_path).train.labels.size == 320
     refused(tmp_path, sources.Path("s3://bucket/own.csv"), "s3:/.*must be on a disk")
+
+
+def test_folders_mean_the_same_in_a_command_and_in_a_kernel(tmp_path, monkeypatch):
+    (tmp_path / "ctrlib").mkdir()
+    (tmp_path / "notebooks").mkdir()
+    (tmp_path / "_toc.yml").touch()
+    prepare(tmp_path, TEXT.decode())
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for place in ("", "notebooks"):
+        monkeypatch.chdir(tmp_path / place)
+        for variable, root in (("CTRLIB_DATA", data_root), ("CTRLIB_RUNS", store_root)):
+            for value in ("elsewhere", "~/elsewhere", tmp_path / "elsewhere"):
+                monkeypatch.setenv(variable, str(value))
+                assert root() == tmp_path / "elsewhere"
+            monkeypatch.setenv(variable, "s3://bucket/x")
+            with pytest.raises(UserError, match="must be on a disk"):
+                root()
+        monkeypatch.delenv("CTRLIB_DATA")
+        assert len({sources.load(name).fingerprint for name in ("./own", "~/own", str(tmp_path / "own"))}) == 1
 
 
 @pytest.mark.parametrize(
