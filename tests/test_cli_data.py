@@ -223,6 +223,26 @@ def test_as_a_process(tmp_path):
     assert (tmp_path / "elsewhere" / "criteo" / "dataset.json").exists()
 
 
+@pytest.mark.parametrize(
+    ("variable", "value", "words"),
+    [
+        ("ALL_PROXY", "socks5://127.0.0.1:9", "no connection by a SOCKS proxy"),
+        ("SSL_CERT_FILE", "/none.pem", "SSL_CERT_FILE=/none.pem: no such file"),
+    ],
+)
+def test_a_network_that_cannot_be_is_one_line(tmp_path, variable, value, words):
+    env = {**os.environ, variable: value}
+    done = spawn("data", "fetch", "frappe_x1", "--out", tmp_path, env=env)
+    assert_one_line(done.returncode, done.stderr, words)
+
+
+def test_a_terminal_that_is_not_utf8_shows_tables(tmp_path):
+    env = {**os.environ, "PYTHONIOENCODING": "ascii:strict", "COLUMNS": "60"}
+    done = spawn("data", "list", "--data-dir", tmp_path, env=env)
+    assert done.returncode == 0, done.stderr
+    assert "synthetic" in done.stdout
+
+
 @pytest.mark.parametrize("words", [[], ["study"], ["runs", "gc"], ["data", "prepare"]])
 def test_help_is_light(words):
     heavy = ["torch", "polars", "numpy", "papermill", "pandas"]

@@ -20,8 +20,10 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from sklearn.preprocessing import OneHotEncoder
 
+from ctrlib.cli.data_page import page
 from ctrlib.config import checked
-from ctrlib.data import columns, sources
+from ctrlib.data import sources
+from ctrlib.data.folders import data_root, store_root
 from ctrlib.data.formats.own_table import natural
 from ctrlib.data.manifest import read_manifest
 from ctrlib.data.options import PrepareOptions
@@ -190,7 +192,6 @@ def test_the_decision_does_not_depend_on_rows(tmp_path, monkeypatch):
     assert len(small.train) == 160
     assert about["columns"] == prepare(tmp_path, raw)[1]["columns"]
     monkeypatch.setattr("ctrlib.data.formats.own_table.EVIDENCE_ROWS", 200)
-    assert "200 whole" not in columns.__doc__
     assert prepare(tmp_path, raw, rows=300)[1]["columns"] != about["columns"]
 
 
@@ -289,6 +290,25 @@ def test_standard_input_and_addresses(tmp_path):
     refused(tmp_path, sources.Path("s3://bucket/own.csv"), "s3:/.*must be on a disk")
 
 
+def test_folders_mean_the_same_in_a_command_and_in_a_kernel(tmp_path, monkeypatch):
+    (tmp_path / "ctrlib").mkdir()
+    (tmp_path / "notebooks").mkdir()
+    (tmp_path / "_toc.yml").touch()
+    prepare(tmp_path, TEXT.decode())
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for place in ("", "notebooks"):
+        monkeypatch.chdir(tmp_path / place)
+        for variable, root in (("CTRLIB_DATA", data_root), ("CTRLIB_RUNS", store_root)):
+            for value in ("elsewhere", "~/elsewhere", tmp_path / "elsewhere"):
+                monkeypatch.setenv(variable, str(value))
+                assert root() == tmp_path / "elsewhere"
+            monkeypatch.setenv(variable, "s3://bucket/x")
+            with pytest.raises(UserError, match="must be on a disk"):
+                root()
+        monkeypatch.delenv("CTRLIB_DATA")
+        assert len({sources.load(name).fingerprint for name in ("./own", "~/own", str(tmp_path / "own"))}) == 1
+
+
 @pytest.mark.parametrize(
     ("separator", "options"),
     [("|", {}), (";", {}), ("\t", {}), ("::", {"separator": "::"}), (" ", {"separator": "space"})],
@@ -327,7 +347,7 @@ def test_ratings_with_a_label_left_out(tmp_path):
     data, _ = prepare(tmp_path, raw, positive=">3", drop_label=("3",))
     assert sum(len(split) for split in data.splits().values()) == (stars != 3).sum()
     assert sum(split.labels.sum() for split in data.splits().values()) == (stars > 3).sum()
-    refused(tmp_path, raw, "--positive '>3'")
+    refused(tmp_path, raw, "--positive '5' or '>3'")
     refused(tmp_path, raw, "--positive '9' is no label of it; allowed: '1', '2'", positive="9")
 
 
@@ -335,6 +355,28 @@ def test_cells_of_several_values_are_said(tmp_path):
     genres = ["|".join(sorted(RNG.choice(list("abcde"), 2, replace=False))) for _ in range(N)]
     notes = prepare(tmp_path, table(genres=genres))[1]["notes"]
     assert any(note.startswith("genres: cells hold several values") for note in notes)
+
+
+def test_the_description_of_fields_and_its_page(tmp_path):
+    names = RNG.choice(["a", "b", "<script>", ""], N)
+    rows = table(name=names, price=np.where(LABELS == 1, RNG.normal(2, 1, N), RNG.normal(0, 1, N)))
+    data, _ = prepare(tmp_path, rows, min_count=1)
+    facts = sources.describe("own", 0, tmp_path)
+    for place, field in enumerate(facts["fields"]):
+        train, valid = (
+            pd.DataFrame({"x": split.ids[:, place], "y": split.labels}) for split in (data.train, data.valid)
+        )
+        clicks, count = train.groupby("x")["y"].sum(), train.groupby("x")["y"].size()
+        rate = ((clicks + train["y"].mean()) / (count + 1)).reindex(valid["x"]).fillna(train["y"].mean())
+        assert field["auc"] == pytest.approx(roc_auc_score(valid["y"], rate))
+    by_name = {field["field"]: field for field in facts["fields"]}
+    assert by_name["price"]["auc"] > 0.8
+    empty = [value for value, _, _ in by_name["name"]["codes"]].index("")
+    assert by_name["name"]["missing"] == by_name["name"]["codes"][empty][1] > 0.1
+    shown = page(facts)
+    assert shown.count("<svg") == 3
+    assert "&lt;script&gt;" in shown
+    assert "<script>" not in shown
 
 
 # ---- an independent reading ------------------------------------------------------------------------------------------

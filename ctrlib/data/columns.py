@@ -15,8 +15,8 @@ import polars as pl
 EVIDENCE_ROWS = 1_000_000
 FEW = 1000  # so many whole numbers are categories, whatever they count
 MISSING = ("na", "n/a", "#n/a", "<na>", "null", "\\n", "none", "nan", "nat", "-", "--", "?", ".")
-NUMBER = r"^[+-]?(\d+|\d*\.\d+|\d+\.)([eE][+-]\d+)?$|^[+-]?\d*\.\d+[eE]\d+$|^[+-]?(?i:inf|infinity)$"  # 3E5 is a name
-LOOSE = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$|^[+-]?(?i:inf|infinity)$"
+LOOSE = r"^[+-]?(([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?|(?i:inf|infinity))$"
+NAME = r"^[+-]?[0-9]+[eE][0-9]+$"  # 3E5, which no program writes for a number
 IDS = "id ids uid uuid guid key code hash sku ean gtin isbn asin zip plz postcode phone ip cookie"
 THINGS = (
     "user item movie product article video song book page site domain app device model ad ads advertiser campaign "
@@ -76,22 +76,22 @@ def _text(name: str, cells: pl.Series, counts: np.ndarray, seen: pl.Series, deci
         return Decision(False, cells, "text")
     known = tuple(np.flatnonzero(odd.to_numpy()))
     ends = kept.str.strip_chars_start("+-")
-    if ends.str.contains(r"^0\d").mean() > 0.01:
+    if ends.str.contains(r"^0[0-9]").mean() > 0.01:
         return Decision(False, cells, "numbers with leading zeros: identifiers")
-    if ends.str.contains(r"^\d+(\.0*)?$").all():
+    if ends.str.contains(r"^[0-9]+(\.0*)?$").all():
         short = plain.str.replace(r"\.0*$", "")
         whole = short.cast(pl.Int64, strict=False)
         same = (whole.cast(pl.String) == short).fill_null(True).all()
         if whole.null_count() > plain.null_count():
             return Decision(False, cells, "whole numbers beyond 64 bits: identifiers")
-        if strange.str.contains(r"\d").any():
+        if strange.str.contains(r"[0-9]").any():
             return Decision(False, cells, f"some hold letters ({strange[0]!r:.30}): identifiers")
         numeric, why = is_quantity(name, whole.filter(seen & number), counts[(seen & number).to_numpy()])
         if numeric:
             return Decision(True, whole, why + comma, known)
         return Decision(False, whole if same and not known else cells, why)
-    places = ends.str.extract(r"\.(\d*)$").drop_nulls()
-    padded, length = places.str.contains(r"\d0$"), places.str.len_bytes()
+    places = ends.str.extract(r"\.([0-9]*)$").drop_nulls()
+    padded, length = places.str.contains(r"[0-9]0$"), places.str.len_bytes()
     uneven = min(padded.sum(), (length != (length.mode()[0] if len(length) else 0)).sum())
     if uneven > 0.02 * len(places):
         return Decision(False, cells, "1.1 differs from 1.10: versions")
@@ -148,13 +148,15 @@ def plain_numbers(
 
     def read(mark: str) -> pl.Series:
         other = "." if mark == "," else ","
-        grouped = bare.str.contains(rf"^[+-]?[1-9]\d{{0,2}}([{other}\u00a0' ]\d{{3}})+([{mark}]\d*)?$").fill_null(False)
+        whole, rest = rf"[+-]?[1-9][0-9]{{0,2}}([{other}\u00a0' ][0-9]{{3}})+", rf"([{mark}][0-9]*)?"
+        grouped = bare.str.contains(f"^{whole}{rest}$").fill_null(False)
         made = bare.str.replace_all(rf"[{other}\u00a0' ]", "").zip_with(grouped, bare)
         if mark == ",":
             made = made.str.replace(".", "x", literal=True).str.replace(",", ".", literal=True)
-        return made.set(~made.str.contains(LOOSE if loose else NUMBER).fill_null(False), None)
+        number = made.str.contains(LOOSE) & (loose | ~made.str.contains(NAME))
+        return made.set(~number.fill_null(False), None)
 
-    comma, point = bare.str.contains(r"\d,\d").any(), None
+    comma, point = bare.str.contains(r"[0-9],[0-9]").any(), None
     if forced or not (comma or decimal == ","):
         made, mark = read(decimal), decimal
     else:

@@ -1,9 +1,6 @@
 """The Frappe app log: positives only, to which negatives are drawn."""
 
-import shutil
-import zipfile
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +8,8 @@ import polars as pl
 
 from ctrlib.config import derive_seed
 from ctrlib.data.encode import Cells, RawRows
-from ctrlib.data.files import DAMAGED_ZIP, need_space, one_line, open_raw
 from ctrlib.data.formats.criteo import INTEGER
-from ctrlib.data.formats.text import MOST_SHOWN, TextFile, header_of, open_text, read_text
+from ctrlib.data.formats.text import MOST_SHOWN, header_of, open_text, read_text
 from ctrlib.data.options import PrepareOptions
 from ctrlib.data.prepared import bytes_per_row
 from ctrlib.errors import UserError, shown
@@ -22,7 +18,6 @@ COLUMNS = (
     *("user", "item", "cnt", "daytime", "weekday", "isweekend", "homework", "cost", "weather", "country", "city"),
 )
 FIELDS = tuple(name for name in COLUMNS if name != "cnt")
-LARGEST_MEMBER = 1 << 30  # bytes; a larger file inside a zip is refused
 
 
 def read(path: Path, scratch: Path, options: PrepareOptions, report: Callable[[str], None]) -> RawRows:
@@ -33,7 +28,8 @@ def read(path: Path, scratch: Path, options: PrepareOptions, report: Callable[[s
     ``cost`` (free or paid) describes the app, not the context, so it follows the drawn item: keeping the cost of the
     positive would tell a model which rows are made up.
     """
-    text = _log(Path(path), scratch, None if options.rows is None else options.rows + 1, report)
+    most = None if options.rows is None else options.rows + 1
+    text = open_text(path, scratch, most, report, member="frappe.csv")
     columns = header_of(text, "\t", COLUMNS)
     places = {name: columns.index(name) for name in ("user", "item")}
     count = columns.index("cnt")
@@ -84,27 +80,3 @@ def draw_negatives(users: np.ndarray, items: np.ndarray, per_row: int, seed: int
         wrong = wrong[used[place] == pair]
         drawn[wrong] = rng.integers(0, size, len(wrong))
     return drawn
-
-
-def _log(path: Path, scratch: Path, most: int | None, report: Callable[[str], None]) -> TextFile:
-    """The log as text: ``frappe.csv`` out of the zip, or the file."""
-    with open_raw(path) as file:
-        if file.peek(2)[:2] != b"PK" and path.suffix != ".zip":
-            return open_text(path, scratch, most, report)
-        target = scratch / "frappe.csv"
-        try:
-            with zipfile.ZipFile(file) as archive:
-                found = [info for info in archive.infolist() if info.filename.split("/")[-1] == "frappe.csv"]
-                if len(found) != 1:
-                    raise UserError(f"{path}: {len(found)} files named frappe.csv in the zip; allowed: exactly 1")
-                if found[0].file_size > LARGEST_MEMBER:
-                    problem = f"frappe.csv has {found[0].file_size:,} bytes"
-                    raise UserError(f"{path}: {problem}; allowed: at most {LARGEST_MEMBER:,}")
-                need_space(scratch, found[0].file_size)
-                with archive.open(found[0]) as packed, open(target, "wb") as plain:
-                    shutil.copyfileobj(packed, plain)
-        except (*DAMAGED_ZIP, OSError) as error:
-            if getattr(error, "errno", None) == 28:  # no space left on the disk
-                raise
-            raise UserError(f"{path}: damaged zip ({one_line(error)}); download or copy it again") from None
-    return replace(open_text(target, scratch, most, report), name=f"{path}, frappe.csv", raw=path)

@@ -42,7 +42,6 @@ OTHERS = {  # what a file that begins so is, and what to do with it
     b"\x89HDF": ("HDF5", AS_PARQUET),
     b"SQLite format 3": ("an SQLite database", AS_PARQUET),
     b"\xd0\xcf\x11\xe0": ("an Excel workbook", "save it as CSV"),
-    b"ORC": ("ORC", AS_PARQUET),
     b"Obj\x01": ("Avro", AS_PARQUET),
     b"7z\xbc\xaf": ("7z", "unpack it"),
     b"Rar!": ("rar", "unpack it"),
@@ -76,11 +75,13 @@ class TextFile:
                     raise UserError(f"{self.name}, line {number}: {byte} is not UTF-8; allowed: UTF-8 text") from None
 
 
-def open_text(path: Path, scratch: Path, most: int | None = None, report: Callable = print) -> TextFile:
-    """A text file, plain or packed (gzip, bz2, xz, zstd, zip of one file), a pipe, or "-" for standard input.
+def open_text(
+    path: Path, scratch: Path, most: int | None = None, report: Callable = print, member: str | None = None
+) -> TextFile:
+    """A text file, plain or packed (gzip, bz2, xz, zstd, zip), a pipe, or "-" for standard input.
 
-    ``most`` of its lines are to be read. What is not plain text on disk is unpacked or copied into the folder
-    ``scratch``. Raises :class:`UserError` for files of another kind, naming it.
+    ``most`` of its lines are to be read; ``member``: the name of the file in a zip of several. What is not plain text
+    on disk is unpacked or copied into the folder ``scratch``. Raises :class:`UserError` for files of another kind.
     """
     path = raw = Path(path)
     if not path.is_file() and not path.is_dir():  # a pipe can be read only once
@@ -99,7 +100,7 @@ def open_text(path: Path, scratch: Path, most: int | None = None, report: Callab
         return TextFile(str(path), raw, raw, most)
     report(f"unpacking {path.name}")
     unpacked = scratch / "unpacked"
-    _unpack(path, raw, unpacked, kind, most)
+    _unpack(path, raw, unpacked, kind, most, member)
     with open(unpacked, "rb") as file:
         refuse_others(path, file.read(HEAD))
     return TextFile(str(path), unpacked, raw, most)
@@ -114,8 +115,8 @@ def refuse_others(path: Path, head: bytes) -> None:
         raise UserError(f"{path}: is {kind}; {advice}. Allowed: CSV or Parquet")
 
 
-def _opened(raw: Path, kind: str) -> IO[bytes]:
-    """What is packed in a file; of a zip, its one member."""
+def _opened(raw: Path, kind: str, member: str | None) -> IO[bytes]:
+    """What is packed in a file; of a zip, the one ``member`` of that name, or its only one."""
     if kind == "zstd":
         from pyarrow import input_stream
 
@@ -126,16 +127,18 @@ def _opened(raw: Path, kind: str) -> IO[bytes]:
     names = [info.filename for info in archive.infolist() if not info.is_dir() and "__MACOSX/" not in info.filename]
     if "[Content_Types].xml" in names:
         raise UserError(f"{raw}: is an Excel workbook; save it as CSV. Allowed: CSV or Parquet")
+    names = [name for name in names if member is None or name.split("/")[-1] == member]
     if len(names) != 1:
-        raise UserError(f"{raw}: {len(names)} files in the zip; allowed: exactly 1 (unpack it and give the files)")
+        problem = f"{len(names)} files{' named ' if member else ''}{member or ''} in the zip"
+        raise UserError(f"{raw}: {problem}; allowed: exactly 1 (unpack it and give the files)")
     return archive.open(names[0])
 
 
-def _unpack(path: Path, raw: Path, target: Path, kind: str, most: int | None) -> None:
+def _unpack(path: Path, raw: Path, target: Path, kind: str, most: int | None, member: str | None) -> None:
     """Unpack to ``target``, at least ``most`` lines; at most half of the disk that is free."""
     room, done, lines = shutil.disk_usage(target.parent).free // 2, 0, 0
     try:
-        with _opened(raw, kind) as packed, open(target, "wb") as file:
+        with _opened(raw, kind, member) as packed, open(target, "wb") as file:
             while (most is None or lines < most) and (block := packed.read(_BLOCK)):
                 done += file.write(block)
                 lines += 0 if most is None else block.count(b"\n")
@@ -335,6 +338,13 @@ def reader_of(text: TextFile, separator: str, quoted: bool) -> Any:
     if len(separator) > 1:
         lines, one = (line.replace(separator, "\x1f") for line in lines), "\x1f"
     return csv.reader(lines, delimiter=one, quoting=0 if quoted else csv.QUOTE_NONE, strict=True)
+
+
+def line_of(text: TextFile, separator: str, quoted: bool, header: bool, row: int) -> str:
+    """The line of a row, in words."""
+    reader = reader_of(text, separator, quoted)
+    next(itertools.islice(reader, row + header, None))
+    return f"line {reader.line_num}"
 
 
 def _odd_quote(text: TextFile, number: int, separator: str) -> str:
