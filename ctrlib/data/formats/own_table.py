@@ -140,7 +140,7 @@ def read_columns(
     raw: Path, scratch: Path, options: PrepareOptions, report: Callable[[str], None], wanted: Sequence[str]
 ) -> Cells:
     """The cells of the columns ``wanted`` of a file whose rows need no label, such as those to be scored."""
-    found, _ = _read_file(raw, scratch, options, report, None, True, wanted)
+    found = _read_files([raw], scratch / "new", options, report, None, wanted)
     if found.frames:
         found.cells.add_frame(found.frames[0])
     return found.cells
@@ -163,9 +163,15 @@ def natural(name: str) -> list[tuple[bool, int, str]]:
 
 
 def _read_files(
-    paths: list[Path], scratch: Path, options: PrepareOptions, report: Callable[[str], None], found: _Read | None
+    paths: list[Path],
+    scratch: Path,
+    options: PrepareOptions,
+    report: Callable[[str], None],
+    found: _Read | None,
+    wanted: Sequence[str] | None = None,
 ) -> _Read:
-    """Add the rows of the files of a part to what was ``found`` before."""
+    """Add the rows of the files of a part to what was ``found`` before; of them the columns ``wanted`` alone, where
+    these are given."""
     left = None if options.rows is None else max(options.rows, EVIDENCE_ROWS)
     for place, path in enumerate(paths):
         below = scratch / str(place)
@@ -185,7 +191,10 @@ def _read_files(
             header = not place or not set(next(reader_of(text, separator, True), ())).isdisjoint(found.columns)
             columns = header_of(text, separator) if header else found.columns
         if found is None:
-            roles = _roles(path, columns, options)
+            for name in wanted or ():
+                if name not in columns:
+                    raise UserError(f"{path}: {unknown('column', name, columns)}")
+            roles = {"features": wanted, "used": wanted} if wanted else _roles(path, columns, options)
             decimal = options.decimal or ("," if not parquet and separator == ";" else ".")
             found = _Read(options, Cells(scratch.parent, roles["used"]), list(columns), roles, decimal)
         if list(columns) != found.columns or (found.frames and not parquet):
@@ -252,14 +261,19 @@ def _labels(found: _Read) -> tuple[np.ndarray, np.ndarray]:
     return labels, kept
 
 
+def without_missing(values: pl.Series, marks: Sequence[str]) -> pl.Series:
+    """Values of which those that are one of the ``marks``, as text or as a number, are null."""
+    if not marks:
+        return values
+    text = values.cast(pl.String).str.strip_chars(" \u00a0")
+    numbers = pl.Series(marks).cast(pl.Float64, strict=False).drop_nulls().to_list()
+    gone = text.is_in(marks) | text.cast(pl.Float64, strict=False).is_in(numbers)
+    return values.set(gone.fill_null(False), None)
+
+
 def _decided(found: _Read, name: str) -> tuple[Decision, str]:
     """How a column is read, and the option that changes it."""
-    options, values = found.options, found.cells.values(name)
-    if options.missing:
-        text = values.cast(pl.String).str.strip_chars(" \u00a0")
-        numbers = pl.Series(options.missing).cast(pl.Float64, strict=False).drop_nulls().to_list()
-        gone = text.is_in(options.missing) | text.cast(pl.Float64, strict=False).is_in(numbers)
-        values = values.set(gone.fill_null(False), None)
+    options, values = found.options, without_missing(found.cells.values(name), found.options.missing)
     if name in found.roles["categorical"]:
         values = values.cast(pl.String) if values.dtype == pl.Float64 else values
         return Decision(False, values, "named by --categorical"), ""
