@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from small import make_run, member
-from stores import here, quick, refused, rewrite
+from small import make_run, member, refused
+from stores import here, quick, rewrite
 
 import ctrlib
 from ctrlib.config import Checkpoint

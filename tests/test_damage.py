@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 from processes import answer_of, as_nobody
 from raw_files import criteo_lines, table_lines, write_lines
-from small import make_run, member
-from stores import contents, here, quick, refused, rewrite
+from small import make_run, member, refused
+from stores import contents, here, quick, rewrite
 from typer.testing import CliRunner
 
 from ctrlib.cli import app

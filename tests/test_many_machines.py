@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 from processes import Cluster, serve_bare_worker, start, until
-from small import make_run, member
-from stores import here, quick, refused
+from small import make_run, member, refused
+from stores import here, quick
 from typer.testing import CliRunner
 
 from ctrlib.cli import app
