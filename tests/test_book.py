@@ -97,15 +97,6 @@ def test_terms_are_in_the_glossary_in_order():
     assert terms == sorted(terms, key=str.lower)
 
 
-def test_the_code_on_the_page_about_the_loss_holds():
-    text = (ROOT / "book" / "loss.md").read_text(encoding="utf-8")
-    (example,) = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
-    exec(compile(example, "loss.md", "exec"), {})
-    joint = example.replace("complete(2))", "complete(2), target='joint')")
-    with pytest.raises(AssertionError):  # as the page says
-        exec(compile(joint, "loss.md", "exec"), {})
-
-
 def test_spelling(tmp_path):
     """Pages, notebooks, README and the code's comments; a known slip shows that the check looks."""
     slip = tmp_path / "slip.md"

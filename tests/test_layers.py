@@ -1,13 +1,18 @@
-"""Each vectorised layer against plain loops over rows, fields and dimensions, in float64."""
+"""Each vectorised layer against plain loops in float64, and its initial weights against the page about the method."""
 
 import math
 import re
+from fnmatch import fnmatchcase
+from math import prod, sqrt
+from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 from small import refused
 from torch import nn
 
+from ctrlib.models import MODELS, build_model
 from ctrlib.models.autoint import FieldAttention
 from ctrlib.models.dcn import DCN, CrossNetworkV2
 from ctrlib.models.finalmlp import BilinearFusion, ContextGate
@@ -24,6 +29,8 @@ from ctrlib.models.layers import (
 )
 from ctrlib.models.pnn import PNN
 
+BOOK = Path(__file__).resolve().parent.parent / "book"
+METHOD = (BOOK / "method.md").read_text(encoding="utf-8")
 BATCH, FIELDS, DIM = 5, 4, 3
 FIELD_DIMS = (3, 1, 5, 2)
 PAIRS = [(0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3)]
@@ -240,3 +247,58 @@ def test_context_gate_follows_its_formula():
         scores = [a + b for a, b in zip(times(second.weight.tolist(), hidden), second.bias.tolist(), strict=True)]
         expected.append([v * 2 / (1 + math.exp(-s)) for v, s in zip(values, scores, strict=True)])
     assert_equal(layer(ids, flat), expected)
+
+
+# ---- beginnings -----------------------------------------------------------------------------------------------------
+
+
+def start_of(name):
+    """The formula of the row of the table that a parameter belongs to; that of biases comes before all others."""
+    rows = re.search(r"\| Initial weights of .*?\n\n", METHOD, re.DOTALL)[0].split("\n")[2:-2]
+    cells = [row.split("|") for row in reversed(rows)]
+    table = [(re.findall(r"`(\S*[.*]\S*)`", names), formula.strip(" `")) for _, names, formula, _ in cells]
+    found = [formula for patterns, formula in table for one in patterns if fnmatchcase(name, one)]
+    assert found, f"the table has no row for {name}"
+    assert found[0] == "0" or len(found) == 1, name
+    return found[0]
+
+
+def deviation(formula, shape, **more):
+    names = {"sqrt": sqrt, "D": shape[-1], "inputs": shape[-1], "outputs": shape[-2] if len(shape) > 1 else 1, **more}
+    return eval(formula, {"__builtins__": {}}, names)
+
+
+def off_by(weights, sd):
+    """How many standard errors the measured standard deviation is from ``sd``."""
+    return abs(weights.double().square().mean().sqrt().item() - sd) / (sd / sqrt(2 * prod(weights.shape)))
+
+
+def started(architecture, **options):
+    sizes = {"embedding_dim": 16, "hidden_units": (200, 100), "dropout": 0.0, "batch_norm": False}
+    return build_model(architecture, [300] * 8, 1, **sizes, options=options)
+
+
+BILINEAR = [("FiBiNET", {"bilinear_type": kind}) for kind in BILINEAR_TYPES]
+
+
+@pytest.mark.parametrize(("architecture", "options"), [*((name, {}) for name in MODELS), *BILINEAR])
+def test_every_layer_starts_as_the_page_says(architecture, options):
+    model = started(architecture, **options)
+    for name, weights in model.named_parameters():
+        sd = deviation(start_of(name), weights.shape)
+        assert (weights == 0).all() if sd == 0 else off_by(weights.detach(), sd) < 5, (name, sd)
+
+
+@pytest.mark.parametrize(("kind", "matrices"), [("field_interaction", 28), ("field_each", 7), ("field_all", 1)])
+def test_bilinear_matrices_may_start_as_a_stack(kind, matrices):
+    model = started("FiBiNET", bilinear_type=kind, bilinear_init="stacked")
+    formula = re.search(r"which gives `(.*?)`", METHOD)[1]
+    sd = deviation(formula, (16, 16), matrices=matrices) if matrices > 1 else 16**-0.5  # one matrix is no stack
+    assert 19 < 16**-0.5 / deviation(formula, (16, 16), matrices=39 * 38 // 2) < 20, "a twentieth, says the page"
+    assert off_by(model.bilinear_raw.weight.detach(), sd) < 5
+
+
+def test_what_the_page_says_of_fibinets_two_starts() -> None:
+    table = pd.read_csv(BOOK / "results" / "fibinet_start.csv").set_index("bilinear_init")
+    ahead = [table.loc["per_matrix", f"epoch {n}"] - table.loc["stacked", f"epoch {n}"] for n in (1, 2, 3)]
+    assert ahead[0] > 0 > max(ahead[1:])

@@ -202,13 +202,6 @@ def test_sizes_do_not_change_rows() -> None:
     assert same_rows(joined([few.train, few.valid, few.test]), whole)
 
 
-def test_random_state_of_the_caller_neither_matters_nor_moves() -> None:
-    np.random.seed(1)
-    first, state = generate(SMALL, 0), np.random.get_state()[1].copy()
-    assert same_rows(first.train, generate(SMALL, 0).train)
-    assert np.array_equal(np.random.get_state()[1], state)
-
-
 # ---- rows look like click logs ---------------------------------------------------------------------------------------
 
 
