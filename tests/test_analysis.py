@@ -62,17 +62,11 @@ def unchanged(model: torch.nn.Module, before: list[torch.Tensor]) -> bool:
     return all(torch.equal(a, b) for a, b in zip(before, values_of(model), strict=True))
 
 
-# ---- members of a record --------------------------------------------------------------------------------------------
-
-
 def test_a_loaded_member_predicts_what_the_record_holds(record) -> None:
     ids = torch.from_numpy(rows().test.ids.astype(np.int64))
     for n, model in enumerate(load_members(record, rows())):
         assert not model.training
         np.testing.assert_allclose(model(ids).detach(), record.logits("test")[n], rtol=1e-5, atol=1e-6)
-
-
-# ---- hidden layers --------------------------------------------------------------------------------------------------
 
 
 def test_hidden_layers_of_a_model_are_those_of_its_forward_pass(record, monkeypatch) -> None:
@@ -99,9 +93,6 @@ def test_hidden_layers_of_every_architecture(architecture) -> None:
     assert all((values >= 0).all() for name, values in found.items() if name != "embedding")
     assert all(torch.equal(a, hidden_layers(model, some_ids())[name]) for name, a in found.items())
     assert unchanged(model, before)
-
-
-# ---- CKA ------------------------------------------------------------------------------------------------------------
 
 
 def gram_unbiased_hsic(x: np.ndarray, y: np.ndarray) -> float:
@@ -149,8 +140,6 @@ def test_cka_table_averages_over_pairs_and_leaves_out_what_a_member_lacks(record
         values = [linear_cka(held[a][layer], held[b][layer]) for a, b in pairs]
         assert row.to_dict() == pytest.approx({"cka": np.mean(values)})
 
-
-# ---- gradients ------------------------------------------------------------------------------------------------------
 
 COUPLINGS = [
     {},
@@ -218,9 +207,6 @@ def test_gradient_norms_leave_the_models_as_they_are() -> None:
     assert all(map(unchanged, models, before))
 
 
-# ---- cost of an answer ----------------------------------------------------------------------------------------------
-
-
 def multiply_adds(architecture: str) -> int:
     """Matrix products of one row by formula: F fields, D = 3, hidden layers of 8 and 5 units."""
     fields, dim = len(rows().field_dims), 3
@@ -258,9 +244,6 @@ def test_a_pass_is_timed_as_often_as_asked_and_the_median_counts(monkeypatch) ->
     monkeypatch.setattr("ctrlib.study.analysis.time.perf_counter", lambda: next(clock))
     cost = inference_cost(built("LR"), rows().test.ids[:100], repeats=3)
     assert cost["milliseconds"] == pytest.approx(2000 * 1000 / 100)
-
-
-# ---- tables ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")

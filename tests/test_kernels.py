@@ -37,9 +37,6 @@ def assert_same(fast: torch.Tensor, plain: torch.Tensor, leaves: list[torch.Tens
     torch.testing.assert_close(mine, reference, rtol=1e-9, atol=1e-12)
 
 
-# ---- each operation --------------------------------------------------------------------------------------------------
-
-
 @settings(deadline=None, max_examples=30)
 @given(**sizes)
 def test_products_of_pairs(rows: int, fields: int, dim: int) -> None:
@@ -87,8 +84,6 @@ def test_a_second_derivative_is_refused_and_not_wrong() -> None:
     with pytest.raises(RuntimeError, match="once_differentiable"):
         slope.sum().backward()
 
-
-# ---- distinct ids of a batch -----------------------------------------------------------------------------------------
 
 ONCE = "first layer once per distinct id"
 ARCHITECTURES = [model.__name__ for model in DEDUP_FORWARD]
@@ -177,9 +172,6 @@ def test_where_it_does_not_pay_a_model_is_computed_as_it_is_written() -> None:
     own.__class__ = Own
     ids = torch.zeros(4, 2, dtype=torch.long)
     assert torch.equal(from_distinct_ids(ids, field_offsets(dims))(own), own(ids))
-
-
-# ---- models and trainings --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("architecture", MODELS)

@@ -50,12 +50,6 @@ def counted_auc(labels, scores) -> float:
 probability_lists = st.lists(st.sampled_from([0.0, 0.1, 0.25, 0.5, 0.5, 0.9, 1.0]) | st.floats(0, 1), max_size=20)
 
 
-# ---- AUC ------------------------------------------------------------------------------------------------------------
-
-
-# ---- AUC of a cohort ------------------------------------------------------------------------------------------------
-
-
 @given(cohorts())
 def test_cohort_auc_counts_every_pair(data):
     labels, scores = data
@@ -116,9 +110,6 @@ def test_what_cannot_be_measured_is_refused_in_one_line(metric, given_, words):
         assert words in refused(metric, *given_)
 
 
-# ---- log loss -------------------------------------------------------------------------------------------------------
-
-
 @given(st.lists(st.tuples(st.integers(0, 1), st.floats(0, 1)), min_size=1, max_size=30))
 def test_logloss_equals_sklearn(rows):
     labels, p = map(np.array, zip(*rows, strict=True))
@@ -137,9 +128,6 @@ def test_log_losses_far_out():
 def test_logloss_from_logits_equals_logloss_of_the_probabilities(rows):
     labels, z = map(np.array, zip(*rows, strict=True))
     assert logloss_from_logits(labels, z) == pytest.approx(logloss(labels, 1 / (1 + np.exp(-z))), rel=1e-8, abs=1e-12)
-
-
-# ---- churn, improvement, and what the truth itself reaches -----------------------------------------------------------
 
 
 @pytest.mark.parametrize("models", [2, 5])
@@ -170,9 +158,6 @@ def test_expected_auc_by_brute_force(p):
     right = sum(a * (1 - b) * ((a > b) + 0.5 * (a == b)) for a, b in ordered)
     assert expected_auc(p) == pytest.approx(right / all_pairs, rel=1e-9)
     assert expected_auc([0.3] * 10) == pytest.approx(0.5)
-
-
-# ---- error overlap --------------------------------------------------------------------------------------------------
 
 
 def naive_overlap(labels, probabilities, worst_rows):

@@ -60,9 +60,6 @@ def weights_of(model: nn.Module) -> list[torch.Tensor]:
     return list(model.state_dict().values())
 
 
-# ---- promises of every architecture ---------------------------------------------------------------------------------
-
-
 @every_variant
 @pytest.mark.parametrize("batch_norm", [False, True])
 def test_gradient_reaches_every_parameter(architecture, options, batch_norm):
@@ -201,9 +198,6 @@ def test_twin_parts_of_a_model_are_not_one():
     first, second = make("FinalMLP").streams
     assert not torch.equal(first.layers[0].weight, second.layers[0].weight)
     assert make("AutoInt", {"plus": False}).mlp is None
-
-
-# ---- building by name -----------------------------------------------------------------------------------------------
 
 
 @every_variant

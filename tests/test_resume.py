@@ -132,8 +132,6 @@ def test_a_cut_costs_no_more_than_the_interval(cuts: list[int], every: int) -> N
             assert needed <= CutAfter.clock - needed <= needed + every * len(cuts)
 
 
-# ---- real kills ------------------------------------------------------------------------------------------------------
-
 STEP = steps.train_step
 CHANGES = {"os.rename", "os.remove", "os.mkdir", "os.rmdir"}
 

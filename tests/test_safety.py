@@ -24,9 +24,6 @@ NAMES = [
 ]
 
 
-# ---- code ------------------------------------------------------------------------------------------------------------
-
-
 RISKS = re.compile(
     r"^ *(?:import|from) (?:pickle|cPickle|marshal|shelve|dill|cloudpickle|joblib)\b"
     r"|(?<![\w.])(?:eval|exec|compile|os\.system|os\.popen|torch\.load|pickle\.loads?|np\.fromregex|yaml\.load|yaml\.load_all"
@@ -53,9 +50,6 @@ def test_each_risk_would_be_found() -> None:
     for line in (*lines, "archive.extractall(p)", "exec('x = 1')"):
         assert len(RISKS.findall(line)) == 1
         assert len(RISKS.findall(f"if x:\n    {line}")) == 1
-
-
-# ---- pages -----------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture

@@ -50,9 +50,6 @@ def joined(parts: list[table.Split]) -> table.Split:
     return table.Split(*(np.concatenate(values) for values in zip(*columns, strict=True)))
 
 
-# ---- the truth is the truth ------------------------------------------------------------------------------------------
-
-
 def expected_logloss(p: np.ndarray) -> float:
     """Mean entropy of the true probabilities: no model can expect less."""
     return float((entr(p) + entr(1 - p)).mean())
@@ -83,9 +80,6 @@ def test_click_rate_and_spread_are_as_asked(click_rate, logit_sd) -> None:
     assert p.mean() == pytest.approx(click_rate, rel=0.03)
     assert abs(split.labels.mean() - p.mean()) < 4 * np.sqrt((p * (1 - p)).mean() / len(p))
     assert logit(p).std() == pytest.approx(logit_sd, rel=0.03)
-
-
-# ---- same bytes, however they are asked for --------------------------------------------------------------------------
 
 
 @settings(max_examples=8, deadline=None)
@@ -202,9 +196,6 @@ def test_sizes_do_not_change_rows() -> None:
     assert same_rows(joined([few.train, few.valid, few.test]), whole)
 
 
-# ---- rows look like click logs ---------------------------------------------------------------------------------------
-
-
 def test_ids_follow_their_law(default_world) -> None:
     """Half of the cells have Zipf's law, the other half the same law moved by a cluster's amount."""
     split = make_rows(default_world, 0, 100_000)
@@ -230,9 +221,6 @@ def test_fields_are_correlated(clusters) -> None:
         assert together > max(controls)
         assert together - np.mean(controls) > 10 * np.std(controls)
         assert b > 7 or together > 1.5 * max(controls)  # in the largest fields the controls' own bias is most of it
-
-
-# ---- and are hard to learn -------------------------------------------------------------------------------------------
 
 
 def test_an_ensemble_gains_and_no_model_beats_the_truth_on_fresh_rows() -> None:
