@@ -110,19 +110,14 @@ def distance(a: dict, b: dict) -> float:
     return max(float((a[k] - b[k]).abs().max()) for k in a if k.startswith("weights.") and a[k].is_floating_point())
 
 
-def one_line(caught) -> str:
-    """The message of an expected error, which must be a single line."""
-    message = str(caught.value)
-    assert message
-    assert "\n" not in message
-    return message
-
-
 def refused(function: Callable, *arguments, kind: type[UserError] = UserError, **more) -> str:
     """The message with which something is refused, which must be a single line."""
     with pytest.raises(kind) as caught:
         function(*arguments, **more)
-    return one_line(caught)
+    message = str(caught.value)
+    assert message
+    assert "\n" not in message
+    return message
 
 
 def batch(first: int = 0, count: int = 50, double: bool = False) -> tuple[torch.Tensor, torch.Tensor]:

@@ -109,7 +109,7 @@ def test_a_full_disk_costs_the_checkpoint_and_not_the_training(tmp_path: Path, m
 
 
 @settings(max_examples=8, deadline=None)
-@given(cuts=st.lists(st.integers(1, 30), max_size=6), every=st.integers(1, 5))
+@given(cuts=st.lists(st.integers(1, 16), max_size=6), every=st.integers(1, 5))
 def test_a_cut_costs_no_more_than_the_interval(cuts: list[int], every: int) -> None:
     """Cut after so many steps each time: what is done twice never takes longer than the interval between two states,
     by a clock that ticks with every step."""
@@ -117,7 +117,7 @@ def test_a_cut_costs_no_more_than_the_interval(cuts: list[int], every: int) -> N
     def ends(folder: str, steps: int) -> bool:
         keeper = CutAfter(Path(parent) / folder, steps, every)
         try:
-            trainer.train(scene("one model"), rows(), device="cpu", checkpoints=keeper)
+            trainer.train(make_run(), rows(), device="cpu", checkpoints=keeper)
         except Cut:
             return False
         return True
