@@ -134,29 +134,22 @@ def test_a_second_build_waits_for_the_first(tmp_path, capsys) -> None:
 
 
 def test_a_book_that_is_up_to_date_is_not_built_again(tmp_path, monkeypatch) -> None:
-    (tmp_path / "book").mkdir()
-    (tmp_path / "book" / "intro.md").write_text("one")
+    text, executed, page = tmp_path / "book" / "intro.md", tmp_path / "executed", tmp_path / "_build/html/index.html"
+    for folder in (text.parent, executed, page.parent):
+        folder.mkdir(parents=True)
     built = []
 
-    def build(root, executed, out, page, student):
-        built.append(student)
-        page.parent.mkdir(parents=True, exist_ok=True)
+    def build(command, **_):
+        built.append(command)
         page.write_text("a page")
+        return subprocess.CompletedProcess(command, 0)
 
-    monkeypatch.setattr(book, "_render", build)
-    executed = tmp_path / "executed"
-    executed.mkdir()
-    for change in (
-        lambda: None,
-        lambda: None,
-        lambda: (tmp_path / "book" / "intro.md").write_text("two"),
-        lambda: None,
-    ):
+    monkeypatch.setenv("CTRLIB_COMMIT", "c0ffee")
+    monkeypatch.setattr(book, "assemble", lambda *_: tmp_path)
+    monkeypatch.setattr(book.subprocess, "run", build)
+    changes = (lambda: text.write_text("two"), (executed / "01_a.ipynb").touch, page.unlink)
+    for builds, change in enumerate((lambda: text.write_text("one"), *changes), start=1):
         change()
-        assert render(tmp_path, executed) == tmp_path / "_build" / "html" / "index.html"
-    assert len(built) == 2
-    (executed / "01_a.ipynb").write_text("{}")
-    render(tmp_path, executed)
-    (tmp_path / "_build" / "html" / "index.html").unlink()
-    render(tmp_path, executed)
-    assert len(built) == 4
+        for _ in range(2):
+            assert render(tmp_path, executed) == page
+            assert len(built) == builds
