@@ -150,11 +150,7 @@ def test_rate_has_wilsons_interval() -> None:
         (delong, ([0, 1], [1.0, 2.0]), "shape (2,)"),
         (AucCovariance(np.zeros(2), np.eye(2)).contrast, ([1, -1, 0],), "2 AUCs needs as many weights, got shape (3,)"),
         (pool_folds, ([],), "at least one fold"),
-        (
-            false_claims,
-            ([AucCovariance(np.zeros(3), np.eye(3))], 0.0),
-            "two conditions of as many models, got 3",
-        ),
+        (false_claims, ([AucCovariance(np.zeros(3), np.eye(3))], 0.0), "two conditions of as many models, got 3"),
         (false_claims, ([], 0.0), "at least one comparison"),
     ],
 )

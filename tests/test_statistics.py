@@ -121,11 +121,7 @@ def test_sign_flip_interval_covers_no_effect_at_its_stated_rate(size) -> None:
         (minimum_detectable_effect, (1.0, 1), "2 or more replicates and a spread above 0, got 1 replicates"),
         (minimum_detectable_effect, (1.0, 5, 0.95, 1.0), "power must lie between 0.05 and 1, got 1"),
         (minimum_detectable_effect, (1.0, 5, 0.95, 0.01), "power must lie between 0.05 and 1, got 0.01"),
-        (
-            fit_diminishing_return,
-            ([1, 2, 3], [0.1, 0.2, 0.3]),
-            "(replicates, 3 numbers of instances), got shape (3,)",
-        ),
+        (fit_diminishing_return, ([1, 2, 3], [0.1, 0.2, 0.3]), "(replicates, 3 numbers of instances), got shape (3,)"),
         (fit_diminishing_return, ([1, 2, 3], [[0.1, 0.2]]), "got shape (1, 2)"),
         (fit_diminishing_return, ([1, 2, 3], [[0.0, np.nan, 0.1]]), "gains has 1 values that are no finite numbers"),
         (fit_diminishing_return, ([1, 2], [[0.0, 0.1]]), "two or more different numbers of instances above 1"),
