@@ -145,6 +145,7 @@ def test_a_study_is_trained_and_notebooks_whose_runs_failed_are_named(tmp_path, 
     monkeypatch.setattr(training, "planned", lambda job: (asked[job.number], "cpu"))
     with Cluster(tmp_path, workers=1) as cluster:
         lacking = train_planned(jobs, lambda line: None, dask=cluster.address)
+        assert {name for name, _ in cluster.lines("ended")} == {good.fingerprint, other.fingerprint}
     assert list(lacking) == ["01"]
     assert "1 of its 2 runs" in lacking["01"]
     assert "batch_size=331: must be at most 330" in lacking["01"]
