@@ -355,8 +355,7 @@ def test_page_13_a_part_of_the_gap_and_what_it_costs_on_the_way() -> None:
 
 
 def page(number: str):
-    """Of page 14 or 15, at the usual size of a cohort: replicate table, without mixed cohorts, of the page's one
-    architecture; and the parameters."""
+    """Page 14's or 15's table at the usual size, without mixed cohorts, of one architecture; and the parameters."""
     replicates, p = replicates_of(number), conditions_of(number)[0]
     usual = replicates[replicates["instances"] == p.instances]
     kinds = usual[~usual["cohort"].str.contains("+", regex=False)]

@@ -40,8 +40,7 @@ def a_study() -> list[Run]:
 
 
 def test_three_machines_one_of_them_killed(tmp_path) -> None:
-    """The lock of the one that is lost is freed by its missing heartbeat; the records are, bit for bit, those of one
-    process."""
+    """Its lock is freed by its missing heartbeat; the records are, bit for bit, those of one process."""
     runs, lines = a_study(), []
     killed: list[str] = []
     store = RunStore(tmp_path / "a störe")

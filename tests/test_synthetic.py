@@ -56,8 +56,7 @@ def expected_logloss(p: np.ndarray) -> float:
 
 
 def test_true_probability_reaches_what_it_promises() -> None:
-    """AUC and log loss of the true probability, draw by draw, against their expectation in standard errors. The
-    errors come from 60 fresh sets of labels; over the draws the z values must look like a standard normal."""
+    """AUC and log loss of the truth against their expectation, in standard errors from 60 fresh sets of labels."""
     z_auc, z_logloss = [], []
     for draw in range(8):
         split = make_rows(make_world(SMALL, draw), 0, 20_000)
@@ -224,9 +223,7 @@ def test_fields_are_correlated(clusters) -> None:
 
 
 def test_an_ensemble_gains_and_no_model_beats_the_truth_on_fresh_rows() -> None:
-    """The situation the study is about. Two PNNs, trained with early stopping on the default size, predict 1e5 fresh
-    rows: neither a member nor the ensemble reaches the truth, in log loss far beyond noise, and the ensemble gains
-    at least 0.2 % relative on its members."""
+    """The situation the study is about: early-stopped PNNs of the default size, an ensemble 0.2 % above its members."""
     data = Data(name="synthetic", draw=1, fingerprint=synthetic.fingerprint(DEFAULT, 1))
     shape = {"architecture": "PNN", "embedding_dim": 8, "hidden_units": (32,)}
     members = tuple(Member(**shape, init_seed=n, order_seed=n) for n in range(2))
