@@ -273,7 +273,7 @@ def test_hostile_archives(case, tmp_path):
 changed = st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255))  # where, and to what
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.lists(changed, min_size=1, max_size=4), st.floats(0, 1))
 def test_any_damage_to_a_zip_is_one_line(tmp_path_factory, changes, kept):
     folder = tmp_path_factory.mktemp("zip")

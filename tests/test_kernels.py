@@ -34,7 +34,7 @@ def assert_same(fast: torch.Tensor, plain: torch.Tensor, leaves: list[torch.Tens
     torch.testing.assert_close(mine, reference, rtol=1e-9, atol=1e-12)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(**sizes)
 def test_products_of_pairs(rows: int, fields: int, dim: int) -> None:
     emb = normal(rows, fields, dim)
@@ -42,7 +42,7 @@ def test_products_of_pairs(rows: int, fields: int, dim: int) -> None:
     assert_same(kernels.inner_products(emb), PLAIN["inner_products"](emb), [emb])
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(**sizes, kind=st.sampled_from(BILINEAR_TYPES), columns=st.sampled_from([1, 7, 20, 10_000]))
 def test_an_mlp_on_pairs_that_are_never_all_there(rows, fields, dim, kind, columns) -> None:
     """For one block of columns and for many: ``columns`` = 1 makes a block of each left field."""
@@ -63,7 +63,7 @@ def test_bfloat16_operands_round_and_nothing_else() -> None:
     assert 1e-4 < (rounded - exact).norm() / exact.norm() < 1e-2  # bfloat16 keeps 8 bits
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(rows=st.integers(1, 6), width=st.integers(1, 9), depth=st.integers(0, 5))
 def test_cross_network_in_closed_form(rows: int, width: int, depth: int) -> None:
     cross = CrossNetwork(width, depth).double()
@@ -94,7 +94,7 @@ def batches(draw) -> tuple[torch.Tensor, list[int]]:
     return torch.stack([torch.randint(dim, (size,), generator=generator) for dim in dims], dim=1), dims
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(batches())
 def test_distinct_ids_say_which_they_are_and_where(batch) -> None:
     ids, offsets = batch[0], field_offsets(batch[1])
@@ -112,7 +112,7 @@ def test_distinct_ids_say_which_they_are_and_where(batch) -> None:
 
 @pytest.mark.parametrize("batch_norm", [False, True])
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(batch=batches())
 def test_logits_and_every_gradient_are_those_of_the_model(architecture: str, batch_norm: bool, batch) -> None:
     ids, dims = batch

@@ -108,7 +108,7 @@ def test_a_full_disk_costs_the_checkpoint_and_not_the_training(tmp_path: Path, m
     assert not list(tmp_path.glob("state-*"))
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(cuts=st.lists(st.integers(1, 16), max_size=6), every=st.integers(1, 5))
 def test_a_cut_costs_no_more_than_the_interval(cuts: list[int], every: int) -> None:
     """What is done twice is never more than lies between two states, by a clock that ticks with every step."""

@@ -64,8 +64,6 @@ def test_edges(found, expected) -> None:
         assert value == (wanted if isinstance(wanted, str) or wanted is ANY else pytest.approx(wanted, nan_ok=True))
 
 
-# ---- sign-flip test -------------------------------------------------------------------------------------------------
-
 # Sixteenths add up without rounding, so that ties are ties for scipy as well.
 differences = st.lists(st.integers(-16, 16).map(lambda x: x / 16), min_size=2, max_size=8)
 
@@ -132,9 +130,6 @@ def test_what_cannot_be_compared_is_refused_in_one_line(function, given_, words)
     assert words in refused(function, *given_)
 
 
-# ---- relative improvement -------------------------------------------------------------------------------------------
-
-
 @settings(max_examples=40)
 @given(st.integers(4, 12), seeds)
 def test_the_relative_interval_ends_where_the_t_test_turns(size, seed) -> None:
@@ -165,9 +160,6 @@ def test_the_corrected_t_test_keeps_its_level_where_splits_share_rows() -> None:
     assert ratio.low * 5 == pytest.approx(paired_difference(differences[0], 0 * differences[0], overlap=overlap).low)
 
 
-# ---- minimum detectable effect --------------------------------------------------------------------------------------
-
-
 def test_minimum_detectable_effect_is_the_one_of_r() -> None:
     """R 4.2: power.t.test(n = 6, sd = 1, sig.level = .05, power = .8, type = "paired", strict = TRUE)."""
     assert minimum_detectable_effect(1.0, 6) == pytest.approx(1.43455, rel=2e-5)
@@ -181,9 +173,6 @@ def test_minimum_detectable_effect_turns_power_around(sd, size, level, power) ->
     assert paired_power(-effect, sd, size, level) == pytest.approx(power, rel=1e-6)
     assert paired_power(0.0, sd, size, level) == pytest.approx(1 - level)
     assert minimum_detectable_effect(sd, size + 1, level, power) < effect
-
-
-# ---- Holm -----------------------------------------------------------------------------------------------------------
 
 
 def naive_holm(p_values: list[float]) -> list[float]:
@@ -208,8 +197,6 @@ def test_holm_is_its_definition(p_values) -> None:
     assert naive_holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02]), "written out"
 
 
-# ---- the curve of diminishing returns -------------------------------------------------------------------------------
-
 INSTANCES = np.array([1, 2, 3, 4, 5, 6, 8, 10])
 
 
@@ -217,7 +204,7 @@ def curve(limit: float, exponent: float, instances=INSTANCES) -> np.ndarray:
     return limit * (1 - np.asarray(instances, float) ** -exponent)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.floats(-0.02, 0.02).filter(lambda x: abs(x) > 1e-4), st.floats(0.1, 6))
 def test_a_known_curve_is_found_again(limit, exponent) -> None:
     found = fit_diminishing_return(INSTANCES, np.tile(curve(limit, exponent), (3, 1)))

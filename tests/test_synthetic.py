@@ -81,7 +81,7 @@ def test_click_rate_and_spread_are_as_asked(click_rate, logit_sd) -> None:
     assert logit(p).std() == pytest.approx(logit_sd, rel=0.03)
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(st.lists(st.integers(0, 2 * BLOCK_ROWS) | st.sampled_from([BLOCK_ROWS - 1, BLOCK_ROWS]), min_size=3, max_size=5))
 def test_any_slicing_gives_the_same_rows(cuts) -> None:
     world = make_world(SMALL, 0)

@@ -443,7 +443,7 @@ def test_another_process_gives_the_same_bytes() -> None:
 # ---- batches --------------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.integers(1, 500), st.integers(1, 520))
 def test_batches_cover_all_rows_once_and_are_never_a_single_row(count, batch_size) -> None:
     bounds = batch_bounds(count, batch_size)
