@@ -12,8 +12,14 @@ from typing import Any
 import psutil
 
 PROCESSES = multiprocessing.get_context("forkserver")
-PRELOADED = ("torch._dynamo", "ctrlib.training.loop", "ctrlib.store.runs", "safetensors.torch", "distributed", "pytest")
-PROCESSES.set_forkserver_preload([*PRELOADED, "small"])
+PRELOADED = [
+    "torch._dynamo",
+    "ctrlib.data.sources",
+    "ctrlib.data.synthetic",
+    "ctrlib.stats.metrics",
+    "safetensors.torch",
+]
+PROCESSES.set_forkserver_preload([*PRELOADED, "ctrlib.store.dask", "distributed", "pytest", "stores"])
 LIMIT_S = 90
 
 

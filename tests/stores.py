@@ -6,8 +6,11 @@ from pathlib import Path
 from small import make_run, member
 
 from ctrlib.config import Run, digest
+from ctrlib.store.code import all_parts
 from ctrlib.store.record import Record
 from ctrlib.store.runs import RunStore
+
+all_parts()  # the digests of the code are kept, also for the processes that are forked
 
 
 def quick(seed: int = 1, **settings) -> Run:
