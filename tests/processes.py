@@ -12,14 +12,8 @@ from typing import Any
 import psutil
 
 PROCESSES = multiprocessing.get_context("forkserver")
-PRELOADED = [
-    "torch._dynamo",
-    "ctrlib.data.sources",
-    "ctrlib.data.synthetic",
-    "ctrlib.stats.metrics",
-    "safetensors.torch",
-]
-PROCESSES.set_forkserver_preload([*PRELOADED, "ctrlib.store.dask", "distributed", "pytest", "stores"])
+PRELOADED = ["torch._dynamo", "ctrlib.data.sources", "ctrlib.stats.metrics", "ctrlib.store.dask", "safetensors.torch"]
+PROCESSES.set_forkserver_preload([*PRELOADED, "distributed", "pytest", "stores"])
 LIMIT_S = 90
 
 
