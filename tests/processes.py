@@ -12,8 +12,8 @@ from typing import Any
 import psutil
 
 PROCESSES = multiprocessing.get_context("forkserver")
-PRELOADED = ("torch._dynamo", "ctrlib.training.loop", "ctrlib.store.runs", "safetensors.torch", "distributed", "pytest")
-PROCESSES.set_forkserver_preload([*PRELOADED, "small"])
+PRELOADED = ["torch._dynamo", "ctrlib.data.sources", "ctrlib.stats.metrics", "ctrlib.store.dask", "safetensors.torch"]
+PROCESSES.set_forkserver_preload([*PRELOADED, "distributed", "pytest", "stores"])
 LIMIT_S = 90
 
 

@@ -1,7 +1,7 @@
 """Tiny data and runs that train in milliseconds; shared by the tests of trainer, store and experiments."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 
 import numpy as np
@@ -11,6 +11,7 @@ import torch
 from ctrlib.config import Checkpoint, Coupling, Data, Member, Recipe, Run, SyntheticSettings, Weights
 from ctrlib.coupling import solo
 from ctrlib.data.load import data_settings, load_data
+from ctrlib.errors import UserError
 from ctrlib.fast import distinct_ids, install
 from ctrlib.models import build_model, embedding_parameters
 from ctrlib.training.cohort import Group, build, load_state, make_adam, share_table
@@ -109,8 +110,10 @@ def distance(a: dict, b: dict) -> float:
     return max(float((a[k] - b[k]).abs().max()) for k in a if k.startswith("weights.") and a[k].is_floating_point())
 
 
-def one_line(caught) -> str:
-    """The message of an expected error, which must be a single line."""
+def refused(function: Callable, *arguments, kind: type[UserError] = UserError, **more) -> str:
+    """The message with which something is refused, which must be a single line."""
+    with pytest.raises(kind) as caught:
+        function(*arguments, **more)
     message = str(caught.value)
     assert message
     assert "\n" not in message

@@ -1,16 +1,16 @@
-"""Runs that are trained in no time, what a store holds, and what is refused; shared by the tests of stores."""
+"""Runs that are trained in no time, what a store holds; shared by the tests of stores."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
-import pytest
-from small import make_run, member, one_line
+from small import make_run, member
 
 from ctrlib.config import Run, digest
-from ctrlib.errors import UserError
+from ctrlib.store.code import all_parts
 from ctrlib.store.record import Record
 from ctrlib.store.runs import RunStore
+
+all_parts()  # the digests of the code are kept, also for the processes that are forked
 
 
 def quick(seed: int = 1, **settings) -> Run:
@@ -34,10 +34,3 @@ def rewrite(path: Path, **changes) -> None:
     content = {**json.loads(path.read_bytes()), **changes}
     del content["checksum"]
     path.write_text(json.dumps({**content, "checksum": digest(content)}))
-
-
-def refused(function: Callable, *arguments, kind: type[UserError] = UserError, **more) -> str:
-    """The one line with which something is refused."""
-    with pytest.raises(kind) as caught:
-        function(*arguments, **more)
-    return one_line(caught)

@@ -1,4 +1,4 @@
-"""Covariance of AUCs against its definition by loops, published numbers and simulation."""
+"""Covariance of AUCs and rates of false claims: by definition, by published numbers, by counting, by simulation."""
 
 import math
 
@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
-from small import one_line
+from small import refused
 
-from ctrlib.errors import UserError
 from ctrlib.stats import delong as auc_tests
 from ctrlib.stats.delong import AucCovariance, delong, pool_folds
+from ctrlib.stats.false_claims import claim_rate, false_claims
 from ctrlib.stats.metrics import cohort_auc
 
 # 43 patients of DeLong et al. 1988 as SAS/STAT's example "Comparing Receiver Operating Characteristic Curves" lists
@@ -78,21 +78,6 @@ def test_delong_gives_the_published_numbers() -> None:
     assert found.difference(0, 2).p_value == pytest.approx(0.456139707507, rel=1e-10)
 
 
-@settings(max_examples=60)
-@given(cohorts, st.integers(0, 100))
-def test_delong_sees_ranks_alone_whatever_the_order_of_rows_and_models(cohort, seed) -> None:
-    labels, scores = drawn(*cohort)
-    rng, found = np.random.default_rng(seed), delong(labels, scores)
-    rows, models = rng.permutation(labels.size), rng.permutation(len(scores))
-    for other in (delong(labels, np.exp(scores)), delong(labels[rows], scores[:, rows]), delong(1 - labels, -scores)):
-        np.testing.assert_array_equal(found.aucs, other.aucs)
-        np.testing.assert_allclose(found.covariance, other.covariance, rtol=1e-12, atol=1e-16)
-    turned, shuffled = delong(labels, -scores), delong(labels, scores[models])
-    np.testing.assert_allclose(turned.aucs, 1 - found.aucs, rtol=1e-12)
-    np.testing.assert_allclose(turned.covariance, found.covariance, rtol=1e-9, atol=1e-15)
-    np.testing.assert_allclose(shuffled.covariance, found.covariance[np.ix_(models, models)], rtol=1e-12, atol=1e-16)
-
-
 def test_a_contrast_of_means_is_their_difference() -> None:
     found, weights = delong(*drawn(3, 4, 50, 90)), np.array([0.5, 0.5, -0.5, -0.5])
     one = found.contrast(weights)
@@ -120,6 +105,41 @@ def test_folds_pool_to_the_mean_auc_and_its_spread() -> None:
     np.testing.assert_allclose(pooled.covariance * 25, sum(one.covariance for one in folds))
 
 
+def test_claims_are_counted_first_half_against_second_half() -> None:
+    replicate = AucCovariance(np.array([0.72, 0.70, 0.71, 0.75, 0.70, 0.70]), np.eye(6) * 0.005**2 / 2)
+    # -.03 and 0 are no claims; .01 is one by size and, at two standard errors, just one by test.
+    for replicates, arguments, by_threshold, by_delong in (
+        ([replicate], {"threshold": 0.005}, 1, 1),
+        ([replicate], {"threshold": 0.011}, 0, 1),
+        ([replicate], {"threshold": 0.005, "significance": 0.04}, 1, 0),
+        ([replicate] * 2, {"threshold": 0.005}, 2, 2),
+    ):
+        found = false_claims(replicates, **arguments)
+        assert (found.by_threshold.claims, found.by_delong.claims) == (by_threshold, by_delong)
+        assert found.by_threshold.comparisons == found.by_delong.comparisons == 3 * len(replicates)
+
+
+def test_rates_are_right_where_test_rows_are_the_only_noise() -> None:
+    """300 replicates of two times two equally good scores: a two-sided 5 % test claims a gain in 2.5 %."""
+    rng, labels = np.random.default_rng(0), np.repeat([1, 0], [80, 160])
+    scores = labels + rng.standard_normal((300, 1, 240)) + rng.standard_normal((300, 4, 240))
+    replicates = [delong(labels, one) for one in scores]
+    spread = np.sqrt(np.mean([np.square(one.difference(0, 2).standard_error) for one in replicates]))
+    found = false_claims(replicates, threshold=spread)
+    for claims, expected in ((found.by_delong, 0.025), (found.by_threshold, stats.norm.sf(1))):
+        low, high = stats.binom.ppf([0.001, 0.999], 600, expected)
+        assert low <= claims.claims <= high
+
+
+def test_rate_has_wilsons_interval() -> None:
+    found, expected = claim_rate(np.arange(40) < 4), stats.binomtest(4, 40).proportion_ci(method="wilson")
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
+    assert (found.claims, found.comparisons, found.rate) == (4, 40, 0.1)
+    none = claim_rate(np.zeros((4, 10)))
+    assert (none.rate, none.low) == (0, 0)
+    assert none.high > 0.05
+
+
 @pytest.mark.parametrize(
     ("function", "given_", "words"),
     [
@@ -130,9 +150,9 @@ def test_folds_pool_to_the_mean_auc_and_its_spread() -> None:
         (delong, ([0, 1], [1.0, 2.0]), "shape (2,)"),
         (AucCovariance(np.zeros(2), np.eye(2)).contrast, ([1, -1, 0],), "2 AUCs needs as many weights, got shape (3,)"),
         (pool_folds, ([],), "at least one fold"),
+        (false_claims, ([AucCovariance(np.zeros(3), np.eye(3))], 0.0), "two conditions of as many models, got 3"),
+        (false_claims, ([], 0.0), "at least one comparison"),
     ],
 )
 def test_what_cannot_be_tested_is_refused_in_one_line(function, given_, words) -> None:
-    with pytest.raises(UserError) as caught:
-        function(*given_)
-    assert words in one_line(caught)
+    assert words in refused(function, *given_)

@@ -282,9 +282,9 @@ def test_a_child_runs_on_its_cores_and_ends_in_one_line_and_with_all_it_started(
     bad = process.run_child("nothing", {"error": f"two\nlines in {ROOT}/x"})
     assert bad["error"] == "ValueError: two lines in ./x"
     assert "value" not in bad
-    monkeypatch.setattr(process, "LIMIT_SECONDS", 6)
+    monkeypatch.setattr(process, "LIMIT_SECONDS", 3)
     mark = f"mark-{tmp_path}"
-    assert process.run_child("nothing", {"hangs": mark})["error"] == "not finished after 6 s"
+    assert process.run_child("nothing", {"hangs": mark})["error"] == "not finished after 3 s"
     assert not [one for one in psutil.process_iter(["cmdline"]) if mark in (one.info["cmdline"] or [])]
 
 

@@ -148,9 +148,7 @@ WRONG = (
 
 @pytest.mark.parametrize("kind", WRONG)
 def test_nothing_is_wrong_on_a_page(built_book, visits, kind):
-    """No console error, no failed request, none off the disk, every formula typeset; light enough for a first visit;
-    no serious or critical finding of axe-core, those of the theme included; every stop of the Tab key reached and
-    seen; nothing runs over the edge of a phone."""
+    """Neither in the console, on the way, in formulas, in size, nor for axe-core, the Tab key or a narrow phone."""
     assert {name: note[kind] for name, note in visits.items() if note[kind]} == {}
     assert any(_needs_maths(built_book / name) for name in visits), "no page with a formula: nothing was checked"
 

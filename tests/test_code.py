@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from small import make_run, member
-from stores import here, quick, refused, rewrite
+from small import make_run, member, refused
+from stores import here, quick, rewrite
 
 import ctrlib
 from ctrlib.config import Checkpoint
@@ -123,9 +123,6 @@ def test_a_measure_is_covered_with_its_statistics() -> None:
     assert len(function_code(baseline_scores)) == 16
 
 
-# ---- runs of other code ----------------------------------------------------------------------------------------------
-
-
 def test_a_run_of_other_code_is_trained_again_and_said(tmp_path) -> None:
     """By a real process that has another DeepFM; the run of a DCN counts for both."""
     store = RunStore(tmp_path / "runs")
@@ -190,9 +187,6 @@ def test_a_worker_of_other_code_refuses(tmp_path) -> None:
     assert "has other code of ctrlib (DeepFM)" in refused(train_task, *task)
 
 
-# ---- the battery -----------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.long
 def test_a_change_of_names_is_settled_and_one_of_numbers_is_not(tmp_path, monkeypatch) -> None:
     """Under a real commit whose trainer has another name for a constant, and another mean."""
@@ -221,8 +215,6 @@ def test_every_training_of_the_battery_is_another() -> None:
 def test_a_commit_that_is_not_there_is_one_line(tmp_path) -> None:
     assert "commit 'nonsense'" in refused(battery.settle, "nonsense", tmp_path)
 
-
-# ---- an architecture from elsewhere ----------------------------------------------------------------------------------
 
 TOWER = """
 from torch import nn

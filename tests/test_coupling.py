@@ -118,7 +118,7 @@ def naive_peer_loss(z, how: Coupling, frozen=None, shuffle=None, labels=None) ->
 
 @every_form
 @every_target
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.data())
 def test_peer_loss_is_the_formula(form, target, data) -> None:
     size, batch, seed = data.draw(sizes), data.draw(batches), data.draw(seeds)
@@ -134,7 +134,7 @@ def test_peer_loss_is_the_formula(form, target, data) -> None:
     torch.testing.assert_close(found, torch.stack(expected), rtol=1e-7, atol=1e-9)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(2, 6), batches, seeds)
 def test_paper_loss_is_the_mean_over_peers_of_the_mean_squared_difference(size, batch, seed) -> None:
     """L_n = BCE_n + 1/(N-1) sum over peers of mean_b (p_i - p_n)^2, as arXiv 2406.12087 writes it."""
@@ -231,7 +231,7 @@ def test_missing_material_is_said() -> None:
 # ---- EKTF: adaptive peers and a teacher ------------------------------------------------------------------------------
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(2, 6), batches, seeds)
 def test_on_the_complete_graph_it_is_ektfs_loss(size, batch, seed) -> None:
     """As the paper's code has it: a mean over students of softmax-weighted peers, and a softmin-weighted teacher."""
@@ -281,7 +281,7 @@ def naive_groups(weights) -> list[list[int]]:
     return sorted([n for n in range(len(label)) if label[n] == name] for name in set(label))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.integers(1, 9), st.data())
 def test_connected_groups_are_the_components(size, data) -> None:
     """Listening to one's own frozen copy, or with weight zero, connects nobody."""

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 from processes import answer_of, as_nobody
 from raw_files import criteo_lines, table_lines, write_lines
-from small import make_run, member
-from stores import contents, here, quick, refused, rewrite
+from small import make_run, member, refused
+from stores import contents, here, quick, rewrite
 from typer.testing import CliRunner
 
 from ctrlib.cli import app
@@ -148,8 +148,7 @@ def test_what_a_link_leads_to_is_neither_read_nor_deleted(store: RunStore, tmp_p
 
 
 def test_what_is_not_of_this_version_of_a_store_is_left_alone(store: RunStore) -> None:
-    """A record of another version is neither read nor trained over nor deleted, and the other run is used; nor are
-    folders and files that somebody else put there."""
+    """A record of another version is not read, trained over or deleted; nor is what somebody else put there."""
     run, path = quick(1), store.root / quick(1).fingerprint / "run.json"
     rewrite(path, format=2)
     for name in ("my notes", "notes-1", "0123456789abcdeg"):

@@ -1,16 +1,22 @@
-"""Threads and graphs change when things happen, never what comes out. The graph's recording is played on the CPU."""
+"""Threads, graphs and files change when things happen, never what comes out. A recording is played on the CPU."""
 
 import threading
 
+import numpy as np
+import psutil
 import pytest
 import torch
 from small import CPU, NOISY, assert_same_member, batch, fit, independent_groups, make_run, member, rows
 
 from ctrlib.coupling import complete
+from ctrlib.fast import batches
+from ctrlib.fast.batches import NearBatches, mapped_file
 from ctrlib.fast.graphs import GraphStep, SideBySide, changing_tensors
 from ctrlib.models.operations import FASTER
 from ctrlib.training import loop as trainer
+from ctrlib.training.batches import BatchSource
 from ctrlib.training.cohort import Group
+from ctrlib.training.dataset import Split
 from ctrlib.training.step import train_step
 
 
@@ -90,3 +96,38 @@ def test_a_graph_is_recorded_once_for_each_side_of_the_start() -> None:
     for coupled in (False, False, True, True, False):
         step(*batch(), coupled, None)
     assert len(made) == 2
+
+
+@pytest.mark.parametrize(("source", "place"), [(BatchSource, "memory"), (BatchSource, "file"), (NearBatches, "file")])
+def test_a_batch_is_the_rows_asked_for(tmp_path, source, place: str) -> None:
+    split = rows().train
+    np.save(tmp_path / "ids.npy", split.ids)
+    if place == "file":
+        split = Split(np.load(tmp_path / "ids.npy", mmap_mode="c"), split.labels)
+    which = torch.randperm(len(split))[:60]
+    ids, labels = source(split, CPU).batch(which)
+    assert (ids.dtype, labels.dtype) == (torch.int64, torch.float32)
+    np.testing.assert_array_equal(ids.numpy(), split.ids[which.numpy()])
+    np.testing.assert_array_equal(labels.numpy(), split.labels[which.numpy()])
+
+
+def test_codes_in_memory_are_not_copied() -> None:
+    split = rows().train
+    assert BatchSource(split, CPU).ids.data_ptr() == split.ids.ctypes.data
+
+
+def test_pages_of_a_large_file_are_let_go(tmp_path, monkeypatch) -> None:
+    """An epoch over a mapped file leaves little of it in this process, and reads the same rows."""
+    monkeypatch.setattr(batches, "LARGE_FILE", 0)
+    monkeypatch.setattr(batches, "LET_GO_EVERY", 5)
+    codes = np.arange(20_000_000, dtype=np.int32).reshape(-1, 40)
+    np.save(tmp_path / "ids.npy", codes)
+    split = Split(np.load(tmp_path / "ids.npy", mmap_mode="c"), np.zeros(len(codes), dtype=np.uint8))
+    assert mapped_file(split.ids) is not None
+    taken = NearBatches(split, CPU)
+    before = psutil.Process().memory_info().shared
+    for which in torch.randperm(len(codes)).split(10_000):
+        ids, _ = taken.batch(which)
+        assert torch.equal(ids[:, 0], which * 40)
+    assert psutil.Process().memory_info().shared - before < 30e6
+    assert mapped_file(codes) is None

@@ -77,8 +77,7 @@ def is_there(sign: Path) -> bool:
 
 
 def test_eight_processes_and_random_kills(tmp_path) -> None:
-    """SIGKILL, now and then to an owner. Half of them are on this machine, where it is known at once, and each of the
-    others on one of its own, where its heartbeat is missed."""
+    """SIGKILL, now and then to an owner; half of them are as if on other machines, where a heartbeat is missed."""
     (tmp_path / "locks").mkdir()
     start(int).join(90)  # the server that forks the others takes its time to begin
     draws, end, numbers = random.Random(0), time.time() + 5.5, count(1)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 from processes import Cluster, serve_bare_worker, start, until
-from small import make_run, member
-from stores import here, quick, refused
+from small import make_run, member, refused
+from stores import here, quick
 from typer.testing import CliRunner
 
 from ctrlib.cli import app
@@ -40,8 +40,7 @@ def a_study() -> list[Run]:
 
 
 def test_three_machines_one_of_them_killed(tmp_path) -> None:
-    """The lock of the one that is lost is freed by its missing heartbeat; the records are, bit for bit, those of one
-    process."""
+    """Its lock is freed by its missing heartbeat; the records are, bit for bit, those of one process."""
     runs, lines = a_study(), []
     killed: list[str] = []
     store = RunStore(tmp_path / "a störe")
@@ -136,31 +135,20 @@ def test_the_first_worker_is_waited_for_and_must_share_the_store(tmp_path, monke
     assert "same store" in said
 
 
-# ---- the study -------------------------------------------------------------------------------------------------------
-
-
-def test_a_study_is_trained_by_dask_and_its_notebooks_find_everything(tmp_path, monkeypatch) -> None:
-    monkeypatch.setenv("CTRLIB_RUNS", str(tmp_path / "runs"))
-    jobs = plan(ROOT, str(ROOT / "tests" / "tiny.yaml"), ["01", "05"], {}, tmp_path / "out")
-    lines: list[str] = []
-    with Cluster(tmp_path) as cluster:
-        assert train_planned(jobs, lines.append, dask=cluster.address) == {}
-    wanted = [run.fingerprint for job in jobs for run in training.planned(job)[0]]
-    assert wanted
-    assert RunStore(tmp_path / "runs").fingerprints() == sorted(set(wanted))
-
-
-def test_notebooks_whose_runs_failed_are_named(tmp_path, monkeypatch) -> None:
+def test_a_study_is_trained_and_notebooks_whose_runs_failed_are_named(tmp_path, monkeypatch) -> None:
     """One of two notebooks asks for a run that fails: the other one has all of its runs."""
     monkeypatch.setenv("CTRLIB_RUNS", str(tmp_path / "runs"))
     jobs = plan(ROOT, str(ROOT / "tests" / "tiny.yaml"), ["01", "02"], {}, tmp_path / "out")
-    good, bad = quick(1), make_run([member(1)], batch_size=331)
-    asked = {"01": [good, bad], "02": [good]}
+    good, other, bad = quick(1), quick(2), make_run([member(1)], batch_size=331)
+    asked = {"01": [good, bad], "02": [good, other]}
     monkeypatch.setattr(training, "planned", lambda job: (asked[job.number], "cpu"))
-    lacking = train_planned(jobs, lambda line: None, workers=1)
+    with Cluster(tmp_path, workers=1) as cluster:
+        lacking = train_planned(jobs, lambda line: None, dask=cluster.address)
+        assert {name for name, _ in cluster.lines("ended")} == {good.fingerprint, other.fingerprint}
     assert list(lacking) == ["01"]
     assert "1 of its 2 runs" in lacking["01"]
     assert "batch_size=331: must be at most 330" in lacking["01"]
+    assert RunStore(tmp_path / "runs").fingerprints() == sorted([good.fingerprint, other.fingerprint])
 
 
 def test_the_command_fails_what_lacks_runs_and_executes_the_rest(tmp_path, monkeypatch) -> None:

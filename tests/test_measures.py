@@ -7,15 +7,14 @@ import json
 import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
-from small import make_run, member, one_line
-from stores import here, refused
+from small import make_run, member, refused
+from stores import here
 from typer.testing import CliRunner
 
 from ctrlib.cli import app
 from ctrlib.config import Checkpoint
 from ctrlib.coupling import complete
 from ctrlib.data.load import load_data
-from ctrlib.errors import UserError
 from ctrlib.run import training
 from ctrlib.store import measures
 from ctrlib.store.measures import FOLDER, auc_covariance, data_facts, group_scores, measured, pooled_difference
@@ -101,7 +100,7 @@ def test_what_is_published_says_by_which_code(trained, tmp_path, monkeypatch, ca
 def test_a_run_that_builds_on_other_weights_is_not_published(trained, tmp_path, monkeypatch) -> None:
     store, alone, _ = trained
     heir = make_run([member(1)], start=[Checkpoint(run=alone[0].fingerprint)])
-    store.ensure([heir])
+    here(store, [heir])
     monkeypatch.setattr(training, "planned", lambda job: ([alone[0].run, heir], "cpu"))
     assert training.publish([None], store, tmp_path / "x.parquet")["run"] == 2
     elsewhere = copy.deepcopy(alone[0].content)
@@ -156,11 +155,11 @@ def test_what_was_not_committed_trains_what_it_needs(trained, tmp_path) -> None:
     """A measure needs the predictions, a run its checkpoint; on one machine they are the same bits."""
     store, alone, together = trained
     fresh = commit(store, [*alone, *together], tmp_path)
-    found = fresh.ensure([record.run for record in together])
+    found = here(fresh, [record.run for record in together])
     assert group_scores(fresh, found) == group_scores(store, together)
     assert fresh.fingerprints() == [together[0].fingerprint]
     run = make_run([member(1)], start=[Checkpoint(run=alone[0].fingerprint)])
-    [record], [expected] = fresh.ensure([run]), store.ensure([run])
+    [record], [expected] = here(fresh, [run]), here(store, [run])
     assert {*fresh.fingerprints()} == {one.fingerprint for one in (*together, alone[0], run)}
     assert np.array_equal(record.logits(), expected.logits())
 
@@ -242,9 +241,7 @@ def test_damaged_results_are_refused(tmp_path) -> None:
     for name, damaged in cases:
         (tmp_path / "x.parquet").write_bytes(whole)
         (tmp_path / name).write_bytes(damaged)
-        with pytest.raises(UserError) as caught:
-            Results(tmp_path)
-        assert f"{name}: damaged" in one_line(caught)
+        assert f"{name}: damaged" in refused(Results, tmp_path)
 
 
 def test_two_files_of_results_are_compared(trained, tmp_path) -> None:

@@ -156,7 +156,9 @@ def test_what_is_no_number_is_counted_and_named(tmp_path):
     price[7], price[9], price[11] = "gratis", "NA", "\u00a07.5"
     _, about = prepare(tmp_path, table(price=price, one=["x"] * (N - 1) + ["y"]))
     assert about["numeric_columns"] == ["price"]
-    assert about["columns"]["price"] == {"numeric": True, "why": "fractions", "change": "--categorical price"}
+    assert about["columns"]["price"] == {
+        "numeric": True, "why": "fractions", "change": "--categorical price", "type": "Float64"
+    }  # fmt: skip
     assert any("price: 1 of 400 cells are no numbers ('gratis')" in note for note in about["notes"])
     assert any(
         note.startswith("one: 99.7% of the training rows hold") or note.startswith("one: 100.0%")

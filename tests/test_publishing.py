@@ -54,17 +54,6 @@ def test_workflows_need_no_secret_and_ask_for_little(path):
     assert all(re.fullmatch(r"actions/[\w-]+@v\d+", step["uses"]) for step in steps(path) if "uses" in step)
 
 
-def test_only_the_main_branch_is_deployed_and_from_where_the_book_is_built():
-    book, tests = WORKFLOWS
-    assert (book.stem, tests.stem) == ("book", "tests")
-    deploy = read(book)["jobs"]["deploy"]
-    assert deploy["if"] == "github.ref == 'refs/heads/main'"
-    assert deploy["permissions"] == {"pages": "write", "id-token": "write"}
-    (upload,) = [step for step in steps(book) if "upload-pages-artifact" in step.get("uses", "")]
-    assert upload["with"]["path"] == "_build/html"
-    assert [update["package-ecosystem"] for update in read(".github/dependabot.yml")["updates"]] == ["github-actions"]
-
-
 def test_tested_pythons_are_those_of_the_project():
     (job,) = read(".github/workflows/tests.yml")["jobs"].values()
     low, high = re.search(r">=3\.(\d+),<3\.(\d+)", PROJECT["requires-python"]).groups()

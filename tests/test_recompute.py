@@ -20,7 +20,7 @@ def store(tmp_path_factory) -> RunStore:
     store, settings = RunStore(tmp_path_factory.mktemp("store")), {"epochs": 1, "batch_size": 165}
     singles = [make_run([member(n)], **settings) for n in (1, 2)]
     later = make_run([member(1)], start=[Checkpoint(run=singles[0].fingerprint, optimizer="reset")], **settings)
-    store.ensure([*singles, make_run([member(3), member(4)], complete(2), **settings), later], "cpu")
+    store.ensure([*singles, make_run([member(3), member(4)], complete(2), **settings), later], "cpu", workers=1)
     return store
 
 

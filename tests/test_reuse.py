@@ -7,12 +7,11 @@ import numpy as np
 import pytest
 from pages import ROOT
 from raw_files import table_lines, write_lines
-from small import make_run, member, one_line
+from small import make_run, member, refused
 
 from ctrlib.data import sources
 from ctrlib.data.load import data_settings, load_data
 from ctrlib.data.options import PrepareOptions
-from ctrlib.errors import UserError
 from ctrlib.run.execute import finalize_notebook
 from ctrlib.run.plan import plan, planned
 from ctrlib.stats.metrics import auc
@@ -36,9 +35,7 @@ def renamed(tmp_path, monkeypatch):
 
 def test_rows_of_another_fingerprint_are_refused(renamed) -> None:
     store, record = renamed
-    with pytest.raises(UserError) as caught:
-        group_scores(store, [record])
-    words = one_line(caught)
+    words = refused(group_scores, store, [record])
     assert "data set 'shop' (draw 0) now holds other rows" in words
     assert record.run.data.fingerprint in words
 

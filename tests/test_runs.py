@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 import torch
 from processes import PROCESSES, start
-from small import assert_same_member, make_run, member, rows, same_state
-from stores import contents, here, quick, refused, rewrite
+from small import assert_same_member, make_run, member, refused, rows, same_state
+from stores import contents, here, quick, rewrite
 
 from ctrlib.config import Checkpoint, Run
 from ctrlib.coupling import complete

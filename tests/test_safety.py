@@ -4,7 +4,6 @@ import ast
 import csv
 import html
 import re
-from html.parser import HTMLParser
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -12,6 +11,7 @@ import nbformat
 import numpy as np
 import pandas as pd
 import pytest
+from bs4 import BeautifulSoup
 from markdown_it import MarkdownIt
 
 from ctrlib.study import figures, notebook
@@ -22,9 +22,6 @@ NAMES = [
     *("**bold** _it_", "[link](javascript:alert(1))", "![i](https://example.org/x.png)", "# head", "{raw}`x`"),
     *("a&lt;b", "<!-- x", "']});alert(1)//", "\\alpha_1", "${x}", "{{ x }}", "line\nbreak", "https://example.org"),
 ]
-
-
-# ---- code ------------------------------------------------------------------------------------------------------------
 
 
 RISKS = re.compile(
@@ -55,9 +52,6 @@ def test_each_risk_would_be_found() -> None:
         assert len(RISKS.findall(f"if x:\n    {line}")) == 1
 
 
-# ---- pages -----------------------------------------------------------------------------------------------------------
-
-
 @pytest.fixture
 def shown(monkeypatch) -> list:
     """What a notebook displays."""
@@ -68,18 +62,13 @@ def shown(monkeypatch) -> list:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_tables_and_sentences_show_text(shown: list, name: str) -> None:
-    """As a value and as the name of a column, in a page that is read as HTML; Markdown makes one paragraph of it, with
-    the same letters and nothing else."""
+    """As a value and as a column of a page that is read as HTML; Markdown makes one paragraph of the same letters."""
     notebook.show_table(pd.DataFrame({name: [name, "x"], "score": [0.5, np.nan]}))
     notebook.say(f"about {notebook.as_text(name)}: 1")
     table = shown[0]._repr_html_()
-    tags, texts = [], []
-    parser = HTMLParser()
-    parser.handle_starttag = lambda tag, attributes: tags.append(tag)
-    parser.handle_data = lambda text: texts.append(text)
-    parser.feed(table)
-    assert set(tags) == {"style", "table", "thead", "tbody", "tr", "th", "td"}
-    assert {name, name.replace("_", " ")} <= set(texts)
+    page = BeautifulSoup(table, "html.parser")
+    assert {tag.name for tag in page(True)} == {"style", "table", "thead", "tbody", "tr", "th", "td"}
+    assert {name, name.replace("_", " ")} <= set(page.strings)
     assert "mathjax_ignore" in table, "formulas in it are not set"
     for kind in ("commonmark", "gfm-like"):
         page = MarkdownIt(kind, {"html": True, "linkify": False}).render(shown[1].data)

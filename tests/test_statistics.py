@@ -1,4 +1,4 @@
-"""Paired intervals and tests against scipy, against simulation, and against their definitions by loops."""
+"""Paired intervals, tests and a curve against scipy, against simulation, and against their definitions by loops."""
 
 import math
 from unittest.mock import ANY
@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy import stats
-from small import one_line
+from scipy import optimize, stats
+from small import refused
 
-from ctrlib.errors import UserError
+from ctrlib.stats.diminishing import fit_diminishing_return
 from ctrlib.stats.paired import (
     holm,
     minimum_detectable_effect,
@@ -64,8 +64,6 @@ def test_edges(found, expected) -> None:
         assert value == (wanted if isinstance(wanted, str) or wanted is ANY else pytest.approx(wanted, nan_ok=True))
 
 
-# ---- sign-flip test -------------------------------------------------------------------------------------------------
-
 # Sixteenths add up without rounding, so that ties are ties for scipy as well.
 differences = st.lists(st.integers(-16, 16).map(lambda x: x / 16), min_size=2, max_size=8)
 
@@ -112,26 +110,6 @@ def test_sign_flip_interval_covers_no_effect_at_its_stated_rate(size) -> None:
     assert all((one.p_value <= 0.05) == (one.verdict != "no difference shown") for one in found)
 
 
-@pytest.mark.parametrize("compare", [paired_difference, sign_flip_difference])
-@settings(max_examples=40)
-@given(seed=seeds, size=st.integers(2, 9), shift=st.floats(-2, 2))
-def test_intervals_move_with_the_effect_turn_with_the_sign_and_ignore_order(compare, seed, size, shift) -> None:
-    rng = np.random.default_rng(seed)
-    a, b = rng.standard_normal((2, size))
-    one, order = compare(a, b), rng.permutation(size)
-    turned, shuffled = compare(b, a), compare(a[order], b[order])
-
-    def ends(found) -> np.ndarray:
-        return np.array([found.low, found.mean, found.high])
-
-    assert ends(compare(a + shift, b)) == pytest.approx(ends(one) + shift)
-    assert ends(compare(10 * a, 10 * b)) == pytest.approx(10 * ends(one))
-    assert ends(turned) == pytest.approx(-ends(one)[::-1])
-    assert ends(shuffled) == pytest.approx(ends(one))
-    assert (turned.p_value, shuffled.p_value) == pytest.approx((one.p_value, one.p_value))
-    assert turned.share_better == pytest.approx(1 - one.share_better)
-
-
 @pytest.mark.parametrize(
     ("function", "given_", "words"),
     [
@@ -141,15 +119,15 @@ def test_intervals_move_with_the_effect_turn_with_the_sign_and_ignore_order(comp
         (minimum_detectable_effect, (1.0, 1), "2 or more replicates and a spread above 0, got 1 replicates"),
         (minimum_detectable_effect, (1.0, 5, 0.95, 1.0), "power must lie between 0.05 and 1, got 1"),
         (minimum_detectable_effect, (1.0, 5, 0.95, 0.01), "power must lie between 0.05 and 1, got 0.01"),
+        (fit_diminishing_return, ([1, 2, 3], [0.1, 0.2, 0.3]), "(replicates, 3 numbers of instances), got shape (3,)"),
+        (fit_diminishing_return, ([1, 2, 3], [[0.1, 0.2]]), "got shape (1, 2)"),
+        (fit_diminishing_return, ([1, 2, 3], [[0.0, np.nan, 0.1]]), "gains has 1 values that are no finite numbers"),
+        (fit_diminishing_return, ([1, 2], [[0.0, 0.1]]), "two or more different numbers of instances above 1"),
+        (fit_diminishing_return, ([0, 2, 3], [[0.0, 0.1, 0.2]]), "none below 1"),
     ],
 )
 def test_what_cannot_be_compared_is_refused_in_one_line(function, given_, words) -> None:
-    with pytest.raises(UserError) as caught:
-        function(*given_)
-    assert words in one_line(caught)
-
-
-# ---- relative improvement -------------------------------------------------------------------------------------------
+    assert words in refused(function, *given_)
 
 
 @settings(max_examples=40)
@@ -182,9 +160,6 @@ def test_the_corrected_t_test_keeps_its_level_where_splits_share_rows() -> None:
     assert ratio.low * 5 == pytest.approx(paired_difference(differences[0], 0 * differences[0], overlap=overlap).low)
 
 
-# ---- minimum detectable effect --------------------------------------------------------------------------------------
-
-
 def test_minimum_detectable_effect_is_the_one_of_r() -> None:
     """R 4.2: power.t.test(n = 6, sd = 1, sig.level = .05, power = .8, type = "paired", strict = TRUE)."""
     assert minimum_detectable_effect(1.0, 6) == pytest.approx(1.43455, rel=2e-5)
@@ -198,9 +173,6 @@ def test_minimum_detectable_effect_turns_power_around(sd, size, level, power) ->
     assert paired_power(-effect, sd, size, level) == pytest.approx(power, rel=1e-6)
     assert paired_power(0.0, sd, size, level) == pytest.approx(1 - level)
     assert minimum_detectable_effect(sd, size + 1, level, power) < effect
-
-
-# ---- Holm -----------------------------------------------------------------------------------------------------------
 
 
 def naive_holm(p_values: list[float]) -> list[float]:
@@ -223,3 +195,29 @@ def test_holm_is_its_definition(p_values) -> None:
     np.testing.assert_allclose(holm(given_), naive_holm(p_values), rtol=1e-12)
     np.testing.assert_array_equal(given_, p_values)
     assert naive_holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02]), "written out"
+
+
+INSTANCES = np.array([1, 2, 3, 4, 5, 6, 8, 10])
+
+
+def curve(limit: float, exponent: float, instances=INSTANCES) -> np.ndarray:
+    return limit * (1 - np.asarray(instances, float) ** -exponent)
+
+
+@settings(max_examples=60)
+@given(st.floats(-0.02, 0.02).filter(lambda x: abs(x) > 1e-4), st.floats(0.1, 6))
+def test_a_known_curve_is_found_again(limit, exponent) -> None:
+    found = fit_diminishing_return(INSTANCES, np.tile(curve(limit, exponent), (3, 1)))
+    assert found.exponent == pytest.approx(exponent, rel=0.004)  # exponents are tried 0.5 % apart
+    assert found.limit == pytest.approx(limit, rel=0.004)
+    assert found.gain(INSTANCES) == pytest.approx(curve(limit, exponent), abs=1e-3 * abs(limit))
+    assert found.gain(1) == 0
+
+
+def test_the_fit_is_scipys_least_squares_in_any_order() -> None:
+    rng = np.random.default_rng(1)
+    gains = curve(0.004, 0.8) + 0.0004 * rng.standard_normal((6, INSTANCES.size))
+    found, order = fit_diminishing_return(INSTANCES, gains), rng.permutation(INSTANCES.size)
+    reference, _ = optimize.curve_fit(lambda n, a, b: curve(a, b, n), INSTANCES, gains.mean(axis=0), [0.004, 1])
+    assert found == pytest.approx(tuple(reference), rel=0.01)
+    assert fit_diminishing_return(INSTANCES[order], gains[::-1, order]) == pytest.approx(found)

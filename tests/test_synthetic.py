@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 from scipy.special import entr, expit, logit
 from scipy.stats import chisquare
 from sklearn.metrics import mutual_info_score
+from small import refused
 
 from ctrlib.config import Coupling, Data, Member, Recipe, Run, SyntheticSettings
 from ctrlib.coupling import solo
 from ctrlib.data import prepared as table
 from ctrlib.data import synthetic
 from ctrlib.data.synthetic import BLOCK_ROWS, generate, make_rows, make_world
-from ctrlib.errors import UserError
 from ctrlib.stats import metrics
 from ctrlib.stats.delong import delong
 from ctrlib.training import cohort, evaluation
@@ -50,17 +50,13 @@ def joined(parts: list[table.Split]) -> table.Split:
     return table.Split(*(np.concatenate(values) for values in zip(*columns, strict=True)))
 
 
-# ---- the truth is the truth ------------------------------------------------------------------------------------------
-
-
 def expected_logloss(p: np.ndarray) -> float:
     """Mean entropy of the true probabilities: no model can expect less."""
     return float((entr(p) + entr(1 - p)).mean())
 
 
 def test_true_probability_reaches_what_it_promises() -> None:
-    """AUC and log loss of the true probability, draw by draw, against their expectation in standard errors. The
-    errors come from 60 fresh sets of labels; over the draws the z values must look like a standard normal."""
+    """AUC and log loss of the truth against their expectation, in standard errors from 60 fresh sets of labels."""
     z_auc, z_logloss = [], []
     for draw in range(8):
         split = make_rows(make_world(SMALL, draw), 0, 20_000)
@@ -85,10 +81,7 @@ def test_click_rate_and_spread_are_as_asked(click_rate, logit_sd) -> None:
     assert logit(p).std() == pytest.approx(logit_sd, rel=0.03)
 
 
-# ---- same bytes, however they are asked for --------------------------------------------------------------------------
-
-
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(st.lists(st.integers(0, 2 * BLOCK_ROWS) | st.sampled_from([BLOCK_ROWS - 1, BLOCK_ROWS]), min_size=3, max_size=5))
 def test_any_slicing_gives_the_same_rows(cuts) -> None:
     world = make_world(SMALL, 0)
@@ -179,9 +172,7 @@ def test_no_rows_are_empty_arrays_and_impossible_ones_are_refused(world) -> None
         assert same_rows(joined([none, one, none]), one)
         assert [a.dtype for a in (none.ids, none.labels, none.probability)] == [np.int32, np.uint8, np.float64]
     for arguments, words in {(5, 4): "rows 5 to 4", (-1, 4): "rows -1 to 4", (0, 4, 0): "1 or more, got 0"}.items():
-        with pytest.raises(UserError, match=words) as caught:
-            make_rows(world, *arguments)
-        assert "\n" not in str(caught.value)
+        assert words in refused(make_rows, world, *arguments)
 
 
 def test_memory_is_the_result_and_little_more(default_world) -> None:
@@ -194,22 +185,10 @@ def test_memory_is_the_result_and_little_more(default_world) -> None:
 
 def test_sizes_do_not_change_rows() -> None:
     """More test rows are more rows, not other rows; parts follow each other without overlap."""
-    few, more = generate(SMALL, 3), generate(SMALL.model_copy(update={"test_rows": 900}), 3)
-    assert same_rows(few.train, more.train)
-    assert same_rows(few.valid, more.valid)
-    assert few.test.ids.tobytes() == more.test.ids[:200].tobytes()
-    whole = make_rows(make_world(SMALL, 3), 0, 900)
-    assert same_rows(joined([few.train, few.valid, few.test]), whole)
-
-
-def test_random_state_of_the_caller_neither_matters_nor_moves() -> None:
-    np.random.seed(1)
-    first, state = generate(SMALL, 0), np.random.get_state()[1].copy()
-    assert same_rows(first.train, generate(SMALL, 0).train)
-    assert np.array_equal(np.random.get_state()[1], state)
-
-
-# ---- rows look like click logs ---------------------------------------------------------------------------------------
+    for count in (200, 900):
+        made = generate(SMALL.model_copy(update={"test_rows": count}), 3)
+        whole = make_rows(make_world(SMALL, 3), 0, 700 + count)
+        assert same_rows(joined([made.train, made.valid, made.test]), whole)
 
 
 def test_ids_follow_their_law(default_world) -> None:
@@ -239,13 +218,8 @@ def test_fields_are_correlated(clusters) -> None:
         assert b > 7 or together > 1.5 * max(controls)  # in the largest fields the controls' own bias is most of it
 
 
-# ---- and are hard to learn -------------------------------------------------------------------------------------------
-
-
 def test_an_ensemble_gains_and_no_model_beats_the_truth_on_fresh_rows() -> None:
-    """The situation the study is about. Two PNNs, trained with early stopping on the default size, predict 1e5 fresh
-    rows: neither a member nor the ensemble reaches the truth, in log loss far beyond noise, and the ensemble gains
-    at least 0.2 % relative on its members."""
+    """The situation the study is about: early-stopped PNNs of the default size, an ensemble 0.2 % above its members."""
     data = Data(name="synthetic", draw=1, fingerprint=synthetic.fingerprint(DEFAULT, 1))
     shape = {"architecture": "PNN", "embedding_dim": 8, "hidden_units": (32,)}
     members = tuple(Member(**shape, init_seed=n, order_seed=n) for n in range(2))

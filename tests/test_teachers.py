@@ -12,12 +12,10 @@ from small import (
     assert_same_member,
     batch,
     checkpoints,
-    distance,
     fit,
     logits_of,
     make_run,
     member,
-    one_line,
     rows,
     same_state,
 )
@@ -48,15 +46,6 @@ def teachers_of_all_kinds() -> list:
         member(13, architecture="PNN", hidden_units=(4,)),
     ]
     return list(zip(members, fit(make_run(members, epochs=1)).states, strict=True))
-
-
-@pytest.mark.parametrize("target", ["frozen", "frozen_ensemble"])
-def test_one_model_learns_from_its_own_checkpoint(target) -> None:
-    first, start = fit(make_run()), checkpoints(1, "reset")
-    run = make_run(weights=((6.0,),), start=start, coupling={"target": target})
-    found, alone = fit(run, first.states), fit(make_run(start=start), first.states)
-    assert distance(found.states[0], alone.states[0]) > 1e-3
-    assert all(row["peer_loss"] > 0 for row in found.history)
 
 
 MIXED = ((0.0, 1.0, 2.0), (0.5, 0.5, 0.0), (0.0, 3.0, 0.0))
@@ -127,7 +116,6 @@ def test_teachers_that_cannot_teach_are_said(tmp_path: Path) -> None:
         ({"run": elsewhere}, "other data"),
     ):
         run = make_run([member(2)], ((1.0,),), coupling={"target": "frozen"}, teachers=[name])
-        with pytest.raises(UserError) as caught:
+        with pytest.raises(UserError, match=words) as caught:
             store.train(run, "cpu")
         assert not isinstance(caught.value, Damaged)
-        assert words in one_line(caught)

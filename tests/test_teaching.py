@@ -5,12 +5,12 @@ import json
 import os
 import re
 import subprocess
-from html.parser import HTMLParser
 from pathlib import Path
 
 import nbformat
 import pytest
 from browser import needs_browser
+from bs4 import BeautifulSoup
 from nbformat.v4 import new_code_cell, new_notebook, new_output
 from pages import ROOT
 
@@ -83,24 +83,14 @@ def test_the_lesson_is_a_notebook_of_slides_with_notes():
     assert minutes[-1] == 90
 
 
-class Addresses(HTMLParser):
-    def __init__(self):
-        super().__init__()
-        self.found, self.without_alt = [], 0
-
-    def handle_starttag(self, tag, attributes):
-        given = dict(attributes)
-        self.found += [given[name] for name in ("src", "href") if name in given]
-        self.without_alt += tag == "img" and not given.get("alt")
-
-
 def files_of(slides: Path) -> list[Path]:
     """The files that slides load; every picture has its words, and no number is missing."""
-    text, parsed = slides.read_text(encoding="utf-8"), Addresses()
-    parsed.feed(text)
-    assert not parsed.without_alt
+    text = slides.read_text(encoding="utf-8")
+    page = BeautifulSoup(text, "html.parser")
+    assert all(image.get("alt") for image in page("img"))
     assert "{glue" not in text
-    return [(slides.parent / address).resolve() for address in parsed.found if not address.startswith("data:")]
+    addresses = [tag[name] for tag in page(True) for name in ("src", "href") if name in tag.attrs]
+    return [(slides.parent / address).resolve() for address in addresses if not address.startswith("data:")]
 
 
 def test_slides_need_no_network_and_lie_where_the_guide_says(built_book, tiny_study, tmp_path):

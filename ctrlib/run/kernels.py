@@ -5,6 +5,7 @@ its environment to the server, which forks; the client ends when the forked kern
 """
 
 import contextlib
+import gc
 import json
 import os
 import signal
@@ -56,12 +57,16 @@ def warm_kernels(folder: Path) -> Iterator[dict[str, str]]:
 
 
 def serve(address: str) -> None:
-    """Import, listen, fork for each client."""
+    """Import, digest the code, listen, fork for each client."""
     import importlib
+
+    from ctrlib.store.code import all_parts
 
     for name in PRELOAD:
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
+    all_parts()  # the digests are kept, and each notebook compares its records with them
+    gc.freeze()  # what is there already is no garbage of a kernel
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # ended kernels are not waited for
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(address)
