@@ -53,6 +53,7 @@ def cohort(
     epochs: int,
     device: str = "cpu",
     batch: int = sizes.BATCH,
+    fields: int = sizes.FIELDS,
     **settings,
 ) -> dict:
     """ctrlib's time per step of a whole cohort: ``epochs`` epochs of ``steps`` batches, plus a first and a last one."""
@@ -65,7 +66,7 @@ def cohort(
     torch.set_num_threads(1)
     if settings.get("hidden_units"):
         settings["hidden_units"] = tuple(settings["hidden_units"])
-    rows = cohort.dataset(load(Path(table)), steps * batch)
+    rows = cohort.dataset(load(Path(table)).of_fields(fields), steps * batch)
     run = cohort.run(architecture, members, epochs + 2, batch, **settings)
     value, each = cohort.seconds_per_step(run, rows, device, threads=cores)
     detail = {"epochs": [round(s, 5) for s in each]}
@@ -110,7 +111,15 @@ def stream(cores: int, rows: int) -> dict:
     return {"value": seconds, "unit": "s/epoch", "peak_mb": memory.largest_mb, "detail": detail}
 
 
-def products(cores: int, batch: int = sizes.BATCH, precision: str = "highest", device: str = "cpu") -> dict:
+def products(
+    cores: int,
+    batch: int = sizes.BATCH,
+    precision: str = "highest",
+    device: str = "cpu",
+    fields: int = sizes.FIELDS,
+    embedding: int = sizes.EMBEDDING,
+    hidden: tuple[int, ...] = sizes.HIDDEN,
+) -> dict:
     """Rate of the matrix products of each architecture's MLP, forward and both gradients, in FLOP/s.
 
     ``precision``: torch's float32 matmul precision (``highest`` or ``medium`` on a CPU, ``high`` is TF32 on a GPU), or
@@ -131,7 +140,7 @@ def products(cores: int, batch: int = sizes.BATCH, precision: str = "highest", d
         raise RuntimeError("medium rounds the operands to bfloat16 on this processor: it is no path for fp32")
     rates = {}
     for architecture in sizes.ARCHITECTURES:
-        widths = (sizes.mlp_input(architecture), *sizes.HIDDEN)
+        widths = (sizes.mlp_input(architecture, fields, embedding), *hidden)
         seconds = flop = 0.0
         for a, b in pairwise(widths):
             x, w, g = (torch.randn(*shape, device=device).to(kind) for shape in ((batch, a), (b, a), (batch, b)))

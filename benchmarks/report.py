@@ -16,6 +16,7 @@ from benchmarks.targets import TARGETS
 COLUMNS = ["suite", "what", "value", "low", "high", "n", "target", "met", "peak_mb", "note"]
 NOISE = ["rivals_busy", "others_busy"]
 OWN = "ctrlib"
+FP32 = ("fp32, highest", "fp32, medium")  # the paths of products, by the names of their contenders
 
 
 class Report(NamedTuple):
@@ -140,18 +141,21 @@ def row_of(suite: str, what: str, ratios=(), peak_mb: float = np.nan, note: str 
     return [suite, what, value, low, high, len(ratios), str(target or ""), met, peak_mb, note]
 
 
-def floor_seconds(book: Book, suite: str, architecture: str, paths: tuple[str, ...], **size) -> tuple[float, str]:
+def floor_seconds(
+    book: Book, suite: str, architecture: str, paths: tuple[str, ...], products: str = "products", **size
+) -> tuple[float, str]:
     """The floor of a step from the rates measured in this file: (seconds, the path whose products were fastest)."""
     rates = {}
     for path in paths:
-        found = book.rows(suite, "products", path)["detail"]
+        found = book.rows(suite, products, path)["detail"]
         if len(found):
             rates[path] = float(np.median([rate[architecture] for rate in found]))
     memory = book.values(suite, "bandwidth", "memory")
     if not rates or memory.empty:
         return np.nan, ""
     best = max(rates, key=rates.get)
-    return sizes.cost(architecture, **size).floor_seconds(rates[best], float(memory.median())), best
+    batch = size.get("batch", sizes.BATCH)
+    return sizes.cost(architecture, **size).floor_seconds(rates[best], float(memory.median()), batch), best
 
 
 def train_rows(book: Book) -> list[list]:
@@ -168,7 +172,7 @@ def train_rows(book: Book) -> list[list]:
             other_peak = book.peak("train", architecture, name)
             note = f"peer's peak memory {other_peak:.0f} MB"
             rows.append(row_of("train", f"{architecture}: speed / {name}", values / own, peak, note))
-        floor, path = floor_seconds(book, "floor", architecture, ("fp32, highest", "fp32, medium"))
+        floor, path = floor_seconds(book, "floor", architecture, FP32)
         note = f"products: {path}" if path else "floor not measured in this run"
         rows.append(row_of("train", f"{architecture}: time / floor", own / floor, peak, note))
         if others and path:
@@ -185,6 +189,20 @@ def floor_rows(book: Book) -> list[list]:
         for path in ("fp32, medium", "bf16")
         if path in book.who("floor", "products")
     ]
+
+
+def study_rows(book: Book) -> list[list]:
+    """Four models at the study's own sizes against four times the floor there."""
+    rows = []
+    for name, size in sizes.STUDY.items():
+        for architecture in sizes.ARCHITECTURES:
+            what, products = f"{name}: {architecture}", f"{name}: products"
+            own, peak = book.values("study", what, "K=4"), book.peak("study", what, "K=4")
+            floor, path = floor_seconds(book, "study", architecture, FP32, products, **size)
+            if len(own):
+                note = f"products: {path}; {1000 * own.median():.1f} ms a step here"
+                rows.append(row_of("study", f"{what}: time / floor", own / (4 * floor), peak, note))
+    return rows
 
 
 def cohort_rows(book: Book) -> list[list]:
@@ -376,6 +394,7 @@ def gpu_rows(book: Book) -> list[list]:
 ROWS = {
     "train": train_rows,
     "floor": floor_rows,
+    "study": study_rows,
     "cohort": cohort_rows,
     "workers": workers_rows,
     "precision": precision_rows,

@@ -89,6 +89,27 @@ def floor(quick: bool, folder: Path) -> list[Group]:
     return [Group(contenders, 1 if quick else REPEATS)]
 
 
+def study(quick: bool, folder: Path) -> list[Group]:
+    """Four models that learn from each other at the sizes that pages of the book train, and the floor's rates there."""
+    groups = []
+    for name, size in sizes.STUDY.items():
+        batch, shape = size["batch"], {"fields": size["fields"]}
+        timed = split(2 if quick else 20 if name == "Criteo 100k" else 100_000 // batch)
+        place = stored_table(folder, timed["steps"] * max(batch, sizes.BATCH), sizes.STUDY["Criteo 100k"]["codes"])
+        widths = {"embedding": size["embedding"], "hidden": size["hidden"], **shape}
+        group = [
+            Contender(f"{name}: products", who, "products", {"precision": path, "batch": batch, **widths})
+            for who, path in (("fp32, highest", "highest"), ("fp32, medium", "medium"))
+        ]
+        model = {"embedding_dim": size["embedding"], "hidden_units": size["hidden"], **shape}
+        work = {"table": place, "members": 4, "batch": batch, **timed, **model}
+        for architecture in sizes.ARCHITECTURES:
+            group.append(Contender(f"{name}: {architecture}", "K=4", "cohort", {"architecture": architecture, **work}))
+        groups.append(Group(group, 1 if quick else 3))
+    memory = Contender("bandwidth", "memory", "bandwidth", {"megabytes": 64 if quick else 512})
+    return [*groups, Group([memory], 1 if quick else 3)]
+
+
 def cohort(quick: bool, folder: Path) -> list[Group]:
     """Four models that learn from each other against one model; two cores against one."""
     groups = []
@@ -226,6 +247,7 @@ def gpu(quick: bool, folder: Path) -> list[Group]:
 SUITES: dict[str, Callable[[bool, Path], list[Group]]] = {
     "train": train,
     "floor": floor,
+    "study": study,
     "cohort": cohort,
     "workers": workers,
     "precision": precision,

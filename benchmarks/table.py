@@ -18,6 +18,10 @@ class Table:
     labels: np.ndarray
     field_dims: tuple[int, ...]
 
+    def of_fields(self, fields: int) -> "Table":
+        """The first ``fields`` fields alone; those before the 14th have ``NUMERIC_CODES`` codes each."""
+        return Table(self.ids[:, :fields], self.labels, self.field_dims[:fields])
+
     def head(self, rows: int) -> "Table":
         """The first ``rows`` rows."""
         if rows > len(self.labels):

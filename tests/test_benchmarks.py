@@ -132,6 +132,17 @@ def test_on_a_gpu_four_models_stand_beside_four_trainings_and_four_floors():
     assert row(made, "DeepFM: largest AUC difference tf32 - fp32 over seeds")["value"] == pytest.approx(3e-4)
 
 
+def test_the_study_s_own_sizes_stand_beside_four_floors_of_their_own():
+    size, rates = sizes.STUDY["Criteo 100k"], dict.fromkeys(sizes.ARCHITECTURES, 2e11)
+    cost = sizes.cost("PNN", **size)
+    floor = 1000 * cost.flop_training / 2e11 + cost.bytes_step / 5e10
+    rows = measurements("study", "Criteo 100k: products", "fp32, medium", [2e11], detail=rates)
+    rows += measurements("study", "bandwidth", "memory", [5e10])
+    rows += measurements("study", "Criteo 100k: PNN", "K=4", [8 * floor, 12 * floor, 20 * floor])
+    assert row(report.tables(record(rows)), "Criteo 100k: PNN: time / floor")["value"] == pytest.approx(3.0)
+    assert sum(table.field_sizes()[:10]) == sizes.STUDY["page 21"]["codes"]
+
+
 def test_other_suites_ratios():
     rows = [
         *measurements("cohort", "four runs", "1 core", [100.0, 100.0]),

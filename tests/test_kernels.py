@@ -171,6 +171,25 @@ def test_where_it_does_not_pay_a_model_is_computed_as_it_is_written() -> None:
     assert torch.equal(from_distinct_ids(ids, field_offsets(dims))(own), own(ids))
 
 
+@pytest.mark.parametrize("share", [0.8, 0.5, 1 / 3, 1e-3])
+@pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("known", [True, False])
+def test_dropout_masks_are_those_of_bernoulli_bit_for_bit(share: float, kind, known: bool, monkeypatch) -> None:
+    if not known:
+        monkeypatch.setattr(kernels, "bernoulli_compares_integers", lambda: False)
+    drawn, x = [torch.Generator().manual_seed(5) for _ in range(2)], torch.ones(300, 7, dtype=kind)
+    for _ in range(2):  # the second mask goes on where the first one ended
+        fast, plain = (table["dropout_mask"](x, share, one) for table, one in zip((FASTER, PLAIN), drawn, strict=True))
+        assert torch.equal(fast, plain)
+        assert fast.dtype == kind
+        assert 0 < fast.count_nonzero() < x.numel()
+
+
+def test_a_bernoulli_that_draws_otherwise_is_left_alone(monkeypatch) -> None:
+    monkeypatch.setattr(torch.Tensor, "bernoulli_", lambda mask, share, generator: mask.fill_(1.0))
+    assert not kernels.bernoulli_compares_integers.__wrapped__()
+
+
 @pytest.mark.parametrize("architecture", MODELS)
 def test_logits_and_gradients_of_a_model(architecture, monkeypatch) -> None:
     dims = (5, 7, 3)

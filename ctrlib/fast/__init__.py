@@ -18,6 +18,7 @@ def install() -> None:
     FASTER.update(
         batch_source=batches.NearBatches,
         take_rows=kernels.take_rows,
+        dropout_mask=kernels.dropout_mask,
         second_order_fm=kernels.SecondOrderFM.apply,
         inner_products=kernels.inner_products,
         mlp_of_pairs=kernels.mlp_of_pairs,

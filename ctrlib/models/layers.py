@@ -5,6 +5,7 @@ Wherever pairs of fields appear they stand in the order (0,1), (0,2), ..., (0,F-
 """
 
 from collections.abc import Sequence
+from functools import reduce
 
 import torch
 from torch import Tensor, nn
@@ -108,7 +109,13 @@ class Dropout(nn.Module):
         """Map x of any shape to the same shape."""
         if not self.training:
             return x
-        return x * torch.empty_like(x).bernoulli_(1 - self.p, generator=self.generator).div_(1 - self.p)
+        return x * dropout_mask(x, 1 - self.p, self.generator)
+
+
+@has_faster_form
+def dropout_mask(x: Tensor, share: float, generator: torch.Generator | None) -> Tensor:
+    """For each number of ``x``, of any shape, 1 / ``share`` with probability ``share`` and else 0."""
+    return torch.empty_like(x).bernoulli_(share, generator=generator).div_(share)
 
 
 class MLP(nn.Module):
@@ -152,10 +159,11 @@ class MLP(nn.Module):
 
         With ``first`` > 0 ``x`` is what the layers before that one give.
         """
+        layers = list(self.layers)  # a slice of the module itself is a new module, slow beside a small step
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self.bf16 and self.training):
-            x = self.layers[first : self.hidden_depth](x)
+            x = reduce(lambda x, layer: layer(x), layers[first : self.hidden_depth], x)
         x = x.float() if x.dtype == torch.bfloat16 else x
-        return self.layers[max(first, self.hidden_depth) :](x)
+        return reduce(lambda x, layer: layer(x), layers[max(first, self.hidden_depth) :], x)
 
 
 @has_faster_form

@@ -37,6 +37,7 @@ class Trainee:
     index: int
     member: Member
     model: nn.Module
+    parameters: list[nn.Parameter]  # of the model, found once: to find them takes long beside a small step
     optimizer: torch.optim.Adam
     dropout_generator: torch.Generator
     best_auc: float = -1.0
@@ -109,7 +110,7 @@ def make_trainee(
     model = build(member, dataset, device)
     optimizer = make_adam(model, run.recipe.learning_rate)
     drawn = torch.Generator(device)
-    trainee = Trainee(index, member, model, optimizer, drawn)
+    trainee = Trainee(index, member, model, list(model.parameters()), optimizer, drawn)
     if start is not None and checkpoint is not None:
         try:
             check_state(start, trainee)

@@ -57,12 +57,13 @@ def update(trainee: Trainee, output: Tensor, gradient: Tensor, recipe: Recipe) -
 
     The gradient of a shared table is left where it is, for all members together (:class:`SharedTable`).
     """
-    trainee.model.zero_grad(set_to_none=True)
+    for parameter in trainee.parameters:
+        parameter.grad = None
     output.backward(gradient)
     if recipe.embedding_l2:
         for table in embedding_parameters(trainee.model):
             table.grad.add_(table.detach(), alpha=recipe.embedding_l2)
-    clip_gradients(list(trainee.model.parameters()), recipe.clip_norm)
+    clip_gradients(trainee.parameters, recipe.clip_norm)
     trainee.optimizer.step()
 
 
