@@ -7,10 +7,12 @@ parameters, data, code and records did not change since it was executed is not e
 """
 
 import ast
+import gc
 import hashlib
 import json
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -261,3 +263,13 @@ def planned(job: Job) -> tuple[list[Run], str]:
     from ctrlib.study.experiments import planned_runs
 
     return planned_runs(job.name.partition("_")[2], job.settings), job.settings.device
+
+
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """Meanwhile nobody looks for garbage: among thousands of runs, which all stay, it takes as long as to plan them."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()

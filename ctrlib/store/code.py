@@ -51,6 +51,7 @@ def _code(part: str) -> str:
     return all_parts().get(part) or architecture_code(part)
 
 
+@cache
 def all_parts(package: Path = PACKAGE) -> dict[str, str]:
     """The digest of every part, as :func:`run_code` gives those of one run."""
     parts = {"training": _digest(package, *TRAINING, without=frozenset(_classes(package).values()))}

@@ -14,8 +14,19 @@ from typing import Any
 
 import numpy as np
 
-from ctrlib.config import Checkpoint, Coupling, Data, Member, Protocol, Recipe, Run, SyntheticSettings, Weights
-from ctrlib.coupling import complete, solo
+from ctrlib.config import (
+    Checkpoint,
+    Coupling,
+    Data,
+    Member,
+    Protocol,
+    Recipe,
+    Run,
+    SyntheticSettings,
+    Weights,
+    complete,
+    solo,
+)
 from ctrlib.data.load import data_settings
 from ctrlib.data.synthetic import field_dims
 from ctrlib.store.published import data_draws

@@ -10,7 +10,7 @@ from typing import Any
 
 from ctrlib.config import Run, checked
 from ctrlib.errors import UserError, unknown
-from ctrlib.models import architecture_name
+from ctrlib.store.code import is_registered
 from ctrlib.store.runs import RunStore, open_store
 from ctrlib.study import cohorts, controls, finetuning
 from ctrlib.study.conditions import Condition, Replicate, data_shape
@@ -103,19 +103,27 @@ def checked_parameters(**parameters) -> StudyParameters:
     Raises:
         UserError: one line that names the parameter, its value and what is allowed.
     """
-    from ctrlib.fast.machine import arithmetic
-    from ctrlib.training.loop import resolve_device
-
     p = checked(StudyParameters, **parameters)
     lists = ("architectures", "companions")
-    spelled = {name: tuple(dict.fromkeys(map(architecture_name, getattr(p, name)))) for name in lists}
-    p = p.model_copy(update={"architecture": architecture_name(p.architecture), **spelled})
-    place = resolve_device(p.device)
+    spelled = {name: tuple(dict.fromkeys(map(_spelled, getattr(p, name)))) for name in lists}
+    p = p.model_copy(update={"architecture": _spelled(p.architecture), **spelled})
     if p.device != "auto":  # where it is left open, published records may be all that is needed; training refuses too
-        with arithmetic(p.precision, place):  # refuses what the device does not have
+        from ctrlib.fast.machine import arithmetic
+        from ctrlib.training.loop import resolve_device
+
+        with arithmetic(p.precision, resolve_device(p.device)):  # refuses what the device does not have
             pass
     for name in dict.fromkeys((p.dataset, *p.datasets)):
         rows = data_shape(Replicate(p, p.seeds[0], p.protocols[0]).varied(dataset=name).data)[0]
         if p.batch_size > rows:
             raise UserError(f"batch_size={p.batch_size}: must be at most {rows}, the training rows of {name!r}")
     return p
+
+
+def _spelled(architecture: str) -> str:
+    """The name as the registry spells it; torch, which its classes need, is imported only where it is not this one."""
+    if not is_registered(architecture):
+        return architecture
+    from ctrlib.models import architecture_name
+
+    return architecture_name(architecture)
