@@ -49,6 +49,7 @@ class Condition:
         runs: what has to be trained; their members in order are the members of the cohort.
         factors: the protocol, and whatever the experiment varies.
         records: one per run, from :func:`ctrlib.study.experiments.train_conditions`.
+        experiment: whose condition it is, from :func:`ctrlib.study.experiments.planned_conditions`.
     """
 
     name: str
@@ -56,6 +57,7 @@ class Condition:
     runs: tuple[Run, ...]
     factors: dict[str, Factor] = field(default_factory=dict)
     records: tuple[Record, ...] = ()
+    experiment: str = ""
 
     @property
     def members(self) -> list[Member]:

@@ -6,14 +6,18 @@ them by the name of their notebook, so that a plan can be made, and trained, wit
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from ctrlib.config import Run, checked
 from ctrlib.errors import UserError, unknown
 from ctrlib.store.code import is_registered
+from ctrlib.store.published import committed_results
+from ctrlib.store.record import Record
 from ctrlib.store.runs import RunStore, open_store
 from ctrlib.study import cohorts, controls, finetuning
 from ctrlib.study.conditions import Condition, Replicate, data_shape
+from ctrlib.study.pages import published_parameters
 from ctrlib.study.parameters import StudyParameters
 
 Experiment = Callable[[Replicate], list[Condition]]
@@ -64,8 +68,8 @@ def planned_conditions(experiment: str, p: StudyParameters) -> list[Condition]:
     """
     if experiment not in EXPERIMENTS:
         raise unknown("experiment", experiment, EXPERIMENTS)
-    make = EXPERIMENTS[experiment]
-    return [one for protocol in p.protocols for seed in p.seeds for one in make(Replicate(p, seed, protocol))]
+    replicates = [Replicate(p, seed, protocol) for protocol in p.protocols for seed in p.seeds]
+    return [replace(one, experiment=experiment) for each in replicates for one in EXPERIMENTS[experiment](each)]
 
 
 def train_conditions(p: StudyParameters, store: RunStore, conditions: Iterable[Condition]) -> list[Condition]:
@@ -73,6 +77,24 @@ def train_conditions(p: StudyParameters, store: RunStore, conditions: Iterable[C
     conditions = list(conditions)
     records = iter(store.ensure([run for one in conditions for run in one.runs], device=p.device))
     return [replace(one, records=tuple(next(records) for _ in one.runs)) for one in conditions]
+
+
+def published_conditions(conditions: Iterable[Condition]) -> tuple[StudyParameters, list[Condition]]:
+    """Of the page that shows these conditions, the published parameters and those of its conditions whose records are
+    published.
+
+    Raises:
+        UserError: they are of no notebook of this project.
+    """
+    experiments = tuple(dict.fromkeys(one.experiment for one in conditions))
+    by_parts = {parts: page for page, parts in COMPOSITE_PAGES.items()}
+    p, published = published_parameters(by_parts.get(experiments, experiments[0])), committed_results().runs
+    found = []
+    for one in (one for name in experiments for one in planned_conditions(name, p)):
+        if all(run.fingerprint in published for run in one.runs):
+            records = (Record(Path(), run, published[run.fingerprint]) for run in one.runs)
+            found.append(replace(one, records=tuple(records)))
+    return p, found
 
 
 def planned_runs(notebook: str, p: StudyParameters) -> list[Run]:
