@@ -145,6 +145,8 @@ def test_a_second_build_waits_for_the_first(tmp_path, capsys) -> None:
 def test_a_book_that_is_up_to_date_is_not_built_again(tmp_path, monkeypatch) -> None:
     (tmp_path / "book").mkdir()
     (tmp_path / "book" / "intro.md").write_text("one")
+    for name in book.TOP_FILES:
+        (tmp_path / name).touch()
     built = []
 
     def build(root, executed, out, page, student):
@@ -159,7 +161,7 @@ def test_a_book_that_is_up_to_date_is_not_built_again(tmp_path, monkeypatch) -> 
         lambda: None,
         lambda: None,
         lambda: (tmp_path / "book" / "intro.md").write_text("two"),
-        lambda: None,
+        lambda: (tmp_path / "notes.txt").write_text("no part of the book"),
     ):
         change()
         assert render(tmp_path, executed) == tmp_path / "_build" / "html" / "index.html"
