@@ -102,18 +102,11 @@ def read_overrides(assignments: list[str]) -> dict[str, Any]:
         if not equals or not name.strip():
             raise UserError(f"--set {shown(text)}: must be name=value, as in --set instances=5")
         try:
-            overrides[name.strip()] = read_value(value)
+            is_number = re.fullmatch(r"\s*[+-]?\d+(\.\d*)?[eE][+-]?\d+\s*", value)  # 1e-4 is text in YAML 1.1
+            overrides[name.strip()] = float(value) if is_number else read_yaml(value)
         except ValueError as error:
             raise UserError(f"--set {shown(text)}: {shown(value)} cannot be read as a value ({error})") from None
     return overrides
-
-
-def read_value(text: str) -> Any:
-    """A YAML value; 1e-4, which YAML 1.1 takes for text, is a number."""
-    value = read_yaml(text)
-    if isinstance(value, str) and re.fullmatch(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", value):
-        return float(value)
-    return value
 
 
 def plan(root: Path, profile: str, only: list[str], overrides: dict[str, Any], out: Path | None = None) -> list[Job]:
@@ -135,7 +128,8 @@ def plan(root: Path, profile: str, only: list[str], overrides: dict[str, Any], o
         require(f"parameter in section {number} of profile {label}", sections.get(number, {}), declared[number])
     suffix = "".join(f"+{name}={value}" for name, value in overrides.items())
     folder = out or root / "_build" / "study" / re.sub(r"[^\w.=+-]+", "_", label + suffix)[:120]
-    common = {"code": code_digest(), "results": results_digest(root)}
+    code = files_digest(Path(__file__).parent.parent, "**/*.py")  # executed copies are those of this code
+    common = {"code": code, "results": files_digest(root / "book" / "results", "*.parquet")}
     jobs = []
     for number in numbers:
         asked = {"profile": label, **sections.get("all", {}), **sections.get(number, {}), **overrides}
@@ -164,34 +158,16 @@ def make_job(
     names = [settings.get("dataset", "synthetic"), *(settings.get("datasets") or ())]
     if not all(isinstance(name, str) for name in names):
         names = [job.settings.dataset, *job.settings.datasets]  # refuses them
-    key = digest(
-        {
-            **common,
-            "notebook": hashlib.sha256(notebook.read_bytes()).hexdigest(),
-            "parameters": parameters,
-            "data": [data_digest(name) for name in names],
-            "benchmarks": benchmark_digest(root) if "benchmark" in declared else "",
-        }
-    )
-    return replace(job, key=key)
+    if "benchmark" in declared:
+        common = {**common, "benchmarks": files_digest(root / "benchmarks", "*.py", "results/*.json")}
+    text, data = hashlib.sha256(notebook.read_bytes()).hexdigest(), [data_digest(name) for name in names]
+    return replace(job, key=digest({**common, "notebook": text, "parameters": parameters, "data": data}))
 
 
-def code_digest() -> str:
-    """Hash of ctrlib's source: executed notebooks are those of this code."""
-    package = Path(__file__).parent.parent
-    return digest({str(p.relative_to(package)): p.read_text(encoding="utf-8") for p in sorted(package.rglob("*.py"))})
-
-
-def benchmark_digest(root: Path) -> str:
-    """Hash of the benchmark records and of what makes tables of them."""
-    files = sorted([*(root / "benchmarks").glob("*.py"), *(root / "benchmarks" / "results").glob("*.json")])
-    return digest({str(path.relative_to(root)): path.read_text(encoding="utf-8") for path in files})
-
-
-def results_digest(root: Path) -> str:
-    """Hash of the published records and measures."""
-    files = sorted((root / "book" / "results").glob("*.parquet"))
-    return digest({path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files})
+def files_digest(folder: Path, *patterns: str) -> str:
+    """Hash of the files below a folder whose paths match one of ``patterns``."""
+    files = sorted(path for pattern in patterns for path in folder.glob(pattern))
+    return digest({str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files})
 
 
 def data_digest(dataset: str) -> str:
