@@ -252,10 +252,8 @@ class RunStore:
             place = resolve_device(device)
             identity = f"{run.fingerprint} {environment(place)}"
             checkpoints = Checkpoints(self._training(run), identity, self.checkpoint_s)
-            on_epoch = on_progress = None
-            if tell:
-                on_epoch = lambda rows: tell(epoch_line(run, rows))  # noqa: E731
-                on_progress = lambda epoch, share: tell(progress_line(run, epoch, share))  # noqa: E731
+            on_epoch = tell and (lambda rows: tell(epoch_line(run, rows)))
+            on_progress = tell and (lambda epoch, share: tell(progress_line(run, epoch, share)))
             trained = train(run, dataset, starts, device, on_epoch, on_progress, threads, checkpoints, teachers)
             if lock.is_lost():  # this process slept, and another one took it for dead and trains in its place
                 return None
