@@ -17,45 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ctrlib.config import Coupling, Form, Target, Topology, Weights
-
-
-def solo(size: int) -> Weights:
-    """No peers: K separate trainings."""
-    return tuple((0.0,) * size for _ in range(size))
-
-
-def complete(size: int, weight: float = 1.0) -> Weights:
-    """All others are peers of each member, ``weight`` shared evenly among the N - 1 of them (the paper: weight 1)."""
-    if size < 2:
-        return solo(size)
-    return tuple(tuple(0.0 if i == n else weight / (size - 1) for i in range(size)) for n in range(size))
-
-
-def ring(size: int, weight: float = 1.0) -> Weights:
-    """Member n learns from member n + 1 alone, the last one from the first."""
-    return tuple(tuple(weight if i == (n + 1) % size and i != n else 0.0 for i in range(size)) for n in range(size))
-
-
-def star(size: int, weight: float = 1.0) -> Weights:
-    """Member 0 learns from all others evenly, each of them from member 0 alone."""
-    first = tuple(weight / (size - 1) if i else 0.0 for i in range(size))
-    return (first, *(tuple(weight * (i == 0) for i in range(size)) for _ in range(1, size)))
-
-
-def pairs(size: int, weight: float = 1.0) -> Weights:
-    """Members 0 and 1 learn from each other, so do 2 and 3, and so on; the last of an odd number stays alone."""
-    return tuple(tuple(weight if i != n and i // 2 == n // 2 else 0.0 for i in range(size)) for n in range(size))
-
-
-def one_way(size: int, weight: float = 1.0) -> Weights:
-    """Only member 0 learns, from all others evenly: distillation into one student."""
-    return tuple(tuple(weight / (size - 1) if n == 0 and i else 0.0 for i in range(size)) for n in range(size))
-
-
-TOPOLOGIES: dict[Topology, Callable[[int, float], Weights]] = {
-    make.__name__: make for make in (complete, ring, star, pairs, one_way)
-}
+from ctrlib.config import TOPOLOGIES, Coupling, Form, Target, Weights, complete, one_way, pairs, ring, solo, star  # noqa: F401
 
 
 def connected_groups(weights: Weights, teachers: bool = False) -> list[list[int]]:

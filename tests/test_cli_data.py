@@ -246,7 +246,6 @@ def test_a_terminal_that_is_not_utf8_shows_tables(tmp_path):
 @pytest.mark.parametrize("words", [[], ["study"], ["runs", "gc"], ["data", "prepare"]])
 def test_help_is_light(words):
     heavy = ["torch", "polars", "numpy", "papermill", "pandas"]
-    heavy += [] if words else ["pydantic"]  # which typer itself imports for the help of one command
     code = f"import sys\nfrom ctrlib import cli\ntry:\n    cli.main({[*words, '--help']})\nexcept SystemExit:\n"
     code += f"    print([m for m in {heavy} if m in sys.modules])\n"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -44,6 +44,9 @@ def test_a_measure_is_computed_once(trained) -> None:
     for name, records, rows in (("some", alone, 4), ("some", alone[::-1], 3), ("other", alone, 3)):
         measured(store, name, records, compute, rows=rows)
     assert len(calls) == 4, "another parameter, order of records or name is another measure"
+    for _ in range(2):
+        assert measured(store, "nothing", alone, lambda _: calls.append([])) is None
+    assert len(calls) == 5, "a value of None is kept as well"
 
 
 def test_a_damaged_measure_is_said_and_computed_again(trained, capsys) -> None:

@@ -9,8 +9,11 @@ import pytest
 from ctrlib.store import environment
 from ctrlib.store.environment import source_commit
 from ctrlib.study import notebook
+from ctrlib.study.experiments import planned_conditions, published_conditions
 from ctrlib.study.notebook import hardware, humanize, provenance
+from ctrlib.study.pages import published_parameters
 from ctrlib.study.parameters import StudyParameters
+from ctrlib.study.tables import effects_by, member_table
 
 CPU = {"processor": "Fast *CPU* <b>9</b>", "device": "cpu", "torch": "2.13.0"}
 GPU = {"processor": "Fast CPU", "device": "NVIDIA H100", "torch": "2.13.0+cu130"}
@@ -22,7 +25,8 @@ def condition(*records: tuple[str, float, str, dict]) -> SimpleNamespace:
         for _, s, day, where in records
     ]
     pairs = zip(records, contents, strict=True)
-    return SimpleNamespace(records=[SimpleNamespace(fingerprint=r[0], content=content) for r, content in pairs])
+    found = [SimpleNamespace(fingerprint=one[0], content=content) for one, content in pairs]
+    return SimpleNamespace(experiment="", records=found)
 
 
 @pytest.fixture
@@ -49,6 +53,25 @@ def test_one_day_is_one_date_and_names_are_text(said: list[str]) -> None:
     assert "my &#42;own&#42;" in said[0]
     assert "<b>" not in said[0]
     assert "*CPU*" not in said[0]
+
+
+def test_other_parameters_are_named_and_the_published_effects_stand_beside(said: list[str], monkeypatch) -> None:
+    """On the published records themselves: three of the twelve groups that page 05 has."""
+    shown: list = []
+    monkeypatch.setattr(notebook, "display", lambda bundle, raw: shown.append(bundle))
+    theirs = published_parameters("is_it_noise")
+    _, published = published_conditions(planned_conditions("is_it_noise", theirs))
+    notebook.show_published(theirs, published)
+    assert said == shown == []
+    p = theirs.model_copy(update={"seeds": (1, 2, 3), "profile": "mine"})
+    notebook.show_published(p, [one for one in published if one.seed <= 3])
+    seeds = ", ".join(map(str, theirs.seeds))
+    assert said == [f"*Other than on the published page:* seeds 1, 2, 3 (published: {seeds})."]
+    means = member_table(published).groupby(["protocol", "condition", "replicate"], as_index=False)["auc"].mean()
+    for table in (means[means["replicate"] <= 3], means):
+        for value in effects_by(table, ["protocol"], "mutual", "continued training")["difference"]:
+            assert f"{value:+.4f} (" in shown[0]["text/html"]
+    assert shown[0]["text/html"].count("mutual minus continued training") == len(theirs.protocols)
 
 
 def test_hardware_and_time_in_words() -> None:

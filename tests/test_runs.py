@@ -249,6 +249,26 @@ def test_a_full_disk_is_said_and_nothing_is_lost(store, monkeypatch) -> None:
     assert len(here(RunStore(store.root), [quick(1), quick(2)])) == 2
 
 
+# ---- many records ----------------------------------------------------------------------------------------------------
+
+
+def test_a_plan_looks_at_records_far_faster_than_they_are_checked(store, capsys) -> None:
+    """And says what is damaged; the ratio is about one to eight."""
+    (record,) = here(store, [quick()])
+    runs = [quick(seed) for seed in range(2, 200)]
+    for run in runs:
+        shutil.copytree(record.folder, store.root / run.fingerprint)
+        rewrite(store.root / run.fingerprint / "run.json", run=run.model_dump(mode="json"), fingerprint=run.fingerprint)
+    began = time.process_time()
+    assert store.held(runs) == {run.fingerprint for run in runs}
+    looked = time.process_time()
+    assert all(store.find(run) for run in runs)
+    assert looked - began < (time.process_time() - looked) / 2
+    (store.root / runs[0].fingerprint / "run.json").write_text("{")
+    assert store.held(runs[:2]) == {runs[1].fingerprint}
+    assert "damaged record, will be trained again" in capsys.readouterr().out
+
+
 # ---- what is printed -------------------------------------------------------------------------------------------------
 
 

@@ -1,5 +1,6 @@
 """``ctrlib study``: refuses before anything runs, executes what changed, survives a notebook that fails."""
 
+import os
 import re
 import shutil
 import signal
@@ -182,6 +183,17 @@ def test_ctrl_c_stops_cleanly_and_the_command_goes_on(empty_project: Path, monke
         main(["study", "--profile", "mine.yaml", "--plan"])
     assert not ended.value.code
     assert f"{runs - kept} of {runs} distinct runs to train" in " ".join(capfd.readouterr().out.split())
+
+
+def test_a_plan_with_nothing_to_train_needs_no_torch(tmp_path) -> None:
+    """Two seconds less to wait: the published runs of the real project are all there, in any store."""
+    code = "import sys\nfrom ctrlib.cli import main\ntry:\n    main(sys.argv[1:])\nfinally:\n"
+    code += "    print([m for m in ('torch', 'scipy', 'pandas', 'polars') if m in sys.modules])"
+    words = ["study", "--profile", "published", "--only", "03", "--only", "15", "--plan"]
+    env = {**os.environ, "CTRLIB_RUNS": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code, *words], cwd=ROOT, env=env, capture_output=True, text=True)
+    assert " 0 of " in f" {done.stdout}".replace("\n", " "), done.stderr
+    assert done.stdout.splitlines()[-1] == "[]"
 
 
 @pytest.mark.long

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from ctrlib.cli.data import data_app
 from ctrlib.cli.decide import EXTRA, decide, predict
 from ctrlib.cli.output import complain
 from ctrlib.cli.runs import runs_app
@@ -35,23 +36,6 @@ class Commands(TyperGroup):
             raise typer.Exit(code) from None
 
 
-class DataCommands(TyperGroup):
-    """The commands of ``ctrlib data``, imported when they are asked for: their options come from a pydantic model."""
-
-    def list_commands(self, ctx: typer.Context) -> list[str]:
-        """Their names."""
-        if not self.commands:
-            from ctrlib.cli.data import data_app
-
-            self.commands = typer.main.get_command(data_app).commands
-        return super().list_commands(ctx)
-
-    def get_command(self, ctx: typer.Context, cmd_name: str) -> Any:
-        """One of them; None if there is none of that name."""
-        self.list_commands(ctx)
-        return super().get_command(ctx, cmd_name)
-
-
 def _last_line(error: BaseException) -> tuple[str, int]:
     """What to print for an exception, and the exit code."""
     if isinstance(error, UserError):
@@ -78,12 +62,7 @@ for command in (study, book, pdf, slides):
     app.command(command.__name__)(command)
 app.command("decide", context_settings=EXTRA)(decide)
 app.command("predict")(predict)
-data_commands = typer.Typer(  # not "data", which is the module's name
-    cls=DataCommands,
-    no_args_is_help=True,
-    help="Data sets: what there is, how to fetch or prepare one, what is in it.",
-)
-app.add_typer(data_commands, name="data")
+app.add_typer(data_app, name="data")
 app.add_typer(runs_app, name="runs")
 
 

@@ -10,7 +10,9 @@ import typer
 from ctrlib.cli.output import complain, plain, reporting, say, share, show, table
 from ctrlib.data.options import PrepareOptions
 
-data_app = typer.Typer()
+data_app = typer.Typer(
+    no_args_is_help=True, help="Data sets: what there is, how to fetch or prepare one, what is in it."
+)
 
 DataDir = Annotated[
     Path | None,

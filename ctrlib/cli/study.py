@@ -97,24 +97,26 @@ def study(
 
 def show_plan(jobs: list[Any], workers: int | None) -> None:
     """Show the runs of each notebook, how many the store holds, and how long the rest takes here."""
+    from ctrlib.data.workers import usable_cores
     from ctrlib.run.estimate import Clock, fleet_lines, plan_parts
-    from ctrlib.run.plan import planned
-    from ctrlib.store.ensure import default_workers
+    from ctrlib.run.plan import planned, uncollected
     from ctrlib.store.progress import humanize
     from ctrlib.store.runs import open_store
-    from ctrlib.training.loop import resolve_device
 
-    with reporting("listing runs, timing a few steps of each kind"):
-        wanted, device = {}, "auto"
+    with reporting("listing runs, timing a few steps of each kind"), uncollected():
+        wanted, device, cores = {}, "auto", 1
         for job in jobs:
             wanted[job.name], device = planned(job)
-        on_gpu = resolve_device(device).type == "cuda"  # processes that share one do not multiply its speed
-        cores = 1 if on_gpu else workers or default_workers(device)
-        store = open_store()
-        clock = Clock(store, device)
-        parts = plan_parts(wanted, store, clock, cores)
         distinct = {run.fingerprint: run for runs in wanted.values() for run in runs}
-        missing = [run for run in distinct.values() if store.find(run) is None]
+        store = open_store()
+        held = store.held(distinct.values())
+        clock = Clock(store, device)
+        if missing := [run for name, run in distinct.items() if name not in held]:
+            from ctrlib.training.loop import resolve_device
+
+            on_gpu = resolve_device(device).type == "cuda"  # processes that share one do not multiply its speed
+            cores = 1 if on_gpu else workers or usable_cores()
+        parts = plan_parts(wanted, held, clock, cores)
         seconds = {run.fingerprint: clock.estimate(run).likely for run in missing}
     made = table("notebook", numbers=("runs", "stored", "shared", "train", "time"))
     for part in parts:
@@ -122,9 +124,9 @@ def show_plan(jobs: list[Any], workers: int | None) -> None:
         made.add_row(part.name, *(f"{count:,}" for count in counts), humanize(part.time.likely))
     show(made)
     total = parts[-1]
+    where = f" on {cores} core(s), {humanize(total.time.most)} at most" if missing else ""
     say(
-        f"{total.runs - total.trained:,} of {total.runs:,} distinct runs to train: about "
-        f"{humanize(total.time.likely)} on {cores} core(s), {humanize(total.time.most)} at most. "
+        f"{len(missing):,} of {total.runs:,} distinct runs to train: about {humanize(total.time.likely)}{where}. "
         "Shared: trained for an earlier notebook of the list."
     )
     if sources := clock.epochs.sources():

@@ -15,8 +15,6 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
-from scipy.optimize import brentq
-from scipy.special import expit
 
 from ctrlib.config import SyntheticSettings, derive_seed, digest
 from ctrlib.data.workers import MOST_THREADS, usable_cores
@@ -57,6 +55,9 @@ def field_dims(settings: SyntheticSettings) -> np.ndarray:
 
 def make_world(settings: SyntheticSettings, draw: int) -> World:
     """Plant effects for one draw; scale and intercept come from a pilot block of rows."""
+    from scipy.optimize import brentq
+    from scipy.special import expit
+
     seed = derive_seed("synthetic", GENERATOR_VERSION, settings.seed, draw)
     rng = np.random.default_rng(seed)
     dims = field_dims(settings)
@@ -205,6 +206,8 @@ def make_rows(world: World, start: int, stop: int, workers: int | None = None) -
     Raises:
         UserError: for other rows or fewer than one worker.
     """
+    from scipy.special import expit
+
     if not 0 <= start <= stop:
         raise UserError(f"rows {start} to {stop}; allowed: 0 <= start <= stop")
     if workers is not None and workers < 1:

@@ -21,6 +21,7 @@ from ctrlib.publish.slides import write_slides
 from ctrlib.run.plan import find_notebooks
 from ctrlib.store.environment import source_commit
 
+TOP_FILES = ("_config.yml", "_toc.yml", "requirements.lock", "pyproject.toml")  # a page lists the versions
 FOR_TEACHERS = ("book/teach.md",)
 FOR_TEACHERS_ONLY = "This page is for teachers and is left out of the students' edition."
 
@@ -45,7 +46,7 @@ def assemble(root: Path, executed: Path, student: bool = False) -> Path:
             )
     shutil.rmtree(source, ignore_errors=True)
     source.mkdir(parents=True)
-    for name in ("_config.yml", "_toc.yml", "requirements.lock", "pyproject.toml"):  # a page lists the versions
+    for name in TOP_FILES:
         shutil.copy2(root / name, source / name)
     for name in ("book", "ctrlib", "notebooks/profiles"):  # pages show lines of the code and of the profiles
         shutil.copytree(root / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
@@ -111,7 +112,7 @@ def inputs_digest(root: Path, executed: Path, student: bool) -> str:
     files = [
         path for folder in folders for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts
     ]
-    files += [path for path in root.iterdir() if path.is_file()]
+    files += [root / name for name in TOP_FILES]
     hashes = [[str(path), hashlib.sha256(path.read_bytes()).hexdigest()] for path in sorted(files)]
     return digest([hashes, source_commit(), sys.version, student])
 

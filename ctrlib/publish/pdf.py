@@ -11,13 +11,11 @@ import subprocess
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 from urllib.parse import urlparse
 
-from ctrlib.errors import UserError
+from bs4 import BeautifulSoup, Tag
 
-if TYPE_CHECKING:
-    from bs4 import BeautifulSoup, Tag
+from ctrlib.errors import UserError
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 FLAGS = (
@@ -102,16 +100,12 @@ def one_document(html: Path) -> str:
     return "".join([opening, *head, "</head><body>", *body, "</body></html>"])
 
 
-def read(path: Path) -> "BeautifulSoup":
+def read(path: Path) -> BeautifulSoup:
     """A page, parsed."""
-    try:
-        from bs4 import BeautifulSoup
-    except ImportError:
-        raise UserError("printing needs what the book is rendered with: pip install 'ctrlib[book]'") from None
     return BeautifulSoup(path.read_text(encoding="utf-8"), "html.parser")
 
 
-def listed(page: "BeautifulSoup", folder: Path) -> list[Page]:
+def listed(page: BeautifulSoup, folder: Path) -> list[Page]:
     """The pages in reading order, as the navigation of a page in ``folder`` lists them."""
     pages, part = [], ""
     for one in page.select("nav.bd-links p.caption, nav.bd-links a.reference"):
@@ -146,7 +140,7 @@ def content(page: Page, names: dict[Path, str]) -> str:
     return article.decode_contents()
 
 
-def relink(link: "Tag", page: Page, names: dict[Path, str]) -> None:
+def relink(link: Tag, page: Page, names: dict[Path, str]) -> None:
     """A link to a page of the book leads into this document; one to another file is mere text."""
     address = urlparse(link["href"])
     if address.scheme:

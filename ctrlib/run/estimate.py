@@ -14,20 +14,15 @@ from functools import cached_property
 from statistics import median
 
 import numpy as np
-import torch
 
-from ctrlib.config import Coupling, Data, Member, Recipe, Run
-from ctrlib.coupling import solo
+from ctrlib.config import Coupling, Data, Member, Recipe, Run, solo
 from ctrlib.data.files import parse_json, read_plain
 from ctrlib.fast import install
-from ctrlib.fast.machine import training_arithmetic
 from ctrlib.store.progress import humanize
 from ctrlib.store.record import builds_on
 from ctrlib.store.runs import RunStore
 from ctrlib.study.conditions import data_shape
 from ctrlib.training.dataset import Dataset, Split
-from ctrlib.training.loop import make_group, resolve_device
-from ctrlib.training.step import train_step
 
 WARM_UP, TIMED = 2, 5
 FORWARD_SHARE = 0.35  # of a training step that an evaluation of as many rows takes: no way back, no update
@@ -55,7 +50,7 @@ class Clock:
     """Estimates runs on one device; the steps of each kind of model are timed once."""
 
     def __init__(self, store: RunStore, device: str = "auto") -> None:
-        self.device = resolve_device(device)
+        self.device = device
         self.epochs = StoppedEpochs(store)
         self._seconds: dict[str, float] = {}
 
@@ -134,10 +129,15 @@ def stopped_trainings(store: RunStore) -> Iterator[tuple[Run, int]]:
                 yield Run.model_validate(content["run"]), max(row["epoch"] for row in content["history"])
 
 
-def time_steps(
-    member: Member, batch_size: int, precision: str, field_dims: tuple[int, ...], device: torch.device
-) -> float:
+def time_steps(member: Member, batch_size: int, precision: str, field_dims: tuple[int, ...], device: str) -> float:
     """Median seconds of a training step of one model, after a warm-up, with one thread."""
+    import torch  # here, so that a plan of what is all trained does without
+
+    from ctrlib.fast.machine import training_arithmetic
+    from ctrlib.training.loop import make_group, resolve_device
+    from ctrlib.training.step import train_step
+
+    place = resolve_device(device)
     rng = np.random.default_rng(0)
     ids = np.stack([rng.integers(0, dim, batch_size) for dim in field_dims], axis=1).astype(np.int32)
     split = Split(ids, rng.integers(0, 2, batch_size).astype(np.uint8))
@@ -153,15 +153,15 @@ def time_steps(
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        with training_arithmetic(precision, device):
-            group = make_group(run, [0], dataset, None, device)
-            codes = torch.from_numpy(ids).long().to(device)
-            labels = torch.from_numpy(split.labels).float().to(device)
+        with training_arithmetic(precision, place):
+            group = make_group(run, [0], dataset, None, place)
+            codes = torch.from_numpy(ids).long().to(place)
+            labels = torch.from_numpy(split.labels).float().to(place)
             seconds = []
             for _ in range(WARM_UP + TIMED):
                 began = time.perf_counter()
                 train_step(group, codes, labels, False)
-                if device.type == "cuda":
+                if place.type == "cuda":
                     torch.cuda.synchronize()
                 seconds.append(time.perf_counter() - began)
     finally:
@@ -183,27 +183,26 @@ class Part:
     time: Estimate
 
 
-def plan_parts(wanted: dict[str, list[Run]], store: RunStore, clock: Clock, cores: int) -> list[Part]:
+def plan_parts(wanted: dict[str, list[Run]], held: set[str], clock: Clock, cores: int) -> list[Part]:
     """The parts of a plan in order, and a last one, ``all``, that counts every distinct run once.
 
     Args:
         wanted: the runs of each notebook, in order.
-        store: the run store.
+        held: fingerprints of what the store has, see :meth:`ctrlib.store.runs.RunStore.held`.
         clock: estimates a run on the device that trains it.
         cores: how many runs are trained side by side; 1 on a GPU.
     """
-    stored: dict[str, bool] = {}
+    seen: set[str] = set()
     parts = []
     for name, runs in wanted.items():
-        new = [run for run in runs if run.fingerprint not in stored]
-        stored |= {run.fingerprint: store.find(run) is not None for run in new}
-        missing = [clock.estimate(run) for run in new if not stored[run.fingerprint]]
-        trained = sum(stored[run.fingerprint] for run in runs)
+        missing = [clock.estimate(run) for run in runs if run.fingerprint not in held and run.fingerprint not in seen]
+        seen.update(run.fingerprint for run in runs)
+        trained = sum(run.fingerprint in held for run in runs)
         likely, most = sum(one.likely for one in missing), sum(one.most for one in missing)
         needed = Estimate(NOTEBOOK_S + likely / cores, NOTEBOOK_S + most / cores)
         parts.append(Part(name, len(runs), trained, len(runs) - trained - len(missing), needed))
     together = sum((part.time for part in parts), Estimate(0.0, 0.0))
-    return [*parts, Part("all", len(stored), sum(stored.values()), 0, together)]
+    return [*parts, Part("all", len(seen), len(seen & held), 0, together)]
 
 
 def makespan(runs: list[Run], seconds: dict[str, float], devices: int) -> float:

@@ -13,15 +13,11 @@ from concurrent.futures import ThreadPoolExecutor, as_completed, wait
 from dataclasses import dataclass
 from pathlib import Path
 
+from ctrlib.run.kernels import KERNEL_ENVIRONMENT, warm_kernels
 from ctrlib.run.plan import Job
 
 KERNEL_START_S = 180
 STOP_S = 5
-KERNEL_ENVIRONMENT = {
-    "MPLBACKEND": "module://matplotlib_inline.backend_inline",  # whatever the shell says, figures go into the notebook
-    "PYDEVD_DISABLE_FILE_VALIDATION": "1",  # no debugger warnings in the outputs
-    "TQDM_DISABLE": "1",  # bars of other libraries would be frozen widgets on a page
-}
 
 
 @dataclass(frozen=True)
@@ -43,8 +39,6 @@ def execute_all(jobs: list[Job], root: Path, on_line: Callable[[str], None], at_
 
     ``on_line`` gets each line that a notebook prints, after its number; it is called from several threads.
     """
-    from ctrlib.run.kernels import warm_kernels
-
     todo = [job for job in jobs if not job.is_done()]
     yield from (Outcome(job, "unchanged", 0.0) for job in jobs if job not in todo)
     with contextlib.ExitStack() as stack:

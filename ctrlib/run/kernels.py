@@ -16,6 +16,11 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+KERNEL_ENVIRONMENT = {
+    "MPLBACKEND": "module://matplotlib_inline.backend_inline",  # whatever the shell says, figures go into the notebook
+    "PYDEVD_DISABLE_FILE_VALIDATION": "1",  # no debugger warnings in the outputs
+    "TQDM_DISABLE": "1",  # bars of other libraries would be frozen widgets on a page
+}
 PRELOAD = (
     "ipykernel.kernelapp", "ipykernel.ipkernel", "myst_nb", "pandas", "seaborn",
     "scipy.optimize", "scipy.stats", "sklearn.linear_model", "ctrlib.study.analysis", "ctrlib.study.experiments",
@@ -30,8 +35,6 @@ def warm_kernels(folder: Path) -> Iterator[dict[str, str]]:
     Args:
         folder: an empty folder with a short path, for the server's socket.
     """
-    from ctrlib.run.execute import KERNEL_ENVIRONMENT
-
     if sys.platform != "linux":
         yield {}
         return

@@ -6,11 +6,12 @@ parameters, data, code and records did not change since it was executed is not e
 ``NN_name.failed.ipynb`` and the others go on.
 """
 
-import ast
+import gc
 import hashlib
 import json
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +20,7 @@ from typing import Any
 from ctrlib.config import Run, digest
 from ctrlib.data.folders import store_root
 from ctrlib.errors import UserError, shown, unknown
+from ctrlib.study.pages import declared_parameters, find_notebooks, find_profile
 from ctrlib.study.parameters import StudyParameters, read_yaml
 
 
@@ -94,61 +96,6 @@ def record_digests(store: Path, names: Iterable[str]) -> dict[str, str | None]:
         raise UserError(f"{store}: cannot be read ({error.strerror or error})") from None
 
 
-def find_notebooks(root: Path) -> dict[str, Path]:
-    """The notebooks by number, in reading order."""
-    found: dict[str, Path] = {}
-    for path in sorted((root / "notebooks").glob("[0-9][0-9]_*.ipynb")):
-        if (other := found.setdefault(path.name[:2], path)) != path:
-            raise UserError(
-                f"{other.parent}: {other.name} and {path.name} have one number; give the copy a number of its own or "
-                "move it elsewhere"
-            )
-    if not found:
-        raise UserError(f"{root / 'notebooks'}: no notebooks here; start ctrlib inside the project folder")
-    return found
-
-
-def find_profile(root: Path, profile: str) -> dict[str, dict[str, Any]]:
-    """A profile's parameters: section ``all`` and one section per notebook number.
-
-    ``profile`` is the name of a file in ``notebooks/profiles`` or a path to a YAML file.
-    """
-    folder = root / "notebooks" / "profiles"
-    path = Path(profile) if profile.endswith((".yaml", ".yml")) else folder / f"{profile}.yaml"
-    if not path.is_file():
-        raise unknown("profile", profile, sorted(p.stem for p in folder.glob("*.yaml")))
-    try:
-        content = read_yaml(path.read_text(encoding="utf-8")) or {}
-    except ValueError as error:
-        raise UserError(f"{path}: not readable as YAML: {error}") from None
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from None
-    if not isinstance(content, dict) or not all(isinstance(part, dict) for part in content.values()):
-        raise UserError(f"{path}: must hold sections (all, 01, 02, ...) of parameter: value lines")
-    return {str(section): dict(part) for section, part in content.items()}
-
-
-def declared_parameters(notebook: Path) -> dict[str, Any]:
-    """Names and default values in the cell tagged ``parameters``; values are literals."""
-    try:
-        cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
-        tagged = [cell for cell in cells if "parameters" in cell["metadata"].get("tags", [])]
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        raise UserError(
-            f"{notebook}: empty, cut or no notebook; `git checkout` brings back the one of the project"
-        ) from None
-    except OSError as error:
-        raise UserError(f"{notebook}: cannot be read ({error.strerror or error})") from None
-    if len(tagged) != 1:
-        raise UserError(f"{notebook}: has {len(tagged)} cells tagged 'parameters'; exactly one is needed")
-    try:
-        lines = ast.parse("".join(tagged[0]["source"])).body
-        targets = [line.target if isinstance(line, ast.AnnAssign) else line.targets[0] for line in lines]
-        return {target.id: ast.literal_eval(line.value) for target, line in zip(targets, lines, strict=True)}
-    except (SyntaxError, ValueError, AttributeError):
-        raise UserError(f"{notebook}: the parameters cell may only hold lines of `name = literal`") from None
-
-
 def read_overrides(assignments: list[str]) -> dict[str, Any]:
     """``name=value`` texts from the command line; values are read as YAML (5, 1e-4, [1, 2], DCN)."""
     overrides = {}
@@ -192,7 +139,8 @@ def plan(root: Path, profile: str, only: list[str], overrides: dict[str, Any], o
         require(f"parameter in section {number} of profile {label}", sections.get(number, {}), declared[number])
     suffix = "".join(f"+{name}={value}" for name, value in overrides.items())
     folder = out or root / "_build" / "study" / re.sub(r"[^\w.=+-]+", "_", label + suffix)[:120]
-    common = {"code": code_digest(), "results": results_digest(root)}
+    code = files_digest(Path(__file__).parent.parent, "**/*.py")  # executed copies are those of this code
+    common = {"code": code, "results": files_digest(root / "book" / "results", "*.parquet")}
     jobs = []
     for number in numbers:
         asked = {"profile": label, **sections.get("all", {}), **sections.get(number, {}), **overrides}
@@ -221,34 +169,16 @@ def make_job(
     names = [settings.get("dataset", "synthetic"), *(settings.get("datasets") or ())]
     if not all(isinstance(name, str) for name in names):
         names = [job.settings.dataset, *job.settings.datasets]  # refuses them
-    key = digest(
-        {
-            **common,
-            "notebook": hashlib.sha256(notebook.read_bytes()).hexdigest(),
-            "parameters": parameters,
-            "data": [data_digest(name) for name in names],
-            "benchmarks": benchmark_digest(root) if "benchmark" in declared else "",
-        }
-    )
-    return replace(job, key=key)
+    if "benchmark" in declared:
+        common = {**common, "benchmarks": files_digest(root / "benchmarks", "*.py", "results/*.json")}
+    text, data = hashlib.sha256(notebook.read_bytes()).hexdigest(), [data_digest(name) for name in names]
+    return replace(job, key=digest({**common, "notebook": text, "parameters": parameters, "data": data}))
 
 
-def code_digest() -> str:
-    """Hash of ctrlib's source: executed notebooks are those of this code."""
-    package = Path(__file__).parent.parent
-    return digest({str(p.relative_to(package)): p.read_text(encoding="utf-8") for p in sorted(package.rglob("*.py"))})
-
-
-def benchmark_digest(root: Path) -> str:
-    """Hash of the benchmark records and of what makes tables of them."""
-    files = sorted([*(root / "benchmarks").glob("*.py"), *(root / "benchmarks" / "results").glob("*.json")])
-    return digest({str(path.relative_to(root)): path.read_text(encoding="utf-8") for path in files})
-
-
-def results_digest(root: Path) -> str:
-    """Hash of the published records and measures."""
-    files = sorted((root / "book" / "results").glob("*.parquet"))
-    return digest({path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files})
+def files_digest(folder: Path, *patterns: str) -> str:
+    """Hash of the files below a folder whose paths match one of ``patterns``."""
+    files = sorted(path for pattern in patterns for path in folder.glob(pattern))
+    return digest({str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files})
 
 
 def data_digest(dataset: str) -> str:
@@ -265,3 +195,13 @@ def planned(job: Job) -> tuple[list[Run], str]:
     from ctrlib.study.experiments import planned_runs
 
     return planned_runs(job.name.partition("_")[2], job.settings), job.settings.device
+
+
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """Meanwhile nobody looks for garbage: among thousands of runs, which all stay, it takes as long as to plan them."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()

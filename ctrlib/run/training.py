@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from ctrlib.config import Run
 from ctrlib.errors import UserError
 from ctrlib.run.execute import last_line
-from ctrlib.run.plan import Job, planned
+from ctrlib.run.plan import Job, planned, uncollected
 
 if TYPE_CHECKING:
     from ctrlib.store.record import Record
@@ -40,7 +40,8 @@ def train_planned(
     from ctrlib.store.progress import label
     from ctrlib.store.runs import open_store
 
-    wanted = {job.number: planned(job) for job in todo}
+    with uncollected():
+        wanted = {job.number: planned(job) for job in todo}
     by_device: dict[str, list[Run]] = {}
     for runs, device in wanted.values():
         by_device.setdefault(device, []).extend(runs)

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
+from ctrlib.config import Run
 from ctrlib.data.files import read_npy_header
 
 
@@ -51,11 +52,20 @@ class RowCounts(_Strict):
     test: int = Field(ge=1)
 
 
-class Content(_Strict):
+class Origin(_Strict):
+    """What of ``run.json`` decides whether the record counts: whose it is, of which code, from which weights."""
+
+    format: int
+    fingerprint: str
+    code: dict[str, str] = {}  # neither in records made before there were digests of the code
+    weights: dict[str, str] = {}
+    files: dict[str, str]
+
+
+class Content(Origin):
     """``run.json`` beside the settings of the run, which :class:`ctrlib.config.Run` judges."""
 
     numerics: int
-    fingerprint: str
     history: list[Epoch]
     kept_epochs: list[int]
     test: list[Test]
@@ -63,9 +73,15 @@ class Content(_Strict):
     seconds: float
     finished: str
     environment: dict[str, Any]
-    code: dict[str, str] = {}  # neither in records made before there were digests of the code
-    weights: dict[str, str] = {}
-    files: dict[str, str]
+
+
+class Summary(_Strict):
+    """What a list of many records shows of each ``run.json``; the rest is passed over."""
+
+    run: Run
+    kept_epochs: list[int]
+    test: list[Test]
+    seconds: float
 
 
 HISTORY = TypeAdapter(list[Epoch])

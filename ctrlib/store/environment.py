@@ -29,12 +29,6 @@ def environment(device) -> dict:
     }
 
 
-@cache
-def loaded_commit() -> str:
-    """The commit of the code that this process runs: what is changed on disk later, it does not know."""
-    return source_commit()
-
-
 def processor_name() -> str:
     """The processor in words, where the system says it."""
     try:
@@ -59,3 +53,6 @@ def source_commit() -> str:
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return ""
+
+
+loaded_commit = cache(source_commit)  # of the code that this process runs, whatever is changed on disk later

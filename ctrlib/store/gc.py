@@ -36,7 +36,7 @@ def find_garbage(
     What a living process holds the lock of is never named, nor is what is not of this ctrlib's making. Whether one on
     another machine lives takes a minute to find out; ``notice`` gets a line then.
     """
-    records = store.fingerprints()  # says in one line why a folder cannot be read
+    records = set(store.fingerprints())  # says in one line why a folder cannot be read
     found: dict[str, list[Garbage]] = {}
     for folder in sorted(store.root.iterdir()) if store.root.exists() else []:
         kind, _, name = folder.name.rpartition("-")

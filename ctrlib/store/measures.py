@@ -47,27 +47,28 @@ def measured(
         parameters: JSON values that the result depends on besides the records.
     """
     code, about = function_code(compute), _about(name, parameters, records)
-    found = _kept(store, about, code)
-    if found is None and store.results and (key := digest(about)) in store.results.measures:
+    kept = _kept(store, about, code)
+    if kept is None and store.results and (key := digest(about)) in store.results.measures:
         if store.results.measures.code(key) not in (None, code):
             print(f"{name}: published, computed by other code than this version's", flush=True)
         return store.results.measures[key]
-    if found is None:
+    if kept is None:
         whole = store.with_files(records)
         trained_again = _about(name, parameters, whole)
         if trained_again != about:
             others = sum(a != b for a, b in zip(about["runs"], trained_again["runs"], strict=True))
             print(f"{name}: of {others} of {len(records)} runs trained again here, not of those published", flush=True)
-            about, found = trained_again, _kept(store, trained_again, code)
-    if found is None:
-        found = json.loads(json.dumps(compute(whole)))  # the same whether it was computed or read
+            about, kept = trained_again, _kept(store, trained_again, code)
+    if kept is None:
+        value = json.loads(json.dumps(compute(whole)))  # the same whether it was computed or read
         path = _path(store, about)
+        kept = {**about, "key": path.stem, "code": code, "value": value}
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_sealed(path, {**about, "key": path.stem, "code": code, "value": found}, _checksum)
+            write_sealed(path, kept, _checksum)
         except OSError as error:
             print(f"{name}: not kept, will be computed again: {storage_error(error, store.root)}", flush=True)
-    return found
+    return kept["value"]
 
 
 def _about(name: str, parameters: dict[str, Any], records: Sequence[Record]) -> dict[str, Any]:
@@ -79,12 +80,12 @@ def _path(store: RunStore, about: dict[str, Any]) -> Path:
     return store.root / FOLDER / f"{digest(about)}.json"
 
 
-def _kept(store: RunStore, about: dict[str, Any], code: str) -> Any:
-    """The value in the folder of the store, None where there is none that this code computed."""
+def _kept(store: RunStore, about: dict[str, Any], code: str) -> dict[str, Any] | None:
+    """The measure in the folder of the store, None where there is none that this code computed."""
     path = _path(store, about)
     try:
         content = _read(path)
-        return content["value"] if content.get("code", code) == code else None
+        return content if content.get("code", code) == code else None
     except FileNotFoundError:
         return None
     except (ValueError, OSError):

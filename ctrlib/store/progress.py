@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,9 +23,7 @@ def humanize(seconds: float) -> str:
     return f"{seconds:.0f} seconds"
 
 
-def print_line(text: str) -> None:
-    """Print a line that is seen at once, in a notebook that runs elsewhere too."""
-    print(text, flush=True)
+print_line = partial(print, flush=True)  # so that a line is seen at once, in a notebook that runs elsewhere too
 
 
 class Progress:

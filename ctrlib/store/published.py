@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ctrlib.data.files import parse_json, replace_file, sync
-from ctrlib.data.folders import data_root, project_root
+from ctrlib.data.folders import MANIFEST, data_root, project_root
 from ctrlib.errors import UserError
 
 if TYPE_CHECKING:
@@ -85,13 +85,16 @@ class RecordFile:
     """
 
     def __init__(self, path: Path) -> None:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
         self.path = Path(path)
         try:
             content = self.path.read_bytes()
             if not is_whole(content):
                 raise ValueError("its checksum is not that of its content")
-            self._content = content
-            self._index = list(zip(*(column.to_pylist() for column in self._read(["kind", "name"])), strict=True))
+            self._file = pq.ParquetFile(pa.BufferReader(content))  # pq.read_table imports pandas for nothing
+            self._index = list(zip(*(column.to_pylist() for column in self._file.read(["kind", "name"])), strict=True))
         except OSError as error:
             raise UserError(f"{path}: cannot be read ({error.strerror or error})") from None
         except ValueError as error:
@@ -120,14 +123,8 @@ class RecordFile:
 
     @cached_property
     def _columns(self) -> dict[str, "pa.ChunkedArray"]:
-        table = self._read(["content", "settings", "history"])
+        table = self._file.read(["content", "settings", "history"])
         return dict(zip(table.column_names, table.columns, strict=True))
-
-    def _read(self, columns: list[str]) -> "pa.Table":
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
-        return pq.read_table(pa.BufferReader(self._content), columns=columns)
 
 
 @lru_cache(maxsize=1)
@@ -142,12 +139,10 @@ def data_draws(name: str) -> list[dict[str, Any]]:
     from ctrlib.data.manifest import read_manifest
     from ctrlib.data.sources import find
 
-    try:
-        about = read_manifest(find(name, data_root()))
-    except UserError:
-        if name in committed_results().data:
-            return committed_results().data[name]
-        raise
+    published = committed_results().data
+    if name in published and not any((folder / MANIFEST).exists() for folder in (data_root() / name, Path(name))):
+        return published[name]
+    about = read_manifest(find(name, data_root()))
     return [
         {"fingerprint": one["fingerprint"], "rows": one["rows"], "dims": [field["dim"] for field in one["fields"]]}
         for one in about["draws"]

@@ -6,6 +6,7 @@ Only runs that begin from nothing are chosen, among the cheaper half of them, so
 import random
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -14,6 +15,7 @@ from ctrlib.config import NUMERICS_VERSION, Run
 from ctrlib.data.load import load_data
 from ctrlib.errors import UserError
 from ctrlib.store.progress import label
+from ctrlib.store.record import builds_on
 from ctrlib.store.runs import RunStore
 
 TOLERANCE = 3e-3
@@ -65,19 +67,13 @@ def candidates(contents: dict[str, dict]) -> list[Run]:
         if content["numerics"] != NUMERICS_VERSION:
             continue
         run = Run.model_validate(content["run"])
-        if run.start is None and run.teachers is None and _data_at_hand(run):
-            runs[name], seconds[name] = run, content["seconds"]
+        with suppress(UserError):  # its data are not at hand
+            if not builds_on(run) and (run.data.synthetic or load_data(run.data)):
+                runs[name], seconds[name] = run, content["seconds"]
     if not runs:
         raise UserError("no recorded run begins from nothing on data that are at hand; nothing can be computed again")
     middle = median(seconds.values())
     return [run for name, run in sorted(runs.items()) if seconds[name] <= middle]
-
-
-def _data_at_hand(run: Run) -> bool:
-    try:
-        return run.data.synthetic is not None or load_data(run.data) is not None
-    except UserError:
-        return False
 
 
 def recompute(

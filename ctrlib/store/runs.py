@@ -5,23 +5,38 @@ from training it twice. The state of an unfinished training lies in ``.training-
 (:mod:`ctrlib.store.checkpoints`) until its record is there.
 """
 
+import os
 import shutil
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 from ctrlib.config import Data, Member, Run, StoredMember
+from ctrlib.data.files import read_plain
 from ctrlib.data.folders import need_folder_path, store_root
 from ctrlib.data.load import load_data
 from ctrlib.errors import UserError
 from ctrlib.store.code import other_parts
+from ctrlib.store.content import Origin
 from ctrlib.store.environment import environment, loaded_commit
 from ctrlib.store.locks import RunLock
 from ctrlib.store.progress import epoch_line, progress_line
 from ctrlib.store.published import Results, committed_results
-from ctrlib.store.record import FILES, NAME, Damaged, Record, builds_on, read_record, storage_error, write_record
+from ctrlib.store.record import (
+    FILES,
+    FORMAT,
+    NAME,
+    Damaged,
+    Record,
+    builds_on,
+    read_record,
+    storage_error,
+    write_record,
+)
 
 CHECKPOINT_S = 60.0  # seconds of training that an interruption may cost
 POLL_S = 0.5  # between two looks at a run that another process trains
@@ -50,10 +65,12 @@ class RunStore:
     def fingerprints(self) -> list[str]:
         """Names of all records, healthy or not."""
         try:
-            found = list(self.root.iterdir()) if self.root.exists() else []
+            with os.scandir(self.root) as found:
+                return sorted(entry.name for entry in found if NAME.fullmatch(entry.name) and not entry.is_file())
+        except FileNotFoundError:
+            return []
         except OSError as error:
             raise storage_error(error, self.root) from None
-        return sorted(path.name for path in found if NAME.fullmatch(path.name) and not path.is_file())
 
     def name(self, beginning: str) -> str:
         """The one fingerprint that is ``beginning``, or else begins with it; :class:`UserError` if there is no one."""
@@ -109,35 +126,61 @@ class RunStore:
             self._said.add(str(damage))
             return None
         self._healthy.add(name)
-        if reason := self._why_outdated(record):
+        if reason := self._why_outdated(record.content):
             self.outdated[name] = reason
             return None
         self.outdated.pop(name, None)
         return replace(record, run=run)  # its rows may lie under another name now
 
-    def _why_outdated(self, record: Record) -> str:
-        """Why a healthy record does not count, empty if it does."""
-        if parts := other_parts(record.content.get("code", {})):
-            return f"by other code ({', '.join(parts)})"
-        for name, checksum in record.content.get("weights", {}).items():
-            if (self.root / name).is_dir() and self._weights_now(name) != checksum:
-                return "from other weights than their checkpoints or teachers have now"
-        return ""
+    def held(self, runs: Iterable[Run]) -> set[str]:
+        """Fingerprints of the runs that :meth:`find` would find. This is for a plan: no checksum is compared."""
+        published = self.results.runs if self.results else {}
+        glance = cache(self._glance)
+        held = set()
+        for run in runs:
+            name = run.fingerprint
+            if name not in published and (content := glance(name)):
+                counts = not self._why_outdated(content, glance)
+            else:
+                counts = name in published or self.find(run) is not None  # which says what is wrong
+            if counts:
+                held.add(name)
+        return held
 
-    def _weights_now(self, name: str) -> str | None:
-        """The checksum of the weights of a record, None where it does not count itself."""
+    def _glance(self, name: str) -> dict[str, Any] | None:
+        """What decides whether a record counts, as it stands in its file; None where that is none of the usual form."""
         try:
-            record = self.open(name)
+            found = Origin.model_validate_json(read_plain(self.root / name / "run.json"))
+        except (OSError, ValueError):
+            return None
+        usual = (found.format, found.fingerprint) == (FORMAT, name) and FILES[0] in found.files
+        return found.model_dump() if usual else None
+
+    def _opened(self, name: str) -> dict[str, Any] | None:
+        """The content of a record; None where it is damaged."""
+        try:
+            return self.open(name).content
         except Damaged:
             return None
-        return None if self._why_outdated(record) else record.content["files"][FILES[0]]
+
+    def _why_outdated(self, content: dict[str, Any], read: Callable[[str], dict[str, Any] | None] | None = None) -> str:
+        """Why a healthy record does not count, empty if it does; ``read`` gives the contents of others."""
+        if parts := other_parts(content.get("code", {})):
+            return f"by other code ({', '.join(parts)})"
+        for name, checksum in content.get("weights", {}).items():
+            if not (self.root / name).is_dir():
+                continue
+            base = (read or self._opened)(name)
+            if base is None or base["files"][FILES[0]] != checksum or self._why_outdated(base, read):
+                return "from other weights than their checkpoints or teachers have now"
+        return ""
 
     def to_train_first(self, name: str) -> Run | None:
         """The run of that name if its weights have to be trained before they can be used; None where they are here."""
         if (self.root / name).is_dir():
             with suppress(Damaged):
                 record = self.open(name)
-                return record.run if self._why_outdated(record) else None
+                return record.run if self._why_outdated(record.content) else None
         elif self.results and name in self.results.runs:
             return Run.model_validate(self.results.runs[name]["run"])
         return None
@@ -204,10 +247,8 @@ class RunStore:
             place = resolve_device(device)
             identity = f"{run.fingerprint} {environment(place)}"
             checkpoints = Checkpoints(self._training(run), identity, self.checkpoint_s)
-            on_epoch = on_progress = None
-            if tell:
-                on_epoch = lambda rows: tell(epoch_line(run, rows))  # noqa: E731
-                on_progress = lambda epoch, share: tell(progress_line(run, epoch, share))  # noqa: E731
+            on_epoch = tell and (lambda rows: tell(epoch_line(run, rows)))
+            on_progress = tell and (lambda epoch, share: tell(progress_line(run, epoch, share)))
             trained = train(run, dataset, starts, device, on_epoch, on_progress, threads, checkpoints, teachers)
             if lock.is_lost():  # this process slept, and another one took it for dead and trains in its place
                 return None
@@ -222,7 +263,7 @@ class RunStore:
     def _checkpoint(self, stored: StoredMember, data: Data | None = None) -> tuple[Member, dict]:
         """Settings and state of a member of an earlier run; where ``data`` is given, it must be what that run saw."""
         record = self.open(stored.run)
-        if reason := self._why_outdated(record):
+        if reason := self._why_outdated(record.content):
             raise UserError(f"run {stored.run}, whose weights are needed, was trained {reason}: train it again first")
         last = len(record.run.members) - 1
         if stored.member > last:

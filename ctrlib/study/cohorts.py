@@ -2,7 +2,7 @@
 
 from itertools import combinations_with_replacement
 
-from ctrlib.coupling import TOPOLOGIES
+from ctrlib.config import TOPOLOGIES
 from ctrlib.study.conditions import Condition, Replicate, Runs, finetuned, mutual_finetuning, without_peers
 from ctrlib.study.finetuning import lengths_of_finetuning
 

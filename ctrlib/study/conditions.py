@@ -14,8 +14,19 @@ from typing import Any
 
 import numpy as np
 
-from ctrlib.config import Checkpoint, Coupling, Data, Member, Protocol, Recipe, Run, SyntheticSettings, Weights
-from ctrlib.coupling import complete, solo
+from ctrlib.config import (
+    Checkpoint,
+    Coupling,
+    Data,
+    Member,
+    Protocol,
+    Recipe,
+    Run,
+    SyntheticSettings,
+    Weights,
+    complete,
+    solo,
+)
 from ctrlib.data.load import data_settings
 from ctrlib.data.synthetic import field_dims
 from ctrlib.store.published import data_draws
@@ -38,6 +49,7 @@ class Condition:
         runs: what has to be trained; their members in order are the members of the cohort.
         factors: the protocol, and whatever the experiment varies.
         records: one per run, from :func:`ctrlib.study.experiments.train_conditions`.
+        experiment: whose condition it is, from :func:`ctrlib.study.experiments.planned_conditions`.
     """
 
     name: str
@@ -45,6 +57,7 @@ class Condition:
     runs: tuple[Run, ...]
     factors: dict[str, Factor] = field(default_factory=dict)
     records: tuple[Record, ...] = ()
+    experiment: str = ""
 
     @property
     def members(self) -> list[Member]:

@@ -8,14 +8,18 @@ import ast
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 from ctrlib.config import Run, checked
 from ctrlib.errors import UserError, shown, unknown
-from ctrlib.models import architecture_name
+from ctrlib.store.code import is_registered
+from ctrlib.store.published import committed_results
+from ctrlib.store.record import Record
 from ctrlib.store.runs import RunStore, open_store
 from ctrlib.study import cohorts, controls, finetuning
 from ctrlib.study.conditions import Condition, Replicate, data_shape
+from ctrlib.study.pages import published_parameters
 from ctrlib.study.parameters import StudyParameters
 
 Experiment = Callable[[Replicate], list[Condition]]
@@ -90,8 +94,8 @@ def planned_conditions(experiment: str, p: StudyParameters) -> list[Condition]:
     if experiment not in EXPERIMENTS:
         raise unknown("experiment", experiment, EXPERIMENTS)
     need_comparison(experiment, p)
-    make = EXPERIMENTS[experiment]
-    return [one for protocol in p.protocols for seed in p.seeds for one in make(Replicate(p, seed, protocol))]
+    replicates = [Replicate(p, seed, protocol) for protocol in p.protocols for seed in p.seeds]
+    return [replace(one, experiment=experiment) for each in replicates for one in EXPERIMENTS[experiment](each)]
 
 
 def train_conditions(p: StudyParameters, store: RunStore, conditions: Iterable[Condition]) -> list[Condition]:
@@ -99,6 +103,24 @@ def train_conditions(p: StudyParameters, store: RunStore, conditions: Iterable[C
     conditions = list(conditions)
     records = iter(store.ensure([run for one in conditions for run in one.runs], device=p.device))
     return [replace(one, records=tuple(next(records) for _ in one.runs)) for one in conditions]
+
+
+def published_conditions(conditions: Iterable[Condition]) -> tuple[StudyParameters, list[Condition]]:
+    """Of the page that shows these conditions, the published parameters and those of its conditions whose records are
+    published.
+
+    Raises:
+        UserError: they are of no notebook of this project.
+    """
+    experiments = tuple(dict.fromkeys(one.experiment for one in conditions))
+    by_parts = {parts: page for page, parts in COMPOSITE_PAGES.items()}
+    p, published = published_parameters(by_parts.get(experiments, experiments[0])), committed_results().runs
+    found = []
+    for one in (one for name in experiments for one in planned_conditions(name, p)):
+        if all(run.fingerprint in published for run in one.runs):
+            records = (Record(Path(), run, published[run.fingerprint]) for run in one.runs)
+            found.append(replace(one, records=tuple(records)))
+    return p, found
 
 
 def planned_runs(notebook: str, p: StudyParameters) -> list[Run]:
@@ -141,19 +163,27 @@ def checked_parameters(**parameters) -> StudyParameters:
     Raises:
         UserError: one line that names the parameter, its value and what is allowed.
     """
-    from ctrlib.fast.machine import arithmetic
-    from ctrlib.training.loop import resolve_device
-
     p = checked(StudyParameters, **parameters)
     lists = ("architectures", "companions")
-    spelled = {name: tuple(dict.fromkeys(map(architecture_name, getattr(p, name)))) for name in lists}
-    p = p.model_copy(update={"architecture": architecture_name(p.architecture), **spelled})
-    place = resolve_device(p.device)
+    spelled = {name: tuple(dict.fromkeys(map(_spelled, getattr(p, name)))) for name in lists}
+    p = p.model_copy(update={"architecture": _spelled(p.architecture), **spelled})
     if p.device != "auto":  # where it is left open, published records may be all that is needed; training refuses too
-        with arithmetic(p.precision, place):  # refuses what the device does not have
+        from ctrlib.fast.machine import arithmetic
+        from ctrlib.training.loop import resolve_device
+
+        with arithmetic(p.precision, resolve_device(p.device)):  # refuses what the device does not have
             pass
     for name in dict.fromkeys((p.dataset, *p.datasets)):
         rows = data_shape(Replicate(p, p.seeds[0], p.protocols[0]).varied(dataset=name).data)[0]
         if p.batch_size > rows:
             raise UserError(f"batch_size={p.batch_size}: must be at most {rows}, the training rows of {name!r}")
     return p
+
+
+def _spelled(architecture: str) -> str:
+    """The name as the registry spells it; torch, which its classes need, is imported only where it is not this one."""
+    if not is_registered(architecture):
+        return architecture
+    from ctrlib.models import architecture_name
+
+    return architecture_name(architecture)

@@ -2,8 +2,10 @@
 
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from datetime import date
+from itertools import product
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -23,8 +25,9 @@ from ctrlib.store.progress import humanize
 from ctrlib.store.runs import RunStore
 from ctrlib.study import figures
 from ctrlib.study.conditions import Condition
+from ctrlib.study.experiments import published_conditions
 from ctrlib.study.parameters import StudyParameters
-from ctrlib.study.tables import stopped_early
+from ctrlib.study.tables import effects_by, member_table, stopped_early
 
 
 def say(text: str) -> None:
@@ -51,7 +54,7 @@ def sentence(difference: PairedDifference, treatment: str, control: str) -> str:
     return f"{treatment} minus {control}: {words}, {mean} ({interval}, {difference.replicates} replicates)."
 
 
-def provenance(p: StudyParameters, conditions: Iterable[Condition]) -> None:
+def provenance(p: StudyParameters, conditions: Iterable[Condition], beside_published: bool = True) -> None:
     """Show in one line what a page was made from: settings, runs, hardware, training time, date, version.
 
     Hardware and time come from the run records, so they are those of the training, wherever the page was executed.
@@ -59,6 +62,7 @@ def provenance(p: StudyParameters, conditions: Iterable[Condition]) -> None:
     Args:
         p: the parameters of the page.
         conditions: trained conditions, from :func:`ctrlib.study.experiments.train_conditions`.
+        beside_published: also say what differs from the published page, see :func:`show_published`.
     """
     conditions = list(conditions)
     records = {record.fingerprint: record.content for condition in conditions for record in condition.records}.values()
@@ -86,6 +90,58 @@ def provenance(p: StudyParameters, conditions: Iterable[Condition]) -> None:
         f"page made {date.today().isoformat()}" + (f" from version `{commit}`" if commit else ""),
     ]
     say(f"*This page shows:* {'; '.join(facts)}.")
+    if beside_published:
+        with suppress(UserError):  # a notebook that is not of this project has no published page
+            show_published(p, conditions)
+
+
+def show_published(p: StudyParameters, conditions: Sequence[Condition]) -> None:
+    """Say in which parameters this page is not the published one, and show what the peers were worth there and here.
+
+    A folded table has a row for each comparison of a condition with peers with its control that both pages have: the
+    difference of the members' mean test AUC. Nothing is shown where all parameters are those of the published page.
+    """
+    theirs, published = published_conditions(conditions)
+    differ = [name for name in StudyParameters.model_fields if getattr(p, name) != getattr(theirs, name)]
+    if not (differ := [name for name in differ if name in theirs.model_fields_set - {"profile", "device"}]):
+        return
+    values = (f"{name} {written(getattr(p, name))} (published: {written(getattr(theirs, name))})" for name in differ)
+    say(f"*Other than on the published page:* {'; '.join(values)}.")
+    both = [peer_effects(conditions, "here"), peer_effects(published, "published")]
+    if all(len(one) for one in both) and len(table := both[0].merge(both[1])):
+        shown = table.map(lambda value: "" if value != value else f"{value:g}" if isinstance(value, float) else value)
+        for column in ("here", "published"):
+            low, high = f"{column}_low", f"{column}_high"
+            shown[column] = [f"{d:+.4f} ({a:+.4f} to {b:+.4f})" for d, a, b in table[[column, low, high]].to_numpy()]
+            shown = shown.drop(columns=[low, high])
+        title = "What the peers are worth, here and on the published page"
+        html = f"<details><summary>{title}</summary>{styled(shown).to_html()}</details>"
+        display({"text/html": html, "text/csv": figures.as_csv(table)}, raw=True)
+
+
+def peer_effects(conditions: Sequence[Condition], column: str) -> pd.DataFrame:
+    """Each condition with peers against its control, as :func:`ctrlib.study.tables.effects_by` has them: what was
+    compared, the difference in ``column`` and its interval. Empty where no such pair is among the conditions."""
+    tables, names = [pd.DataFrame()], list(dict.fromkeys(one.name for one in conditions))
+    if names:
+        key = list(dict.fromkeys(label for one in conditions for label in one.labels))
+        groups = member_table(conditions).groupby(key, sort=False, dropna=False, as_index=False)
+        means = groups[["auc", "overlap"]].mean()
+    for name, control in product(names, ("continued training", "solo")):
+        if (other := name.replace("mutual", control, 1)) in names and other != name:
+            treated = means[means["condition"] == name]
+            factors = [one for one in key if one not in ("condition", "replicate") and treated[one].notna().all()]
+            table = effects_by(means, factors, name, other)[[*factors, "difference", "low", "high"]]
+            table.insert(len(factors), "comparison", f"{name} minus {other}")
+            tables.append(
+                table.rename(columns={"difference": column, "low": f"{column}_low", "high": f"{column}_high"})
+            )
+    return pd.concat(tables, ignore_index=True)
+
+
+def written(value: Any) -> str:
+    """A parameter's value, as text."""
+    return as_text(", ".join(map(str, value)) if isinstance(value, tuple) else str(value)) or "none"
 
 
 def code_marks(contents: Iterable[dict[str, Any]]) -> list[str]:
