@@ -17,13 +17,14 @@ from ctrlib.config import Run
 from ctrlib.errors import UserError
 from ctrlib.run.estimate import COUPLED, EPOCHS, Clock
 from ctrlib.run.execute import execute_all
-from ctrlib.run.plan import code_digest, declared_parameters, find_notebooks, make_job, require, results_digest
+from ctrlib.run.plan import common_digests, make_job, require
 from ctrlib.run.predict import save_models
 from ctrlib.store.ensure import default_workers, ensure_all
 from ctrlib.store.progress import humanize
 from ctrlib.store.runs import RunStore
 from ctrlib.study.conditions import Replicate, data_shape
 from ctrlib.study.experiments import checked_parameters, planned_conditions, planned_runs, train_conditions
+from ctrlib.study.pages import declared_parameters, find_notebooks
 from ctrlib.study.parameters import StudyParameters
 from ctrlib.study.recommendation import (
     against_the_best_control,
@@ -185,8 +186,7 @@ def execute(root: Path, asked: dict[str, Any], output: Path, show: Callable[[str
     source = find_notebooks(root)[NUMBER]
     declared = declared_parameters(source)
     parameters = {name: value for name, value in asked.items() if value != declared[name]}
-    common = {"code": code_digest(), "results": results_digest(root)}
-    job = make_job(root, source, output, declared, parameters, common)
+    job = make_job(root, source, output, declared, parameters, common_digests(root))
     [outcome] = execute_all([job], root, show, 1)
     if outcome.state == "failed":
         raise UserError(f"{source.name}: {outcome.error}; see {job.failed_copy}")

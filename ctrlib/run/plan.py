@@ -139,9 +139,7 @@ def plan(root: Path, profile: str, only: list[str], overrides: dict[str, Any], o
         require(f"parameter in section {number} of profile {label}", sections.get(number, {}), declared[number])
     suffix = "".join(f"+{name}={value}" for name, value in overrides.items())
     folder = out or root / "_build" / "study" / re.sub(r"[^\w.=+-]+", "_", label + suffix)[:120]
-    code = files_digest(Path(__file__).parent.parent, "**/*.py")  # executed copies are those of this code
-    common = {"code": code, "results": files_digest(root / "book" / "results", "*.parquet")}
-    jobs = []
+    common, jobs = common_digests(root), []
     for number in numbers:
         asked = {"profile": label, **sections.get("all", {}), **sections.get(number, {}), **overrides}
         parameters = {name: value for name, value in asked.items() if name in declared[number]}
@@ -158,6 +156,12 @@ def require(kind: str, names: Iterable[str], allowed: Collection[str]) -> None:
     for name in names:
         if name not in allowed:
             raise unknown(kind, name, allowed)
+
+
+def common_digests(root: Path) -> dict[str, str]:
+    """Hashes of what all executed copies are made of: this code, and the published results."""
+    code = files_digest(Path(__file__).parent.parent, "**/*.py")
+    return {"code": code, "results": files_digest(root / "book" / "results", "*.parquet")}
 
 
 def make_job(
