@@ -59,6 +59,18 @@ def newest(folder: str | Path | None = None, gpu: bool = False) -> dict[str, Rep
     return found
 
 
+def beside_the_floor(ratios: pd.DataFrame) -> pd.DataFrame:
+    """One row an architecture: time of a training step over the floor, ctrlib's and the best peer's, and who that is."""
+    train = ratios[ratios["suite"] == "train"].set_index("what")
+    rows = []
+    for what in train.index[train.index.str.endswith(": time / floor")]:
+        name = what.partition(":")[0]
+        if (peer := f"{name}: best peer's time / floor") in train.index:
+            who = train.loc[peer, "note"].partition(";")[0].removeprefix("best peer: ")
+            rows.append((name, train.loc[what, "value"], train.loc[peer, "value"], who))
+    return pd.DataFrame(rows, columns=["architecture", OWN, "best peer", "which"])
+
+
 def tables(content: dict) -> Report:
     """The tables of a result file's content."""
     names = ["suite", "what", "who", "repeat", "value", "unit", "peak_mb", *NOISE, "detail", "error"]

@@ -117,6 +117,8 @@ def test_floor_row_uses_the_fastest_path_and_the_bandwidth_of_the_same_file():
     assert found["value"] == pytest.approx(3.0)
     assert "fp32, medium" in found["note"]
     assert row(made, "DeepFM: best peer's time / floor")["value"] == pytest.approx(6.0)
+    summary = report.beside_the_floor(made.ratios).to_numpy().tolist()
+    assert summary == [["DeepFM", pytest.approx(3.0), pytest.approx(6.0), "recbole"]]
     without = row(report.tables(record(own)), "DeepFM: time / floor")
     assert pd.isna(without["value"])
     assert "not measured" in without["note"]
