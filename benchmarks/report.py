@@ -60,7 +60,7 @@ def newest(folder: str | Path | None = None, gpu: bool = False) -> dict[str, Rep
 
 
 def beside_the_floor(ratios: pd.DataFrame) -> pd.DataFrame:
-    """One row an architecture: time of a training step over the floor, ctrlib's and the best peer's, and who that is."""
+    """One row an architecture: a training step's time over the floor, ctrlib's and the best peer's, and who that is."""
     train = ratios[ratios["suite"] == "train"].set_index("what")
     rows = []
     for what in train.index[train.index.str.endswith(": time / floor")]:
