@@ -41,19 +41,18 @@ def auc_alone(train: np.ndarray, valid: np.ndarray) -> float:
     return float(wins / (others.sum() * clicks.sum())) if others.sum() * clicks.sum() else float("nan")
 
 
-def suspicions(dataset: Dataset) -> list[tuple[str, str]]:
-    """Name and line of each field that is nearly one code in training, and for each that alone separates the labels."""
+def suspicions(dataset: Dataset) -> list[str]:
+    """A line for each field that is nearly one code in training, and for each that alone separates the labels."""
     train, valid = (code_counts(part, dataset.field_dims, MOST_ROWS) for part in (dataset.train, dataset.valid))
     found = []
     for name, seen, later in zip(dataset.field_names, train, valid, strict=True):
         top = seen.sum(axis=1)
         if top.max() >= 0.95 * top.sum():
             what = "rare values, which share one code" if top.argmax() == OOV else "one value"
-            found.append((name, f"{name}: {top.max() / top.sum():.1%} of the training rows hold {what}"))
+            found.append(f"{name}: {top.max() / top.sum():.1%} of the training rows hold {what}")
         if (alone := auc_alone(seen, later)) > 0.99:
             known = "alone it tells clicks from others"
-            line = f"{name}: {known} (validation AUC {alone:.3f}); if it is known only afterwards: --drop {name}"
-            found.append((name, line))
+            found.append(f"{name}: {known} (validation AUC {alone:.3f}); if it is known only afterwards: --drop {name}")
     return found
 
 
