@@ -256,6 +256,8 @@ def test_a_folder_or_several_files_are_one_table(tmp_path):
     for number in range(3):
         frame[number * 150 : (number + 1) * 150].write_parquet(typed / f"{number}.parquet")
     assert prepare(tmp_path, typed)[0].fingerprint == expected
+    for mixed in ([folder / "part0.csv", typed / "0.parquet"], [typed / "0.parquet", folder / "part0.csv"]):
+        refused(tmp_path, mixed, "or not its kind; allowed: files with one header")
 
 
 def tar():

@@ -177,7 +177,7 @@ def _read_files(
             roles = _roles(path, columns, options)
             decimal = options.decimal or ("," if not parquet and separator == ";" else ".")
             found = _Read(options, Cells(scratch.parent, roles["used"]), list(columns), roles, decimal)
-        if list(columns) != found.columns or (found.frames and not parquet):
+        if list(columns) != found.columns or (found.files and bool(found.frames) != parquet):
             other = next((name for name in found.columns if name not in columns), columns[-1])
             problem = f"not the columns of {found.files[0][0]} (see {shown(other, MOST_SHOWN)}), or not its kind"
             raise UserError(f"{path}: {problem}; allowed: files with one header")

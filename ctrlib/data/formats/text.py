@@ -102,7 +102,9 @@ def open_text(
     unpacked = scratch / "unpacked"
     _unpack(path, raw, unpacked, kind, most, member)
     with open(unpacked, "rb") as file:
-        refuse_others(path, file.read(HEAD))
+        if not (head := file.read(HEAD)):
+            raise UserError(f"{path}: the file in it is empty")
+    refuse_others(path, head)
     return TextFile(str(path), unpacked, raw, most)
 
 
