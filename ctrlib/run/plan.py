@@ -6,7 +6,6 @@ parameters, data, code and records did not change since it was executed is not e
 ``NN_name.failed.ipynb`` and the others go on.
 """
 
-import ast
 import hashlib
 import json
 import re
@@ -19,7 +18,7 @@ from typing import Any
 from ctrlib.config import Run, digest
 from ctrlib.data.folders import store_root
 from ctrlib.errors import UserError, shown, unknown
-from ctrlib.study.parameters import StudyParameters, read_yaml
+from ctrlib.study.parameters import StudyParameters, literals, read_yaml
 
 
 @dataclass(frozen=True)
@@ -142,10 +141,8 @@ def declared_parameters(notebook: Path) -> dict[str, Any]:
     if len(tagged) != 1:
         raise UserError(f"{notebook}: has {len(tagged)} cells tagged 'parameters'; exactly one is needed")
     try:
-        lines = ast.parse("".join(tagged[0]["source"])).body
-        targets = [line.target if isinstance(line, ast.AnnAssign) else line.targets[0] for line in lines]
-        return {target.id: ast.literal_eval(line.value) for target, line in zip(targets, lines, strict=True)}
-    except (SyntaxError, ValueError, AttributeError):
+        return literals("".join(tagged[0]["source"]))
+    except (SyntaxError, ValueError):
         raise UserError(f"{notebook}: the parameters cell may only hold lines of `name = literal`") from None
 
 
