@@ -34,7 +34,7 @@ PACKED = {"gzip": b"\x1f\x8b", "bz2": b"BZh", "xz": b"\xfd7zXZ", "zstd": b"\x28\
 ENDINGS = {".gz": "gzip", ".bz2": "bz2", ".xz": "xz", ".zst": "zstd", ".zip": "zip"}
 AS_PARQUET = "read it with pandas or polars and write it as Parquet"
 OTHERS = {  # what a file that begins so is, and what to do with it
-    b"PAR1": ("Parquet inside another file", "unpack it"),
+    b"PAR1": ("Parquet, packed or through a pipe", "give the file itself"),
     b"ARROW1": ("Feather (Arrow)", AS_PARQUET),
     b"\x80": ("a pickle, which may run code when it is opened", AS_PARQUET),
     b"{": ("JSON lines", AS_PARQUET),
