@@ -70,22 +70,26 @@ def field_facts(
     for place, (name, dim) in enumerate(zip(dataset.field_names, dataset.field_dims, strict=True)):
         line = {"field": name, "dim": dim, "numeric": name in about.get("numeric_columns", ())}
         line |= {key: about.get("columns", {}).get(name, {}).get(key, "") for key in ("why", "change")}
-        train = counts["train"][place]
-        known, total = (words or {}).get(name, {}), train.sum()
+        train, known = counts["train"][place], (words or {}).get(name, {})
+        rows = train.sum(axis=1)
         if words is not None:  # the embedded data has no rare or unseen values: its code 0 is a value like any other
             for part, of_fields in counts.items():
                 line[f"oov_{part}"] = float(of_fields[place][OOV].sum() / of_fields[place].sum())
-            empty = next((code for code, value in known.items() if value == ""), None)
-            line["missing"] = 0.0 if empty is None else float(train[empty].sum() / total)
-        line["top_share"] = float(train.sum(axis=1).max() / total)
+            empty = [code for code, value in known.items() if value == ""]
+            line["missing"] = float(rows[empty].sum() / rows.sum())
+        line["top_share"] = float(rows.max() / rows.sum())
         line["auc"] = auc_alone(train, counts["valid"][place])
-        often = np.argsort(-train.sum(axis=1), kind="stable")[: dim if line["numeric"] and dim <= 25 else MOST_CODES]
-        if line["numeric"]:
-            often = np.array(sorted(often, key=lambda code: float(known.get(int(code)) or -1)))
+        often = np.argsort(-rows, kind="stable")[: dim if line["numeric"] and dim <= 25 else MOST_CODES].tolist()
+        if line["numeric"]:  # in order of their numbers
+            often.sort(key=lambda code, known=known: (len(known.get(code, "")), known.get(code, "")))
         line["codes"] = [
-            (known.get(code) if words is not None else str(code), float(train[code].sum() / total), rate)
-            for code in often.tolist()
-            if (rate := float(train[code, 1] / max(1, train[code].sum()))) >= 0 and train[code].sum()
+            (
+                known.get(code) if known else str(code),
+                float(rows[code] / rows.sum()),
+                float(train[code, 1] / rows[code]),
+            )
+            for code in often
+            if rows[code]
         ]
         fields.append(line)
     return fields
