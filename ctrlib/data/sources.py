@@ -281,7 +281,7 @@ def describe(
     if name != "synthetic":
         folder = find(name, data_dir)
         about = read_manifest(folder)
-        (entry,) = (one for one in about.pop("draws") if one["draw"] == draw)
+        entry = {one["draw"]: one for one in about.pop("draws")}[draw]
         words = read_vocabulary(folder, draw)
     repeated = facts.repeated_rows(dataset)
     splits = [

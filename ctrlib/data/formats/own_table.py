@@ -344,7 +344,8 @@ def _read_parquet(path: Path, rows: int | None) -> pl.DataFrame:
 
     try:
         with parquet.ParquetFile(path) as file:
-            cells = (file.metadata.num_rows if rows is None else rows) * file.metadata.num_columns
+            there = file.metadata.num_rows
+            cells = (there if rows is None else min(rows, there)) * file.metadata.num_columns
             if cells * 8 > (most := psutil.virtual_memory().available // 2):
                 problem = f"unpacks to more than the {most / 1e9:,.1f} GB of memory that are free"
                 raise UserError(f"{path}: {problem}; allowed: fewer --rows")
