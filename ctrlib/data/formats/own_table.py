@@ -394,7 +394,7 @@ def _plain_column(values: pl.Series, path: Path, time: bool = False) -> pl.Serie
         raise UserError(
             f"{path}, column {values.name}: holds {kind}; allowed: numbers, text, booleans, dates (or drop it)"
         )
-    if kind.is_float() or kind.is_decimal():
+    if kind.is_float() or (kind.is_decimal() and kind.scale):
         return values.cast(pl.Float64).fill_nan(None)
     if kind.is_integer() and kind != pl.UInt64:
         return values.cast(pl.Int64)
