@@ -24,12 +24,12 @@ from ctrlib.data.encode import MOST_FOLDS, Cells, Field, RawRows, ranked
 from ctrlib.data.files import one_line, open_raw
 from ctrlib.data.formats.text import (
     MOST_SHOWN,
+    first_cells,
     header_of,
     line_of,
     needs_csv,
     open_text,
     read_text,
-    reader_of,
     separator_of,
 )
 from ctrlib.data.manifest import SPLITS
@@ -171,7 +171,7 @@ def _read_files(
             text = open_text(path, below, None if left is None else left + 1, report)
             separator, source = SEPARATORS.get(options.separator, options.separator) or separator_of(text), text.raw
             # of several files, only the first may have a header
-            header = not place or not set(next(reader_of(text, separator, True), ())).isdisjoint(found.columns)
+            header = not place or not set(first_cells(text, separator)).isdisjoint(found.columns)
             columns = header_of(text, separator) if header else found.columns
         if found is None:
             roles = _roles(path, columns, options)
