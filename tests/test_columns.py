@@ -47,6 +47,8 @@ NUMERIC = {
     "x4": RNG.integers(0, 100_000, N),  # each about once: too rare for categories
     "visits": RNG.integers(0, 10_000, N),
     "item_price": zipf(3000),
+    "bid": zipf(3000),
+    "whole prices with inf": np.where(RNG.random(N) < 0.01, np.inf, np.floor(prices)),
     "num_items": zipf(2000),
     "userAge": RNG.integers(0, 30_000, N),
     "timestamp": 1_700_000_000 + RNG.integers(0, 90_000, N),
@@ -76,6 +78,8 @@ NUMERIC = {
 CATEGORIES = {
     "user_id": zipf(5000, 1),
     "itemId": zipf(3000),
+    "ADID": counts(300),
+    "id_customer": counts(300),
     "movie_id": RNG.choice(6000, 3000, replace=False)[zipf(3000)],
     "C7": ranked(1937),  # codes by popularity
     "C10": ranked(1264, 0.3),
@@ -123,3 +127,18 @@ def test_the_table_of_columns(name, numeric):
     assert made.why
     if numeric:  # so many numbers that no value was lost on the way
         assert made.values.n_unique() >= 0.9 * pl.Series(values, strict=False).n_unique()
+
+
+def test_what_comes_after_the_evidence_is_not_lost():
+    """A column is decided on the first rows; a fraction or a long number below them keeps its value."""
+    ids = pl.Series("x", [*map(str, range(2000)), "7.5", "9" * 20])
+    seen = np.array([5] * 2000 + [0, 0])
+    named, counted = decide("user", ids, seen), decide("visits", ids, seen)
+    assert named.values.to_list() == ids.to_list()
+    assert counted.values.to_list() == [float(one) for one in ids]
+    typed = decide("user", pl.Series("x", [*map(float, range(2000)), 7.5]), seen[:-1])
+    assert typed.values[-1] == "7.5"
+    odd = decide(
+        "price", pl.Series("x", [*(f"{n / 7:.2f}" for n in range(1, 2000)), "gratis"]), np.append(seen[:1999], 0)
+    )
+    assert (odd.numeric, odd.odd, odd.values[-1]) == (True, (1999,), None)

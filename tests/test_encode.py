@@ -210,13 +210,3 @@ def test_a_stray_quote_is_named_and_no_row_is_lost(tmp_path, lines, place):
 def test_quoted_and_tab_separated_tables(tmp_path, name, content, expected):
     (tmp_path / name).write_bytes(content)
     assert read(own_table, tmp_path / name, tmp_path)[1] == expected
-
-
-def test_time_column_is_no_feature(tmp_path):
-    by_day = {"split": "time", "time_column": "day"}
-    rows, made = read(own_table, write_lines(tmp_path / "t.csv", table_lines(50)), tmp_path, **by_day)
-    assert "day" not in made
-    assert np.argsort(rows.time, kind="stable").tolist() == list(range(50))
-    bad = write_lines(tmp_path / "bad.csv", ["label,day,x", "1,5,a", "0,,b"])
-    with pytest.raises(UserError, match=r"line 3, column day: no value"):
-        read(own_table, bad, tmp_path, **by_day)

@@ -13,7 +13,7 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from raw_files import avazu_lines, criteo_lines, frappe_lines, table_lines, write_lines
+from raw_files import avazu_lines, criteo_lines, frappe_lines, write_lines
 
 from ctrlib.config import SyntheticSettings
 from ctrlib.data import encode, facts, prepared, sources
@@ -208,10 +208,6 @@ def test_time_splits(tmp_path):
     order = sorted(range(500), key=lambda row: lines[row + 1].split(",")[2])
     clicks = [int(lines[row + 1].split(",")[1]) for row in sorted(order[:400])]
     assert sources.load("avazu", data_dir=tmp_path).train.labels.tolist() == clicks
-    own = write_lines(tmp_path / "own.csv", table_lines(300))
-    sources.prepare("own", own, tmp_path, PrepareOptions(split="time", time_column="day"))
-    days = pl.read_csv(own)
-    assert sources.load("own", data_dir=tmp_path).test.labels.tolist() == days["label"][-30:].to_list()
 
 
 def test_the_catalogue(tmp_path):

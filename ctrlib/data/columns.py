@@ -53,14 +53,16 @@ def decide(name: str, cells: pl.Series, counts: np.ndarray, decimal: str = ".", 
     seen = pl.Series(counts > 0) & cells.is_not_null()
     if cells.dtype == pl.String:
         return _text(name, cells, counts, seen, decimal, forced)
+    values = cells
     if cells.dtype == pl.Float64:
-        if not (cells.is_infinite() | (cells == cells.round())).filter(seen).all():
+        whole = cells.is_finite() & (cells == cells.round())
+        if not whole.filter(seen).all():
             return Decision(True, cells, "fractions")
         if (cells.abs() >= 2**53).any():
             return Decision(False, cells.cast(pl.String), "whole numbers too long for their type: identifiers")
-        cells = cells.cast(pl.Int64)
+        values = cells.cast(pl.Int64 if whole.filter(cells.is_not_null()).all() else pl.String)
     numeric, why = is_quantity(name, cells.filter(seen), counts[seen.to_numpy()])
-    return Decision(numeric, cells, why)
+    return Decision(numeric, cells if numeric else values, why)
 
 
 def _text(name: str, cells: pl.Series, counts: np.ndarray, seen: pl.Series, decimal: str, forced: bool) -> Decision:
@@ -81,15 +83,16 @@ def _text(name: str, cells: pl.Series, counts: np.ndarray, seen: pl.Series, deci
     if ends.str.contains(r"^[0-9]+(\.0*)?$").all():
         short = plain.str.replace(r"\.0*$", "")
         whole = short.cast(pl.Int64, strict=False)
-        same = (whole.cast(pl.String) == short).fill_null(True).all()
-        if whole.null_count() > plain.null_count():
+        fits = whole.null_count() == plain.null_count()
+        same = fits and not known and (whole.cast(pl.String) == short).fill_null(True).all()
+        if whole.filter(seen & number).null_count():
             return Decision(False, cells, "whole numbers beyond 64 bits: identifiers")
         if strange.str.contains(r"[0-9]").any():
             return Decision(False, cells, f"some hold letters ({strange[0]!r:.30}): identifiers")
         numeric, why = is_quantity(name, whole.filter(seen & number), counts[(seen & number).to_numpy()])
         if numeric:
-            return Decision(True, whole, why + comma, known)
-        return Decision(False, whole if same and not known else cells, why)
+            return Decision(True, whole if fits else plain.cast(pl.Float64), why + comma, known)
+        return Decision(False, whole if same else cells, why)
     places = ends.str.extract(r"\.([0-9]*)$").drop_nulls()
     padded, length = places.str.contains(r"[0-9]0$"), places.str.len_bytes()
     uneven = min(padded.sum(), (length != (length.mode()[0] if len(length) else 0)).sum())
@@ -105,11 +108,11 @@ def is_quantity(name: str, values: pl.Series, counts: np.ndarray) -> tuple[bool,
     if distinct <= FEW:
         return False, f"{whole}, each a category"
     words = re.findall(r"[a-z]+", re.sub(r"([a-z])([A-Z])", r"\1_\2", name).lower())
-    if words and (words[-1] in IDS or re.search("[a-z]id$", words[-1])):
+    if words and (words[-1] in IDS or words[-1].removesuffix("id") in THINGS - {words[-1]}):
         return False, f"{whole}, named like identifiers"
     if QUANTITIES & set(words):
         return True, f"{whole}, named like a quantity"
-    if THINGS & set(words):
+    if (THINGS | IDS) & set(words):
         return False, f"{whole}, named like identifiers"
     order = values.arg_sort().to_numpy()
     values, counts = values.to_numpy()[order].astype(float), counts[order].astype(float)

@@ -41,19 +41,18 @@ def auc_alone(train: np.ndarray, valid: np.ndarray) -> float:
     return float(wins / (others.sum() * clicks.sum())) if others.sum() * clicks.sum() else float("nan")
 
 
-def suspicions(dataset: Dataset) -> list[tuple[str, str]]:
-    """Name and line of each field that is nearly one code in training, and for each that alone separates the labels."""
+def suspicions(dataset: Dataset) -> list[str]:
+    """A line for each field that is nearly one code in training, and for each that alone separates the labels."""
     train, valid = (code_counts(part, dataset.field_dims, MOST_ROWS) for part in (dataset.train, dataset.valid))
     found = []
     for name, seen, later in zip(dataset.field_names, train, valid, strict=True):
         top = seen.sum(axis=1)
         if top.max() >= 0.95 * top.sum():
             what = "rare values, which share one code" if top.argmax() == OOV else "one value"
-            found.append((name, f"{name}: {top.max() / top.sum():.1%} of the training rows hold {what}"))
+            found.append(f"{name}: {top.max() / top.sum():.1%} of the training rows hold {what}")
         if (alone := auc_alone(seen, later)) > 0.99:
             known = "alone it tells clicks from others"
-            line = f"{name}: {known} (validation AUC {alone:.3f}); if it is known only afterwards: --drop {name}"
-            found.append((name, line))
+            found.append(f"{name}: {known} (validation AUC {alone:.3f}); if it is known only afterwards: --drop {name}")
     return found
 
 
@@ -71,22 +70,26 @@ def field_facts(
     for place, (name, dim) in enumerate(zip(dataset.field_names, dataset.field_dims, strict=True)):
         line = {"field": name, "dim": dim, "numeric": name in about.get("numeric_columns", ())}
         line |= {key: about.get("columns", {}).get(name, {}).get(key, "") for key in ("why", "change")}
-        train = counts["train"][place]
-        known, total = (words or {}).get(name, {}), train.sum()
+        train, known = counts["train"][place], (words or {}).get(name, {})
+        rows = train.sum(axis=1)
         if words is not None:  # the embedded data has no rare or unseen values: its code 0 is a value like any other
             for part, of_fields in counts.items():
                 line[f"oov_{part}"] = float(of_fields[place][OOV].sum() / of_fields[place].sum())
-            empty = next((code for code, value in known.items() if value == ""), None)
-            line["missing"] = 0.0 if empty is None else float(train[empty].sum() / total)
-        line["top_share"] = float(train.sum(axis=1).max() / total)
+            empty = [code for code, value in known.items() if value == ""]
+            line["missing"] = float(rows[empty].sum() / rows.sum())
+        line["top_share"] = float(rows.max() / rows.sum())
         line["auc"] = auc_alone(train, counts["valid"][place])
-        often = np.argsort(-train.sum(axis=1), kind="stable")[: dim if line["numeric"] and dim <= 25 else MOST_CODES]
-        if line["numeric"]:
-            often = np.array(sorted(often, key=lambda code: float(known.get(int(code)) or -1)))
+        often = np.argsort(-rows, kind="stable")[: dim if line["numeric"] and dim <= 25 else MOST_CODES].tolist()
+        if line["numeric"]:  # in order of their numbers
+            often.sort(key=lambda code, known=known: (len(known.get(code, "")), known.get(code, "")))
         line["codes"] = [
-            (known.get(code) if words is not None else str(code), float(train[code].sum() / total), rate)
-            for code in often.tolist()
-            if (rate := float(train[code, 1] / max(1, train[code].sum()))) >= 0 and train[code].sum()
+            (
+                known.get(code) if known else str(code),
+                float(rows[code] / rows.sum()),
+                float(train[code, 1] / rows[code]),
+            )
+            for code in often
+            if rows[code]
         ]
         fields.append(line)
     return fields

@@ -145,12 +145,17 @@ class PrepareOptions(Settings):
 
     @model_validator(mode="after")
     def _folds_are_the_division(self) -> "PrepareOptions":
-        if self.fold_column is not None:
-            for option in ("split", "split_seed", "draws", "shares"):
-                if getattr(self, option) != type(self).model_fields[option].default:
-                    problem = f"{option}={getattr(self, option)} with fold_column {self.fold_column!r}"
-                    raise ValueError(f"{problem}: the folds divide the rows, one draw for each")
+        for option in self.divides if self.fold_column is not None else ():
+            if option != "fold_column":
+                problem = f"{option}={getattr(self, option)} with fold_column {self.fold_column!r}"
+                raise ValueError(f"{problem}: the folds divide the rows, one draw for each")
         return self
+
+    @property
+    def divides(self) -> list[str]:
+        """The options that divide the rows otherwise than by default."""
+        every = ("split", "split_seed", "draws", "shares", "fold_column")
+        return [one for one in every if getattr(self, one) != type(self).model_fields[one].default]
 
     @model_validator(mode="after")
     def _times_are_for_a_split_by_time(self) -> "PrepareOptions":

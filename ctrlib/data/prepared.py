@@ -210,7 +210,7 @@ def read_vocabulary(folder: Path, draw: int) -> dict[str, dict[int, str]]:
 
 
 def _whole_vocabulary(folder: Path, draw: int) -> Path:
-    (entry,) = (entry for entry in read_manifest(folder)["draws"] if entry["draw"] == draw)
+    entry = {one["draw"]: one for one in read_manifest(folder)["draws"]}[draw]
     path = Path(folder) / f"draw-{draw}" / VOCABULARY
     _need_whole(path, Files(path.parent, trust=False), entry)
     return path

@@ -74,10 +74,8 @@ def prepare(
         raise UserError(f"{paths[0]}: split 'time' with layout {layout!r} has no time to sort by; allowed: {needed}")
     if layout != "table" and (others or len(paths) > 1):
         raise UserError(f"{paths[-1]}: layout {layout!r} is read from one file; allowed: one --raw")
-    if others and (len(others) < 2 or options.fold_column or options.split == "time" or options.draws > 1):
-        raise UserError(
-            "three files divide the rows: both --valid and --test, and no --split, --draws or --fold-column"
-        )
+    if others and (len(others) < 2 or options.divides):
+        raise UserError("three files divide the rows: give --valid and --test, and no option that divides them too")
     from ctrlib.data.formats import avazu, criteo, frappe, own_table
 
     settings = {
@@ -94,28 +92,21 @@ def prepare(
                 rows = read(paths[0], Path(scratch), options, report)
             with rows.cells:
                 settings["draws"] = len(rows.fold_names) or options.draws
-                names = ", ".join(path.name for path in (*paths, *map(Path, others)))
-                report(f"hashing {names}")
+                files = ", ".join(Path(path).name for path in (*paths, *others))
+                report(f"hashing {files}")
                 sums = [file_sha256(path) for path in rows.sources]
-                facts = {
-                    "kind": layout,
-                    "source": {"file": names, "sha256": sums[0] if len(sums) == 1 else digest(sums)},
-                }
-                facts["settings"] = settings
-                if rows.fold_names:
-                    facts["folds"] = rows.fold_names
-                facts["numeric_columns"] = list(rows.numeric)
-                if rows.columns:
-                    facts["columns"] = rows.columns
+                source = {"file": files, "sha256": sums[0] if len(sums) == 1 else digest(sums)}
+                facts = {"kind": layout, "source": source, "settings": settings}
+                facts |= {"folds": rows.fold_names} if rows.fold_names else {}
+                facts |= {"numeric_columns": list(rows.numeric)}
+                facts |= {"columns": rows.columns} if rows.columns else {}
                 entries = _write_draws(staging, paths[0], rows, options, settings, report)
         if layout == "table":
             from ctrlib.data.facts import suspicions
 
             report("looking for fields that give the label away")
             write_manifest(staging, name, facts, entries)
-            said = {note.split(": ")[0] for note in rows.notes if "differs in every row" in note}
-            found = suspicions(open_draw(staging))
-            facts["notes"] = [*rows.notes, *(note for name, note in found if name not in said)]
+            facts["notes"] = [*rows.notes, *suspicions(open_draw(staging))]
         write_manifest(staging, name, facts, entries)
     return root / name
 
@@ -131,7 +122,7 @@ def _write_draws(
     """Write every draw; the entries of the draws for dataset.json."""
     from ctrlib.data import encode
 
-    total, draws, entries = rows.cells.rows, settings["draws"], []
+    total, draws, entries = rows.cells.rows if rows.kept is None else len(rows.kept), settings["draws"], []
     need_space(staging, total * draws * (4 * len(rows.fields) + 1))
     bucketed = rows.numeric if options.numeric_rule == "quantile" else ()
     if options.numeric_rule == "criteo":
@@ -290,7 +281,7 @@ def describe(
     if name != "synthetic":
         folder = find(name, data_dir)
         about = read_manifest(folder)
-        (entry,) = (one for one in about.pop("draws") if one["draw"] == draw)
+        entry = {one["draw"]: one for one in about.pop("draws")}[draw]
         words = read_vocabulary(folder, draw)
     repeated = facts.repeated_rows(dataset)
     splits = [

@@ -4,8 +4,8 @@ An experiment is a function ``replicate -> conditions``; :data:`EXPERIMENTS` lis
 them by the name of their notebook, so that a plan can be made, and trained, without executing any notebook.
 """
 
-import ast
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -20,7 +20,7 @@ from ctrlib.store.runs import RunStore, open_store
 from ctrlib.study import cohorts, controls, finetuning
 from ctrlib.study.conditions import Condition, Replicate, data_shape
 from ctrlib.study.pages import published_parameters
-from ctrlib.study.parameters import StudyParameters
+from ctrlib.study.parameters import StudyParameters, literals
 
 Experiment = Callable[[Replicate], list[Condition]]
 
@@ -141,20 +141,14 @@ def begin(names: dict[str, Any]) -> tuple[StudyParameters, RunStore]:
     Raises:
         UserError: see :func:`checked_parameters`; or papermill was given a parameter that the notebook has not.
     """
-    cells = names.get("In", ())
-    for declared, given in pairwise(cells):
+    for declared, given in pairwise(names.get("In", ())):
         if given.startswith("# Parameters\n"):  # the cell that papermill puts below that of the parameters
-            for name in _assigned(given):
-                if name not in (known := _assigned(declared)):
+            with suppress(SyntaxError, ValueError):  # another's cell that begins so
+                known = literals(declared)
+                for name in literals(given).keys() - known.keys():
                     raise unknown("parameter", name, known)
     parameters = {name: names[name] for name in StudyParameters.model_fields if name in names}
     return checked_parameters(**parameters), open_store()
-
-
-def _assigned(cell: str) -> list[str]:
-    """The names that the lines of a cell give values to."""
-    lines = [line for line in ast.parse(cell).body if isinstance(line, ast.Assign | ast.AnnAssign)]
-    return [(line.targets[0] if isinstance(line, ast.Assign) else line.target).id for line in lines]
 
 
 def checked_parameters(**parameters) -> StudyParameters:

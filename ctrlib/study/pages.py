@@ -1,6 +1,5 @@
 """Notebooks and profiles as they are written: which there are, and the parameters that they name."""
 
-import ast
 import json
 from pathlib import Path
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 from ctrlib.config import checked
 from ctrlib.data.folders import project_root
 from ctrlib.errors import UserError, unknown
-from ctrlib.study.parameters import StudyParameters, read_yaml
+from ctrlib.study.parameters import StudyParameters, literals, read_yaml
 
 
 def find_notebooks(root: Path) -> dict[str, Path]:
@@ -59,10 +58,8 @@ def declared_parameters(notebook: Path) -> dict[str, Any]:
     if len(tagged) != 1:
         raise UserError(f"{notebook}: has {len(tagged)} cells tagged 'parameters'; exactly one is needed")
     try:
-        lines = ast.parse("".join(tagged[0]["source"])).body
-        targets = [line.target if isinstance(line, ast.AnnAssign) else line.targets[0] for line in lines]
-        return {target.id: ast.literal_eval(line.value) for target, line in zip(targets, lines, strict=True)}
-    except (SyntaxError, ValueError, AttributeError):
+        return literals("".join(tagged[0]["source"]))
+    except (SyntaxError, ValueError):
         raise UserError(f"{notebook}: the parameters cell may only hold lines of `name = literal`") from None
 
 

@@ -1,5 +1,6 @@
 """The parameters of notebooks: names, types, ranges, defaults and meaning."""
 
+import ast
 from typing import Annotated, Any, get_origin
 
 import yaml
@@ -140,6 +141,15 @@ def _read_list(value: Any) -> Any:
         except ValueError:
             return value
     return value if isinstance(value, list | tuple) else [value]
+
+
+def literals(cell: str) -> dict[str, Any]:
+    """The names and values of a cell of lines of ``name = literal``; SyntaxError or ValueError for others."""
+    lines = ast.parse(cell).body
+    if not all(isinstance(line, ast.Assign | ast.AnnAssign) and line.value for line in lines):
+        raise ValueError("other lines than name = literal")
+    targets = [line.target if isinstance(line, ast.AnnAssign) else line.targets[0] for line in lines]
+    return {ast.unparse(name): ast.literal_eval(line.value) for name, line in zip(targets, lines, strict=True)}
 
 
 class _PlainLoader(yaml.SafeLoader):

@@ -24,12 +24,12 @@ from ctrlib.data.encode import MOST_FOLDS, Cells, Field, RawRows, ranked
 from ctrlib.data.files import one_line, open_raw
 from ctrlib.data.formats.text import (
     MOST_SHOWN,
+    first_cells,
     header_of,
     line_of,
     needs_csv,
     open_text,
     read_text,
-    reader_of,
     separator_of,
 )
 from ctrlib.data.manifest import SPLITS
@@ -188,7 +188,7 @@ def _read_files(
             text = open_text(path, below, None if left is None else left + 1, report)
             separator, source = SEPARATORS.get(options.separator, options.separator) or separator_of(text), text.raw
             # of several files, only the first may have a header
-            header = not place or not set(next(reader_of(text, separator, True), ())).isdisjoint(found.columns)
+            header = not place or not set(first_cells(text, separator)).isdisjoint(found.columns)
             columns = header_of(text, separator) if header else found.columns
         if found is None:
             for name in wanted or ():
@@ -197,7 +197,7 @@ def _read_files(
             roles = {"features": wanted, "used": wanted} if wanted else _roles(path, columns, options)
             decimal = options.decimal or ("," if not parquet and separator == ";" else ".")
             found = _Read(options, Cells(scratch.parent, roles["used"]), list(columns), roles, decimal)
-        if list(columns) != found.columns or (found.frames and not parquet):
+        if list(columns) != found.columns or (found.files and bool(found.frames) != parquet):
             other = next((name for name in found.columns if name not in columns), columns[-1])
             problem = f"not the columns of {found.files[0][0]} (see {shown(other, MOST_SHOWN)}), or not its kind"
             raise UserError(f"{path}: {problem}; allowed: files with one header")
@@ -369,7 +369,8 @@ def _read_parquet(path: Path, rows: int | None) -> pl.DataFrame:
 
     try:
         with parquet.ParquetFile(path) as file:
-            cells = (file.metadata.num_rows if rows is None else rows) * file.metadata.num_columns
+            there = file.metadata.num_rows
+            cells = (there if rows is None else min(rows, there)) * file.metadata.num_columns
             if cells * 8 > (most := psutil.virtual_memory().available // 2):
                 problem = f"unpacks to more than the {most / 1e9:,.1f} GB of memory that are free"
                 raise UserError(f"{path}: {problem}; allowed: fewer --rows")
@@ -418,7 +419,7 @@ def _plain_column(values: pl.Series, path: Path, time: bool = False) -> pl.Serie
         raise UserError(
             f"{path}, column {values.name}: holds {kind}; allowed: numbers, text, booleans, dates (or drop it)"
         )
-    if kind.is_float() or kind.is_decimal():
+    if kind.is_float() or (kind.is_decimal() and kind.scale):
         return values.cast(pl.Float64).fill_nan(None)
     if kind.is_integer() and kind != pl.UInt64:
         return values.cast(pl.Int64)

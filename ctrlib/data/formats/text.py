@@ -7,6 +7,7 @@ when something is wrong, the slow line-by-line :func:`first_bad_line` looks for 
 import bz2
 import contextlib
 import csv
+import errno
 import gzip
 import itertools
 import lzma
@@ -34,7 +35,7 @@ PACKED = {"gzip": b"\x1f\x8b", "bz2": b"BZh", "xz": b"\xfd7zXZ", "zstd": b"\x28\
 ENDINGS = {".gz": "gzip", ".bz2": "bz2", ".xz": "xz", ".zst": "zstd", ".zip": "zip"}
 AS_PARQUET = "read it with pandas or polars and write it as Parquet"
 OTHERS = {  # what a file that begins so is, and what to do with it
-    b"PAR1": ("Parquet inside another file", "unpack it"),
+    b"PAR1": ("Parquet, packed or through a pipe", "give the file itself"),
     b"ARROW1": ("Feather (Arrow)", AS_PARQUET),
     b"\x80": ("a pickle, which may run code when it is opened", AS_PARQUET),
     b"{": ("JSON lines", AS_PARQUET),
@@ -102,7 +103,9 @@ def open_text(
     unpacked = scratch / "unpacked"
     _unpack(path, raw, unpacked, kind, most, member)
     with open(unpacked, "rb") as file:
-        refuse_others(path, file.read(HEAD))
+        if not (head := file.read(HEAD)):
+            raise UserError(f"{path}: the file in it is empty")
+    refuse_others(path, head)
     return TextFile(str(path), unpacked, raw, most)
 
 
@@ -124,7 +127,7 @@ def _opened(raw: Path, kind: str, member: str | None) -> IO[bytes]:
     if kind != "zip":
         return {"gzip": gzip.open, "bz2": bz2.open, "xz": lzma.open}[kind](raw)
     archive = zipfile.ZipFile(raw)
-    names = [info.filename for info in archive.infolist() if not info.is_dir() and "__MACOSX/" not in info.filename]
+    names = [one for one in archive.namelist() if not one.endswith("/") and "__MACOSX/" not in one]
     if "[Content_Types].xml" in names:
         raise UserError(f"{raw}: is an Excel workbook; save it as CSV. Allowed: CSV or Parquet")
     names = [name for name in names if member is None or name.split("/")[-1] == member]
@@ -146,7 +149,7 @@ def _unpack(path: Path, raw: Path, target: Path, kind: str, most: int | None, me
                     problem = f"unpacks to more than half of the {2 * room / 1e9:,.1f} GB that are free on this disk"
                     raise UserError(f"{path}: {problem}; allowed: fewer --rows, or another --out")
     except (*DAMAGED_ZIP, lzma.LZMAError, OSError) as error:
-        if getattr(error, "errno", None):  # of the disk
+        if getattr(error, "errno", None) not in (None, errno.EINVAL):  # of the disk; a zip may lead before its start
             raise
         problem = f"damaged {kind} after {done:,} unpacked bytes"
         raise UserError(f"{path}: {problem} ({one_line(error)}); download or copy it again") from None
@@ -342,6 +345,8 @@ def reader_of(text: TextFile, separator: str, quoted: bool) -> Any:
 
 def line_of(text: TextFile, separator: str, quoted: bool, header: bool, row: int) -> str:
     """The line of a row, in words."""
+    if not quoted and len(separator) == 1:
+        return f"line {row + 1 + header}"
     reader = reader_of(text, separator, quoted)
     next(itertools.islice(reader, row + header, None))
     return f"line {reader.line_num}"
@@ -365,13 +370,18 @@ def separator_of(text: TextFile) -> str:
     return next((mark for mark in marks if first and mark in first[0]), ",")
 
 
+def first_cells(text: TextFile, separator: str) -> list[str]:
+    """The cells of the first line, the header."""
+    try:
+        return next(reader_of(text, separator, True), [""])
+    except csv.Error as error:
+        problem = f"{one_line(error)}; allowed: a header that names every column"
+        raise UserError(f"{text.name}, line 1: {problem}") from None
+
+
 def header_of(text: TextFile, separator: str, needed: Sequence[str] = ()) -> list[str]:
     """Column names of line 1; :class:`UserError` when one is empty or repeated or ``needed`` and absent."""
-    where = f"{text.name}, line 1"
-    try:
-        columns = next(reader_of(text, separator, True), [""])
-    except csv.Error as error:
-        raise UserError(f"{where}: {one_line(error)}; allowed: a header that names every column") from None
+    where, columns = f"{text.name}, line 1", first_cells(text, separator)
     absent = [name for name in needed if name not in columns]
     if needed and len(absent) == len(needed):
         begins = shown(columns[0], MOST_SHOWN)
