@@ -82,7 +82,8 @@ def decide(
         rows, fit = plan.rows_that_fit(asked, minutes, clock)
     if fit < rows and dataset != "synthetic":
         more = humanize(60 * minutes * rows / max(fit, 1))
-        if file.is_file() and fit >= plan.LEAST_ROWS:
+        folds = any(option.startswith("--fold-column") for option in context.args)  # the first rows may lack some
+        if file.is_file() and fit >= plan.LEAST_ROWS and not folds:
             say(f"{rows:,} rows would take about {more}: the first {fit:,} are used; --minutes gives more")
             dataset = _prepare(file, f"decide_{name}", [*context.args, "--rows", str(fit)])
             asked = plan.own_parameters(root, dataset, overrides)
