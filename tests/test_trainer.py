@@ -126,7 +126,7 @@ def hand_step(models, optimizer, ids, labels, coupling, l2: float, clip: float) 
     return losses
 
 
-STEPS = [([name] * 3, "own", (10.0, 0.01)[n % 2]) for n, name in enumerate(MODELS)]
+STEPS = [([name] * 3, "own", (100.0, 0.01)[n % 2]) for n, name in enumerate(MODELS)]
 STEPS += [(["DeepFM", "FiBiNET", "DCN"], "shared", clip_norm) for clip_norm in (10.0, 0.01)]
 
 
