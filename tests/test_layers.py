@@ -255,6 +255,10 @@ def test_context_gate_follows_its_formula():
     assert_equal(layer(ids, flat), expected)
 
 
+# Those below were also compared with the code of others, weights copied over, in float64, logits and gradients: FuxiCTR
+# 0245987 (GDCN, FinalNet with its loss, WuKong), salmon1802/FCN 1835ffe and tabm 0.0.3 (its MLPs). All agree to 6e-14.
+
+
 def layer_norm(values, norm):
     """Standardized, with 1e-5 beside the variance, then scaled and shifted."""
     mean = sum(values) / len(values)

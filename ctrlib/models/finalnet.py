@@ -38,8 +38,9 @@ class FinalNet(nn.Module):
     block adds its cross entropy with the mean probability, held constant.
 
     Reference: Zhu et al. 2023, FINAL: Factorized Interaction Layer for CTR Prediction, with two blocks, feature gating
-    and self-distillation (FuxiCTR's ``2B``). Variant: both blocks have the same widths, dropout and batch norm; a layer
-    is interaction -> batch norm (if on) -> dropout (if any), without an activation, as in FuxiCTR.
+    and self-distillation (``2B`` in FuxiCTR 0245987).
+    Variant: both blocks have the same widths, dropout and batch norm; a layer is interaction -> batch norm (if on) ->
+    dropout (if any), without an activation, as in FuxiCTR.
 
     Args:
         feature_gating: whether the first block sees gated embeddings, too.

@@ -36,8 +36,8 @@ class GDCN(DCN):
     """Gated crosses and MLP read the same flat embeddings; a linear layer reads both results. Arguments: :class:`DCN`.
 
     Reference: Wang et al. 2023, Towards Deeper, Lighter and Interpretable Cross Network for CTR Prediction.
-    Variant: cross and MLP in parallel (GDCN-P, FuxiCTR's ``GDCNP``); embeddings of one width, without the paper's
-    field-level choice of their dimensions; no first-order term.
+    Variant: cross and MLP in parallel (GDCN-P, in FuxiCTR 0245987 ``GDCNP``); embeddings of one width, without the
+    paper's field-level choice of their dimensions; no first-order term.
     """
 
     cross_network = GatedCrossNetwork

@@ -56,7 +56,7 @@ class Wukong(nn.Module):
     """A stack of Wukong layers on the embeddings and an MLP on the vectors of the last; L layers reach order 2^L.
 
     Reference: Zhang et al. 2024, Wukong: Towards a Scaling Law for Large-Scale Recommendation.
-    Variant: both blocks of a layer make the same number of vectors; small by default, as the data sets here are.
+    Variant: as in FuxiCTR 0245987; both blocks of a layer make the same number of vectors; small by default.
 
     Args:
         wukong_layers: number of layers, 1 or more.
