@@ -337,7 +337,7 @@ def test_wukong_layer_follows_its_formula(features):
 
 def test_mixer_block_follows_its_formula():
     tokens, width = 2, 6
-    layer = spread_out(MixerBlock(tokens, width, 5, 0.0))
+    layer = spread_out(MixerBlock(tokens, width, 0.0))
     x = embeddings().view(BATCH, tokens, width)
     expected = []
     for row in x.tolist():

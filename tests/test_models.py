@@ -35,7 +35,7 @@ VARIANTS = [
     ("FinalNet", {"feature_gating": False, "self_distillation": False}),
     ("FCN", {"num_cross_layers": 1}),
     ("Wukong", {"wukong_layers": 1, "num_features": 2, "rank": 3, "fm_units": 16}),
-    ("RankMixer", {"num_tokens": 3, "token_dim": 24, "mixer_layers": 1, "expansion": 1}),
+    ("RankMixer", {"num_tokens": 3, "token_dim": 24, "mixer_layers": 1}),
     ("TabM-DeepFM", {"num_submodels": 1}),
 ]
 NO_PAIRS = ("LR",)  # sees no two fields together, so it cannot learn labels that no rule of single ids made
@@ -260,7 +260,7 @@ OWN_LOSSES = {"TabM-DeepFM": mean_of_losses, "FinalNet": distilled_loss}
 
 @pytest.mark.parametrize("architecture", OWN_LOSSES)
 def test_a_step_goes_down_the_models_own_loss(architecture):
-    """From the logits alone, as a trainer sees them; what is predicted and what is not training know no such term."""
+    """From the logits alone, as a trainer sees them; outside of training there is no such term."""
     model, ids = make(architecture, wide=True).double(), rows(30)
     labels = torch.randint(2, (30,), generator=torch.Generator().manual_seed(4)).double()
 
@@ -270,7 +270,6 @@ def test_a_step_goes_down_the_models_own_loss(architecture):
     click = F.binary_cross_entropy_with_logits(model.train()(ids), labels)
     found, expected = gradients(click), gradients(OWN_LOSSES[architecture](model, ids, labels))
     plain = F.binary_cross_entropy_with_logits(model.eval()(ids), labels)
-    assert torch.equal(click, plain)
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
     assert max((a - b).abs().max() for a, b in zip(found, gradients(plain), strict=True)) > 1e-3
 
@@ -285,10 +284,11 @@ def test_without_its_own_loss_finalnet_has_the_click_loss_alone():
         assert torch.equal(trained, plain) != distilled
 
 
-def test_submodels_begin_apart_and_are_one_model_where_there_is_one():
+def test_submodels_begin_apart_and_their_mean_probability_is_predicted():
     each = make("TabM-DeepFM", wide=True).submodels(rows(30))
     assert each.shape == (30, 8)
     assert each.std(1).min() > 1e-3
+    torch.testing.assert_close(make("TabM-DeepFM", wide=True).eval()(rows(30)).sigmoid(), each.sigmoid().mean(1))
     alone = make("TabM-DeepFM", {"num_submodels": 1})
     assert torch.equal(alone(rows(30)), alone.submodels(rows(30))[:, 0])
 
@@ -353,7 +353,7 @@ def test_options_of_each_architecture():
         "FinalMLP": {"num_heads": 1, "gate_field_1": -1, "gate_field_2": -1, "gate_units": 64},
         "FinalNet": {"feature_gating": True, "self_distillation": True},
         "Wukong": {"wukong_layers": 2, "num_features": 8, "rank": 8, "fm_units": 64},
-        "RankMixer": {"num_tokens": 8, "token_dim": 32, "mixer_layers": 2, "expansion": 2},
+        "RankMixer": {"num_tokens": 8, "token_dim": 32, "mixer_layers": 2},
         "TabM-DeepFM": {"num_submodels": 8},
     }
     assert {name: model_options(name.lower()) for name in expected} == expected
@@ -378,7 +378,7 @@ NO_OPTIONS = "unknown option of {0} {1!r}; {0} has no options of its own."
         ("Wukong", {"wukong_layers": 0}, ["wukong_layers", "0"]),
         ("RankMixer", {"token_dim": 12}, ["token_dim", "12 and 8"]),
         ("RankMixer", {"num_tokens": 0}, ["num_tokens", "32 and 0"]),
-        ("RankMixer", {"mixer_layers": 0}, ["mixer_layers", "0 and 2"]),
+        ("RankMixer", {"mixer_layers": 0}, ["mixer_layers", "0"]),
         ("TabM-DeepFM", {"num_submodels": 0}, ["num_submodels", "0"]),
         ("dcn", {"num_crosslayers": 1}, ["DCN 'num_crosslayers'; allowed: num_cross_layers.", "'num_cross_layers'?"]),
         ("FiBiNET", {"zzz": 1}, ["unknown option of FiBiNET 'zzz'; allowed: reduction_ratio, bilinear_type"]),

@@ -34,7 +34,7 @@ class MixerBlock(nn.Module):
     """``S = LN(X + mix(X))``, then ``LN(S + FFN(S))`` with a feed-forward network of its own for each token.
 
     Mixing has no weights: each token is cut into T parts, and the new token h is all old ones' parts h side by side.
-    The network is linear -> GELU -> dropout (if any) -> linear.
+    The network is linear, to twice the width -> GELU -> dropout (if any) -> linear.
 
     Reference: Zhu et al. 2025, RankMixer, sections on multi-head token mixing (as many heads as tokens) and on
     per-token feed-forward networks.
@@ -42,15 +42,14 @@ class MixerBlock(nn.Module):
     Args:
         num_tokens: T.
         token_dim: width of a token, a multiple of T.
-        units: width of the hidden layer of each token's network.
         dropout: probability of zeroing a hidden unit in training.
     """
 
-    def __init__(self, num_tokens: int, token_dim: int, units: int, dropout: float) -> None:
+    def __init__(self, num_tokens: int, token_dim: int, dropout: float) -> None:
         super().__init__()
         self.norms = nn.ModuleList(nn.LayerNorm(token_dim) for _ in range(2))
-        self.up = PerTokenLinear(num_tokens, token_dim, units)
-        self.down = PerTokenLinear(num_tokens, units, token_dim)
+        self.up = PerTokenLinear(num_tokens, token_dim, 2 * token_dim)
+        self.down = PerTokenLinear(num_tokens, 2 * token_dim, token_dim)
         self.dropout = Dropout(dropout) if dropout > 0 else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -71,7 +70,6 @@ class RankMixer(nn.Module):
         num_tokens: T.
         token_dim: width of a token, a multiple of ``num_tokens``.
         mixer_layers: number of blocks, 1 or more.
-        expansion: width of the hidden layers, as a multiple of ``token_dim``.
     """
 
     def __init__(
@@ -82,19 +80,18 @@ class RankMixer(nn.Module):
         num_tokens: int = 8,
         token_dim: int = 32,
         mixer_layers: int = 2,
-        expansion: int = 2,
     ) -> None:
         super().__init__()
         if num_tokens < 1 or token_dim < 1 or token_dim % num_tokens:
             raise UserError(f"token_dim must be a multiple of num_tokens, got {token_dim} and {num_tokens}")
-        if mixer_layers < 1 or expansion < 1:
-            raise UserError(f"mixer_layers and expansion must be 1 or more, got {mixer_layers} and {expansion}")
+        if mixer_layers < 1:
+            raise UserError(f"mixer_layers must be 1 or more, got {mixer_layers}")
         self.embedding = FeatureEmbedding(field_dims, embedding_dim)
         flat_dim = len(field_dims) * embedding_dim
         width = -(-flat_dim // num_tokens)  # of a token before its projection, rounded up
         self.missing = num_tokens * width - flat_dim
         self.tokens = PerTokenLinear(num_tokens, width, token_dim)
-        blocks = (MixerBlock(num_tokens, token_dim, expansion * token_dim, dropout) for _ in range(mixer_layers))
+        blocks = (MixerBlock(num_tokens, token_dim, dropout) for _ in range(mixer_layers))
         self.mixer = nn.Sequential(*blocks)
         self.combine = linear(token_dim, 1)
 

@@ -38,16 +38,16 @@ class AdaptedLinear(nn.Module):
 
 
 class TabMDeepFM(FM):
-    """A DeepFM with K MLPs: submodel k is first order + FM + MLP_k, and the logit is the mean of the K logits.
+    """A DeepFM with K MLPs: submodel k is first order + FM + MLP_k; it predicts the mean of the K probabilities.
 
     The loss is the mean of the K click losses. As a click loss is ``softplus(z) - y z``, that is the click loss of the
-    mean logit, which the trainer knows, plus ``mean_k softplus(z_k) - softplus(mean_k z_k)``, which needs no label and
-    is added here.
+    mean logit, which a trainer sees in training, plus ``mean_k softplus(z_k) - softplus(mean_k z_k)``, which needs no
+    label and is added here. Peers of a coupled TabM see the mean logit, too.
 
     Reference: Gorishniy et al. 2025, TabM: Advancing Tabular Deep Learning with Parameter-Efficient Ensembling: shared
     matrices with adapters of which only the first ``r_k`` start at random, K output layers of their own, mean of the
     losses. A hidden layer is linear -> batch norm (if on, of each submodel by itself) -> ReLU -> dropout (if any).
-    Variant: embeddings, first order and FM are common to all; the mean is that of the logits, not of the probabilities.
+    Variant: embeddings, first order and FM are common to all.
 
     Args:
         num_submodels: K, 1 or more.
@@ -88,8 +88,8 @@ class TabMDeepFM(FM):
 
     def forward(self, ids: Tensor) -> Tensor:
         """Map ids (B, F) int64 to logits (B,)."""
-        each = self.submodels(ids)
+        each = self.submodels(ids)  # (B, K)
+        if not self.training:  # the logit of the mean probability
+            return F.logsigmoid(each).logsumexp(1) - F.logsigmoid(-each).logsumexp(1)
         logits = each.mean(1)
-        if not self.training:
-            return logits
         return add_to_loss(logits, (F.softplus(each).mean(1) - F.softplus(logits)).mean())
