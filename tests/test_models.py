@@ -272,6 +272,10 @@ def test_a_step_goes_down_the_models_own_loss(architecture):
     plain = F.binary_cross_entropy_with_logits(model.eval()(ids), labels)
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
     assert max((a - b).abs().max() for a, b in zip(found, gradients(plain), strict=True)) > 1e-3
+    loss = F.binary_cross_entropy_with_logits(model.train()(ids), labels)
+    (first,) = torch.autograd.grad(loss, model.embedding.weight, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        first.sum().backward()
 
 
 def test_without_its_own_loss_finalnet_has_the_click_loss_alone():

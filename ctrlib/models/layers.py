@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from ctrlib.errors import UserError, unknown
 from ctrlib.models.operations import has_faster_form
@@ -285,6 +286,7 @@ class _AddToLoss(torch.autograd.Function):
         return logits.clone()
 
     @staticmethod
+    @once_differentiable  # going through it for a second derivative would add the term once more
     def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor]:
         return grad, grad.new_ones(())
 
@@ -293,7 +295,8 @@ def add_to_loss(logits: Tensor, term: Tensor) -> Tensor:
     """The logits as they are; whoever goes back from them, from whatever loss, goes back from ``term`` as well.
 
     For a model with a term of its own in its loss, one that needs no labels: a trainer sees logits alone, and what it
-    writes down is the loss of these, without the term. In training only, and one backward pass for each forward pass.
+    writes down is the loss of these, without the term. In training only, and one backward pass for each forward pass;
+    a second derivative is refused.
 
     Args:
         logits: (B,).
