@@ -88,7 +88,8 @@ def test_hidden_layers_of_every_architecture(architecture) -> None:
     before, found = values_of(model), hidden_layers(model, some_ids())
     fields, towers = len(rows().field_dims), 2 if architecture == "FinalMLP" else 1
     widths = {"embedding": 3 * fields, "hidden 1": 8 * towers, "hidden 2": 5 * towers}
-    layers = {"LR": [], "FM": ["embedding"]}.get(architecture, list(widths))
+    no_mlp = ("FM", "FinalNet", "FCN", "RankMixer", "TabM-DeepFM")
+    layers = [] if architecture == "LR" else ["embedding"] if architecture in no_mlp else list(widths)
     assert {name: tuple(values.shape) for name, values in found.items()} == {k: (90, widths[k]) for k in layers}
     assert all((values >= 0).all() for name, values in found.items() if name != "embedding")
     assert all(torch.equal(a, hidden_layers(model, some_ids())[name]) for name, a in found.items())

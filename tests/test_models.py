@@ -32,6 +32,11 @@ VARIANTS = [
     ("AutoInt", {"attention_dim": 6, "num_heads": 3}),
     ("FinalMLP", {"num_heads": 4}),
     ("FinalMLP", {"gate_field_1": 2, "gate_field_2": 0, "gate_units": 5}),
+    ("FinalNet", {"feature_gating": False, "self_distillation": False}),
+    ("FCN", {"num_cross_layers": 1}),
+    ("Wukong", {"wukong_layers": 1, "num_features": 2, "rank": 3, "fm_units": 16}),
+    ("RankMixer", {"num_tokens": 3, "token_dim": 24, "mixer_layers": 1}),
+    ("TabM-DeepFM", {"num_submodels": 1}),
 ]
 NO_PAIRS = ("LR",)  # sees no two fields together, so it cannot learn labels that no rule of single ids made
 every_variant = pytest.mark.parametrize(("architecture", "options"), VARIANTS)
@@ -126,16 +131,26 @@ def test_dropout_masks_follow_the_generator_of_the_member(architecture, options)
     assert torch.equal(model(ids), model(ids))
 
 
+OUTSIDE_OF_MLPS = {  # batch norms and dropouts of two layers of each kind, three in each of FCN's two networks
+    "AutoInt": (0, 2),
+    "FinalNet": (4, 4),
+    "FCN": (6, 6),
+    "Wukong": (0, 2),
+    "RankMixer": (0, 2),
+    "TabM-DeepFM": (2, 2),
+}
+
+
 @every_architecture
 def test_batch_norm_and_dropout_are_present_only_when_asked_for(architecture):
     def count(model, kind):
         return sum(isinstance(module, kind) for module in model.modules())
 
     plain, full = make(architecture), make(architecture, dropout=0.1, batch_norm=True)
-    hidden_layers = 2 * count(full, MLP)
     assert (count(plain, nn.BatchNorm1d), count(plain, Dropout)) == (0, 0)
-    assert count(full, nn.BatchNorm1d) == hidden_layers
-    assert count(full, Dropout) == hidden_layers + (2 if architecture == "AutoInt" else 0)  # on attention weights too
+    norms, dropouts = OUTSIDE_OF_MLPS.get(architecture, (0, 0))
+    assert count(full, nn.BatchNorm1d) == 2 * count(full, MLP) + norms
+    assert count(full, Dropout) == 2 * count(full, MLP) + dropouts
 
 
 @every_variant
@@ -172,6 +187,30 @@ def finalmlp(model, ids, v):
     return model.fusion(model.streams[0](x), model.streams[1](model.gates[1](ids, x)))
 
 
+def finalnet(model, ids, v):
+    gated = v + v * torch.einsum("fg,bgd->bfd", model.gating.weight, v) + v * model.gating.bias[:, None]
+    inputs = torch.cat([v, gated], 1).flatten(1), v.flatten(1)
+    return sum(model.combine[n](model.blocks[n](x)) for n, x in enumerate(inputs)) / 2
+
+
+def fcn(model, ids, v):
+    x = torch.cat([v[:, :, :2].flatten(1), v[:, :, 2:].flatten(1)], 1)
+    return (model.combine[0](model.exponential(x)) + model.combine[1](model.linear(x))) / 2
+
+
+def rankmixer(model, ids, v):
+    """Five tokens of 16 numbers: 4, 4, 4, 4 and none but zeros."""
+    cut = F.pad(v.flatten(1), (0, 4)).split(4, 1)
+    tokens = [x @ w + b for x, w, b in zip(cut, model.tokens.weight, model.tokens.bias, strict=True)]
+    return model.combine(sum(model.mixer(torch.stack(tokens))) / 5)
+
+
+def tabm(model, ids, v):
+    hidden = model.towers(v.flatten(1)[:, None]).unbind(1)
+    logits = [h @ w + b for h, w, b in zip(hidden, model.heads["weight"], model.heads["bias"], strict=True)]
+    return model.first_order(ids) + second_order_fm(v) + sum(logits) / 8
+
+
 SUMS = {
     "LR": lambda model, ids, v: model.first_order(ids),
     "FM": lambda model, ids, v: model.first_order(ids) + second_order_fm(v),
@@ -181,15 +220,81 @@ SUMS = {
     "AutoInt": lambda model, ids, v: model.combine(model.attention(v).flatten(1))[:, 0] + model.mlp(v.flatten(1)),
     "FiBiNET": fibinet,
     "FinalMLP": finalmlp,
+    "FinalNet": finalnet,
+    "FCN": fcn,
+    "Wukong": lambda model, ids, v: model.mlp(model.wukong(v).flatten(1)),
+    "RankMixer": rankmixer,
+    "TabM-DeepFM": tabm,
 }
-SUMS["DCNv2"] = SUMS["DCN"]
+SUMS["DCNv2"] = SUMS["GDCN"] = SUMS["DCN"]
+CHOSEN = {"FinalMLP": {"gate_field_2": 1}, "RankMixer": {"num_tokens": 5, "token_dim": 10}}
 
 
 @pytest.mark.parametrize("architecture", SUMS)
 def test_models_are_the_sums_they_claim_to_be(architecture):
-    model, ids = make(architecture, {"gate_field_2": 1} if architecture == "FinalMLP" else {}, wide=True), rows(30)
+    model, ids = make(architecture, CHOSEN.get(architecture), wide=True), rows(30)
     v = None if architecture == "LR" else model.embedding(ids)
     torch.testing.assert_close(model(ids), SUMS[architecture](model, ids, v).view(30))
+
+
+def mean_of_losses(model, ids, labels):
+    """TabM's loss: the mean of the click losses of its submodels."""
+    each = model.submodels(ids).unbind(1)
+    return sum(F.binary_cross_entropy_with_logits(logits, labels) for logits in each) / len(each)
+
+
+def distilled_loss(model, ids, labels):
+    """FinalNet's loss: of the mean, and of each block against the mean, held constant."""
+    blocks = model.combine[0], model.combine[1]
+    found = []
+    hooks = [one.register_forward_hook(lambda *given: found.append(given[2][:, 0])) for one in blocks]
+    mean = model.eval()(ids)
+    for hook in hooks:
+        hook.remove()
+    told = [F.binary_cross_entropy_with_logits(one, mean.detach().sigmoid()) for one in found]
+    return F.binary_cross_entropy_with_logits(mean, labels) + told[0] + told[1]
+
+
+OWN_LOSSES = {"TabM-DeepFM": mean_of_losses, "FinalNet": distilled_loss}
+
+
+@pytest.mark.parametrize("architecture", OWN_LOSSES)
+def test_a_step_goes_down_the_models_own_loss(architecture):
+    """From the logits alone, as a trainer sees them; outside of training there is no such term."""
+    model, ids = make(architecture, wide=True).double(), rows(30)
+    labels = torch.randint(2, (30,), generator=torch.Generator().manual_seed(4)).double()
+
+    def gradients(loss):
+        return torch.autograd.grad(loss, list(model.parameters()))
+
+    click = F.binary_cross_entropy_with_logits(model.train()(ids), labels)
+    found, expected = gradients(click), gradients(OWN_LOSSES[architecture](model, ids, labels))
+    plain = F.binary_cross_entropy_with_logits(model.eval()(ids), labels)
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
+    assert max((a - b).abs().max() for a, b in zip(found, gradients(plain), strict=True)) > 1e-3
+    loss = F.binary_cross_entropy_with_logits(model.train()(ids), labels)
+    (first,) = torch.autograd.grad(loss, model.embedding.weight, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        first.sum().backward()
+
+
+def test_without_its_own_loss_finalnet_has_the_click_loss_alone():
+    for distilled in (True, False):
+        model = make("FinalNet", {"self_distillation": distilled}, wide=True)
+        trained, plain = (
+            torch.autograd.grad(model.train(training)(rows(30)).sum(), model.combine[0].weight)[0]
+            for training in (True, False)
+        )
+        assert torch.equal(trained, plain) != distilled
+
+
+def test_submodels_begin_apart_and_their_mean_probability_is_predicted():
+    each = make("TabM-DeepFM", wide=True).submodels(rows(30))
+    assert each.shape == (30, 8)
+    assert each.std(1).min() > 1e-3
+    torch.testing.assert_close(make("TabM-DeepFM", wide=True).eval()(rows(30)).sigmoid(), each.sigmoid().mean(1))
+    alone = make("TabM-DeepFM", {"num_submodels": 1})
+    assert torch.equal(alone(rows(30)), alone.submodels(rows(30))[:, 0])
 
 
 def test_twin_parts_of_a_model_are_not_one():
@@ -198,13 +303,15 @@ def test_twin_parts_of_a_model_are_not_one():
     first, second = make("FinalMLP").streams
     assert not torch.equal(first.layers[0].weight, second.layers[0].weight)
     assert make("AutoInt", {"plus": False}).mlp is None
+    first, second = make("FinalNet", {"feature_gating": False}).blocks
+    assert not torch.equal(first[0].linear.weight, second[0].linear.weight)
 
 
 @every_variant
 def test_the_seed_decides_the_weights(architecture, options):
     first, again, other = (weights_of(make(architecture, options, seed=seed)) for seed in (1, 1, 2))
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
-    random = [(a, b) for a, b in zip(first, other, strict=True) if a.any()]  # biases start at 0 under any seed
+    random = [(a, b) for a, b in zip(first, other, strict=True) if a.min() < a.max()]  # biases start at 0, scales at 1
     assert len(random) >= {"LR": 1, "FM": 2}.get(architecture, 3)
     assert all(not torch.equal(a, b) for a, b in random)
 
@@ -244,10 +351,14 @@ def test_shared_arguments_and_their_defaults_are_the_same_everywhere(architectur
 def test_options_of_each_architecture():
     expected = {
         **{name: {} for name in ("LR", "FM", "DeepFM", "PNN")},
-        **{name: {"num_cross_layers": 3} for name in ("DCN", "DCNv2")},
+        **{name: {"num_cross_layers": 3} for name in ("DCN", "DCNv2", "GDCN", "FCN")},
         "FiBiNET": {"reduction_ratio": 3, "bilinear_type": "field_interaction", "bilinear_init": "per_matrix"},
         "AutoInt": {"attention_layers": 2, "attention_dim": 32, "num_heads": 2, "plus": True},
         "FinalMLP": {"num_heads": 1, "gate_field_1": -1, "gate_field_2": -1, "gate_units": 64},
+        "FinalNet": {"feature_gating": True, "self_distillation": True},
+        "Wukong": {"wukong_layers": 2, "num_features": 8, "rank": 8, "fm_units": 64},
+        "RankMixer": {"num_tokens": 8, "token_dim": 32, "mixer_layers": 2},
+        "TabM-DeepFM": {"num_submodels": 8},
     }
     assert {name: model_options(name.lower()) for name in expected} == expected
 
@@ -266,6 +377,13 @@ NO_OPTIONS = "unknown option of {0} {1!r}; {0} has no options of its own."
         ("FinalMLP", {"num_heads": 0}, ["num_heads", "0"]),
         ("FinalMLP", {"gate_field_1": 4}, ["field", "4"]),
         ("FinalMLP", {"gate_field_2": -2}, ["field", "-2"]),
+        ("FCN", {"num_cross_layers": 0}, ["num_cross_layers", "0"]),
+        ("Wukong", {"rank": 0}, ["rank", "0"]),
+        ("Wukong", {"wukong_layers": 0}, ["wukong_layers", "0"]),
+        ("RankMixer", {"token_dim": 12}, ["token_dim", "12 and 8"]),
+        ("RankMixer", {"num_tokens": 0}, ["num_tokens", "32 and 0"]),
+        ("RankMixer", {"mixer_layers": 0}, ["mixer_layers", "0"]),
+        ("TabM-DeepFM", {"num_submodels": 0}, ["num_submodels", "0"]),
         ("dcn", {"num_crosslayers": 1}, ["DCN 'num_crosslayers'; allowed: num_cross_layers.", "'num_cross_layers'?"]),
         ("FiBiNET", {"zzz": 1}, ["unknown option of FiBiNET 'zzz'; allowed: reduction_ratio, bilinear_type"]),
         ("PNN", {"num_cross_layers": 1}, [NO_OPTIONS.format("PNN", "num_cross_layers")]),

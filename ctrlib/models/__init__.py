@@ -10,12 +10,18 @@ from ctrlib.errors import UserError, unknown
 from ctrlib.models.autoint import AutoInt
 from ctrlib.models.dcn import DCN, DCNv2
 from ctrlib.models.deepfm import DeepFM
+from ctrlib.models.fcn import FCN
 from ctrlib.models.fibinet import FiBiNET
 from ctrlib.models.finalmlp import FinalMLP
+from ctrlib.models.finalnet import FinalNet
 from ctrlib.models.fm import FM
+from ctrlib.models.gdcn import GDCN
 from ctrlib.models.layers import embedding_parameters as embedding_parameters
 from ctrlib.models.lr import LR
 from ctrlib.models.pnn import PNN
+from ctrlib.models.rankmixer import RankMixer
+from ctrlib.models.tabm import TabMDeepFM
+from ctrlib.models.wukong import Wukong
 
 MODELS: dict[str, type[nn.Module]] = {
     "FiBiNET": FiBiNET,
@@ -27,6 +33,12 @@ MODELS: dict[str, type[nn.Module]] = {
     "FinalMLP": FinalMLP,
     "FM": FM,
     "LR": LR,
+    "GDCN": GDCN,
+    "FinalNet": FinalNet,
+    "FCN": FCN,
+    "Wukong": Wukong,
+    "RankMixer": RankMixer,
+    "TabM-DeepFM": TabMDeepFM,
 }
 
 SHARED_ARGUMENTS = ("field_dims", "embedding_dim", "hidden_units", "dropout", "batch_norm")

@@ -9,6 +9,7 @@ from functools import reduce
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from ctrlib.errors import UserError, unknown
 from ctrlib.models.operations import has_faster_form
@@ -285,3 +286,28 @@ class BilinearInteraction(nn.Module):
         matrices = self.weight if self.bilinear_type == "field_interaction" else self.matrices()[left]  # (P, D, D)
         projected = torch.einsum("bpd,ped->bpe", feature_emb[:, left], matrices)  # W v_i
         return projected * feature_emb[:, right]
+
+
+class _AddToLoss(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, logits: Tensor, term: Tensor) -> Tensor:
+        return logits.clone()
+
+    @staticmethod
+    @once_differentiable  # going through it for a second derivative would add the term once more
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor]:
+        return grad, grad.new_ones(())
+
+
+def add_to_loss(logits: Tensor, term: Tensor) -> Tensor:
+    """The logits as they are; whoever goes back from them, from whatever loss, goes back from ``term`` as well.
+
+    For a model with a term of its own in its loss, one that needs no labels: a trainer sees logits alone, and what it
+    writes down is the loss of these, without the term. In training only, and one backward pass for each forward pass;
+    a second derivative is refused.
+
+    Args:
+        logits: (B,).
+        term: one number, the mean over the batch as a click loss is.
+    """
+    return _AddToLoss.apply(logits, term)

@@ -34,6 +34,12 @@ COLOURS = {
     "FinalMLP": "#56B4E9",
     "FM": "#7A5C3A",
     "LR": "#2F4F4F",
+    "GDCN": "#B22400",
+    "FinalNet": "#9900FF",
+    "FCN": "#79B26B",
+    "Wukong": "#00D92B",
+    "RankMixer": "#8566FF",
+    "TabM-DeepFM": "#4E2966",
 }  # an architecture that is not here is drawn in INK
 GREY, INK, REFERENCE = "#8a8a8a", "#222222", "#E69F00"
 # Behind the words of a verdict: white ones on the first two.

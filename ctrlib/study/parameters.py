@@ -36,7 +36,11 @@ class StudyParameters(Settings):
     fields: int = value(10, "fields of the synthetic data", ge=3, le=200)
     largest_field: int = value(300, "ids in the largest field of the synthetic data", ge=4, le=1_000_000)
     logit_sd: float = value(1.5, "spread of the true logit of the synthetic data", gt=0, le=10)
-    architecture: str = value("FiBiNET", "FiBiNET, DCN, PNN, DeepFM, DCNv2, AutoInt, FinalMLP, FM, LR, or an added one")
+    architecture: str = value(
+        "FiBiNET",
+        "FiBiNET, DCN, PNN, DeepFM, DCNv2, AutoInt, FinalMLP, FM, LR, GDCN, FinalNet, FCN, Wukong, RankMixer, "
+        "TabM-DeepFM, or an added one",
+    )
     architectures: tuple[str, ...] = values(
         ("FiBiNET", "DCN", "PNN", "DeepFM"), "each makes cohorts of its own; on 04, 14 and 15 also one together", 1
     )
