@@ -206,7 +206,8 @@ def choose_by_validation(
     rows = []
     for _, part in offered.groupby([*within, "replicate"], sort=False):
         best = part.loc[part["valid_auc"].idxmax()].copy()
-        factors = [f"{factor} {best[factor]}" for factor in chosen_by if pd.notna(best[factor])]
+        levels = best[chosen_by].dropna().items()
+        factors = [f"{factor} {level}" if isinstance(level, str) else f"{factor} {level:g}" for factor, level in levels]
         best["chosen"] = ", ".join([best["condition"], *factors])
         best["condition"], best["candidates"] = name, len(part)
         best[chosen_by] = np.nan
