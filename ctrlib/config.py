@@ -23,6 +23,7 @@ NUMERICS_VERSION = 3
 
 Form = Literal["mse", "mse_logit", "kl"]
 Target = Literal["live", "joint", "frozen", "frozen_ensemble", "ensemble", "shuffled"]
+NEGATIVE = "it needs target 'live', 'joint', 'frozen' or 'shuffled', fixed peer_weighting and no teacher_weight"
 FROZEN: tuple[Target, ...] = ("frozen", "frozen_ensemble")  # targets that no longer learn
 PeerWeighting = Literal["fixed", "adaptive"]
 Embeddings = Literal["own", "shared"]
@@ -83,6 +84,7 @@ class Member(Settings):
 class Coupling(Settings):
     """Who learns from whom: row n of ``weights`` holds the weights of member n's peers (the matrix A).
 
+    A negative weight pushes a member away from the peer (the aim of Anti-Distillation, arXiv 2010.09923).
     The frozen targets have a column for each frozen copy, which may be the member's own (self-distillation) or, with
     ``Run.teachers``, one of any number of teachers. All others have a column for each member and a zero diagonal.
     """
@@ -105,8 +107,9 @@ class Coupling(Settings):
                 raise ValueError(f"row {n} has {len(row)} weights, a {size} x {size} matrix is needed")
             elif row[n] != 0:
                 raise ValueError(f"member {n} cannot listen to itself (weights[{n}][{n}] = {row[n]})")
-            if any(weight < 0 for weight in row):
-                raise ValueError(f"row {n} has a negative weight")
+            means = "ensemble" in self.target or self.peer_weighting != "fixed" or self.teacher_weight
+            if means and any(weight < 0 for weight in row):
+                raise ValueError(f"row {n} has a negative weight, which no mean of peers can have: {NEGATIVE}")
         if self.target not in ("live", "joint"):
             for name, plain in (("peer_weighting", "fixed"), ("teacher_weight", 0.0)):
                 if getattr(self, name) != plain:

@@ -30,9 +30,9 @@ SCENES = {
         independent_groups([complete(2), solo(1)]),
         {"patience": 2, "keep": "best", "plateau_factor": 0.5, "averaging": "ema"},
     ),
-    "coupled late to shuffled peers": (
+    "coupled late, and negatively, to shuffled peers": (
         [member(1, **NOISY), member(2, **NOISY)],
-        complete(2),
+        complete(2, -1.0),
         {"coupling": {"start": 0.55, "target": "shuffled"}},
     ),
     "back to the best epoch, shared table, a teacher": (

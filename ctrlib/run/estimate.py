@@ -115,7 +115,7 @@ def kinds(run: Run) -> dict[str, tuple]:
     start = (run.start is not None, run.recipe.cuts)
     data = (run.data.name, run.data.synthetic and run.data.synthetic.train_rows, *start)
     architectures = tuple(sorted({member.architecture for member in run.members}))
-    weight = max(max(row) for row in run.coupling.weights)
+    weight = max((weight for row in run.coupling.weights for weight in row), key=abs)
     return {
         "data, start, architecture and weight": (*data, architectures, weight),
         "data, start and architecture": (*data, architectures),
