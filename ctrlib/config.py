@@ -136,6 +136,8 @@ class Recipe(Settings):
 
     ``keep`` chooses the weights that count: those of the best validation epoch or of the last. With ``averaging`` they
     are an exponential moving average over the steps (:mod:`ctrlib.training.averaging`).
+
+    The last ones are rivals of the peers, off by default (:mod:`ctrlib.training.rivals`, and the method page).
     """
 
     learning_rate: float = Field(default=1e-3, gt=0, le=10)
@@ -150,6 +152,9 @@ class Recipe(Settings):
     precision: Precision = Field(default="fp32", description="of matrix products, see ctrlib.fast.machine.arithmetic")
     averaging: Averaging = "none"
     averaging_decay: float = Field(default=0.999, ge=0, lt=1, description="what a step leaves of the ema")
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1, description="share of 1/2 in the labels of the click loss")
+    base_rate_weight: float = Field(default=0.0, ge=0, le=1e6, description="of the distance to the share of clicks")
+    rdrop: float = Field(default=0.0, ge=0, le=1e6, description="weight of the KL between two dropout passes")
 
     @model_validator(mode="after")
     def _cuts_go_back_to_the_best(self) -> "Recipe":
@@ -207,6 +212,12 @@ class Run(Settings):
     def _a_batch_has_a_spread(self) -> "Run":
         if self.recipe.batch_size == 1 and any(member.batch_norm for member in self.members):
             raise ValueError("batch norm needs batches of 2 rows or more, not batch_size 1")
+        return self
+
+    @model_validator(mode="after")
+    def _two_passes_differ(self) -> "Run":
+        if self.recipe.rdrop and not all(member.dropout for member in self.members):
+            raise ValueError(f"rdrop={self.recipe.rdrop} compares two dropout masks, so it needs dropout above 0")
         return self
 
     @model_validator(mode="after")

@@ -38,6 +38,7 @@ OTHER_VALUES = [
     (("recipe",), {"learning_rate": 0.002, "batch_size": 101, "epochs": 2, "patience": 1, "plateau_factor": 0.2}),
     (("recipe",), {"keep": "best", "embedding_l2": 1e-6, "clip_norm": 9.0, "precision": "bf16"}),
     (("recipe",), {"averaging": "ema", "averaging_decay": 0.9}),
+    (("recipe",), {"label_smoothing": 0.1, "base_rate_weight": 2.0, "rdrop": 1.0}),
     (("coupling",), {"weights": [[0.0, 1.0], [0.5, 0.0]], "form": "kl", "target": "joint", "start": 0.5}),
     (("coupling",), {"peer_weighting": "adaptive", "teacher_weight": 1.0}),
     (("members", 1), {"architecture": "DCN", "embedding_dim": 9, "hidden_units": [16], "dropout": 0.2}),
@@ -225,6 +226,7 @@ def weights_of(settings: dict, weights: list) -> dict:
         (changed(("members", 0, "dropout"), 1.0), "less than 1"),
         (changed(("members", 0, "init_seed"), 2**64), "less than 18446744073709551616"),
         (changed(("recipe", "embedding_l2"), 1e300), "less than or equal to 1000000"),
+        ({**changed(("members", 0, "dropout"), 0.0), "recipe": {"rdrop": 1.0}}, "rdrop=1.0 compares .* dropout"),
         ({**changed(("members", 0, "batch_norm"), True), "recipe": {"batch_size": 1}}, "batches of 2 rows or more"),
     ],
 )

@@ -35,6 +35,11 @@ SCENES = {
         complete(2, -1.0),
         {"coupling": {"start": 0.55, "target": "shuffled"}},
     ),
+    "R-Drop, smoothed labels and the base rate": (
+        [member(1, **NOISY), member(2, **NOISY)],
+        complete(2),
+        {"rdrop": 1.0, "label_smoothing": 0.1, "base_rate_weight": 2.0},
+    ),
     "back to the best epoch, shared table, a teacher": (
         [member(1, **NOISY), member(2, **NOISY)],
         complete(2),

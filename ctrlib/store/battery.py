@@ -25,6 +25,9 @@ RECIPES = (
     dict(embedding_l2=1e-4, clip_norm=0.5),
     dict(epochs=4, patience=1, keep="best"),
     dict(epochs=4, patience=2, keep="last"),
+    dict(label_smoothing=0.1),
+    dict(base_rate_weight=5.0),
+    dict(rdrop=1.0),
 )
 COUPLINGS = (
     dict(form="mse_logit"),
@@ -49,7 +52,7 @@ def battery() -> Iterator[tuple[str, str]]:
     jobs += [(str(coupling), "DeepFM", coupling, {}) for coupling in COUPLINGS]
     jobs += [(str(settings), "DeepFM", {}, settings) for settings in RECIPES]
     for title, architecture, coupling, settings in jobs:
-        noisy = dict(dropout=0.2, batch_norm=True) if title == "dropout" else {}
+        noisy = dict(dropout=0.2, batch_norm=True) if title == "dropout" or "rdrop" in settings else {}
         sizes = dict(embedding_dim=4, hidden_units=(12, 8), **noisy)
         try:
             coupled = ctrlib.Coupling(**{"weights": ctrlib.complete(3, 5.0), **coupling})

@@ -79,6 +79,7 @@ class Group:
     frozen: list[nn.Module] = field(default_factory=list)
     table: SharedTable | None = None
     average: WeightAverage | None = None
+    base_rate: float = 0.0  # the logit of the share of clicks
     best_auc: float = -1.0
     epochs_without_gain: int = 0
     cuts: int = 0  # of the learning rate, with a way back to the best epoch

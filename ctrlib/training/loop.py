@@ -42,6 +42,7 @@ from ctrlib.training.cohort import (
 )
 from ctrlib.training.dataset import Dataset, Split
 from ctrlib.training.evaluation import predict, score
+from ctrlib.training.rivals import logit_of_clicks
 from ctrlib.training.step import choose_forward, choose_step
 
 PROGRESS_S = 5.0
@@ -246,6 +247,7 @@ def make_group(
         group.frozen = [frozen_model(i, trainees, teachers, dataset, device) for i in teacher_columns]
     if run.embeddings == "shared":
         group.table = share_table(trainees, run.recipe.learning_rate, from_scratch=starts is None)
+    group.base_rate = logit_of_clicks(dataset) if run.recipe.base_rate_weight else 0.0
     group.average = WeightAverage(model_tensors(trainees), run.recipe)
     group.forward, group.way = choose_forward(group, dataset)
     group.step = choose_step(group)

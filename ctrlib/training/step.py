@@ -17,6 +17,7 @@ from ctrlib.models.layers import embedding_parameters
 from ctrlib.models.operations import has_faster_form
 from ctrlib.training.cohort import Forward, Group, Step, Trainee
 from ctrlib.training.dataset import Dataset
+from ctrlib.training.rivals import added_loss
 
 
 @has_faster_form
@@ -32,11 +33,19 @@ def choose_step(group: Group) -> Step:
 
 
 def train_step(group: Group, ids: Tensor, labels: Tensor, coupled: bool, shuffle: Tensor | None = None) -> Tensor:
-    """One step of every member of the group on one batch; returns click and peer loss (2, K), detached."""
+    """One step of every member of the group on one batch; returns click and peer loss (2, K), detached.
+
+    What a recipe adds to the click loss beside the peers (:func:`ctrlib.training.rivals.added_loss`) counts with them.
+    """
+    recipe = group.recipe
+    if recipe.rdrop:  # two passes at once
+        shuffle = None if shuffle is None else torch.cat([shuffle, shuffle + len(ids)])
+        ids, labels = ids.repeat(2, 1), labels.repeat(2)
     logits_of = group.forward(ids)
     outputs = group.each(lambda trainee: logits_of(trainee.model), group.trainees)  # K logits (B,)
     logits = torch.stack([output.detach() for output in outputs]).requires_grad_()  # (K, B): members meet here
-    click = click_loss(logits, labels)
+    smoothing = recipe.label_smoothing
+    click = click_loss(logits, labels + smoothing * (0.5 - labels) if smoothing else labels)
     peer = torch.zeros_like(click)
     if coupled:
         frozen = group.each(torch.no_grad()(logits_of), group.frozen)
@@ -44,9 +53,10 @@ def train_step(group: Group, ids: Tensor, labels: Tensor, coupled: bool, shuffle
         peer = peer_loss(
             logits, group.coupling, weights=group.weights, frozen=frozen_logits, shuffle=shuffle, labels=labels
         )
+    peer = peer + added_loss(logits, recipe, group.coupling, group.base_rate)
     (click + peer).sum().backward()
     work = list(zip(group.trainees, outputs, logits.grad, strict=True))
-    group.each(lambda part: update(*part, group.recipe), work)
+    group.each(lambda part: update(*part, recipe), work)
     if group.table:
         group.table.step()
     return torch.stack([click.detach(), peer.detach()])
