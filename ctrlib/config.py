@@ -155,6 +155,8 @@ class Recipe(Settings):
     label_smoothing: float = Field(default=0.0, ge=0, lt=1, description="share of 1/2 in the labels of the click loss")
     base_rate_weight: float = Field(default=0.0, ge=0, le=1e6, description="of the distance to the share of clicks")
     rdrop: float = Field(default=0.0, ge=0, le=1e6, description="weight of the KL between two dropout passes")
+    meda: bool = Field(default=False, description="fresh tables at the start of every epoch but the very first")
+    gradient_penalty: float = Field(default=0.0, ge=0, le=1e12, description="of the logit's slopes at rare codes")
 
     @model_validator(mode="after")
     def _cuts_go_back_to_the_best(self) -> "Recipe":

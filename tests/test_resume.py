@@ -40,12 +40,12 @@ SCENES = {
         complete(2),
         {"rdrop": 1.0, "label_smoothing": 0.1, "base_rate_weight": 2.0},
     ),
-    "back to the best epoch, shared table, a teacher": (
+    "back to the best epoch, shared table drawn afresh, a teacher, a penalty": (
         [member(1, **NOISY), member(2, **NOISY)],
         complete(2),
         {
             **{"learning_rate": 0.3, "patience": 1, "cuts": 2, "keep": "best", "averaging": "ema"},
-            **{"embeddings": "shared", "coupling": {"teacher_weight": 1.0}},
+            **{"embeddings": "shared", "coupling": {"teacher_weight": 1.0}, "meda": True, "gradient_penalty": 10.0},
         },
     ),
 }

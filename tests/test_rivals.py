@@ -2,13 +2,28 @@
 
 import pytest
 import torch
-from small import CPU, assert_same_member, distance, fit, make_run, member, rows
+from small import (
+    CPU,
+    assert_same_member,
+    checkpoints,
+    distance,
+    fit,
+    make_run,
+    member,
+    refused,
+    rows,
+    same_state,
+)
 from test_coupling import naive_difference, naive_losses
+from test_execution import recorded_step
 
 from ctrlib.config import Run, derive_seed
 from ctrlib.coupling import complete
+from ctrlib.models import operations
 from ctrlib.models.layers import Dropout
-from ctrlib.training.cohort import build
+from ctrlib.training.cohort import build, member_state
+from ctrlib.training.loop import make_group
+from ctrlib.training.rivals import draw_tables_afresh
 
 
 @pytest.fixture
@@ -23,6 +38,16 @@ def kl(p: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
     return (p * (p / q).log() + (1 - p) * ((1 - p) / (1 - q)).log()).mean()
 
 
+def row_by_row(model: torch.nn.Module, ids: torch.Tensor, rarity: torch.Tensor) -> torch.Tensor:
+    """The penalty by the slope of each row's logit in the whole table, of which it reads one row a field."""
+    total = 0.0
+    for row in ids:
+        (slope,) = torch.autograd.grad(model(row[None]).sum(), model.embedding.weight, create_graph=True)
+        at = row + model.embedding.offsets
+        total = total + (rarity[at] * slope[at].square().sum(1)).sum()
+    return total / len(ids)
+
+
 def by_hand(run: Run) -> list[torch.nn.Module]:
     """The members after the whole training of a run, one step after the other, as the formulas are written."""
     recipe, coupling, size = run.recipe, run.coupling, len(run.members)
@@ -33,7 +58,16 @@ def by_hand(run: Run) -> list[torch.nn.Module]:
             if isinstance(module, Dropout):
                 module.generator = mask
     adams = [torch.optim.Adam(model.parameters(), lr=recipe.learning_rate, fused=False) for model in models]
+    counts = [torch.bincount(column, minlength=dim) for column, dim in zip(ids.T, rows().field_dims, strict=True)]
+    rarity = 1 / (1 + torch.cat(counts).double())
     for epoch in range(recipe.epochs):
+        if recipe.meda and epoch:
+            for n, one in enumerate(run.members):
+                drawn = torch.Generator().manual_seed(derive_seed(one.init_seed, "tables", epoch))
+                for name, value in models[n].named_parameters():
+                    if name in ("embedding.weight", "first_order.weight"):
+                        value.data.copy_(1e-4 * torch.randn(value.shape, generator=drawn))
+                        adams[n].state[value] = {}
         order = torch.Generator().manual_seed(derive_seed(run.members[0].order_seed, "order", epoch))
         for step, which in enumerate(torch.randperm(len(ids), generator=order).split(recipe.batch_size)):
             for one, mask in zip(run.members, masks, strict=True):
@@ -50,6 +84,8 @@ def by_hand(run: Run) -> list[torch.nn.Module]:
                 if recipe.rdrop:
                     p, q = (logits.sigmoid() for logits in passes)
                     losses[n] = losses[n] + recipe.rdrop * (kl(p, q) + kl(q, p)) / 2
+                if recipe.gradient_penalty:
+                    losses[n] = losses[n] + recipe.gradient_penalty * row_by_row(models[n], ids[which], rarity)
             for adam, loss in zip(adams, losses, strict=True):
                 adam.zero_grad()
                 loss.backward(retain_graph=True)
@@ -66,25 +102,91 @@ RIVALS = {
     "base rate, kl": (PLAIN, {"base_rate_weight": 5.0, "coupling": {"form": "kl"}}),
     "R-Drop": (DROPOUT, {"rdrop": 3.0}),
     "R-Drop, smoothing, base rate": (DROPOUT, {"rdrop": 0.5, "label_smoothing": 0.125, "base_rate_weight": 2.0}),
+    "MEDA": (PLAIN, {"meda": True}),
+    **{
+        f"penalty, {name}": ([member(1, architecture=name), member(2)], {"gradient_penalty": 300.0, "epochs": 1})
+        for name in ("DeepFM", "PNN", "DCN", "DCNv2", "FiBiNET", "AutoInt", "FinalMLP", "FM")
+    },
 }
 
 
-@pytest.mark.parametrize("weight", [0.0, 2.0])
+RIVAL = {"label_smoothing", "base_rate_weight", "rdrop", "meda", "gradient_penalty"}
+
+
 @pytest.mark.parametrize("name", RIVALS)
-def test_a_training_is_the_one_written_out(name: str, weight: float, double) -> None:
-    """Alone and with peers."""
+def test_a_training_is_the_one_written_out(name: str, double, monkeypatch) -> None:
+    """The first member has a peer, the second none; by hand with the plain forms alone."""
     members, settings = RIVALS[name]
-    run = make_run(members, complete(2, weight), epochs=3, clip_norm=1e9, **settings)
-    for state, model in zip(fit(run).states, by_hand(run), strict=True):
+    settings = {"epochs": 3, "clip_norm": 1e9, "weights": ((0.0, 2.0), (0.0, 0.0)), **settings}
+    run, without = (make_run(members, **s) for s in (settings, {k: v for k, v in settings.items() if k not in RIVAL}))
+    found, plain = fit(run), fit(without)
+    monkeypatch.setattr(operations, "FASTER", {})
+    for n, model in enumerate(by_hand(run)):
         for key, value in model.state_dict().items():
-            torch.testing.assert_close(state[f"weights.{key}"], value, rtol=1e-5, atol=1e-8)
+            torch.testing.assert_close(found.states[n][f"weights.{key}"], value, rtol=1e-5, atol=1e-8)
+        assert distance(found.states[n], plain.states[n]) > 1e-4
 
 
-@pytest.mark.parametrize("settings", [{"label_smoothing": 1e-30}, {"base_rate_weight": 1e-30}], ids=str)
-def test_next_to_no_strength_is_plain_training_bit_for_bit(settings: dict) -> None:
-    one, other, strong = (fit(make_run(**more)) for more in ({}, settings, dict.fromkeys(settings, 0.5)))
-    for trained in (one, other):
-        for row in trained.history:
-            row["peer_loss"] = 0.0
-    assert_same_member(one, 0, other, 0)
-    assert distance(one.states[0], strong.states[0]) > 1e-4
+@pytest.mark.parametrize("name", sorted(RIVAL - {"rdrop", "meda"}))
+def test_next_to_no_strength_is_plain_training_bit_for_bit(name: str, monkeypatch) -> None:
+    """Of the penalty too, where the plain training takes the plain forms as well."""
+    monkeypatch.setattr(operations, "FASTER", {})
+    trained = [fit(make_run(**more)) for more in ({}, {name: 1e-30})]
+    for one in trained:
+        one.history = [{**row, "peer_loss": 0.0} for row in one.history]
+    assert_same_member(trained[0], 0, trained[1], 0)
+
+
+def test_all_together_in_threads_and_as_a_graph(monkeypatch) -> None:
+    run = make_run(DROPOUT, complete(2), rdrop=1.0, meda=True, gradient_penalty=50.0, label_smoothing=0.1)
+    plain, threaded = fit(run), fit(run, threads=2)
+    monkeypatch.setitem(operations.FASTER, "choose_step", recorded_step)
+    graph = fit(run)
+    for n in range(2):
+        assert_same_member(threaded, n, plain, n)
+        assert_same_member(graph, n, plain, n)
+
+
+def test_fresh_tables_are_all_that_changes() -> None:
+    """Weights and Adam of whatever has a row per code; the same again from the same epoch, others from the next."""
+    states = fit(make_run([member(1), member(2)])).states
+    run = make_run([member(1), member(2)], start=checkpoints(2))
+    group = make_group(run, [0, 1], rows(), states, CPU)
+    drawn = []
+    for epoch in (1, 2, 1):
+        draw_tables_afresh(group.trainees, epoch)
+        drawn.append([member_state(trainee) for trainee in group.trainees])
+    for n in range(2):
+        before, (first, second, again) = states[n], (one[n] for one in drawn)
+        changed = {key for key in before if not torch.equal(before[key], first[key])}
+        tables = ("embedding.weight", "first_order.weight")
+        kinds = ("weights", "adam.step", "adam.exp_avg", "adam.exp_avg_sq")
+        assert changed == {f"{kind}.{table}" for kind in kinds for table in tables}
+        assert not any(first[key].any() for key in changed if key.startswith("adam"))
+        assert same_state(first, again)
+        assert not torch.equal(first["weights.embedding.weight"], second["weights.embedding.weight"])
+        assert 0.5e-4 < float(first["weights.embedding.weight"].std()) < 2e-4
+    assert not torch.equal(*(one["weights.embedding.weight"] for one in drawn[0]))
+
+
+def test_the_very_first_epoch_keeps_its_tables_and_that_from_a_checkpoint_does_not() -> None:
+    first, plain = fit(make_run(epochs=1, meda=True)), fit(make_run(epochs=1))
+    assert_same_member(first, 0, plain, 0)
+    start = checkpoints(1)
+    fresh, kept = (fit(make_run(start=start, epochs=1, meda=meda, learning_rate=1e-9), first.states) for meda in (1, 0))
+    assert distance(kept.states[0], first.states[0]) < 1e-6
+    assert distance(fresh.states[0], first.states[0]) > 1e-3
+
+
+def test_a_table_of_all_is_drawn_as_the_first_members() -> None:
+    run = make_run([member(1), member(2)], complete(2), embeddings="shared")
+    group = make_group(run, [0, 1], rows(), None, CPU)
+    alone = make_group(make_run([member(1)]), [0], rows(), None, CPU)
+    for one in (group, alone):
+        draw_tables_afresh(one.trainees, 3)
+    for trainee in group.trainees:
+        assert torch.equal(trainee.model.embedding.weight, alone.trainees[0].model.embedding.weight)
+
+
+def test_the_penalty_needs_one_table_of_embeddings() -> None:
+    assert "LR has 0 embedding tables" in refused(fit, make_run([member(architecture="LR")], gradient_penalty=1.0))

@@ -70,9 +70,11 @@ class Clock:
 
     def _step(self, member: Member, recipe: Recipe, field_dims: tuple[int, ...]) -> float:
         kind = member.model_copy(update={"init_seed": 0, "order_seed": 0})
-        key = repr((kind, recipe.batch_size, recipe.precision, field_dims))
+        names = ("batch_size", "precision", "rdrop", "gradient_penalty")
+        recipe = Recipe(**{name: getattr(recipe, name) for name in names})  # what the time of a step depends on
+        key = repr((kind, recipe, field_dims))
         if key not in self._seconds:
-            self._seconds[key] = time_steps(kind, recipe.batch_size, recipe.precision, field_dims, self.device)
+            self._seconds[key] = time_steps(kind, recipe, field_dims, self.device)
         return self._seconds[key]
 
 
@@ -134,11 +136,9 @@ def stopped_trainings(store: RunStore) -> Iterator[tuple[Run, int]]:
                 yield Run.model_validate(content["run"]), max(row["epoch"] for row in content["history"])
 
 
-def time_steps(
-    member: Member, batch_size: int, precision: str, field_dims: tuple[int, ...], device: torch.device
-) -> float:
+def time_steps(member: Member, recipe: Recipe, field_dims: tuple[int, ...], device: torch.device) -> float:
     """Median seconds of a training step of one model, after a warm-up, with one thread."""
-    rng = np.random.default_rng(0)
+    rng, batch_size = np.random.default_rng(0), recipe.batch_size
     ids = np.stack([rng.integers(0, dim, batch_size) for dim in field_dims], axis=1).astype(np.int32)
     split = Split(ids, rng.integers(0, 2, batch_size).astype(np.uint8))
     names = tuple(f"f{n}" for n in range(len(field_dims)))
@@ -147,13 +147,13 @@ def time_steps(
         data=Data(name="timing", fingerprint="timing"),
         members=(member,),
         coupling=Coupling(weights=solo(1)),
-        recipe=Recipe(batch_size=batch_size, precision=precision),
+        recipe=recipe,
     )
     install()
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        with training_arithmetic(precision, device):
+        with training_arithmetic(recipe.precision, device):
             group = make_group(run, [0], dataset, None, device)
             codes = torch.from_numpy(ids).long().to(device)
             labels = torch.from_numpy(split.labels).float().to(device)

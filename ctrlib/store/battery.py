@@ -28,6 +28,8 @@ RECIPES = (
     dict(label_smoothing=0.1),
     dict(base_rate_weight=5.0),
     dict(rdrop=1.0),
+    dict(meda=True),
+    dict(gradient_penalty=100.0),
 )
 COUPLINGS = (
     dict(form="mse_logit"),

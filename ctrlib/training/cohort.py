@@ -42,6 +42,7 @@ class Trainee:
     best_auc: float = -1.0
     kept_epoch: int = 0
     kept_state: State | None = None
+    embeddings: Tensor | None = None  # (B, F, D) of the last batch, for the gradient penalty
 
 
 @dataclass
@@ -80,6 +81,8 @@ class Group:
     table: SharedTable | None = None
     average: WeightAverage | None = None
     base_rate: float = 0.0  # the logit of the share of clicks
+    code_counts: Tensor | None = None  # (C,) how often each code of all fields is in the training rows
+    continued: bool = False  # from checkpoints
     best_auc: float = -1.0
     epochs_without_gain: int = 0
     cuts: int = 0  # of the learning rate, with a way back to the best epoch
@@ -159,13 +162,7 @@ def share_table(trainees: list[Trainee], learning_rate: float, from_scratch: boo
     Raises:
         UserError: an architecture without exactly one embedding table, or checkpoints whose tables differ.
     """
-    tables = []
-    for trainee in trainees:
-        found = [module for module in trainee.model.modules() if isinstance(module, FeatureEmbedding)]
-        if len(found) != 1:
-            what = f"{trainee.member.architecture} has {len(found)} embedding tables"
-            raise UserError(f"embeddings='shared': {what}, exactly one can be shared")
-        tables += found
+    tables = [the_table(trainee, "embeddings='shared'") for trainee in trainees]
     first = tables[0].weight
     if not from_scratch and not all(torch.equal(table.weight, first) for table in tables):
         other = "start from scratch, or from the members of one run that shared a table to its last epoch (keep='last')"
@@ -178,6 +175,15 @@ def share_table(trainees: list[Trainee], learning_rate: float, from_scratch: boo
         own["params"] = [parameter for parameter in own["params"] if parameter is not table.weight]
         trainee.optimizer.state[table.weight] = optimizer.state[first]  # so that each member's state is complete
     return SharedTable([table.weight for table in tables], optimizer)
+
+
+def the_table(trainee: Trainee, setting: str) -> FeatureEmbedding:
+    """The embeddings of a model that has exactly one table of them, as a setting needs; else :class:`UserError`."""
+    found = [module for module in trainee.model.modules() if isinstance(module, FeatureEmbedding)]
+    if len(found) != 1:
+        what = f"{trainee.member.architecture} has {len(found)} embedding tables"
+        raise UserError(f"{setting}: {what}, exactly one is needed")
+    return found[0]
 
 
 def unshare_table(table: SharedTable) -> None:

@@ -42,7 +42,7 @@ from ctrlib.training.cohort import (
 )
 from ctrlib.training.dataset import Dataset, Split
 from ctrlib.training.evaluation import predict, score
-from ctrlib.training.rivals import logit_of_clicks
+from ctrlib.training.rivals import count_codes, draw_tables_afresh, keep_embeddings, logit_of_clicks, plain_forward
 from ctrlib.training.step import choose_forward, choose_step
 
 PROGRESS_S = 5.0
@@ -248,8 +248,13 @@ def make_group(
     if run.embeddings == "shared":
         group.table = share_table(trainees, run.recipe.learning_rate, from_scratch=starts is None)
     group.base_rate = logit_of_clicks(dataset) if run.recipe.base_rate_weight else 0.0
+    group.continued = starts is not None
     group.average = WeightAverage(model_tensors(trainees), run.recipe)
     group.forward, group.way = choose_forward(group, dataset)
+    if run.recipe.gradient_penalty:
+        group.forward, group.way, group.code_counts = plain_forward, "", count_codes(dataset).to(device)
+        for trainee in trainees:
+            keep_embeddings(trainee)
     group.step = choose_step(group)
     return group
 
@@ -282,6 +287,8 @@ def run_epoch(
         at.losses = torch.zeros(2, len(group.trainees), device=rows.device)
     for trainee in group.trainees:
         trainee.model.train()
+    if group.recipe.meda and at.step == 0 and (epoch or group.continued):
+        draw_tables_afresh(group.trainees, epoch)
     for step in range(at.step, len(bounds)):
         first, last = bounds[step]
         ids, labels = rows.batch(order[first:last])

@@ -6,6 +6,7 @@ members meet: the K logits of the batch, from which both losses and their gradie
 Legend: K members of a group, B batch.
 """
 
+from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -17,7 +18,7 @@ from ctrlib.models.layers import embedding_parameters
 from ctrlib.models.operations import has_faster_form
 from ctrlib.training.cohort import Forward, Group, Step, Trainee
 from ctrlib.training.dataset import Dataset
-from ctrlib.training.rivals import added_loss
+from ctrlib.training.rivals import added_loss, slope_penalty
 
 
 @has_faster_form
@@ -42,7 +43,7 @@ def train_step(group: Group, ids: Tensor, labels: Tensor, coupled: bool, shuffle
         shuffle = None if shuffle is None else torch.cat([shuffle, shuffle + len(ids)])
         ids, labels = ids.repeat(2, 1), labels.repeat(2)
     logits_of = group.forward(ids)
-    outputs = group.each(lambda trainee: logits_of(trainee.model), group.trainees)  # K logits (B,)
+    outputs, penalties = zip(*group.each(lambda one: forward(one, logits_of, ids, group), group.trainees), strict=True)
     logits = torch.stack([output.detach() for output in outputs]).requires_grad_()  # (K, B): members meet here
     smoothing = recipe.label_smoothing
     click = click_loss(logits, labels + smoothing * (0.5 - labels) if smoothing else labels)
@@ -55,20 +56,37 @@ def train_step(group: Group, ids: Tensor, labels: Tensor, coupled: bool, shuffle
         )
     peer = peer + added_loss(logits, recipe, group.coupling, group.base_rate)
     (click + peer).sum().backward()
-    work = list(zip(group.trainees, outputs, logits.grad, strict=True))
+    work = list(zip(group.trainees, outputs, logits.grad, penalties, strict=True))
     group.each(lambda part: update(*part, recipe), work)
     if group.table:
         group.table.step()
-    return torch.stack([click.detach(), peer.detach()])
+    if recipe.gradient_penalty:
+        peer = peer + torch.stack(penalties)
+    return torch.stack([click, peer]).detach()
 
 
-def update(trainee: Trainee, output: Tensor, gradient: Tensor, recipe: Recipe) -> None:
-    """Back from the logits' gradient (B,) through one model; embedding L2 (dense, as FuxiCTR), clipping, Adam.
+def forward(
+    trainee: Trainee, logits_of: Callable[[nn.Module], Tensor], ids: Tensor, group: Group
+) -> tuple[Tensor, Tensor | None]:
+    """A member's logits (B,) and its gradient penalty, if any.
+
+    Both by one thread: in what order gradients are added up on the way back is decided thread by thread.
+    """
+    output, weight = logits_of(trainee.model), group.recipe.gradient_penalty
+    return output, weight * slope_penalty(trainee, output, ids, group.code_counts) if weight else None
+
+
+def update(trainee: Trainee, output: Tensor, gradient: Tensor, penalty: Tensor | None, recipe: Recipe) -> None:
+    """Back from the logits' gradient (B,), and from a penalty of the member's own, through one model; embedding L2
+    (dense, as FuxiCTR), clipping, Adam.
 
     The gradient of a shared table is left where it is, for all members together (:class:`SharedTable`).
     """
     trainee.model.zero_grad(set_to_none=True)
-    output.backward(gradient)
+    if penalty is None:
+        output.backward(gradient)
+    else:
+        torch.autograd.backward([output, penalty], [gradient, torch.ones_like(penalty)])
     if recipe.embedding_l2:
         for table in embedding_parameters(trainee.model):
             table.grad.add_(table.detach(), alpha=recipe.embedding_l2)
