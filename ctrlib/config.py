@@ -95,6 +95,7 @@ class Coupling(Settings):
     start: float = Field(default=0.0, ge=0, le=1, description="share of the training after which it is on")
     peer_weighting: PeerWeighting = Field(default="fixed", description="adaptive: better peers weigh more")
     teacher_weight: float = Field(default=0.0, ge=0, description="weight of the members' mean, beside the peers")
+    refresh: int = Field(default=1, ge=1, description="steps from one look at the weights of live peers to the next")
 
     @model_validator(mode="after")
     def _rows_fit_the_target(self) -> "Coupling":
@@ -114,6 +115,9 @@ class Coupling(Settings):
             for name, plain in (("peer_weighting", "fixed"), ("teacher_weight", 0.0)):
                 if getattr(self, name) != plain:
                     raise ValueError(f"{name}={getattr(self, name)!r} needs target 'live' or 'joint'")
+        plain = self.target == "live" and self.peer_weighting == "fixed" and not self.teacher_weight
+        if self.refresh > 1 and not plain:
+            raise ValueError(f"refresh={self.refresh} needs target 'live', fixed peer_weighting and no teacher_weight")
         return self
 
     @property

@@ -175,7 +175,7 @@ def peer_loss(
             (:func:`reweight_by_accuracy`). ``teacher_weight`` weighs the distance to the detached mean probability of
             the member and its peers, for whoever has peers; with ``adaptive`` it is larger for members that do badly.
         weights: (K, T) matrix A where logits are; that of the coupling unless given, of its rows and columns or some.
-        frozen: (T, B) logits of the frozen teachers, for the frozen targets.
+        frozen: (T, B) logits of the frozen teachers, for the frozen targets, or (K, B) of peers seen a while ago.
         shuffle: (B,) permutation, for target ``shuffled``.
         labels: (B,), for ``adaptive`` weights.
 
@@ -192,7 +192,8 @@ def peer_loss(
         if labels is None:
             raise ValueError("peer_weighting 'adaptive' needs the labels")
         accuracy = peer_accuracy(logits, labels)
-    targets = peer_targets(logits, weights, coupling.target, frozen, shuffle)
+    target = coupling.target if coupling.refresh == 1 else "frozen"  # until the next look at the peers
+    targets = peer_targets(logits, weights, target, frozen, shuffle)
     distance = difference(logits[:, None], targets, coupling.form).mean(dim=2)  # (K, T), or (K, 1) for the ensembles
     loss = ((weights if accuracy is None else reweight_by_accuracy(weights, accuracy)) * distance).sum(dim=1)
     if coupling.teacher_weight:

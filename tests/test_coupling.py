@@ -92,7 +92,8 @@ def naive_losses(logits: list[torch.Tensor], labels: torch.Tensor, how: Coupling
 def naive_peer_loss(z, how: Coupling, frozen=None, shuffle=None, labels=None) -> list[torch.Tensor]:
     """Each member's peer loss in probabilities, peer by peer, as a paper would write it; autograd may go through it."""
     p = [torch.sigmoid(one) for one in z]
-    said = [torch.sigmoid(one).detach() for one in (frozen if how.target in FROZEN else z)]
+    elsewhere = how.target in FROZEN or how.refresh > 1
+    said = [torch.sigmoid(one).detach() for one in (frozen if elsewhere else z)]
     adaptive = how.peer_weighting == "adaptive"
     score = [(1 - (labels - one.detach()).abs()).mean() for one in p] if adaptive else []
     losses = []

@@ -35,10 +35,10 @@ SCENES = {
         complete(2, -1.0),
         {"coupling": {"start": 0.55, "target": "shuffled"}},
     ),
-    "R-Drop, smoothed labels and the base rate": (
+    "R-Drop, smoothed labels, the base rate and stale peers": (
         [member(1, **NOISY), member(2, **NOISY)],
         complete(2),
-        {"rdrop": 1.0, "label_smoothing": 0.1, "base_rate_weight": 2.0},
+        {"rdrop": 1.0, "label_smoothing": 0.1, "base_rate_weight": 2.0, "coupling": {"refresh": 5}},
     ),
     "back to the best epoch, shared table drawn afresh, a teacher, a penalty": (
         [member(1, **NOISY), member(2, **NOISY)],

@@ -1,5 +1,7 @@
 """Rivals of the peers: each training against one written by hand, in float64, with plain autograd and torch's Adam."""
 
+import copy
+
 import pytest
 import torch
 from small import (
@@ -74,10 +76,13 @@ def by_hand(run: Run) -> list[torch.nn.Module]:
                 mask.manual_seed(derive_seed(one.init_seed, one.order_seed, "dropout", epoch, step))
             labels = (1 - recipe.label_smoothing) * clicks[which] + recipe.label_smoothing / 2
             batch = ids[torch.cat([which, which])] if recipe.rdrop else ids[which]
+            if (epoch * STEPS + step) % coupling.refresh == 0:
+                seen = [copy.deepcopy(model).eval() for model in models]
             halves = [model(batch).split(len(which)) for model in models]  # one of them without R-Drop
+            stale = {"frozen": [model(ids[which]) for model in seen]} if coupling.refresh > 1 else {}
             losses = [0.0] * size
             for part in zip(*halves, strict=True):
-                for n, loss in enumerate(naive_losses(list(part), labels, coupling)):
+                for n, loss in enumerate(naive_losses(list(part), labels, coupling, **stale)):
                     pull = naive_difference(part[n], clicks.mean(), coupling.form)
                     losses[n] = losses[n] + (loss + recipe.base_rate_weight * pull) / len(halves[n])
             for n, passes in enumerate(halves):
@@ -94,6 +99,7 @@ def by_hand(run: Run) -> list[torch.nn.Module]:
     return models
 
 
+STEPS = 7  # of an epoch: 330 rows, 50 in a batch
 DROPOUT = [member(n, dropout=0.3) for n in (1, 2)]
 PLAIN = [member(1), member(2, architecture="DCN")]
 RIVALS = {
@@ -102,6 +108,8 @@ RIVALS = {
     "base rate, kl": (PLAIN, {"base_rate_weight": 5.0, "coupling": {"form": "kl"}}),
     "R-Drop": (DROPOUT, {"rdrop": 3.0}),
     "R-Drop, smoothing, base rate": (DROPOUT, {"rdrop": 0.5, "label_smoothing": 0.125, "base_rate_weight": 2.0}),
+    "stale peers": (PLAIN, {"coupling": {"refresh": 5}, "weights": complete(2, 9.0)}),
+    "stale peers, R-Drop": (DROPOUT, {"rdrop": 1.0, "coupling": {"refresh": 3}}),
     "MEDA": (PLAIN, {"meda": True}),
     **{
         f"penalty, {name}": ([member(1, architecture=name), member(2)], {"gradient_penalty": 300.0, "epochs": 1})
@@ -110,7 +118,7 @@ RIVALS = {
 }
 
 
-RIVAL = {"label_smoothing", "base_rate_weight", "rdrop", "meda", "gradient_penalty"}
+RIVAL = {"coupling", "label_smoothing", "base_rate_weight", "rdrop", "meda", "gradient_penalty"}
 
 
 @pytest.mark.parametrize("name", RIVALS)
@@ -127,7 +135,7 @@ def test_a_training_is_the_one_written_out(name: str, double, monkeypatch) -> No
         assert distance(found.states[n], plain.states[n]) > 1e-4
 
 
-@pytest.mark.parametrize("name", sorted(RIVAL - {"rdrop", "meda"}))
+@pytest.mark.parametrize("name", sorted(RIVAL - {"coupling", "rdrop", "meda"}))
 def test_next_to_no_strength_is_plain_training_bit_for_bit(name: str, monkeypatch) -> None:
     """Of the penalty too, where the plain training takes the plain forms as well."""
     monkeypatch.setattr(operations, "FASTER", {})
@@ -145,6 +153,18 @@ def test_all_together_in_threads_and_as_a_graph(monkeypatch) -> None:
     for n in range(2):
         assert_same_member(threaded, n, plain, n)
         assert_same_member(graph, n, plain, n)
+
+
+def test_peers_that_are_never_looked_at_again_are_frozen_ones() -> None:
+    """The far end of the axis, bit for bit; the other, a look at every step, is the live peer."""
+    states = fit(make_run(PLAIN)).states
+    never, frozen, often, live = (
+        fit(make_run(PLAIN, complete(2, 5.0), start=checkpoints(2), coupling=coupling), states)
+        for coupling in ({"refresh": 1000}, {"target": "frozen"}, {"refresh": 2}, {})
+    )
+    for n in range(2):
+        assert_same_member(never, n, frozen, n)
+        assert 1e-6 < distance(often.states[n], live.states[n]) < distance(never.states[n], live.states[n])
 
 
 def test_fresh_tables_are_all_that_changes() -> None:

@@ -77,7 +77,7 @@ class Group:
     step: Step | None = None
     forward: Forward | None = None
     way: str = ""  # of computing ``forward``, in words for the record, where it is not the plain one
-    frozen: list[nn.Module] = field(default_factory=list)
+    frozen: list[nn.Module] = field(default_factory=list)  # teachers, or with ``refresh`` the members a while ago
     table: SharedTable | None = None
     average: WeightAverage | None = None
     base_rate: float = 0.0  # the logit of the share of clicks
@@ -87,6 +87,16 @@ class Group:
     epochs_without_gain: int = 0
     cuts: int = 0  # of the learning rate, with a way back to the best epoch
     stopped: bool = False
+
+    @property
+    def stale(self) -> list[nn.Module]:
+        """The models of ``frozen`` that follow the members, one each; empty where peers are live or frozen for good."""
+        return self.frozen if self.coupling.refresh > 1 else []
+
+    def look_at_peers(self) -> None:
+        """Bring stale peers up to date, in place."""
+        for copy, trainee in zip(self.stale, self.trainees, strict=False):
+            copy.load_state_dict(trainee.model.state_dict())
 
     def set_learning_rate(self, learning_rate: float) -> None:
         """Change the learning rate of every member, in place where a CUDA graph reads it."""

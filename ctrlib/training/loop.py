@@ -243,7 +243,7 @@ def make_group(
     teacher_columns = matrix.any(dim=0).nonzero().flatten().tolist() if frozen else indices
     matrix = matrix[:, teacher_columns].to(device)
     group = Group(trainees, matrix, run.recipe, run.coupling, run.recipe.learning_rate, each)
-    if frozen:
+    if frozen or (run.coupling.refresh > 1 and matrix.any()):
         group.frozen = [frozen_model(i, trainees, teachers, dataset, device) for i in teacher_columns]
     if run.embeddings == "shared":
         group.table = share_table(trainees, run.recipe.learning_rate, from_scratch=starts is None)
@@ -294,6 +294,8 @@ def run_epoch(
         ids, labels = rows.batch(order[first:last])
         number = epoch * len(bounds) + step
         coupled = has_peers and has_begun(number, steps, group.coupling.start)
+        if number % group.coupling.refresh == 0:
+            group.look_at_peers()
         seed_dropout(group, epoch, step)
         at.losses += group.step(ids, labels, coupled, shuffle_order(group, epoch, step, len(labels)))
         group.average.after_step()
