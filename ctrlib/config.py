@@ -27,6 +27,7 @@ NEGATIVE = "it needs target 'live', 'joint', 'frozen' or 'shuffled', fixed peer_
 FROZEN: tuple[Target, ...] = ("frozen", "frozen_ensemble")  # targets that no longer learn
 PeerWeighting = Literal["fixed", "adaptive"]
 Embeddings = Literal["own", "shared"]
+Head = Literal["served", "auxiliary"]
 Averaging = Literal["none", "ema"]
 Topology = Literal["complete", "ring", "star", "pairs", "one_way"]
 Precision = Literal["fp32", "tf32", "bf16"]
@@ -95,6 +96,7 @@ class Coupling(Settings):
     start: float = Field(default=0.0, ge=0, le=1, description="share of the training after which it is on")
     peer_weighting: PeerWeighting = Field(default="fixed", description="adaptive: better peers weigh more")
     teacher_weight: float = Field(default=0.0, ge=0, description="weight of the members' mean, beside the peers")
+    head: Head = Field(default="served", description="auxiliary: a second head follows the peers, not the served one")
     refresh: int = Field(default=1, ge=1, description="steps from one look at the weights of live peers to the next")
 
     @model_validator(mode="after")
@@ -115,6 +117,8 @@ class Coupling(Settings):
             for name, plain in (("peer_weighting", "fixed"), ("teacher_weight", 0.0)):
                 if getattr(self, name) != plain:
                     raise ValueError(f"{name}={getattr(self, name)!r} needs target 'live' or 'joint'")
+        if self.head == "auxiliary" and self.target == "joint":
+            raise ValueError("head='auxiliary' keeps peers from the served head, which target 'joint' pulls")
         plain = self.target == "live" and self.peer_weighting == "fixed" and not self.teacher_weight
         if self.refresh > 1 and not plain:
             raise ValueError(f"refresh={self.refresh} needs target 'live', fixed peer_weighting and no teacher_weight")

@@ -89,8 +89,9 @@ def naive_losses(logits: list[torch.Tensor], labels: torch.Tensor, how: Coupling
     return [F.binary_cross_entropy(z.sigmoid(), labels) + one for z, one in zip(logits, peer, strict=True)]
 
 
-def naive_peer_loss(z, how: Coupling, frozen=None, shuffle=None, labels=None) -> list[torch.Tensor]:
+def naive_peer_loss(z, how: Coupling, frozen=None, shuffle=None, labels=None, own=None) -> list[torch.Tensor]:
     """Each member's peer loss in probabilities, peer by peer, as a paper would write it; autograd may go through it."""
+    own = z if own is None else own
     p = [torch.sigmoid(one) for one in z]
     elsewhere = how.target in FROZEN or how.refresh > 1
     said = [torch.sigmoid(one).detach() for one in (frozen if elsewhere else z)]
@@ -111,10 +112,10 @@ def naive_peer_loss(z, how: Coupling, frozen=None, shuffle=None, labels=None) ->
             else:
                 target = said[i][shuffle] if how.target == "shuffled" else said[i]
             share = sum(row) * shares[i] / sum(shares.values()) if adaptive else row[i]
-            loss = loss + share * naive_difference(z[n], target, how.form)
+            loss = loss + share * naive_difference(own[n], target, how.form)
         if how.teacher_weight and peers:
             need = len(together) * (-score[n]).exp() / sum((-score[i]).exp() for i in together) if adaptive else 1
-            loss = loss + how.teacher_weight * need * naive_difference(z[n], mean, how.form)
+            loss = loss + how.teacher_weight * need * naive_difference(own[n], mean, how.form)
         losses.append(loss)
     return losses
 

@@ -7,6 +7,7 @@ import torch
 from small import (
     CPU,
     assert_same_member,
+    batch,
     checkpoints,
     distance,
     fit,
@@ -50,6 +51,13 @@ def row_by_row(model: torch.nn.Module, ids: torch.Tensor, rarity: torch.Tensor) 
     return total / len(ids)
 
 
+def first_input(model: torch.nn.Module, ids: torch.Tensor) -> torch.Tensor:
+    """What the MLP of a DeepFM or a PNN reads."""
+    vectors = model.embedding(ids)
+    pairs = [(vectors[:, i] * vectors[:, j]).sum(1) for i in range(4) for j in range(i + 1, 4)]
+    return torch.cat([vectors.flatten(1), *([torch.stack(pairs, 1)] if type(model).__name__ == "PNN" else [])], dim=1)
+
+
 def by_hand(run: Run) -> list[torch.nn.Module]:
     """The members after the whole training of a run, one step after the other, as the formulas are written."""
     recipe, coupling, size = run.recipe, run.coupling, len(run.members)
@@ -59,7 +67,11 @@ def by_hand(run: Run) -> list[torch.nn.Module]:
         for module in model.modules():
             if isinstance(module, Dropout):
                 module.generator = mask
-    adams = [torch.optim.Adam(model.parameters(), lr=recipe.learning_rate, fused=False) for model in models]
+    heads = [copy.deepcopy(model.mlp.layers[-2]) if coupling.head == "auxiliary" else None for model in models]
+    weights = [
+        [*model.parameters(), *(head.parameters() if head else ())] for model, head in zip(models, heads, strict=True)
+    ]
+    adams = [torch.optim.Adam(own, lr=recipe.learning_rate, fused=False) for own in weights]
     counts = [torch.bincount(column, minlength=dim) for column, dim in zip(ids.T, rows().field_dims, strict=True)]
     rarity = 1 / (1 + torch.cat(counts).double())
     for epoch in range(recipe.epochs):
@@ -80,6 +92,9 @@ def by_hand(run: Run) -> list[torch.nn.Module]:
                 seen = [copy.deepcopy(model).eval() for model in models]
             halves = [model(batch).split(len(which)) for model in models]  # one of them without R-Drop
             stale = {"frozen": [model(ids[which]) for model in seen]} if coupling.refresh > 1 else {}
+            if coupling.head == "auxiliary":
+                hidden = [model.mlp.layers[:-2](first_input(model, ids[which])) for model in models]
+                stale["own"] = [head(units)[:, 0] for head, units in zip(heads, hidden, strict=True)]
             losses = [0.0] * size
             for part in zip(*halves, strict=True):
                 for n, loss in enumerate(naive_losses(list(part), labels, coupling, **stale)):
@@ -101,7 +116,7 @@ def by_hand(run: Run) -> list[torch.nn.Module]:
 
 STEPS = 7  # of an epoch: 330 rows, 50 in a batch
 DROPOUT = [member(n, dropout=0.3) for n in (1, 2)]
-PLAIN = [member(1), member(2, architecture="DCN")]
+PLAIN, MLPS = ([member(1), member(2, architecture=name)] for name in ("DCN", "PNN"))
 RIVALS = {
     "label smoothing": (PLAIN, {"label_smoothing": 0.25}),
     "base rate": (PLAIN, {"base_rate_weight": 5.0}),
@@ -110,6 +125,18 @@ RIVALS = {
     "R-Drop, smoothing, base rate": (DROPOUT, {"rdrop": 0.5, "label_smoothing": 0.125, "base_rate_weight": 2.0}),
     "stale peers": (PLAIN, {"coupling": {"refresh": 5}, "weights": complete(2, 9.0)}),
     "stale peers, R-Drop": (DROPOUT, {"rdrop": 1.0, "coupling": {"refresh": 3}}),
+    "auxiliary head, adaptive": (
+        MLPS,
+        {
+            "coupling": {"head": "auxiliary", "peer_weighting": "adaptive", "teacher_weight": 3.0},
+            "weights": complete(2),
+        },
+    ),
+    "auxiliary head": (MLPS, {"coupling": {"head": "auxiliary"}, "weights": ((0.0, 20.0), (5.0, 0.0))}),
+    "auxiliary head, stale peers, kl": (
+        MLPS,
+        {"coupling": {"head": "auxiliary", "form": "kl", "refresh": 2}, "weights": complete(2, 5.0)},
+    ),
     "MEDA": (PLAIN, {"meda": True}),
     **{
         f"penalty, {name}": ([member(1, architecture=name), member(2)], {"gradient_penalty": 300.0, "epochs": 1})
@@ -165,6 +192,27 @@ def test_peers_that_are_never_looked_at_again_are_frozen_ones() -> None:
     for n in range(2):
         assert_same_member(never, n, frozen, n)
         assert 1e-6 < distance(often.states[n], live.states[n]) < distance(never.states[n], live.states[n])
+
+
+def test_a_head_that_is_never_pulled_changes_nothing_and_none_is_kept() -> None:
+    """Bit for bit; with peers the served head learns from labels alone, what it reads from both."""
+    never, plain = (
+        fit(make_run(DROPOUT, complete(2, 20.0), coupling={"start": 1.0, "head": head}))
+        for head in ("auxiliary", "served")
+    )
+    for n in range(2):
+        assert_same_member(never, n, plain, n)
+    group = make_group(make_run(MLPS, complete(2), coupling={"head": "auxiliary"}), [0, 1], rows(), None, CPU)
+    alone = make_group(make_run(MLPS), [0, 1], rows(), None, CPU)
+    for one, coupled in ((group, True), (alone, False)):
+        one.step(*batch(), coupled)
+    for trainee, other in zip(group.trainees, alone.trainees, strict=True):
+        found, expected = (dict(one.model.named_parameters()) for one in (trainee, other))
+        last = f"mlp.layers.{trainee.model.mlp.hidden_depth}.weight"
+        assert torch.equal(found[last].grad, expected[last].grad)
+        assert not torch.equal(found["mlp.layers.0.weight"].grad, expected["mlp.layers.0.weight"].grad)
+    run = make_run([member(1), member(2, architecture="DCN")], complete(2), coupling={"head": "auxiliary"})
+    assert "DCN has no hidden units that end in a logit" in refused(fit, run)
 
 
 def test_fresh_tables_are_all_that_changes() -> None:

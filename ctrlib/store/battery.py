@@ -37,6 +37,7 @@ COUPLINGS = (
     dict(start=0.5),
     dict(weights=((0.0, -2.0, -2.0), (-2.0, 0.0, -2.0), (-2.0, -2.0, 0.0))),
     dict(refresh=3),
+    dict(head="auxiliary"),
     dict(peer_weighting="adaptive"),
     dict(teacher_weight=0.5),
     *(dict(target=target) for target in ("joint", "ensemble", "shuffled", "frozen", "frozen_ensemble")),

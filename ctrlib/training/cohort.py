@@ -5,6 +5,7 @@ member's gradient has a place of its own, whatever the order in which they arriv
 """
 
 from collections.abc import Callable, Iterable
+from copy import deepcopy
 from dataclasses import dataclass, field
 
 import torch
@@ -43,6 +44,7 @@ class Trainee:
     kept_epoch: int = 0
     kept_state: State | None = None
     embeddings: Tensor | None = None  # (B, F, D) of the last batch, for the gradient penalty
+    hidden: Tensor | None = None  # (B, H) that the served head reads of it, for the auxiliary head
 
 
 @dataclass
@@ -95,8 +97,8 @@ class Group:
 
     def look_at_peers(self) -> None:
         """Bring stale peers up to date, in place."""
-        for copy, trainee in zip(self.stale, self.trainees, strict=False):
-            copy.load_state_dict(trainee.model.state_dict())
+        for peer, trainee in zip(self.stale, self.trainees, strict=False):
+            peer.load_state_dict(served(trainee.model.state_dict()))
 
     def set_learning_rate(self, learning_rate: float) -> None:
         """Change the learning rate of every member, in place where a CUDA graph reads it."""
@@ -162,6 +164,29 @@ def make_adam(model: nn.Module, learning_rate: float) -> torch.optim.Adam:
             "exp_avg_sq": torch.zeros_like(parameter),
         }
     return optimizer
+
+
+def add_head(trainee: Trainee, learning_rate: float) -> None:
+    """Give a model a second linear layer beside the last one of its MLP, as which it begins (ExFM, arXiv 2502.17494).
+
+    Raises:
+        UserError: an architecture whose MLP does not end in a logit. DCN's last layer reads its cross network too and
+            is computed with it in closed form.
+    """
+    mlp = getattr(trainee.model, "mlp", None)
+    if not isinstance(mlp, MLP) or mlp.hidden_depth in (0, len(mlp.layers)):
+        raise UserError(f"head='auxiliary': {trainee.member.architecture} has no hidden units that end in a logit")
+    head = mlp.layers[mlp.hidden_depth]
+    head.register_forward_pre_hook(lambda module, given: setattr(trainee, "hidden", given[0]))
+    trainee.model.auxiliary_head = deepcopy(head)
+    adam = make_adam(trainee.model.auxiliary_head, learning_rate)
+    trainee.optimizer.param_groups[0]["params"] += adam.param_groups[0]["params"]
+    trainee.optimizer.state.update(adam.state)
+
+
+def served(state: State) -> State:
+    """A state without the auxiliary head."""
+    return {name: value for name, value in state.items() if "auxiliary_head." not in name}
 
 
 def share_table(trainees: list[Trainee], learning_rate: float, from_scratch: bool) -> SharedTable:

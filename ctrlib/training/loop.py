@@ -31,12 +31,14 @@ from ctrlib.training.cohort import (
     Group,
     State,
     Teacher,
+    add_head,
     frozen_model,
     in_turn,
     load_state,
     make_trainee,
     member_state,
     model_tensors,
+    served,
     share_table,
     unshare_table,
 )
@@ -144,7 +146,7 @@ def train(
             load_state(trainee.kept_state, trainee.model)
         ways = sorted({group.way for group in groups} - {""})
         return Trained(
-            states=[t.kept_state for t in trainees],
+            states=[served(t.kept_state) for t in trainees],
             history=at.history,
             kept_epochs=[t.kept_epoch for t in trainees],
             valid_logits=torch.stack(each(lambda t: predict(t.model, dataset.valid), trainees)).cpu().numpy(),
@@ -245,6 +247,9 @@ def make_group(
     group = Group(trainees, matrix, run.recipe, run.coupling, run.recipe.learning_rate, each)
     if frozen or (run.coupling.refresh > 1 and matrix.any()):
         group.frozen = [frozen_model(i, trainees, teachers, dataset, device) for i in teacher_columns]
+    if run.coupling.head == "auxiliary":
+        for trainee in trainees:
+            add_head(trainee, run.recipe.learning_rate)
     if run.embeddings == "shared":
         group.table = share_table(trainees, run.recipe.learning_rate, from_scratch=starts is None)
     group.base_rate = logit_of_clicks(dataset) if run.recipe.base_rate_weight else 0.0
