@@ -16,6 +16,7 @@ from small import (
     refused,
     rows,
     same_state,
+    use_distinct_ids,
 )
 from test_coupling import naive_difference, naive_losses
 from test_execution import recorded_step
@@ -213,6 +214,18 @@ def test_a_head_that_is_never_pulled_changes_nothing_and_none_is_kept() -> None:
         assert not torch.equal(found["mlp.layers.0.weight"].grad, expected["mlp.layers.0.weight"].grad)
     run = make_run([member(1), member(2, architecture="DCN")], complete(2), coupling={"head": "auxiliary"})
     assert "DCN has no hidden units that end in a logit" in refused(fit, run)
+
+
+@pytest.mark.parametrize("settings", [{"coupling": {"head": "auxiliary"}}, {"rdrop": 1.0}], ids=str)
+def test_from_distinct_ids_it_is_the_same_training(settings: dict, monkeypatch) -> None:
+    members = [one.model_copy(update={"dropout": 0.3 if "rdrop" in settings else 0.0}) for one in MLPS]
+    run = make_run(members, complete(2, 5.0), epochs=1, **settings)
+    plain = fit(run)
+    use_distinct_ids(monkeypatch)
+    other = fit(run)
+    assert (plain.products, other.products.count("once per distinct id")) == (other.products.rpartition(", ")[0], 1)
+    for n in range(2):
+        assert distance(plain.states[n], other.states[n]) < 1e-4
 
 
 def test_fresh_tables_are_all_that_changes() -> None:
