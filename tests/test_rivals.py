@@ -92,13 +92,13 @@ def by_hand(run: Run) -> list[torch.nn.Module]:
             if (epoch * STEPS + step) % coupling.refresh == 0:
                 seen = [copy.deepcopy(model).eval() for model in models]
             halves = [model(batch).split(len(which)) for model in models]  # one of them without R-Drop
-            stale = {"frozen": [model(ids[which]) for model in seen]} if coupling.refresh > 1 else {}
+            given_ = {"frozen": [model(ids[which]) for model in seen]} if coupling.refresh > 1 else {}
             if coupling.head == "auxiliary":
                 hidden = [model.mlp.layers[:-2](first_input(model, ids[which])) for model in models]
-                stale["own"] = [head(units)[:, 0] for head, units in zip(heads, hidden, strict=True)]
+                given_["own"] = [head(units)[:, 0] for head, units in zip(heads, hidden, strict=True)]
             losses = [0.0] * size
             for part in zip(*halves, strict=True):
-                for n, loss in enumerate(naive_losses(list(part), labels, coupling, **stale)):
+                for n, loss in enumerate(naive_losses(list(part), labels, coupling, **given_)):
                     pull = naive_difference(part[n], clicks.mean(), coupling.form)
                     losses[n] = losses[n] + (loss + recipe.base_rate_weight * pull) / len(halves[n])
             for n, passes in enumerate(halves):

@@ -177,8 +177,8 @@ def add_head(trainee: Trainee, learning_rate: float) -> None:
     if not isinstance(mlp, MLP) or mlp.hidden_depth in (0, len(mlp.layers)):
         raise UserError(f"head='auxiliary': {trainee.member.architecture} has no hidden units that end in a logit")
     head = mlp.layers[mlp.hidden_depth]
-    head.register_forward_pre_hook(lambda module, given: setattr(trainee, "hidden", given[0]))
     trainee.model.auxiliary_head = deepcopy(head)
+    head.register_forward_pre_hook(lambda module, given: setattr(trainee, "hidden", given[0]))
     adam = make_adam(trainee.model.auxiliary_head, learning_rate)
     trainee.optimizer.param_groups[0]["params"] += adam.param_groups[0]["params"]
     trainee.optimizer.state.update(adam.state)
