@@ -29,8 +29,8 @@ def added_loss(logits: Tensor, recipe: Recipe, coupling: Coupling, base_rate: fl
 
 
 def rdrop_loss(logits: Tensor) -> Tensor:
-    """Half the sum of KL(p || q) and KL(q || p), mean over the rows: (K,), from the logits (K, 2B) of a batch that
-    stands twice in itself, under other dropout masks (R-Drop, Liang et al. 2021, arXiv 2106.14448)."""
+    """``(KL(p || q) + KL(q || p)) / 2``, mean over the rows: (K,), from the logits (K, 2B) of a batch that stands twice
+    in itself, under other dropout masks (R-Drop, Liang et al. 2021, arXiv 2106.14448)."""
     p, q = by_row(torch.sigmoid, logits).chunk(2, dim=1)
     first, second = logits.chunk(2, dim=1)
     return 0.5 * ((p - q) * (first - second)).mean(dim=1)  # of two Bernoulli laws the two KL sum to this
