@@ -24,9 +24,11 @@ NUMERICS_VERSION = 3
 
 Form = Literal["mse", "mse_logit", "kl"]
 Target = Literal["live", "joint", "frozen", "frozen_ensemble", "ensemble", "shuffled"]
+NEGATIVE = "it needs target 'live', 'joint', 'frozen' or 'shuffled', fixed peer_weighting and no teacher_weight"
 FROZEN: tuple[Target, ...] = ("frozen", "frozen_ensemble")  # targets that no longer learn
 PeerWeighting = Literal["fixed", "adaptive"]
 Embeddings = Literal["own", "shared"]
+Head = Literal["served", "auxiliary"]
 Averaging = Literal["none", "ema"]
 Topology = Literal["complete", "ring", "star", "pairs", "one_way"]
 Precision = Literal["fp32", "tf32", "bf16"]
@@ -84,6 +86,7 @@ class Member(Settings):
 class Coupling(Settings):
     """Who learns from whom: row n of ``weights`` holds the weights of member n's peers (the matrix A).
 
+    A negative weight pushes a member away from the peer (the aim of Anti-Distillation, arXiv 2010.09923).
     The frozen targets have a column for each frozen copy, which may be the member's own (self-distillation) or, with
     ``Run.teachers``, one of any number of teachers. All others have a column for each member and a zero diagonal.
     """
@@ -94,6 +97,8 @@ class Coupling(Settings):
     start: float = Field(default=0.0, ge=0, le=1, description="share of the training after which it is on")
     peer_weighting: PeerWeighting = Field(default="fixed", description="adaptive: better peers weigh more")
     teacher_weight: float = Field(default=0.0, ge=0, description="weight of the members' mean, beside the peers")
+    head: Head = Field(default="served", description="auxiliary: a second head follows the peers, not the served one")
+    refresh: int = Field(default=1, ge=1, description="steps from one look at the weights of live peers to the next")
 
     @model_validator(mode="after")
     def _rows_fit_the_target(self) -> "Coupling":
@@ -106,12 +111,18 @@ class Coupling(Settings):
                 raise ValueError(f"row {n} has {len(row)} weights, a {size} x {size} matrix is needed")
             elif row[n] != 0:
                 raise ValueError(f"member {n} cannot listen to itself (weights[{n}][{n}] = {row[n]})")
-            if any(weight < 0 for weight in row):
-                raise ValueError(f"row {n} has a negative weight")
+            means = "ensemble" in self.target or self.peer_weighting != "fixed" or self.teacher_weight
+            if means and any(weight < 0 for weight in row):
+                raise ValueError(f"row {n} has a negative weight, which no mean of peers can have: {NEGATIVE}")
         if self.target not in ("live", "joint"):
             for name, plain in (("peer_weighting", "fixed"), ("teacher_weight", 0.0)):
                 if getattr(self, name) != plain:
                     raise ValueError(f"{name}={getattr(self, name)!r} needs target 'live' or 'joint'")
+        if self.head == "auxiliary" and self.target == "joint":
+            raise ValueError("head='auxiliary' keeps peers from the served head, which target 'joint' pulls")
+        plain = self.target == "live" and self.peer_weighting == "fixed" and not self.teacher_weight
+        if self.refresh > 1 and not plain:
+            raise ValueError(f"refresh={self.refresh} needs target 'live', fixed peer_weighting and no teacher_weight")
         return self
 
     @property
@@ -134,6 +145,8 @@ class Recipe(Settings):
 
     ``keep`` chooses the weights that count: those of the best validation epoch or of the last. With ``averaging`` they
     are an exponential moving average over the steps (:mod:`ctrlib.training.averaging`).
+
+    The last ones are rivals of the peers, off by default (:mod:`ctrlib.training.rivals`, and the method page).
     """
 
     learning_rate: float = Field(default=1e-3, gt=0, le=10)
@@ -148,6 +161,11 @@ class Recipe(Settings):
     precision: Precision = Field(default="fp32", description="of matrix products, see ctrlib.fast.machine.arithmetic")
     averaging: Averaging = "none"
     averaging_decay: float = Field(default=0.999, ge=0, lt=1, description="what a step leaves of the ema")
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1, description="share of 1/2 in the labels of the click loss")
+    base_rate_weight: float = Field(default=0.0, ge=0, le=1e6, description="of the distance to the share of clicks")
+    rdrop: float = Field(default=0.0, ge=0, le=1e6, description="weight of the KL between two dropout passes")
+    meda: bool = Field(default=False, description="fresh tables at the start of every epoch but the very first")
+    gradient_penalty: float = Field(default=0.0, ge=0, le=1e12, description="of the logit's slopes at rare codes")
 
     @model_validator(mode="after")
     def _cuts_go_back_to_the_best(self) -> "Recipe":
@@ -205,6 +223,12 @@ class Run(Settings):
     def _a_batch_has_a_spread(self) -> "Run":
         if self.recipe.batch_size == 1 and any(member.batch_norm for member in self.members):
             raise ValueError("batch norm needs batches of 2 rows or more, not batch_size 1")
+        return self
+
+    @model_validator(mode="after")
+    def _two_passes_differ(self) -> "Run":
+        if self.recipe.rdrop and not all(member.dropout for member in self.members):
+            raise ValueError(f"rdrop={self.recipe.rdrop} compares two dropout masks, so it needs dropout above 0")
         return self
 
     @model_validator(mode="after")

@@ -120,6 +120,7 @@ def peer_loss(
     frozen: Tensor | None = None,
     shuffle: Tensor | None = None,
     labels: Tensor | None = None,
+    own: Tensor | None = None,
 ) -> Tensor:
     """The coupling term of each member, whatever the coupling's start.
 
@@ -137,9 +138,10 @@ def peer_loss(
             (:func:`reweight_by_accuracy`). ``teacher_weight`` weighs the distance to the detached mean probability of
             the member and its peers, for whoever has peers; with ``adaptive`` it is larger for members that do badly.
         weights: (K, T) matrix A where logits are; that of the coupling unless given, of its rows and columns or some.
-        frozen: (T, B) logits of the frozen teachers, for the frozen targets.
+        frozen: (T, B) logits of the frozen teachers, for the frozen targets, or (K, B) of peers seen a while ago.
         shuffle: (B,) permutation, for target ``shuffled``.
         labels: (B,), for ``adaptive`` weights.
+        own: (K, B) logits that are pulled, of auxiliary heads; ``logits`` themselves unless given.
 
     Returns:
         (K,): ``sum_i A[n, i] * mean_b d(logits[n], target[n, i])``, plus the teacher's term where there is one.
@@ -149,17 +151,18 @@ def peer_loss(
     """
     if weights is None:
         weights = torch.tensor(coupling.weights, dtype=logits.dtype, device=logits.device)
-    accuracy = None
+    own, accuracy = logits if own is None else own, None
     if coupling.peer_weighting == "adaptive":
         if labels is None:
             raise ValueError("peer_weighting 'adaptive' needs the labels")
         accuracy = peer_accuracy(logits, labels)
-    targets = peer_targets(logits, weights, coupling.target, frozen, shuffle)
-    distance = difference(logits[:, None], targets, coupling.form).mean(dim=2)  # (K, T), or (K, 1) for the ensembles
+    target = coupling.target if coupling.refresh == 1 else "frozen"  # until the next look at the peers
+    targets = peer_targets(logits, weights, target, frozen, shuffle)
+    distance = difference(own[:, None], targets, coupling.form).mean(dim=2)  # (K, T), or (K, 1) for the ensembles
     loss = ((weights if accuracy is None else reweight_by_accuracy(weights, accuracy)) * distance).sum(dim=1)
     if coupling.teacher_weight:
         mean = mean_prediction(logits.detach(), with_itself(weights))
-        distance = difference(logits, mean, coupling.form).mean(dim=1)
+        distance = difference(own, mean, coupling.form).mean(dim=1)
         loss = loss + coupling.teacher_weight * teaching_need(weights, accuracy) * distance
     return loss
 

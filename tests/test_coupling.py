@@ -36,9 +36,10 @@ seeds = st.integers(0, 10_000)
 
 
 @st.composite
-def matrices(draw, size: int, columns: int | None = None):
+def matrices(draw, size: int, columns: int | None = None, signed: bool = False):
     """Any coupling matrix: many zeros, no symmetry; a zero diagonal, or any number of ``columns`` of teachers."""
     weight = st.sampled_from([0.0, 0.0, 0.25, 1.0]) | st.floats(1e-9, 5)  # one near 1e-300 rounds to nothing
+    weight |= st.floats(-5, -1e-9) if signed else st.nothing()
     peers = range(columns or size)
     return tuple(tuple(0.0 if i == n and columns is None else draw(weight) for i in peers) for n in range(size))
 
@@ -88,10 +89,12 @@ def naive_losses(logits: list[torch.Tensor], labels: torch.Tensor, how: Coupling
     return [F.binary_cross_entropy(z.sigmoid(), labels) + one for z, one in zip(logits, peer, strict=True)]
 
 
-def naive_peer_loss(z, how: Coupling, frozen=None, shuffle=None, labels=None) -> list[torch.Tensor]:
+def naive_peer_loss(z, how: Coupling, frozen=None, shuffle=None, labels=None, own=None) -> list[torch.Tensor]:
     """Each member's peer loss in probabilities, peer by peer, as a paper would write it; autograd may go through it."""
+    own = z if own is None else own
     p = [torch.sigmoid(one) for one in z]
-    said = [torch.sigmoid(one).detach() for one in (frozen if how.target in FROZEN else z)]
+    elsewhere = how.target in FROZEN or how.refresh > 1
+    said = [torch.sigmoid(one).detach() for one in (frozen if elsewhere else z)]
     adaptive = how.peer_weighting == "adaptive"
     score = [(1 - (labels - one.detach()).abs()).mean() for one in p] if adaptive else []
     losses = []
@@ -100,7 +103,7 @@ def naive_peer_loss(z, how: Coupling, frozen=None, shuffle=None, labels=None) ->
         peers = [i for i, weight in enumerate(row) if weight]
         together = peers if how.target in FROZEN else sorted({n, *peers})
         mean = sum(said[i] for i in together) / max(1, len(together))
-        shares = {i: row[i] * (score[i].exp() if adaptive else 1) for i in peers}
+        shares = {i: row[i] * score[i].exp() for i in peers} if adaptive else {}
         for i in peers:
             if how.target == "joint":
                 target = p[i]
@@ -108,10 +111,11 @@ def naive_peer_loss(z, how: Coupling, frozen=None, shuffle=None, labels=None) ->
                 target = mean
             else:
                 target = said[i][shuffle] if how.target == "shuffled" else said[i]
-            loss = loss + sum(row) * shares[i] / sum(shares.values()) * naive_difference(z[n], target, how.form)
+            share = sum(row) * shares[i] / sum(shares.values()) if adaptive else row[i]
+            loss = loss + share * naive_difference(own[n], target, how.form)
         if how.teacher_weight and peers:
             need = len(together) * (-score[n]).exp() / sum((-score[i]).exp() for i in together) if adaptive else 1
-            loss = loss + how.teacher_weight * need * naive_difference(z[n], mean, how.form)
+            loss = loss + how.teacher_weight * need * naive_difference(own[n], mean, how.form)
         losses.append(loss)
     return losses
 
@@ -123,10 +127,12 @@ def naive_peer_loss(z, how: Coupling, frozen=None, shuffle=None, labels=None) ->
 def test_peer_loss_is_the_formula(form, target, data) -> None:
     size, batch, seed = data.draw(sizes), data.draw(batches), data.draw(seeds)
     columns = data.draw(sizes) if target in FROZEN else None
-    how = {"form": form, "target": target, "weights": data.draw(matrices(size, columns))}
+    how, means = {"form": form, "target": target}, "ensemble" in target
     if target in ("live", "joint"):
         how["peer_weighting"] = data.draw(st.sampled_from(get_args(PeerWeighting)))
         how["teacher_weight"] = data.draw(st.sampled_from([0.0, 1.0, 3.0]))
+        means = how["peer_weighting"] == "adaptive" or how["teacher_weight"] > 0
+    how["weights"] = data.draw(matrices(size, columns, signed=not means))
     coupling, logits = Coupling(**how), logits_like(size, batch, seed)
     given_ = {**others(columns or size, batch, seed), "labels": labels_like(batch, seed)}
     found = peer_loss(logits, coupling, **given_)
@@ -266,7 +272,7 @@ def test_shapes_written_out() -> None:
 def test_whoever_has_peers_has_the_whole_weight(name, size) -> None:
     """Topologies differ in who is whose peer: each row that has any sums to the weight."""
     rows = TOPOLOGIES[name](size, 3.0)
-    Coupling(weights=rows)  # square, zero diagonal, nothing negative
+    Coupling(weights=rows)  # square, zero diagonal
     assert all(not any(row) or sum(row) == pytest.approx(3.0) for row in rows)
 
 

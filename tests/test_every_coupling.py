@@ -30,6 +30,7 @@ def combination(t: int, target: str, f: int, form: str) -> dict:
     if target not in FROZEN:  # a single member has no peers but frozen ones
         one["size"] = 2 + (t + f) % 2
         one["embeddings"] = "shared" if one["scratch"] and f == t % 3 else "own"
+    one["weight"] = -2.0 if (t + f) % 2 and "ensemble" not in target else 2.0
     return one | (EKTF if target in ("live", "joint") and (t + f) % 2 == 0 else {})
 
 
@@ -61,13 +62,14 @@ def scene(one: dict, noisy: bool, **recipe) -> tuple:
     """
     one = dict(one)
     size, scratch, embeddings = one.pop("size"), one.pop("scratch"), one.pop("embeddings", "own")
+    weight = one.pop("weight")
     settings, states, run = NOISY if noisy else {}, earlier(noisy), {}
-    weights, teachers, starts = complete(size, 2.0), None, None
+    weights, teachers, starts = complete(size, weight), None, None
     if not scratch:
         starts = states[:size]
         run["start"] = checkpoints(size)
     if one["target"] in FROZEN:
-        weights = tuple(tuple(1.0 + n + i for i in range(size)) for n in range(size))
+        weights = tuple(tuple(weight * (1 + n + i) / 2 for i in range(size)) for n in range(size))
         if scratch:
             teachers = list(zip(members(3, **settings), states, strict=True))
             run["teachers"] = [{"run": "1" * 16, "member": n} for n in range(3)]

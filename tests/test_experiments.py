@@ -17,6 +17,7 @@ from ctrlib.data.load import load_data
 from ctrlib.data.options import PrepareOptions
 from ctrlib.errors import UserError
 from ctrlib.store import runs
+from ctrlib.study import controls
 from ctrlib.study.baselines import baseline_scores, logistic_regression
 from ctrlib.study.conditions import Condition, Replicate, continued_training, mutual_finetuning
 from ctrlib.study.experiments import (
@@ -224,6 +225,39 @@ def test_on_real_clicks_controls_differ_from_mutual_by_the_coupling_target() -> 
         assert [(run.coupling.weights, run.coupling.target) for run in own] == [(((weight,),), "frozen")] * 3
         assert tuple(run.start[0] for run in own) == frozen.start
         assert tuple(run.members[0] for run in own) == frozen.members
+
+
+@PROTOCOLS
+def test_rivals_are_a_grid_of_valid_and_distinct_conditions(protocol: str) -> None:
+    """At each rate each rival once, those with a weight at each weight; only what a name says differs from continued
+    training; base rates and coupling of one distance."""
+    p = parameters(mutual_weights=[1.0, 20.0], embedding_l2=1e-5, coupling_form="kl")
+    found = controls.rivals(replicate(p, protocol=protocol))
+    labels = [tuple(one.labels.items()) for one in found]
+    assert len(set(labels)) == len(labels) == 2 + 2 * (8 + 2 * 3)
+    names = [run.fingerprint for one in found for run in one.runs]
+    assert len(set(names)) == len(names), "no two conditions are one"
+    for run in (run for one in found for run in one.runs):
+        assert Run.model_validate(run.model_dump()) == run
+        assert run.start is None or {one.run for one in run.start} <= set(names)
+    changed = {}
+    for one in (one for one in found if "rate" in one.factors):
+        base = replicate(p, protocol=protocol).recipe(learning_rate={"lr": 0.02, "lr/10": 0.002}[one.factors["rate"]])
+        for run in one.runs:
+            new = {k: v for k, v in run.recipe.model_dump().items() if v != getattr(base, k)}
+            changed.setdefault((one.name, one.factors.get("weight")), set()).add(tuple(new.items()))
+    weighted = {(name, weight): {()} for name in ("mutual", "self-anchor") for weight in (1.0, 20.0)}
+    weighted |= {("base rate", weight): {(("base_rate_weight", weight),)} for weight in (1.0, 20.0)}
+    assert changed == weighted | {
+        ("continued training", None): {()},
+        ("continued training, dropout", None): {()},
+        ("embedding L2 tenfold", None): {(("embedding_l2", 1e-4),)},
+        ("gradient penalty", None): {(("gradient_penalty", 0.3),)},
+        ("label smoothing", None): {(("label_smoothing", 0.1),)},
+        ("MEDA", None): {(("meda", True),)},
+        ("averaged weights", None): {(("averaging", "ema"), ("averaging_decay", 0.99))},
+        ("R-Drop", None): {(("rdrop", 1.0),)},
+    }
 
 
 # ---- parameters ------------------------------------------------------------------------------------------------------

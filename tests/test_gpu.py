@@ -62,6 +62,12 @@ RUNS |= {
     "late": {**NOISY_GROUPS, "coupling": {"start": 0.3}},
     "shuffled": {**NOISY_GROUPS, "coupling": {"target": "shuffled", "form": "kl"}},
     "adaptive": {**NOISY_GROUPS, "coupling": {"peer_weighting": "adaptive", "teacher_weight": 1.0}},
+    "rivals": {
+        "members": [member(n, **NOISY) for n in (1, 2)],
+        "weights": complete(2, -1.0),
+        **{"rdrop": 1.0, "label_smoothing": 0.1, "base_rate_weight": 1.0, "meda": True, "gradient_penalty": 10.0},
+    },
+    "stale peers and a second head": {**NOISY_GROUPS, "coupling": {"refresh": 3, "head": "auxiliary"}},
     "averages, decay and a shared table": {
         "members": [member(1), member(2)],
         "weights": complete(2),

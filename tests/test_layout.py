@@ -9,7 +9,10 @@ CORE = {"errors", "config", "models", "coupling", "training"}
 ROOMS = ["errors", "config", "models", "coupling", "training", "fast", "data", "stats", "store", "study", "run"]
 LAYERS = {room: place for place, room in enumerate(ROOMS)} | {"publish": len(ROOMS), "cli": len(ROOMS) + 1}
 ARCHITECTURE_LINES = 120  # a file each
-CORE_LINES = 2035  # without the architectures
+# 1,930 of 2,400 without the architectures, and on top register_model, bounds of settings, a fingerprint made once, a
+# model's own term in the loss, the second rule of early stopping, dropout masks, rivals without peers, negative
+# weights, stale peers and a head for the peers
+CORE_LINES = 2270
 
 
 def imports() -> Iterator[tuple[str, str, str]]:

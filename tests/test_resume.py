@@ -23,6 +23,7 @@ from ctrlib.training import loop as trainer
 from ctrlib.training import step as steps
 
 EVERY_CHANGE = int(os.environ.get("CTRLIB_KILLS", "6")) >= 100  # else at some of the changes of files
+HEAD = {"head": "auxiliary"}
 SCENES = {
     "one model": ([member(1)], solo(1), {}),
     "two groups, best epoch, falling rate, moving averages": (
@@ -30,17 +31,23 @@ SCENES = {
         independent_groups([complete(2), solo(1)]),
         {"patience": 2, "keep": "best", "plateau_factor": 0.5, "averaging": "ema"},
     ),
-    "coupled late to shuffled peers": (
+    "coupled late, and negatively, to shuffled peers": (
         [member(1, **NOISY), member(2, **NOISY)],
-        complete(2),
+        complete(2, -1.0),
         {"coupling": {"start": 0.55, "target": "shuffled"}},
     ),
-    "back to the best epoch, shared table, a teacher": (
+    "R-Drop, smoothed labels, the base rate and stale peers": (
+        [member(1, **NOISY), member(2, **NOISY)],
+        complete(2),
+        {"rdrop": 1.0, "label_smoothing": 0.1, "base_rate_weight": 2.0, "coupling": {"refresh": 5, **HEAD}},
+    ),
+    "back to the best epoch, shared table drawn afresh, a teacher, a penalty": (
         [member(1, **NOISY), member(2, **NOISY)],
         complete(2),
         {
             **{"learning_rate": 0.3, "patience": 1, "cuts": 2, "keep": "best", "averaging": "ema"},
-            **{"embeddings": "shared", "coupling": {"teacher_weight": 1.0}},
+            **{"embeddings": "shared", "coupling": {"teacher_weight": 1.0, **HEAD}},
+            **{"meda": True, "gradient_penalty": 10.0},
         },
     ),
 }

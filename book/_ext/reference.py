@@ -18,7 +18,7 @@ from docutils import nodes
 from sphinx.util.docutils import SphinxDirective
 
 from ctrlib import config
-from ctrlib.run.estimate import CHAINED, EARLY_STOPPING_SHARE, makespan
+from ctrlib.run.estimate import CHAINED, makespan, usual_epochs
 from ctrlib.run.plan import declared_parameters, find_notebooks, plan, planned
 from ctrlib.study.parameters import StudyParameters
 
@@ -150,10 +150,7 @@ def fleet_rows(root: Path) -> list[list[str]]:
     runs = {}
     for job in plan(root, "paper", PAPER_GRID, {"dataset": "synthetic"}):
         runs |= {run.fingerprint: run for run in planned(job)[0]}
-    epochs = {
-        name: len(run.members) * run.recipe.epochs * (EARLY_STOPPING_SHARE if run.recipe.patience else 1)
-        for name, run in runs.items()
-    }
+    epochs = {name: len(run.members) * usual_epochs(run) for name, run in runs.items()}
     everything, chain = sum(epochs.values()), makespan(list(runs.values()), epochs, len(runs))
     rows = []
     for devices in (1, 8, 64, len(runs)):

@@ -5,7 +5,9 @@ table with functions of the same names, arguments and, up to rounding, results. 
 :mod:`ctrlib.training` runs as it is written.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import wraps
 from typing import TypeVar
 
@@ -13,6 +15,7 @@ F = TypeVar("F", bound=Callable)
 
 PLAIN: dict[str, Callable] = {}
 FASTER: dict[str, Callable] = {}
+PLAIN_ONLY = ContextVar("PLAIN_ONLY", default=False)
 
 
 def has_faster_form(plain: F) -> F:
@@ -22,6 +25,16 @@ def has_faster_form(plain: F) -> F:
 
     @wraps(plain)
     def operation(*args, **kwargs):
-        return FASTER.get(name, plain)(*args, **kwargs)
+        return (plain if PLAIN_ONLY.get() else FASTER.get(name, plain))(*args, **kwargs)
 
     return operation
+
+
+@contextmanager
+def plain_forms() -> Iterator[None]:
+    """Inside, in this thread, the plain forms alone: they can be differentiated twice, which faster ones refuse."""
+    before = PLAIN_ONLY.set(True)
+    try:
+        yield
+    finally:
+        PLAIN_ONLY.reset(before)

@@ -65,9 +65,11 @@ class Clock:
 
     def _step(self, member: Member, recipe: Recipe, field_dims: tuple[int, ...]) -> float:
         kind = member.model_copy(update={"init_seed": 0, "order_seed": 0})
-        key = repr((kind, recipe.batch_size, recipe.precision, field_dims))
+        names = ("batch_size", "precision", "rdrop", "gradient_penalty")
+        recipe = Recipe(**{name: getattr(recipe, name) for name in names})  # what the time of a step depends on
+        key = repr((kind, recipe, field_dims))
         if key not in self._seconds:
-            self._seconds[key] = time_steps(kind, recipe.batch_size, recipe.precision, field_dims, self.device)
+            self._seconds[key] = time_steps(kind, recipe, field_dims, self.device)
         return self._seconds[key]
 
 
@@ -94,14 +96,21 @@ class StoppedEpochs:
             if kind in self._epochs:
                 self.found[run.fingerprint] = f"records of the same {name}"
                 return min(float(np.mean(self._epochs[kind])), run.recipe.epochs)
-        kind = "from scratch" if run.start is None else "fine-tuning"
         self.found[run.fingerprint] = "nothing alike, the usual number taken"
-        return min(EPOCHS[kind] * (1 if run.coupling.is_solo else COUPLED), run.recipe.epochs)
+        return usual_epochs(run)
 
     def sources(self) -> str:
         """In words, from what the epochs of how many trainings were taken."""
         counts = Counter(self.found.values()).items()
         return "; ".join(f"{count:,} from {source}" for source, count in counts)
+
+
+def usual_epochs(run: Run) -> float:
+    """How many epochs a training takes, one with early stopping by :data:`EPOCHS`."""
+    if not run.recipe.patience:
+        return run.recipe.epochs
+    usual = EPOCHS["from scratch" if run.start is None else "fine-tuning"]
+    return min(usual * (1 if run.coupling.is_solo else COUPLED), run.recipe.epochs)
 
 
 def kinds(run: Run) -> dict[str, tuple]:
@@ -110,7 +119,7 @@ def kinds(run: Run) -> dict[str, tuple]:
     start = (run.start is not None, run.recipe.cuts)
     data = (run.data.name, run.data.synthetic and run.data.synthetic.train_rows, *start)
     architectures = tuple(sorted({member.architecture for member in run.members}))
-    weight = max(max(row) for row in run.coupling.weights)
+    weight = max((weight for row in run.coupling.weights for weight in row), key=abs)
     return {
         "data, start, architecture and weight": (*data, architectures, weight),
         "data, start and architecture": (*data, architectures),
@@ -129,7 +138,7 @@ def stopped_trainings(store: RunStore) -> Iterator[tuple[Run, int]]:
                 yield Run.model_validate(content["run"]), max(row["epoch"] for row in content["history"])
 
 
-def time_steps(member: Member, batch_size: int, precision: str, field_dims: tuple[int, ...], device: str) -> float:
+def time_steps(member: Member, recipe: Recipe, field_dims: tuple[int, ...], device: str) -> float:
     """Median seconds of a training step of one model, after a warm-up, with one thread."""
     import torch  # here, so that a plan of what is all trained does without
 
@@ -138,7 +147,7 @@ def time_steps(member: Member, batch_size: int, precision: str, field_dims: tupl
     from ctrlib.training.step import train_step
 
     place = resolve_device(device)
-    rng = np.random.default_rng(0)
+    rng, batch_size = np.random.default_rng(0), recipe.batch_size
     ids = np.stack([rng.integers(0, dim, batch_size) for dim in field_dims], axis=1).astype(np.int32)
     split = Split(ids, rng.integers(0, 2, batch_size).astype(np.uint8))
     names = tuple(f"f{n}" for n in range(len(field_dims)))
@@ -147,13 +156,13 @@ def time_steps(member: Member, batch_size: int, precision: str, field_dims: tupl
         data=Data(name="timing", fingerprint="timing"),
         members=(member,),
         coupling=Coupling(weights=solo(1)),
-        recipe=Recipe(batch_size=batch_size, precision=precision),
+        recipe=recipe,
     )
     install()
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        with training_arithmetic(precision, place):
+        with training_arithmetic(recipe.precision, place):
             group = make_group(run, [0], dataset, None, place)
             codes = torch.from_numpy(ids).long().to(place)
             labels = torch.from_numpy(split.labels).float().to(place)

@@ -1,7 +1,8 @@
 """Do two states of the code give the same bits? A small battery of trainings, made under both on one machine.
 
-It has every architecture, form, target and kind of recipe. Only what agrees in every bit is written to
-:data:`ctrlib.store.code.SAME`, after which records of either count for the other.
+It has every architecture, form, target and kind of recipe; those that the earlier code does not know are in no record
+of it. Only what agrees in every bit is written to :data:`ctrlib.store.code.SAME`, after which records of either count
+for the other.
 """
 
 import hashlib
@@ -11,6 +12,8 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+
+from pydantic import ValidationError
 
 from ctrlib.errors import UserError
 
@@ -22,11 +25,19 @@ RECIPES = (
     dict(embedding_l2=1e-4, clip_norm=0.5),
     dict(epochs=4, patience=1, keep="best"),
     dict(epochs=4, patience=2, keep="last"),
+    dict(label_smoothing=0.1),
+    dict(base_rate_weight=5.0),
+    dict(rdrop=1.0),
+    dict(meda=True),
+    dict(gradient_penalty=100.0),
 )
 COUPLINGS = (
     dict(form="mse_logit"),
     dict(form="kl"),
     dict(start=0.5),
+    dict(weights=((0.0, -2.0, -2.0), (-2.0, 0.0, -2.0), (-2.0, -2.0, 0.0))),
+    dict(refresh=3),
+    dict(head="auxiliary"),
     dict(peer_weighting="adaptive"),
     dict(teacher_weight=0.5),
     *(dict(target=target) for target in ("joint", "ensemble", "shuffled", "frozen", "frozen_ensemble")),
@@ -45,13 +56,18 @@ def battery() -> Iterator[tuple[str, str]]:
     jobs += [(str(coupling), "DeepFM", coupling, {}) for coupling in COUPLINGS]
     jobs += [(str(settings), "DeepFM", {}, settings) for settings in RECIPES]
     for title, architecture, coupling, settings in jobs:
-        noisy = dict(dropout=0.2, batch_norm=True) if title == "dropout" else {}
+        noisy = dict(dropout=0.2, batch_norm=True) if title == "dropout" or "rdrop" in settings else {}
         sizes = dict(embedding_dim=4, hidden_units=(12, 8), **noisy)
+        try:
+            coupled = ctrlib.Coupling(**{"weights": ctrlib.complete(3, 5.0), **coupling})
+            settings = ctrlib.Recipe(**{**recipe, **settings})
+        except ValidationError:
+            continue
         run = ctrlib.Run(
             data=data,
             members=[ctrlib.Member(architecture=architecture, init_seed=n, order_seed=7, **sizes) for n in (1, 2, 3)],
-            coupling=ctrlib.Coupling(weights=ctrlib.complete(3, 5.0), **coupling),
-            recipe=ctrlib.Recipe(**{**recipe, **settings}),
+            coupling=coupled,
+            recipe=settings,
             start=[ctrlib.Checkpoint(run="0" * 16, member=n) for n in range(3)]
             if "target" in coupling and starts
             else None,
@@ -84,7 +100,7 @@ def settle(commit: str, root: Path) -> tuple[list[str], list[str]]:
             if done.returncode:
                 raise UserError(f"commit {commit!r}: {done.stderr.strip() or 'cannot be read'}")
         before, now = _run(Path(folder), commit), _run(PACKAGE.parent, "the code on disk")
-        differ = [title for title in now if before.get(title) != now[title]]
+        differ = [title for title in now if before.get(title, now[title]) != now[title]]
         return differ, [] if differ else remember_same(all_parts(Path(folder) / "ctrlib"), all_parts(PACKAGE))
 
 

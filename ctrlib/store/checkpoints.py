@@ -170,6 +170,8 @@ def save_state(groups: list[Group], at: Position) -> tuple[dict, dict[str, Tenso
     for number, group in enumerate(groups):
         for i, average in enumerate(group.average.average):
             tensors[f"average|{number}|{i}"] = average.cpu().clone()
+        for i, peer in enumerate(group.stale):
+            tensors |= {f"stale|{number}|{i}|{k}": value.cpu().clone() for k, value in peer.state_dict().items()}
     if at.losses is not None:
         tensors["losses"] = at.losses.cpu().clone()
     return facts_of(groups, at), tensors
@@ -207,6 +209,8 @@ def restore_state(groups: list[Group], facts: dict, tensors: dict[str, Tensor]) 
         group.average.count = of_group["averaged"]
         for i, average in enumerate(group.average.average):
             average.copy_(tensors[f"average|{number}|{i}"])
+        for i, peer in enumerate(group.stale):
+            peer.load_state_dict(part(tensors, f"stale|{number}|{i}|"))
     losses = tensors.get("losses")
     device = groups[0].weights.device
     return Position(**facts["position"], losses=None if losses is None else losses.to(device))

@@ -3,9 +3,17 @@ one replicate."""
 
 from itertools import product
 
-from ctrlib.config import Run, StoredMember
+from ctrlib.config import Recipe, Run, StoredMember
 from ctrlib.study.conditions import Condition, Replicate, Runs, continued_training, finetuned, mutual_finetuning
-from ctrlib.study.finetuning import main_comparison
+from ctrlib.study.finetuning import RATES, main_comparison
+
+RIVALS = {  # of the peers: what each changes in continued training
+    "embedding L2 tenfold": lambda recipe: {"embedding_l2": 10 * recipe.embedding_l2 or 1e-5},
+    "gradient penalty": lambda recipe: {"gradient_penalty": 0.3},
+    "label smoothing": lambda recipe: {"label_smoothing": 0.1},
+    "MEDA": lambda recipe: {"meda": True},
+}
+RDROP, RDROP_DROPOUT = 1.0, 0.2  # its weight, and the dropout of its models where the others have none
 
 
 def alternatives_at_equal_cost(r: Replicate) -> list[Condition]:
@@ -33,16 +41,45 @@ def alternatives_at_equal_cost(r: Replicate) -> list[Condition]:
     return r.conditions(found)
 
 
-def self_anchor(r: Replicate, pretrained: Runs, weight: float) -> Runs:
+def rivals(r: Replicate) -> list[Condition]:
+    """Mutual fine-tuning beside what could do the same without peers: continued training with each of :data:`RIVALS`,
+    with averaged weights and with R-Drop, whose checkpoints have dropout and a control of their own; and, at each
+    weight of the peers, the self-anchor and the pull to the base rate. All at the learning rate and a tenth of it.
+    """
+    pretrained, noisy = r.pretraining(), r.varied(dropout=r.p.dropout or RDROP_DROPOUT).pretraining()
+    conditions = r.conditions({"checkpoint": pretrained, "checkpoint, dropout": noisy})
+    for rate in ("lr", "lr/10"):
+        train = r.recipe(learning_rate=r.p.learning_rate * RATES[rate])
+        changed = {name: train.model_copy(update=change(train)) for name, change in RIVALS.items()}
+        found = {
+            "continued training": continued_training(pretrained, train),
+            **{name: continued_training(pretrained, recipe) for name, recipe in changed.items()},
+            "averaged weights": averaged_weights(r, pretrained, train),
+            "continued training, dropout": continued_training(noisy, train),
+            "R-Drop": continued_training(noisy, train.model_copy(update={"rdrop": RDROP})),
+        }
+        conditions += r.conditions(found, rate=rate)
+        for weight in r.p.mutual_weights:
+            pulled = train.model_copy(update={"base_rate_weight": weight})
+            found = {
+                "mutual": mutual_finetuning(pretrained, r.coupling(weight), train),
+                "self-anchor": self_anchor(r, pretrained, weight, train),
+                "base rate": continued_training(pretrained, pulled),
+            }
+            conditions += r.conditions(found, rate=rate, weight=weight)
+    return conditions
+
+
+def self_anchor(r: Replicate, pretrained: Runs, weight: float, train: Recipe | None = None) -> Runs:
     """Each checkpoint trains on towards its own frozen copy, with the total weight of the peers."""
     coupling = r.coupling(((weight,),), target="frozen")
-    return [run for one in pretrained for run in mutual_finetuning([one], coupling, r.recipe())]
+    return [run for one in pretrained for run in mutual_finetuning([one], coupling, train or r.recipe())]
 
 
-def averaged_weights(r: Replicate, pretrained: Runs) -> Runs:
+def averaged_weights(r: Replicate, pretrained: Runs, train: Recipe | None = None) -> Runs:
     """Continued training, of which the exponential moving average of the weights counts."""
-    averaged = r.recipe().model_copy(update={"averaging": "ema", "averaging_decay": r.p.averaging_decay})
-    return continued_training(pretrained, averaged)
+    averaged = {"averaging": "ema", "averaging_decay": r.p.averaging_decay}
+    return continued_training(pretrained, (train or r.recipe()).model_copy(update=averaged))
 
 
 def offline_distillation(r: Replicate, teachers: Runs, weight: float) -> Runs:

@@ -5,6 +5,7 @@ member's gradient has a place of its own, whatever the order in which they arriv
 """
 
 from collections.abc import Callable, Iterable
+from copy import deepcopy
 from dataclasses import dataclass, field
 
 import torch
@@ -43,6 +44,8 @@ class Trainee:
     best_auc: float = -1.0
     kept_epoch: int = 0
     kept_state: State | None = None
+    embeddings: Tensor | None = None  # (B, F, D) of the last batch, for the gradient penalty
+    hidden: Tensor | None = None  # (B, H) that the served head reads of it, for the auxiliary head
 
 
 @dataclass
@@ -77,13 +80,26 @@ class Group:
     step: Step | None = None
     forward: Forward | None = None
     way: str = ""  # of computing ``forward``, in words for the record, where it is not the plain one
-    frozen: list[nn.Module] = field(default_factory=list)
+    frozen: list[nn.Module] = field(default_factory=list)  # teachers, or with ``refresh`` the members a while ago
     table: SharedTable | None = None
     average: WeightAverage | None = None
+    base_rate: float = 0.0  # the logit of the share of clicks
+    code_counts: Tensor | None = None  # (C,) how often each code of all fields is in the training rows
+    continued: bool = False  # from checkpoints
     best_auc: float = -1.0
     epochs_without_gain: int = 0
     cuts: int = 0  # of the learning rate, with a way back to the best epoch
     stopped: bool = False
+
+    @property
+    def stale(self) -> list[nn.Module]:
+        """The models of ``frozen`` that follow the members, one each; empty where peers are live or frozen for good."""
+        return self.frozen if self.coupling.refresh > 1 else []
+
+    def look_at_peers(self) -> None:
+        """Bring stale peers up to date, in place."""
+        for peer, trainee in zip(self.stale, self.trainees, strict=False):
+            peer.load_state_dict(served(trainee.model.state_dict()))
 
     def set_learning_rate(self, learning_rate: float) -> None:
         """Change the learning rate of every member, in place where a CUDA graph reads it."""
@@ -151,6 +167,30 @@ def make_adam(model: nn.Module, learning_rate: float) -> torch.optim.Adam:
     return optimizer
 
 
+def add_head(trainee: Trainee, learning_rate: float) -> None:
+    """Give a model a second linear layer beside the last one of its MLP, as which it begins (ExFM, arXiv 2502.17494).
+
+    Raises:
+        UserError: an architecture whose MLP does not end in a logit. DCN's last layer reads its cross network too and
+            is computed with it in closed form.
+    """
+    mlp = getattr(trainee.model, "mlp", None)
+    if not isinstance(mlp, MLP) or mlp.hidden_depth in (0, len(mlp.layers)):
+        raise UserError(f"head='auxiliary': {trainee.member.architecture} has no hidden units that end in a logit")
+    head = mlp.layers[mlp.hidden_depth]
+    trainee.model.auxiliary_head = deepcopy(head)
+    trainee.parameters += trainee.model.auxiliary_head.parameters()
+    head.register_forward_pre_hook(lambda module, given: setattr(trainee, "hidden", given[0]))
+    adam = make_adam(trainee.model.auxiliary_head, learning_rate)
+    trainee.optimizer.param_groups[0]["params"] += adam.param_groups[0]["params"]
+    trainee.optimizer.state.update(adam.state)
+
+
+def served(state: State) -> State:
+    """A state without the auxiliary head."""
+    return {name: value for name, value in state.items() if "auxiliary_head." not in name}
+
+
 def share_table(trainees: list[Trainee], learning_rate: float, from_scratch: bool) -> SharedTable:
     """Let all models use the first one's embedding table, with its Adam state; first-order weights stay their own.
 
@@ -159,13 +199,7 @@ def share_table(trainees: list[Trainee], learning_rate: float, from_scratch: boo
     Raises:
         UserError: an architecture without exactly one embedding table, or checkpoints whose tables differ.
     """
-    tables = []
-    for trainee in trainees:
-        found = [module for module in trainee.model.modules() if isinstance(module, FeatureEmbedding)]
-        if len(found) != 1:
-            what = f"{trainee.member.architecture} has {len(found)} embedding tables"
-            raise UserError(f"embeddings='shared': {what}, exactly one can be shared")
-        tables += found
+    tables = [the_table(trainee, "embeddings='shared'") for trainee in trainees]
     first = tables[0].weight
     if not from_scratch and not all(torch.equal(table.weight, first) for table in tables):
         other = "start from scratch, or from the members of one run that shared a table to its last epoch (keep='last')"
@@ -178,6 +212,15 @@ def share_table(trainees: list[Trainee], learning_rate: float, from_scratch: boo
         own["params"] = [parameter for parameter in own["params"] if parameter is not table.weight]
         trainee.optimizer.state[table.weight] = optimizer.state[first]  # so that each member's state is complete
     return SharedTable([table.weight for table in tables], optimizer)
+
+
+def the_table(trainee: Trainee, setting: str) -> FeatureEmbedding:
+    """The embeddings of a model that has exactly one table of them, as a setting needs; else :class:`UserError`."""
+    found = [module for module in trainee.model.modules() if isinstance(module, FeatureEmbedding)]
+    if len(found) != 1:
+        what = f"{trainee.member.architecture} has {len(found)} embedding tables"
+        raise UserError(f"{setting}: {what}, exactly one is needed")
+    return found[0]
 
 
 def unshare_table(table: SharedTable) -> None:

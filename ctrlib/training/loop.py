@@ -31,17 +31,20 @@ from ctrlib.training.cohort import (
     Group,
     State,
     Teacher,
+    add_head,
     frozen_model,
     in_turn,
     load_state,
     make_trainee,
     member_state,
     model_tensors,
+    served,
     share_table,
     unshare_table,
 )
 from ctrlib.training.dataset import Dataset, Split
 from ctrlib.training.evaluation import predict, score
+from ctrlib.training.rivals import count_codes, draw_tables_afresh, keep_embeddings, logit_of_clicks, plain_forward
 from ctrlib.training.step import choose_forward, choose_step
 
 PROGRESS_S = 5.0
@@ -143,7 +146,7 @@ def train(
             load_state(trainee.kept_state, trainee.model)
         ways = sorted({group.way for group in groups} - {""})
         return Trained(
-            states=[t.kept_state for t in trainees],
+            states=[served(t.kept_state) for t in trainees],
             history=at.history,
             kept_epochs=[t.kept_epoch for t in trainees],
             valid_logits=torch.stack(each(lambda t: predict(t.model, dataset.valid), trainees)).cpu().numpy(),
@@ -242,12 +245,21 @@ def make_group(
     teacher_columns = matrix.any(dim=0).nonzero().flatten().tolist() if frozen else indices
     matrix = matrix[:, teacher_columns].to(device)
     group = Group(trainees, matrix, run.recipe, run.coupling, run.recipe.learning_rate, each)
-    if frozen:
+    if frozen or (run.coupling.refresh > 1 and matrix.any()):
         group.frozen = [frozen_model(i, trainees, teachers, dataset, device) for i in teacher_columns]
+    if run.coupling.head == "auxiliary":
+        for trainee in trainees:
+            add_head(trainee, run.recipe.learning_rate)
     if run.embeddings == "shared":
         group.table = share_table(trainees, run.recipe.learning_rate, from_scratch=starts is None)
+    group.base_rate = logit_of_clicks(dataset) if run.recipe.base_rate_weight else 0.0
+    group.continued = starts is not None
     group.average = WeightAverage(model_tensors(trainees), run.recipe)
     group.forward, group.way = choose_forward(group, dataset)
+    if run.recipe.gradient_penalty:
+        group.forward, group.way, group.code_counts = plain_forward, "", count_codes(dataset).to(device)
+        for trainee in trainees:
+            keep_embeddings(trainee)
     group.step = choose_step(group)
     return group
 
@@ -280,11 +292,15 @@ def run_epoch(
         at.losses = torch.zeros(2, len(group.trainees), device=rows.device)
     for trainee in group.trainees:
         trainee.model.train()
+    if group.recipe.meda and at.step == 0 and (epoch or group.continued):
+        draw_tables_afresh(group.trainees, epoch)
     for step in range(at.step, len(bounds)):
         first, last = bounds[step]
         ids, labels = rows.batch(order[first:last])
         number = epoch * len(bounds) + step
         coupled = has_peers and has_begun(number, steps, group.coupling.start)
+        if number % group.coupling.refresh == 0:
+            group.look_at_peers()
         seed_dropout(group, epoch, step)
         at.losses += group.step(ids, labels, coupled, shuffle_order(group, epoch, step, len(labels)))
         group.average.after_step()

@@ -6,6 +6,7 @@ members meet: the K logits of the batch, from which both losses and their gradie
 Legend: K members of a group, B batch.
 """
 
+from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -17,6 +18,7 @@ from ctrlib.models.layers import embedding_parameters
 from ctrlib.models.operations import has_faster_form
 from ctrlib.training.cohort import Forward, Group, Step, Trainee
 from ctrlib.training.dataset import Dataset
+from ctrlib.training.rivals import added_loss, slope_penalty
 
 
 @has_faster_form
@@ -32,34 +34,65 @@ def choose_step(group: Group) -> Step:
 
 
 def train_step(group: Group, ids: Tensor, labels: Tensor, coupled: bool, shuffle: Tensor | None = None) -> Tensor:
-    """One step of every member of the group on one batch; returns click and peer loss (2, K), detached."""
+    """One step of every member of the group on one batch; returns click and peer loss (2, K), detached.
+
+    What a recipe adds to the click loss beside the peers (:func:`ctrlib.training.rivals.added_loss`) counts with them.
+    """
+    recipe = group.recipe
+    if recipe.rdrop:  # two passes at once
+        shuffle = None if shuffle is None else torch.cat([shuffle, shuffle + len(ids)])
+        ids, labels = ids.repeat(2, 1), labels.repeat(2)
     logits_of = group.forward(ids)
-    outputs = group.each(lambda trainee: logits_of(trainee.model), group.trainees)  # K logits (B,)
+    made = group.each(lambda trainee: forward(trainee, logits_of, ids, group), group.trainees)
+    outputs, heads, penalties = zip(*made, strict=True)
     logits = torch.stack([output.detach() for output in outputs]).requires_grad_()  # (K, B): members meet here
-    click = click_loss(logits, labels)
+    pulled = logits if heads[0] is None else torch.stack([head.detach() for head in heads]).requires_grad_()
+    smoothing = recipe.label_smoothing
+    click = click_loss(logits, labels + smoothing * (0.5 - labels) if smoothing else labels)
     peer = torch.zeros_like(click)
     if coupled:
         frozen = group.each(torch.no_grad()(logits_of), group.frozen)
-        frozen_logits = torch.stack(frozen) if frozen else None  # (T, B)
-        peer = peer_loss(
-            logits, group.coupling, weights=group.weights, frozen=frozen_logits, shuffle=shuffle, labels=labels
-        )
+        given = {"frozen": torch.stack(frozen) if frozen else None, "shuffle": shuffle, "labels": labels}  # (T, B)
+        peer = peer_loss(logits, group.coupling, weights=group.weights, own=pulled, **given)
+    peer = peer + added_loss(logits, recipe, group.coupling, group.base_rate)
     (click + peer).sum().backward()
-    work = list(zip(group.trainees, outputs, logits.grad, strict=True))
-    group.each(lambda part: update(*part, group.recipe), work)
+    back = [(outputs, logits.grad)]
+    if pulled is not logits:
+        back.append((heads, pulled.grad if coupled else torch.zeros_like(pulled)))
+    if recipe.gradient_penalty:
+        back.append((penalties, torch.ones_like(peer)))
+        peer = peer + torch.stack(penalties)
+    work = [(trainee, [(ends[n], slopes[n]) for ends, slopes in back]) for n, trainee in enumerate(group.trainees)]
+    group.each(lambda part: update(*part, recipe), work)
     if group.table:
         group.table.step()
-    return torch.stack([click.detach(), peer.detach()])
+    return torch.stack([click, peer]).detach()
 
 
-def update(trainee: Trainee, output: Tensor, gradient: Tensor, recipe: Recipe) -> None:
-    """Back from the logits' gradient (B,) through one model; embedding L2 (dense, as FuxiCTR), clipping, Adam.
+def forward(
+    trainee: Trainee, logits_of: Callable[[nn.Module], Tensor], ids: Tensor, group: Group
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """A member's logits (B,) on a batch; those of its auxiliary head and its gradient penalty, where it has them.
+
+    By one thread: in what order gradients are added up on the way back is decided thread by thread.
+    """
+    output, head, penalty = logits_of(trainee.model), None, None
+    if group.coupling.head == "auxiliary":
+        head = trainee.model.auxiliary_head(trainee.hidden).squeeze(1)
+    if group.recipe.gradient_penalty:
+        penalty = group.recipe.gradient_penalty * slope_penalty(trainee, output, ids, group.code_counts)
+    return output, head, penalty
+
+
+def update(trainee: Trainee, back: list[tuple[Tensor, Tensor]], recipe: Recipe) -> None:
+    """Back from the gradients in what :func:`forward` gave through one model; embedding L2 (dense, as FuxiCTR),
+    clipping, Adam.
 
     The gradient of a shared table is left where it is, for all members together (:class:`SharedTable`).
     """
     for parameter in trainee.parameters:
         parameter.grad = None
-    output.backward(gradient)
+    torch.autograd.backward(*zip(*back, strict=True))
     if recipe.embedding_l2:
         for table in embedding_parameters(trainee.model):
             table.grad.add_(table.detach(), alpha=recipe.embedding_l2)
