@@ -161,6 +161,7 @@ class Recipe(Settings):
     precision: Precision = Field(default="fp32", description="of matrix products, see ctrlib.fast.machine.arithmetic")
     averaging: Averaging = "none"
     averaging_decay: float = Field(default=0.999, ge=0, lt=1, description="what a step leaves of the ema")
+    averaging_start: Literal[0.0] = 0.0  # a former setting, which earlier records hold
     label_smoothing: float = Field(default=0.0, ge=0, lt=1, description="share of 1/2 in the labels of the click loss")
     base_rate_weight: float = Field(default=0.0, ge=0, le=1e6, description="of the distance to the share of clicks")
     rdrop: float = Field(default=0.0, ge=0, le=1e6, description="weight of the KL between two dropout passes")

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from ctrlib.config import Run
 from ctrlib.data.folders import project_root
 from ctrlib.run.plan import declared_parameters, plan
 from ctrlib.store import ensure
@@ -48,6 +49,12 @@ def settings_of(number: str):
     store = RunStore(Path("/nonexistent/records only"))
     store.results = committed_results()
     return job.name.partition("_")[2], p, store
+
+
+def test_settings_of_earlier_records_are_read_and_keep_their_names() -> None:
+    records = committed_results().runs
+    for name in list(records)[::20]:
+        assert Run.model_validate(records[name]["run"]).fingerprint == name
 
 
 @cache
