@@ -7,7 +7,7 @@
 #             (WHEELS_FOR="--platform win_amd64 --python-version 3.12 --only-binary=:all:" for machines of another kind)
 # make links  after make book: every link to another site is tried
 # make pins   requirements.lock anew, with the newest versions that pyproject.toml allows
-# make test   the tests, among them a strict book build from notebooks executed with tiny parameters: about ten minutes
+# make test   the tests, among them a strict book build from notebooks executed with tiny parameters: about five minutes
 # make test-all   those marked long as well: every page in a browser, the students' edition, the whole book on paper
 # make env    only the environment in .venv                                          (TORCH=2.11.0 for another torch;
 #             TORCH_INDEX=https://download.pytorch.org/whl/cpu for the small build, without CUDA; uv is used where there is one)
