@@ -86,9 +86,9 @@ def test_its_tables_are_those_of_the_runs(decided) -> None:
 
 def test_what_was_trained_is_not_trained_again(decided) -> None:
     _, (first, second) = decided
-    assert len(re.findall("DeepFM, replicate [0-9]: about", first)) >= decide.LEAST_REPLICATES
-    seen = set(re.findall("DeepFM, replicate ([0-9]): about", first))
-    assert not seen & set(re.findall("DeepFM, replicate ([0-9]): about", second))
+    assert len(re.findall("training replicate [0-9] of DeepFM", first)) >= decide.LEAST_REPLICATES
+    seen = set(re.findall("training replicate ([0-9]) of DeepFM", first))
+    assert not seen & set(re.findall("training replicate ([0-9]) of DeepFM", second))
     assert "recipe: rate" in second
 
 

@@ -342,7 +342,7 @@ def test_ratings_with_a_label_left_out(tmp_path):
     data, _ = prepare(tmp_path, raw, positive=">3", drop_label=("3",))
     assert sum(len(split) for split in data.splits().values()) == (stars != 3).sum()
     assert sum(split.labels.sum() for split in data.splits().values()) == (stars > 3).sum()
-    refused(tmp_path, raw, "--positive '5' or '>3'")
+    refused(tmp_path, raw, "--positive VALUE or --positive '>3'")
     refused(tmp_path, raw, "--positive '9' is no label of it; allowed: '1', '2'", positive="9")
 
 

@@ -108,7 +108,7 @@ def decided(single: float = 0.75, spread: float = 1e-4, replicates: int = 5, **g
     [
         ({"single": 0.5, "spread": 0.01}, "nothing", "no model is shown to find a signal"),
         ({"spread": 1e-5}, "one model", "Nothing tried gains as much as 0.001 of AUC."),
-        ({"spread": 1e-3}, "one model", "no verdict yet: a gain of up to 0."),
+        ({"spread": 1e-3}, "one model", "Not decided yet: nothing is shown to gain."),
         ({"average": 0.01}, "average of the models", "serve the average of 3. If you must serve one, train it alone"),
         ({"mutual": 0.01, "average": 0.01}, "mutual learning", "made by mutual learning (mutual). If you can"),
         ({"mutual": 0.01, "distilled": 0.0105}, "mutual learning", "Do not serve the average of 3: no gain"),

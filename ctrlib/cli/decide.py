@@ -19,7 +19,9 @@ def decide(
     log: Annotated[
         str, typer.Argument(help="Your log (a file as for [bold]ctrlib data prepare[/bold]), or a prepared data set.")
     ],
-    minutes: Annotated[float, typer.Option(min=0.5, help="How long it may take, about.")] = 10.0,
+    minutes: Annotated[
+        float, typer.Option(min=0.5, help="How long training may take, about; three replicates are trained anyway.")
+    ] = 10.0,
     out: Annotated[
         Path | None, typer.Option(help="Folder for the report. (Default: decide_NAME, here.)", show_default=False)
     ] = None,
@@ -33,10 +35,10 @@ def decide(
 ) -> None:
     """Should the models of your log be coupled, averaged, distilled, or left alone? A report with an answer.
 
-    The log is prepared in five divisions; the best of eight recipes is sought with one model; then as many replicates
-    are trained as the time allows, with and without peers, and report.html says what pays, by rule from intervals. What
-    is trained is kept: the same command with more minutes goes on. All options of [bold]ctrlib data prepare[/bold]
-    may follow.
+    The log is prepared in five divisions (with --split time in one: replicates then differ by seeds alone); the best of
+    eight recipes is sought with one model; then as many replicates are trained as the time allows, with and without
+    peers, and report.html says what pays, by rule from intervals. What is trained is kept: the same command with more
+    minutes goes on. All options of [bold]ctrlib data prepare[/bold] may follow: --label, --positive, --split, ...
 
     [dim]ctrlib decide clicks.csv --label clicked[/dim]
 
@@ -61,6 +63,7 @@ def decide(
     from ctrlib.store.runs import open_store
 
     root, began = project_root(), time.monotonic()
+    plan.find_notebooks(root)  # refuses any other folder than the project's, before anything is done
     name = re.sub(r"[^\w.-]+", "_", Path(log).stem) or "log"
     folder = (out or Path(f"decide_{name}")).absolute()
     for mine in ("book", "notebooks", "ctrlib"):
@@ -106,13 +109,13 @@ def decide(
     folder.mkdir(parents=True, exist_ok=True)
     recipes.to_csv(folder / "recipes.csv", index=False, float_format="%.6g")
     with reporting("executing the notebook, writing the report"):
-        notebook = plan.execute(root, asked | found, folder / "your_log.ipynb", say)
+        notebook = plan.execute(root, asked | found, folder / "your_log.ipynb")
         report = write_report(notebook, f"Should the models of {name} be coupled?", folder)
         if save:
-            saved, count = plan.save(store, asked | found, folder / "model")
+            saved = plan.save(store, asked | found, folder / "model")
     say(ExecutedPages(folder).value("your_log", "recommendation"))
     if save:
-        say(f"{count} model{'s' * (count > 1)} saved; ctrlib predict {saved} NEW.csv scores new rows")
+        say(f"saved: {saved}. `ctrlib predict {folder / 'model'} NEW.csv` scores new rows")
     if left_out:
         say(f"left out for want of time: {left_out}; the same command with more --minutes goes on from here")
     say(f"{humanize(time.monotonic() - began)}; report: {report}")
@@ -144,7 +147,9 @@ def predict(
         typer.Option(help="The CSV to write, a line a row. (Default: FILE_scored.csv, here.)", show_default=False),
     ] = None,
 ) -> None:
-    """Click probabilities of new rows by saved models; a value that training did not show counts as unseen.
+    """Click probabilities of new rows by saved models, in the order of the file.
+
+    A value that training did not show counts as unseen. Rows that were trained on get flattering scores.
 
     [dim]ctrlib predict decide_clicks/model new.csv[/dim]
     """
@@ -157,5 +162,4 @@ def predict(
         scored.write("probability\n")
         scored.writelines(f"{p:.6g}\n" for p in probabilities)
     say(f"{len(probabilities):,} rows scored, mean probability {probabilities.mean():.4f}: {path}")
-    if new := [f"{name} {share:.0%}" for name, share in unseen.items() if share > 0.05]:
-        say(f"unseen or rare in training: {', '.join(new)} of the rows")
+    say(f"rows whose value is unseen or rare in training: {', '.join(f'{n} {s:.1%}' for n, s in unseen.items())}")

@@ -20,7 +20,7 @@ from ctrlib.run.execute import execute_all
 from ctrlib.run.plan import common_digests, make_job, require
 from ctrlib.run.predict import save_models
 from ctrlib.store.ensure import default_workers, ensure_all
-from ctrlib.store.progress import humanize
+from ctrlib.store.progress import humanize, label
 from ctrlib.store.runs import RunStore
 from ctrlib.study.conditions import Replicate, data_shape
 from ctrlib.study.experiments import checked_parameters, planned_conditions, planned_runs, train_conditions
@@ -170,14 +170,14 @@ class Training:
         missing = [run for run in runs if self.store.find(run) is None]
         if not missing:
             return
-        self.say(f"{architecture}, replicate {seed + 1}: about {humanize(self.seconds(architecture, seed))}")
+        self.say(f"training replicate {seed + 1} of {architecture}, about {humanize(self.seconds(architecture, seed))}")
         errors = ensure_all(self.store, runs, self.p.device, show=self.show)[1]
         if errors:
             raise UserError(f"{architecture}, replicate {seed + 1}: {next(iter(errors.values()))}")
         self.trained, self.took = self.trained + relative_cost(missing), self.took + time.monotonic() - began
 
 
-def execute(root: Path, asked: dict[str, Any], output: Path, show: Callable[[str], None]) -> Path:
+def execute(root: Path, asked: dict[str, Any], output: Path) -> Path:
     """Execute the notebook with these parameters as ``output``, unless that is up to date; ``output``.
 
     Raises:
@@ -187,14 +187,14 @@ def execute(root: Path, asked: dict[str, Any], output: Path, show: Callable[[str
     declared = declared_parameters(source)
     parameters = {name: value for name, value in asked.items() if value != declared[name]}
     job = make_job(root, source, output, declared, parameters, common_digests(root))
-    [outcome] = execute_all([job], root, show, 1)
+    [outcome] = execute_all([job], root, lambda line: None, 1)
     if outcome.state == "failed":
         raise UserError(f"{source.name}: {outcome.error}; see {job.failed_copy}")
     return output
 
 
-def save(store: RunStore, asked: dict[str, Any], folder: Path) -> tuple[Path, int]:
-    """Write the recommended models of the first replicate into ``folder``; that, and how many they are."""
+def save(store: RunStore, asked: dict[str, Any], folder: Path) -> str:
+    """Write the recommended models of the first replicate into ``folder``; in words, what they are."""
     p = checked_parameters(**asked)
     conditions = train_conditions(p, store, planned_conditions("your_log", p))
     table, protocol = with_options(replicate_table(store, conditions)), p.protocols[-1]
@@ -203,4 +203,7 @@ def save(store: RunStore, asked: dict[str, Any], folder: Path) -> tuple[Path, in
     at, shown = (one[(one[list(here)] == pd.Series(here)).all(axis=1)] for one in (table, effects))
     answer = recommend(at, shown, p.instances, sum(shape_of(p)))
     chosen = recommended_models(conditions, at, answer)
-    return save_models(folder, store, chosen, answer.sentence), len(chosen)
+    save_models(folder, store, chosen, answer.sentence)
+    scores = ", ".join(f"{record.content['test'][n]['auc']:.4f}" for record, n in chosen)
+    how = label(chosen[0][0].run)
+    return f"{len(chosen)} of: {how}; test AUC {scores}; trained on the training rows of that division alone"

@@ -88,7 +88,11 @@ def recommend(table: pd.DataFrame, effects: pd.DataFrame, instances: int, rows: 
             "nothing", "Train nothing yet: no model is shown to find a signal here.", (reason, missed)
         )
     by_option = effects.set_index("treatment").loc[list(OPTIONS)]
-    reasons = (*(f"{name[0].upper()}{name[1:]}: {_words(row)}." for name, row in by_option.iterrows()), missed)
+    scores = (
+        f"The best without peers has validation AUC {one['valid_auc'].mean():.4f} and test AUC {one['auc'].mean():.4f}."
+    )
+    options = (f"{name[0].upper()}{name[1:]}: {_words(row)}." for name, row in by_option.iterrows())
+    reasons = (scores, *options, missed)
     gains = by_option.loc[by_option["verdict"] == "gain", "difference"]
     single = gains.drop("average of the models", errors="ignore")
     average = f"the average of {instances}"
@@ -105,13 +109,14 @@ def recommend(table: pd.DataFrame, effects: pd.DataFrame, instances: int, rows: 
         )
         sentence += "couple: nothing that serves one is shown to gain."
     else:
-        action, most = "one model", by_option["high"].max()
-        sentence = "Train one model to its best: do not couple, do not average. "
-        sentence += (
-            f"Nothing tried gains as much as {NEGLIGIBLE:g} of AUC."
-            if most <= NEGLIGIBLE
-            else f"Nothing tried is shown to gain, but this is no verdict yet: a gain of up to {most:.4f} may be there."
-        )
+        action, open_ones = "one model", by_option.loc[by_option["high"] > NEGLIGIBLE, "high"]
+        if open_ones.empty:
+            sentence = "Train one model to its best: do not couple, do not average. "
+            sentence += f"Nothing tried gains as much as {NEGLIGIBLE:g} of AUC."
+        else:
+            most = ", ".join(f"{name} {high:+.4f}" for name, high in open_ones.items())
+            sentence = "Not decided yet: nothing is shown to gain. Until it is, serve one model. The most that may be "
+            sentence += f"gained: {most}."
     return Recommendation(action, sentence, reasons)
 
 

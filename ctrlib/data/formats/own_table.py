@@ -193,7 +193,8 @@ def _read_files(
         if found is None:
             for name in wanted or ():
                 if name not in columns:
-                    raise UserError(f"{path}: {unknown('column', name, columns)}")
+                    has = ", ".join(shown(one, MOST_SHOWN) for one in columns[:20])
+                    raise UserError(f"{path}: no column {name!r}, which the model needs; the file has {has}")
             roles = {"features": wanted, "used": wanted} if wanted else _roles(path, columns, options)
             decimal = options.decimal or ("," if not parquet and separator == ";" else ".")
             found = _Read(options, Cells(scratch.parent, roles["used"]), list(columns), roles, decimal)
@@ -251,7 +252,8 @@ def _labels(found: _Read) -> tuple[np.ndarray, np.ndarray]:
     bad &= ~dropped & pl.Series(np.bincount(numbers, minlength=len(texts)) > 0)
     found.need(name, bad & texts.is_null(), "allowed: a label in every row, or --drop-label missing")
     if bad.any():
-        see = f"see --positive {shown(known[-1], MOST_SHOWN)} or '>3'"
+        some = [shown(one, MOST_SHOWN) for one in known] if len(known) < 3 else ["VALUE", "'>3'"]
+        see = f"say which is the click, {' or '.join(f'--positive {one}' for one in some)}"
         found.need(name, bad, f"allowed: 0 or 1, true or false; the column holds {few}: {see}")
     kept = ~dropped.to_numpy().take(numbers)
     labels = made.cast(pl.UInt8).fill_null(0).to_numpy().take(numbers)
