@@ -92,17 +92,19 @@ def test_what_was_trained_is_not_trained_again(decided) -> None:
     assert "recipe: rate" in second
 
 
-def test_fewer_minutes_leave_fewer_rows(monkeypatch, tmp_path) -> None:
-    """All rows where there is time, and in proportion where there is not."""
+def test_fewer_minutes_leave_fewer_rows_in_steps_and_never_few(monkeypatch, tmp_path) -> None:
     monkeypatch.setattr(Clock, "estimate", lambda self, run: type("", (), {"likely": 10.0}))
-    asked = decide.own_parameters(
+    rows = {"rows": 800_000, "valid_rows": 100_000, "test_rows": 100_000}
+    asked, clock = decide.own_parameters(folders.project_root(), "synthetic", rows), Clock(RunStore(tmp_path), "cpu")
+    cuts = [decide.rows_that_fit(asked, minutes, clock) for minutes in (1e6, 9, 4.5, 2, 0.5)]
+    assert {one for one, _ in cuts} == {1_000_000}
+    assert cuts[0][1] == 1_000_000
+    assert {fit for _, fit in cuts[1:]} <= set(decide.CUTS)
+    assert cuts[1][1] > cuts[-1][1] == min(decide.CUTS)
+    few = decide.own_parameters(
         folders.project_root(), "synthetic", {"rows": 8000, "valid_rows": 1000, "test_rows": 1000}
     )
-    clock = Clock(RunStore(tmp_path), "cpu")
-    (rows, all_fit), (_, some), (_, half) = (decide.rows_that_fit(asked, minutes, clock) for minutes in (1e6, 4.5, 2.5))
-    assert (rows, all_fit) == (10_000, 10_000)
-    assert some == pytest.approx(2 * half, rel=1e-3)
-    assert 0 < half < 10_000
+    assert decide.rows_that_fit(few, 0.5, clock) == (10_000, 10_000)
 
 
 @pytest.mark.parametrize(

@@ -83,15 +83,11 @@ def decide(
     clock = Clock(store, asked["device"])
     with reporting("timing a few steps"):
         rows, fit = plan.rows_that_fit(asked, minutes, clock)
-    if fit < rows and dataset != "synthetic":
-        more = humanize(60 * minutes * rows / max(fit, 1))
-        folds = any(option.startswith("--fold-column") for option in context.args)  # the first rows may lack some
-        if file.is_file() and fit >= plan.LEAST_ROWS and not folds:
-            say(f"{rows:,} rows would take about {more}: the first {fit:,} are used; --minutes gives more")
-            dataset = _prepare(file, f"decide_{name}", [*context.args, "--rows", str(fit)])
-            asked = plan.own_parameters(root, dataset, overrides)
-        else:
-            say(f"{rows:,} rows take about {more}, more than --minutes {minutes:g}: the fewest replicates are trained")
+    folds = any(option.startswith("--fold-column") for option in context.args)  # the first rows may lack some
+    if fit < rows and file.is_file() and not folds:
+        say(f"{rows:,} rows would take longer: the first {fit:,} are used; with more --minutes more, all trained anew")
+        dataset = _prepare(file, f"decide_{name}", [*context.args, "--rows", str(fit)])
+        asked = plan.own_parameters(root, dataset, overrides)
     p = plan.checked_parameters(**asked)
     with reporting("seeking the recipe") as report:
         recipes = plan.search(store, p, report)

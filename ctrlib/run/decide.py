@@ -38,7 +38,7 @@ from ctrlib.study.tables import replicate_table
 NUMBER = "22"  # of the notebook
 ARCHITECTURES = ("DeepFM", "DCN")
 MOST_REPLICATES, LEAST_REPLICATES = 5, 3
-LEAST_ROWS = 5_000
+CUTS = (60_000, 100_000, 200_000, 500_000)  # rows to cut a log to; fewer save nothing: an epoch has fifty steps anyway
 NOTEBOOK_S = 30.0
 RATES, PENALTIES = (1e-3, 5e-3), (0.0, 1e-5, 1e-4, 1e-3)  # of the search: learning rate, L2 on the embeddings
 
@@ -64,13 +64,16 @@ def shape_of(p: StudyParameters) -> tuple[int, int, int]:
 
 
 def rows_that_fit(asked: dict[str, Any], minutes: float, clock: Clock) -> tuple[int, int]:
-    """All rows of the data set, and how many of them leave time for the fewest replicates and the search."""
+    """All rows of the data set, and how many of them, all or one of :data:`CUTS`, leave time for the fewest replicates
+    and the search; if none do, the fewest that are worth a cut. Steps, so that a second time finds what the first has
+    trained."""
     p = checked_parameters(**asked)
     rows = sum(shape_of(p))
     singles = len(RATES) * len(PENALTIES) + LEAST_REPLICATES * relative_cost(planned_runs("your_log", p))
     one = clock.estimate(search_runs(p)[0][1]).likely
     needed = one * singles / default_workers(p.device)
-    return rows, int(rows * min(1.0, (60 * minutes - NOTEBOOK_S) / needed))
+    fit = rows * (60 * minutes - NOTEBOOK_S) / needed
+    return rows, rows if fit >= rows else min(rows, max((cut for cut in CUTS if cut <= fit), default=CUTS[0]))
 
 
 def search_runs(p: StudyParameters) -> list[tuple[dict[str, float], Run]]:
@@ -130,7 +133,7 @@ class Training:
         self.trained, self.took = 0.0, 0.0  # single trainings' worth, and seconds
 
     def until(self, ends: float) -> tuple[dict[str, Any], str]:
-        """Train until the next replicate would end after ``ends`` (of :func:`time.monotonic`), but two at least; then
+        """Train until the next replicate would end after ``ends`` (of :func:`time.monotonic`), but three at least; then
         further architectures that fit whole. The parameters of what is trained, and what was left out, in words."""
         first, *others = dict.fromkeys([*self.p.architectures, *ARCHITECTURES])
         seeds: list[int] = []

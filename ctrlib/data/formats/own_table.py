@@ -113,7 +113,7 @@ def read(
             if re.fullmatch(INDEX, name) and not made.why.startswith("named by"):
                 notes.append(f"{name}: left out, it numbers the rows")
                 continue
-            if not made.why.startswith("fractions"):
+            if not made.numeric:
                 said.append(f"differs in every row, so that nothing can be learnt of it; see --drop {name}")
         if made.odd:
             odd, values = counts[list(made.odd)], cells.values(name).gather(made.odd)
