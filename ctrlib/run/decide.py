@@ -149,7 +149,8 @@ class Training:
             for seed in seeds:
                 self.replicate(other, seed)
             architectures.append(other)
-        left = [f"{MOST_REPLICATES - len(seeds)} replicates"] if len(seeds) < MOST_REPLICATES else []
+        more = MOST_REPLICATES - len(seeds)
+        left = [f"{more} replicate{'s' * (more > 1)}"] * (more > 0)
         left += [name for name in others if name not in architectures]
         return {"seeds": seeds, "architectures": architectures}, ", ".join(left)
 
