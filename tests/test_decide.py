@@ -115,6 +115,7 @@ def test_fewer_minutes_leave_fewer_rows_in_steps_and_never_few(monkeypatch, tmp_
         (["shop.csv", "--label", "bought"], "bought"),
         (["nothing_there"], "nothing_there"),
         (["synthetic", "--label", "clicked"], "is for raw files"),
+        (["clics.csv", "--label", "clicked"], "clics.csv: no such file"),
         (["synthetic", "--set", "instnces=3"], "Did you mean 'instances'"),
         (["synthetic", "--save"], "synthetic"),
     ],

@@ -2,6 +2,7 @@
 
 import re
 import time
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated
 
@@ -76,7 +77,7 @@ def decide(
     store, file = open_store(), Path(log)
     dataset = _prepare(file, f"decide_{name}", context.args) if file.is_file() else log
     if not file.is_file() and context.args:
-        raise UserError(f"{context.args[0]}: is for raw files; {log!r} is none")
+        raise UserError(f"{log}: no such file, and {context.args[0]} is for raw files alone")
     if save:
         check_own(read_manifest(find(dataset)))
     asked = plan.own_parameters(root, dataset, overrides)
@@ -124,7 +125,8 @@ def _prepare(file: Path, name: str, options: list[str]) -> str:
 
     command = typer.main.get_command(data_app).commands["prepare"]
     given = {option.partition("=")[0] for option in options}
-    usual = [] if given & {"--draws", "--fold-column", "--split"} else ["--draws", str(DRAWS)]
+    by_time = "--split=time" in options or ("--split", "time") in pairwise(options)
+    usual = [] if given & {"--draws", "--fold-column", "--valid", "--test"} or by_time else ["--draws", str(DRAWS)]
     usual += [] if "--rows" in given else ["--rows", str(MOST_ROWS)]
     if "--raw" in given or "--out" in given:
         raise UserError(

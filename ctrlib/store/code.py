@@ -66,7 +66,8 @@ def remember_same(before: dict[str, str], now: dict[str, str]) -> list[str]:
     known = _same()
     changed = [part for part in now if before.get(part, now[part]) != now[part]]
     for part in changed:
-        known.setdefault(part, []).append([before[part], now[part]])
+        if (pair := [before[part], now[part]]) not in known.setdefault(part, []):
+            known[part].append(pair)
     if changed:
         replace_file(SAME, (json.dumps(known, indent=1) + "\n").encode())
     return changed
