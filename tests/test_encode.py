@@ -15,7 +15,16 @@ from hypothesis import strategies as st
 from raw_files import avazu_lines, criteo_lines, frappe_lines, table_lines, write_frappe_zip, write_lines
 
 from ctrlib.data import encode
-from ctrlib.data.encode import Cells, Progress, bucket_edges, count_bucket, divide, fit_vocabulary, in_buckets
+from ctrlib.data.encode import (
+    Cells,
+    Progress,
+    bucket_edges,
+    count_bucket,
+    divide,
+    division,
+    fit_vocabulary,
+    in_buckets,
+)
 from ctrlib.data.formats import avazu, criteo, frappe, own_table
 from ctrlib.data.formats.frappe import draw_negatives
 from ctrlib.data.options import PrepareOptions
@@ -132,6 +141,19 @@ def test_frappe_negatives(tmp_path):
     log = write_lines(tmp_path / "log.csv", lines)
     assert read(frappe, log, tmp_path, negatives=3, split_seed=5)[1] == made
     assert read(frappe, log, tmp_path, negatives=3, split_seed=6)[1] != made
+
+
+def test_a_use_and_its_negatives_stay_in_one_part(tmp_path):
+    log = write_lines(tmp_path / "log.csv", frappe_lines(200))
+    for stay in ("together", "apart"):
+        options = PrepareOptions(layout="frappe", draws=2, split_seed=3, negatives_stay=stay)
+        rows, _ = read(frappe, log, tmp_path, **options.model_dump(exclude={"layout"}))
+        parts = [division(rows, draw, options) for draw in (0, 1)]
+        origin = np.concatenate([np.arange(200), np.repeat(np.arange(200), 2)])
+        alike = [(part == part[:200][origin]).all() for part in parts]
+        assert alike == [stay == "together"] * 2
+        assert (parts[0] != parts[1]).any()
+        assert all((np.bincount(part) == [480, 60, 60]).all() for part in parts)
 
 
 def test_negatives_are_uniform_over_unused_items():

@@ -29,6 +29,7 @@ from ctrlib.study.experiments import (
     train_conditions,
 )
 from ctrlib.study.finetuning import HEADLINE, condition_name
+from ctrlib.study.pages import asked_parameters
 from ctrlib.study.parameters import StudyParameters
 from ctrlib.study.tables import (
     SCORES,
@@ -194,8 +195,45 @@ def test_cohorts_share_their_checkpoints() -> None:
     assert "DeepFM + DCN + PNN" in {one.factors["cohort"] for one in four}
 
 
+def test_several_data_sets_are_one_after_the_other_each_by_its_own_parameters() -> None:
+    each = {"small": {"dataset": "synthetic", "rows": 500, "seeds": [4, 5]}, "synthetic": {"seeds": [1, 2]}}
+    several = parameters(datasets=["small", "synthetic"], per_dataset=each)
+    found = planned_conditions("is_it_noise", several)
+    small = planned_conditions("is_it_noise", parameters(rows=500, seeds=[4, 5]))
+    usual = planned_conditions("is_it_noise", parameters(seeds=[1, 2]))
+    assert [one.runs for one in found] == [one.runs for one in small + usual]
+    labels = ["small"] * len(small) + ["synthetic"] * len(usual)
+    assert [one.factors.pop("data") for one in found] == labels
+    assert [one.labels for one in found] == [one.labels for one in small + usual]
+    for slip, words in (({"row": 5}, "rows"), ({"rows": 5}, "rows=5: must be greater")):
+        with pytest.raises(UserError, match=f"per_dataset, small: .*{words}"):
+            planned_conditions(
+                "is_it_noise", parameters(datasets=["small"], per_dataset={"small": {**each["small"], **slip}})
+            )
+
+
+def test_a_profile_says_a_recipe_once_for_each_data_set() -> None:
+    sections = {
+        "all": {"epochs": 9, "rows": 5},
+        "data": {"shop": {"rows": 7, "epochs": 8}, "big": {"dataset": "synthetic", "rows": 6}},
+    }
+    declared = {"dataset": "synthetic", "rows": 1, "epochs": 1}
+    assert asked_parameters(sections, "01", declared) == {"rows": 5, "epochs": 9}
+    for own, expected in (
+        ({"dataset": "shop"}, {"dataset": "shop", "rows": 7, "epochs": 8}),
+        ({"dataset": "shop", "rows": 2}, {"dataset": "shop", "rows": 2, "epochs": 8}),
+        ({"dataset": "big"}, {"dataset": "synthetic", "rows": 6, "epochs": 9}),
+    ):
+        assert asked_parameters({**sections, "01": own}, "01", declared) == expected
+    several = {"datasets": ["big"], "per_dataset": {}}
+    own = {"01": {"datasets": ["shop", "other"], "per_dataset": {"shop": {"rows": 3}}}}
+    assert asked_parameters(sections, "01", several) == {"per_dataset": {"big": sections["data"]["big"]}}
+    found = asked_parameters({**sections, **own}, "01", several)["per_dataset"]
+    assert found == {"shop": {"rows": 3, "epochs": 8}, "other": {}}
+
+
 def test_a_late_start_and_copies_that_differ_in_one_thing() -> None:
-    p = parameters(epochs=3, finetune_epochs=1, max_epochs=8, starts=[0.5], mutual_weights=[1.0], seeds=[1])
+    p = parameters(epochs=3, finetune_epochs=1, max_epochs=8, starts=[2], mutual_weights=[1.0], seeds=[1])
     late = [one.runs[0] for one in planned_conditions("when_to_couple", p) if one.name == "mutual"]
     assert [run.coupling.start * run.recipe.epochs for run in late] == [2.0, 2.0], "the same epoch in both protocols"
     kinds = {}
@@ -207,7 +245,7 @@ def test_a_late_start_and_copies_that_differ_in_one_thing() -> None:
 
 
 def test_on_real_clicks_controls_differ_from_mutual_by_the_coupling_target() -> None:
-    settings = {"architecture": "DCN", "architectures": ["DeepFM", "DCN"], "sizes": [2, 3, 5], "starts": [0.0, 0.5]}
+    settings = {"architecture": "DCN", "architectures": ["DeepFM", "DCN"], "sizes": [2, 3, 5], "starts": [0, 2]}
     settings |= {"seeds": [1], "protocols": ["early_stopping"], "mutual_weights": [1.0, 20.0]}
     found = planned_conditions("real_frappe", parameters(**settings))
     at = {(one.name, one.factors["cohort"], one.factors.get("weight")): one for one in found

@@ -256,7 +256,7 @@ def test_page_07_the_weight_and_the_targets(protocol: str) -> None:
 
 @PROTOCOLS
 def test_page_08_when_it_begins(protocol: str) -> None:
-    starts = [{"protocol": protocol, "coupling start": share} for share in (0.0, 0.5, 0.75)]
+    starts = [{"protocol": protocol, "coupling start": epochs} for epochs in (0, 3, 4.5)]
     one, strong = ([effect("08", "mutual", "solo", weight=weight, **at) for at in starts] for weight in (1, 20))
     ensemble = [mean_of("08", "mutual", "solo", "ensemble_auc", weight=20, **at) for at in starts]
     assert one[0] > 0
@@ -477,7 +477,7 @@ def test_page_15_losses_and_one_exception() -> None:
     assert ((ratio > 2.7) & (ratio < 5.5)).all(axis=None)
     late = family(usual, ["weight", "coupling start"], *SCRATCH)["difference"]
     late = late.xs(20, level="weight").unstack("coupling start")
-    assert (late[0.25] > late[0]).all()
+    assert (late[1.25] > late[0]).all()
 
     going_on = family(alone, ["cohort"], CONTINUED, "checkpoint")["difference"]
     assert [*going_on[STOPPED].index[going_on[STOPPED] < 0]] == ["FiBiNET"]

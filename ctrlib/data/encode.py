@@ -154,7 +154,8 @@ class Field:
 class RawRows:
     """Raw rows of any layout: ``cells``, the ``fields`` made of them, and ``labels`` (N,) uint8.
 
-    ``kept``: numbers of the rows to be used (None: all). ``time``: (N,) places, from 0, in the sorted ``times``, where
+    ``kept``: numbers of the rows to be used (None: all). ``units``: (N,) numbers 0, 1, ... of what a random division
+    keeps in one part, where that is more than a row. ``time``: (N,) places, from 0, in the sorted ``times``, where
     the layout has a time. ``numeric``: fields to cut into buckets. ``parts``: (N,) the place in SPLITS of each row,
     where the file says it; ``folds``: (N,) numbers 0, 1, ... of ``fold_names``, where a column says the fold.
     ``sources``: the raw files themselves. ``columns``: by name, how each was read and why. ``notes``: what a user
@@ -166,6 +167,7 @@ class RawRows:
     fields: list[Field]
     labels: np.ndarray
     kept: np.ndarray | None = None
+    units: np.ndarray | None = None
     time: np.ndarray | None = None
     times: pl.Series | None = None
     numeric: tuple[str, ...] = ()
@@ -215,13 +217,15 @@ def divide_by_fold(folds: np.ndarray, draw: int) -> np.ndarray:
 
 
 def division(rows: RawRows, draw: int, options: PrepareOptions) -> np.ndarray:
-    """(N,) uint8: the place in SPLITS of each row in a draw, or :data:`LEFT_OUT`."""
+    """(N,) uint8: the place in SPLITS of each row in a draw, or :data:`LEFT_OUT`; ``units`` end with the largest."""
     total, kept = rows.cells.rows, rows.kept
     if rows.parts is not None or rows.folds is not None:
         part = rows.parts.copy() if rows.folds is None else divide_by_fold(rows.folds, draw)
         if kept is not None:
             part[np.delete(np.arange(total), kept)] = LEFT_OUT
         return part
+    if rows.units is not None:
+        return divide(random_order(int(rows.units[-1]) + 1, options.split_seed + draw), options.shares)[rows.units]
     if options.split == "time":  # rows of one time keep their order
         order = np.argsort(rows.time if kept is None else rows.time[kept], kind="stable")
     else:

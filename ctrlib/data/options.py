@@ -121,6 +121,11 @@ class PrepareOptions(Settings):
         description="Frappe: items drawn for each use, among those the user never used.",
         json_schema_extra=_FRAPPE,
     )
+    negatives_stay: Literal["together", "apart"] = Field(
+        default="together",
+        description="Frappe: whether a use and its negatives stay in one part, or rows are divided one by one.",
+        json_schema_extra=_FRAPPE,
+    )
     rows: int | None = Field(
         default=None, ge=10, description="Use only the first so many rows, for example of the full Criteo file."
     )

@@ -18,8 +18,8 @@ from ctrlib.errors import UserError
 from ctrlib.publish.downloads import export_figure_data, offer_source
 from ctrlib.publish.exercises import strip
 from ctrlib.publish.slides import write_slides
-from ctrlib.run.plan import find_notebooks
 from ctrlib.store.environment import source_commit
+from ctrlib.study.pages import book_notebooks
 
 TOP_FILES = ("_config.yml", "_toc.yml", "requirements.lock", "pyproject.toml")  # a page lists the versions
 FOR_TEACHERS = ("book/teach.md",)
@@ -38,7 +38,7 @@ def assemble(root: Path, executed: Path, student: bool = False) -> Path:
         UserError: a notebook was not executed; the line names the command that does it.
     """
     source = root / "_build" / ("student_src" if student else "book_src")
-    notebooks = find_notebooks(root)
+    notebooks = book_notebooks(root)
     for notebook in notebooks.values():
         if not (executed / notebook.name).exists():
             raise UserError(
@@ -142,5 +142,5 @@ def _render(root: Path, executed: Path, out: Path, page: Path, student: bool) ->
         raise UserError("the book was not built; the lines above say what is wrong")
     if student:
         shutil.rmtree(out / "notebooks", ignore_errors=True)
-        for notebook in find_notebooks(root).values():
+        for notebook in book_notebooks(root).values():
             offer_source(notebook, out / "notebooks")

@@ -20,7 +20,7 @@ from typing import Any
 from ctrlib.config import Run, digest
 from ctrlib.data.folders import store_root
 from ctrlib.errors import UserError, shown, unknown
-from ctrlib.study.pages import declared_parameters, find_notebooks, find_profile
+from ctrlib.study.pages import asked_parameters, book_notebooks, declared_parameters, find_notebooks, find_profile
 from ctrlib.study.parameters import StudyParameters, read_yaml
 
 
@@ -60,7 +60,8 @@ class Job:
         from ctrlib.study.experiments import checked_parameters, need_comparison
 
         p = checked_parameters(**{**self.declared, **self.parameters})
-        need_comparison(self.name.partition("_")[2], p)
+        for at in p.each().values():
+            need_comparison(self.name.partition("_")[2], at)
         return p
 
     def made_of(self) -> dict[str, Any]:
@@ -127,10 +128,10 @@ def plan(root: Path, profile: str, only: list[str], overrides: dict[str, Any], o
         UserError: unknown profile, notebook, parameter (with the nearest name) or a value out of range.
     """
     notebooks = find_notebooks(root)
-    numbers = [number.strip().zfill(2) for text in only for number in text.split(",")] or list(notebooks)
+    numbers = [number.strip().zfill(2) for text in only for number in text.split(",")] or list(book_notebooks(root))
     require("notebook", numbers, notebooks)
     sections = find_profile(root, profile)
-    require(f"section in profile {profile}", sections, ["all", *notebooks])
+    require(f"section in profile {profile}", sections, ["all", "data", *notebooks])
     declared = {number: declared_parameters(notebooks[number]) for number in notebooks}
     require("parameter", overrides, sorted(set().union(*(declared[number] for number in numbers))))
     require(f"parameter in profile {profile}", sections.get("all", {}), sorted(set().union(*declared.values())))
@@ -141,8 +142,8 @@ def plan(root: Path, profile: str, only: list[str], overrides: dict[str, Any], o
     folder = out or root / "_build" / "study" / re.sub(r"[^\w.=+-]+", "_", label + suffix)[:120]
     common, jobs = common_digests(root), []
     for number in numbers:
-        asked = {"profile": label, **sections.get("all", {}), **sections.get(number, {}), **overrides}
-        parameters = {name: value for name, value in asked.items() if name in declared[number]}
+        labelled = {**sections, "all": {"profile": label, **sections.get("all", {})}}
+        parameters = asked_parameters(labelled, number, declared[number], overrides)
         output = folder / notebooks[number].name
         jobs.append(make_job(root, notebooks[number], output, declared[number], parameters, common))
     for job in jobs:
@@ -170,12 +171,12 @@ def make_job(
     """One notebook with its parameters; ``declared`` are those it has, ``common`` hashes that all share."""
     job = Job(notebook.name[:2], notebook, output, declared, parameters, "")
     settings = {**declared, **parameters}
-    names = [settings.get("dataset", "synthetic"), *(settings.get("datasets") or ())]
-    if not all(isinstance(name, str) for name in names):
-        names = [job.settings.dataset, *job.settings.datasets]  # refuses them
+    names = {settings.get("dataset", "synthetic")}
+    if "datasets" in declared or not all(isinstance(name, str) for name in names):
+        names = {at.dataset for at in job.settings.each().values()}  # refuses them
     if "benchmark" in declared:
         common = {**common, "benchmarks": files_digest(root / "benchmarks", "*.py", "results/*.json")}
-    text, data = hashlib.sha256(notebook.read_bytes()).hexdigest(), [data_digest(name) for name in names]
+    text, data = hashlib.sha256(notebook.read_bytes()).hexdigest(), [data_digest(name) for name in sorted(names)]
     return replace(job, key=digest({**common, "notebook": text, "parameters": parameters, "data": data}))
 
 

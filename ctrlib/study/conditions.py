@@ -162,11 +162,11 @@ class Replicate:
             weights = complete(size or p.instances, p.mutual_weight if weights is None else weights)
         return Coupling(weights=weights, **{"form": p.coupling_form, "target": p.coupling_target, **changes})
 
-    def late_coupling(self, weight: float, share: float) -> Coupling:
-        """A coupling from scratch that begins after a share of the fixed total of epochs; under ``early_stopping``
-        after the same number of epochs."""
-        total = self.p.epochs + self.p.finetune_epochs
-        return self.coupling(weight, start=min(1.0, share * total / self.recipe(total).epochs))
+    def late_coupling(self, weight: float, epochs: float) -> Coupling:
+        """A coupling from scratch that begins after so many epochs."""
+        return self.coupling(
+            weight, start=min(1.0, epochs / self.recipe(self.p.epochs + self.p.finetune_epochs).epochs)
+        )
 
     def alone(self, members: Iterable[Member], epochs: int) -> Runs:
         """One run a member: independent training, so that any later cohort finds it in the store."""

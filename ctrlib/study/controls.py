@@ -159,9 +159,9 @@ def real_clicks(r: Replicate) -> list[Condition]:
     def scratch(architecture: str, starts: tuple[float, ...]) -> None:
         names = [architecture] * p.instances
         add({"solo from scratch": r.from_scratch(None, names)}, architecture)
-        for weight, share in product(p.mutual_weights, starts):
-            runs = r.from_scratch(r.late_coupling(weight, share), names)
-            add({"mutual from scratch": runs}, architecture, weight=weight, **{"coupling start": share})
+        for weight, epochs in product(p.mutual_weights, starts):
+            runs = r.from_scratch(r.late_coupling(weight, epochs), names)
+            add({"mutual from scratch": runs}, architecture, weight=weight, **{"coupling start": epochs})
 
     checkpoints = {}
     for architecture in dict.fromkeys([p.architecture, *p.architectures]):

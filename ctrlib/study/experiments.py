@@ -86,16 +86,22 @@ def need_comparison(notebook: str, p: StudyParameters) -> None:
 
 
 def planned_conditions(experiment: str, p: StudyParameters) -> list[Condition]:
-    """The conditions of an experiment, for all protocols and replicates of the parameters; none are trained yet.
+    """The conditions of an experiment, for all protocols and replicates of the parameters, and for each of their
+    ``datasets``, which is then the factor ``data``; none are trained yet.
 
     Raises:
         UserError: no experiment of that name, or nothing for it to compare.
     """
     if experiment not in EXPERIMENTS:
         raise unknown("experiment", experiment, EXPERIMENTS)
-    need_comparison(experiment, p)
-    replicates = [Replicate(p, seed, protocol) for protocol in p.protocols for seed in p.seeds]
-    return [replace(one, experiment=experiment) for each in replicates for one in EXPERIMENTS[experiment](each)]
+    found = []
+    for label, at in p.each().items():
+        need_comparison(experiment, at)
+        factors = {"data": label} if label else {}
+        for each in (Replicate(at, seed, protocol) for protocol in at.protocols for seed in at.seeds):
+            made = EXPERIMENTS[experiment](each)
+            found += [replace(one, experiment=experiment, factors={**factors, **one.factors}) for one in made]
+    return found
 
 
 def train_conditions(p: StudyParameters, store: RunStore, conditions: Iterable[Condition]) -> list[Condition]:
@@ -167,10 +173,10 @@ def checked_parameters(**parameters) -> StudyParameters:
 
         with arithmetic(p.precision, resolve_device(p.device)):  # refuses what the device does not have
             pass
-    for name in dict.fromkeys((p.dataset, *p.datasets)):
-        rows = data_shape(Replicate(p, p.seeds[0], p.protocols[0]).varied(dataset=name).data)[0]
-        if p.batch_size > rows:
-            raise UserError(f"batch_size={p.batch_size}: must be at most {rows}, the training rows of {name!r}")
+    for at in p.each().values():
+        rows = data_shape(Replicate(at, at.seeds[0], at.protocols[0]).data)[0]
+        if at.batch_size > rows:
+            raise UserError(f"batch_size={at.batch_size}: must be at most {rows}, the training rows of {at.dataset!r}")
     return p
 
 

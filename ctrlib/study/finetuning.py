@@ -98,13 +98,9 @@ def at_criteos_size(r: Replicate) -> list[Condition]:
 
 
 def from_a_raw_log(r: Replicate) -> list[Condition]:
-    """One model of each architecture, then with and without peers, on each data set: the whole way, once."""
-    conditions = []
-    for dataset in r.p.datasets:
-        pretrained = r.varied(dataset=dataset).pretraining(r.p.architectures)
-        found = finetuned(pretrained, r.coupling(size=len(pretrained)), r.recipe())
-        conditions += r.conditions(found, dataset=dataset)
-    return conditions
+    """One model of each architecture, then with and without peers: the whole way, once."""
+    pretrained = r.pretraining(r.p.architectures)
+    return r.conditions(finetuned(pretrained, r.coupling(size=len(pretrained)), r.recipe()))
 
 
 def is_it_noise(r: Replicate) -> list[Condition]:
@@ -151,11 +147,11 @@ def how_strong_and_in_which_form(r: Replicate) -> list[Condition]:
 
 
 def when_to_couple(r: Replicate) -> list[Condition]:
-    """Open question 2: the coupling is on after a share of the fixed total of epochs, from 0 (from scratch, as Deep
-    Mutual Learning) over a burn-in (as codistillation) to 1; see :meth:`Replicate.late_coupling`."""
+    """Open question 2: the coupling is on after so many epochs, from 0 (from scratch, as Deep Mutual Learning) over a
+    burn-in (as codistillation) to all; see :meth:`Replicate.late_coupling`."""
     conditions = r.conditions({"solo": r.from_scratch(None)})
     for weight in r.p.mutual_weights:
-        for share in r.p.starts:
-            found = {"mutual": r.from_scratch(r.late_coupling(weight, share))}
-            conditions += r.conditions(found, weight=weight, **{"coupling start": share})
+        for epochs in r.p.starts:
+            found = {"mutual": r.from_scratch(r.late_coupling(weight, epochs))}
+            conditions += r.conditions(found, weight=weight, **{"coupling start": epochs})
     return conditions

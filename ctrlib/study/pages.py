@@ -1,6 +1,7 @@
 """Notebooks and profiles as they are written: which there are, and the parameters that they name."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,15 @@ def find_notebooks(root: Path) -> dict[str, Path]:
     return found
 
 
+def book_notebooks(root: Path) -> dict[str, Path]:
+    """The notebooks by number that are pages of the book, which ``_toc.yml`` lists, or all where it lists none."""
+    pages = {Path(name).name for name in re.findall(r"file: +(\S+)", (root / "_toc.yml").read_text(encoding="utf-8"))}
+    every = find_notebooks(root)
+    return {number: path for number, path in every.items() if path.stem in pages} or every
+
+
 def find_profile(root: Path, profile: str) -> dict[str, dict[str, Any]]:
-    """A profile's parameters: section ``all`` and one section per notebook number.
+    """A profile's parameters: section ``all``, one section per notebook number, and ``data`` with one per data set.
 
     ``profile`` is the name of a file in ``notebooks/profiles`` or a path to a YAML file.
     """
@@ -42,6 +50,26 @@ def find_profile(root: Path, profile: str) -> dict[str, dict[str, Any]]:
     if not isinstance(content, dict) or not all(isinstance(part, dict) for part in content.values()):
         raise UserError(f"{path}: must hold sections (all, 01, 02, ...) of parameter: value lines")
     return {str(section): dict(part) for section, part in content.items()}
+
+
+def asked_parameters(
+    sections: dict[str, dict[str, Any]], number: str, declared: dict[str, Any], overrides: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """The parameters that a profile and ``overrides`` give to a notebook, of those that it declares.
+
+    Section ``all`` counts least, then what section ``data`` says of the notebook's data set, then its own section.
+    With several ``datasets`` each has its part of ``data`` in ``per_dataset``, below what its section says there.
+    """
+    own, data = {**sections.get(number, {}), **(overrides or {})}, sections.get("data", {})
+    asked = {**sections.get("all", {}), **own}
+    if "per_dataset" in declared:
+        given = asked.get("per_dataset", declared["per_dataset"])
+        labels = asked.get("datasets", declared["datasets"])
+        asked["per_dataset"] = {one: {**data.get(one, {}), **given.get(one, {})} for one in labels}
+    elif (label := asked.get("dataset")) in data:
+        asked = {**sections.get("all", {}), "dataset": label, **data[label], **own}
+        asked["dataset"] = data[label].get("dataset", label)
+    return {name: value for name, value in asked.items() if name in declared}
 
 
 def declared_parameters(notebook: Path) -> dict[str, Any]:
@@ -73,6 +101,6 @@ def published_parameters(notebook: str) -> StudyParameters:
     by_name = {path.stem.partition("_")[2]: path for path in find_notebooks(root).values()}
     if notebook not in by_name:
         raise unknown("notebook", notebook, by_name)
-    declared, sections = declared_parameters(by_name[notebook]), find_profile(root, "published")
-    asked = {**sections.get("all", {}), **sections.get(by_name[notebook].name[:2], {})}
-    return checked(StudyParameters, **{name: asked.get(name, default) for name, default in declared.items()})
+    declared = declared_parameters(by_name[notebook])
+    asked = asked_parameters(find_profile(root, "published"), by_name[notebook].name[:2], declared)
+    return checked(StudyParameters, **{**declared, **asked})

@@ -6,7 +6,8 @@ from typing import Annotated, Any, get_origin
 import yaml
 from pydantic import BaseModel, Field, field_validator, model_validator
 
-from ctrlib.config import Form, Precision, Protocol, Settings, Stopping, Target, Topology
+from ctrlib.config import Form, Precision, Protocol, Settings, Stopping, Target, Topology, checked
+from ctrlib.errors import UserError
 from ctrlib.errors import shown as quoted
 
 FORMER_PROTOCOLS = {"equal_epochs": "fixed_epochs", "own_end": "early_stopping"}
@@ -29,7 +30,8 @@ class StudyParameters(Settings):
     dataset: str = value(
         "synthetic", '"synthetic", a prepared data set (ctrlib data list), or a path to one', max_length=1000
     )
-    datasets: tuple[str, ...] = values(("synthetic",), "several data sets", 1)
+    datasets: tuple[str, ...] = values((), "several data sets, each by its name or by a name in per_dataset")
+    per_dataset: dict[str, dict[str, Any]] = value({}, "by data set, the parameters that it changes")
     rows: int = value(100_000, "training rows of the synthetic data", ge=100)
     valid_rows: int = value(20_000, "validation rows of the synthetic data", ge=100)
     test_rows: int = value(50_000, "test rows of the synthetic data", ge=100)
@@ -83,8 +85,8 @@ class StudyParameters(Settings):
     )
     forms: tuple[Form, ...] = values(("mse", "mse_logit", "kl"), "distances to compare")
     targets: tuple[Target, ...] = values(("live", "joint", "frozen", "shuffled"), "coupling targets to compare")
-    starts: tuple[Annotated[float, Field(ge=0, le=1)], ...] = values(
-        (0.0, 0.25, 0.5, 0.75, 1.0), "coupling starts: shares of the training from scratch after which peers count"
+    starts: tuple[Annotated[float, Field(ge=0, le=1000)], ...] = values(
+        (0.0, 1.5, 3.0, 4.5, 6.0), "coupling starts: epochs of the training from scratch after which peers count"
     )
     topologies: tuple[Topology, ...] = values(
         ("complete", "ring", "star", "pairs", "one_way"), "who learns from whom; pairs needs an even number"
@@ -113,6 +115,18 @@ class StudyParameters(Settings):
             if name not in ("batch_norm", "full_cross") and any(isinstance(entry, bool) for entry in entries):
                 raise ValueError(f"{name}={quoted(value)}: must not be true or false")
         return given
+
+    def each(self) -> "dict[str, StudyParameters]":
+        """By data set its parameters: these, as ``per_dataset`` changes them; where ``datasets`` is empty, by ''."""
+        return {one: self.on(one) for one in self.datasets} or {"": self}
+
+    def on(self, label: str) -> "StudyParameters":
+        """These parameters for one of ``datasets``; UserError names a change that is none of a parameter."""
+        try:
+            changed = {"dataset": label, **self.per_dataset.get(label, {}), "datasets": (), "per_dataset": {}}
+            return checked(StudyParameters, **{**self.model_dump(), **changed})
+        except UserError as error:
+            raise UserError(f"per_dataset, {label}: {error}") from None
 
     @field_validator("protocols", mode="before")
     @classmethod

@@ -25,6 +25,8 @@ def read(path: Path, scratch: Path, options: PrepareOptions, report: Callable[[s
 
     ``cnt`` is dropped: it counts uses after the choice, and a drawn negative has none. For each positive,
     ``negatives`` items are drawn (:func:`draw_negatives`); such a row keeps the user and the context of its positive.
+    Both stay in one part. Divided row by row (``negatives_stay`` = apart), a use in train leaves its negatives to test,
+    so that a context seen with clicks in train is one without them in test.
     ``cost`` (free or paid) describes the app, not the context, so it follows the drawn item: keeping the cost of the
     positive would tell a model which rows are made up.
     """
@@ -57,7 +59,8 @@ def read(path: Path, scratch: Path, options: PrepareOptions, report: Callable[[s
     cells = Cells(scratch, FIELDS)
     cells.add_frame(pl.concat([positives, made]))
     labels = np.concatenate([np.ones(len(positives), np.uint8), np.zeros(len(made), np.uint8)])
-    return RawRows([text.raw], cells, [cells.field(name) for name in FIELDS], labels)
+    units = np.concatenate([np.arange(len(positives)), origin]) if options.negatives_stay == "together" else None
+    return RawRows([text.raw], cells, [cells.field(name) for name in FIELDS], labels, units=units)
 
 
 def draw_negatives(users: np.ndarray, items: np.ndarray, per_row: int, seed: int) -> np.ndarray:
