@@ -6,13 +6,15 @@ import subprocess
 from functools import cache
 from pathlib import Path
 
-import numpy as np
-
 from ctrlib.data.folders import project_root
+
+INSTRUCTIONS = "ONEDNN_MAX_CPU_ISA"
+"""The environment variable that limits the vector instructions of matrix products, and with them their rounding."""
 
 
 def environment(device) -> dict:
     """What the numbers may depend on beyond the settings, and what the time does: versions, machine, chosen paths."""
+    import numpy as np
     import torch
 
     from ctrlib.fast.machine import keep_freed_memory
@@ -23,7 +25,7 @@ def environment(device) -> dict:
         "numpy": np.__version__,
         "system": platform.platform(),
         "processor": processor_name(),
-        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "instructions": os.environ.get(INSTRUCTIONS) or torch.backends.cpu.get_cpu_capability(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "keeps_freed_memory": keep_freed_memory(),
     }

@@ -3,6 +3,7 @@
 Only runs that begin from nothing are chosen, among the cheaper half of them, so that a check takes minutes.
 """
 
+import os
 import random
 import tempfile
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ from statistics import median
 from ctrlib.config import NUMERICS_VERSION, Run
 from ctrlib.data.load import load_data
 from ctrlib.errors import UserError
+from ctrlib.store.environment import INSTRUCTIONS
 from ctrlib.store.progress import label
 from ctrlib.store.record import builds_on
 from ctrlib.store.runs import RunStore
@@ -84,6 +86,8 @@ def recompute(
     for run in random.Random(seed).sample(chosen, min(count, len(chosen))):
         before = contents[run.fingerprint]
         device = before["environment"]["device"]
+        if before["environment"]["instructions"] == "AVX2":  # counts if this process has multiplied nothing yet
+            os.environ.setdefault(INSTRUCTIONS, "AVX2")
         with tempfile.TemporaryDirectory() as folder:
             record = RunStore(Path(folder)).train(
                 run, "cpu" if device == "cpu" else "auto", before["environment"]["threads"], tell
