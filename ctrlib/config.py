@@ -12,7 +12,7 @@ from collections.abc import Callable
 from functools import cached_property
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_serializer, model_validator
 from pydantic_core import PydanticSerializationError
 
 from ctrlib.errors import UserError, error_place, shown, unknown
@@ -34,6 +34,7 @@ Topology = Literal["complete", "ring", "star", "pairs", "one_way"]
 Precision = Literal["fp32", "tf32", "bf16"]
 Protocol = Literal["fixed_epochs", "early_stopping"]
 Stopping = Literal["converged", "fuxictr"]
+SplitKind = Literal["random", "chronological"]
 Weights = tuple[tuple[float, ...], ...]
 
 
@@ -59,6 +60,25 @@ class SyntheticSettings(Settings):
     logit_sd: float = Field(default=1.5, gt=0, le=10, description="standard deviation of the true logit")
     click_rate: float = Field(default=0.25, gt=0, lt=1, description="share of clicks")
     seed: int = Field(default=0, ge=0, description="draw d of the data uses this seed and d")
+    drift: float = Field(default=0.0, ge=0, le=1, description="1 - correlation of true logits at first and last moment")
+    new_codes: float = Field(default=0.0, ge=0, le=0.9, description="share of a field's ids that appear one by one")
+    split: SplitKind = Field(default="random", description="chronological: the earliest rows train, the latest test")
+    lag: float = Field(default=0.0, ge=0, le=1, description="share of the log by which all but test rows are earlier")
+
+    @model_validator(mode="after")
+    def _only_what_is_earlier_can_lag(self) -> "SyntheticSettings":
+        if self.lag and self.split == "random":
+            raise ValueError(f"lag={self.lag} needs split 'chronological'; a random split has no earlier rows")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _without_what_came_later(self, written: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
+        """Later settings at their default are left out, so that earlier data keep their fingerprint."""
+        default = {name: type(self).model_fields[name].default for name in LATER}
+        return {name: value for name, value in written(self).items() if name not in default or value != default[name]}
+
+
+LATER = ("drift", "new_codes", "split", "lag")  # settings of the synthetic data that earlier records do not hold
 
 
 class Data(Settings):

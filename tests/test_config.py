@@ -14,6 +14,7 @@ from ctrlib import config
 from ctrlib.config import Checkpoint, Coupling, Member, Recipe, Run, SyntheticSettings, checked, derive_seed, digest
 from ctrlib.coupling import complete
 from ctrlib.data import folders, synthetic
+from ctrlib.data.load import data_settings
 from ctrlib.study.parameters import StudyParameters
 
 
@@ -163,9 +164,21 @@ def test_fingerprint_of_synthetic_data_changes_with_every_setting() -> None:
     names = {synthetic.fingerprint(default, 0), synthetic.fingerprint(default, 1)}
     for name in SyntheticSettings.model_fields:
         value = getattr(default, name)
-        other = default.model_copy(update={name: value + (1 if isinstance(value, int) else 0.01)})
+        changed = "chronological" if name == "split" else value + (1 if isinstance(value, int) else 0.01)
+        other = default.model_copy(update={name: changed})
         names.add(synthetic.fingerprint(other, 0))
     assert len(names) == 2 + len(SyntheticSettings.model_fields)
+
+
+def test_settings_of_the_data_that_came_later_rename_nothing_at_their_default() -> None:
+    """The fingerprints are those of the version before; what a record holds has no later name."""
+    assert synthetic.fingerprint(SyntheticSettings(), 0) == "cf8d2e0b2fb0d855"
+    data = data_settings("synthetic", 1, SyntheticSettings(train_rows=400, drift=0, split="random"))
+    assert digest(data.model_dump(mode="json")) == "ac7a6b84c4454305"
+    assert not set(config.LATER) & set(data.model_dump()["synthetic"])
+    for name, value in (("drift", 0.1), ("new_codes", 0.1), ("split", "chronological")):
+        again = SyntheticSettings(**{name: value})
+        assert SyntheticSettings.model_validate_json(again.model_dump_json()) == again != SyntheticSettings()
 
 
 # ---- what makes no sense is refused ----------------------------------------------------------------------------------
@@ -276,8 +289,13 @@ BAD = [
     ("greater than or equal to 2", {"instances": 1, "sizes": [1]}),
     ("greater than or equal to 1", {"embedding_dim": 0, "hidden_units": [64, 0], "batch_size": 0, "epochs": 0}),
     ("greater than or equal to 1", {"finetune_epochs": 0, "max_epochs": 0, "epoch_counts": [0], "width_levels": [0]}),
-    ("greater than or equal to 0", {"seeds": [1, -2], "embedding_l2": -1e-9, "l2_levels": [-1], "mutual_weight": -1, "starts": [-1]}),
+    (
+        "greater than or equal to 0",
+        {"seeds": [1, -2], "embedding_l2": -1e-9, "l2_levels": [-1], "mutual_weight": -1, "starts": [-1]},
+    ),
     ("greater than 0", {"logit_sd": 0, "learning_rate": 0, "mutual_weights": [0.0], "noise_levels": [0]}),
+    ("less than or equal to 1", {"drift": 1.5, "lag": 1.5}),
+    ("less than or equal to 0.9", {"new_codes": 1}),
     ("less than 1", {"dropout": 1.0, "averaging_decay": 1}),
     ("at least 1", {"architectures": [], "seeds": []}),
     ("boolean", {"batch_norm": "maybe", "full_cross": "maybe"}),
@@ -290,6 +308,7 @@ BAD = [
     ("shuffled", {"targets": ["dead"], "coupling_target": "dead"}),
     ("one_way", {"topologies": ["tree"]}),
     ("bf16", {"precision": "fp64"}),
+    ("chronological", {"split": "weekly", "splits": ["weekly"]}),
 ]
 BAD_VALUES = [(name, value, allowed) for allowed, values in BAD for name, value in values.items()]
 
@@ -309,6 +328,7 @@ def test_every_parameter_is_tried() -> None:
     ("settings", "words"),
     [
         ({"instances": 0, "epochs": 0, "dropout": 2}, ["(and 2 more)"]),
+        ({"lag": 0.1}, ["lag=0.1", "must be 0 with split 'random'"]),
         # torch refuses to normalise one row in the middle of a training; the settings must refuse before
         ({"batch_norm": True, "batch_size": 1}, ["batch_size"]),
         ({"lr": 1}, ["'lr'", "mutual_weight"]),  # all names are listed

@@ -6,12 +6,15 @@ The true logit is the sum of first-order effects, of planted pairs (dot products
 planted triples, scaled to ``logit_sd``; an intercept sets the click rate. The label is a coin with that probability.
 Because the probability is known, so are the best reachable AUC and log loss (:mod:`ctrlib.stats.metrics`).
 
+Rows may have a time (:class:`Time`): then the planted effects drift, new ids appear, and the known probability is that
+of the row at its time. At time 0 the law is the one without time.
+
 Rows are made in blocks of fixed size, each from its own counter-based stream, so the bytes of a row depend on the
 settings and the row number alone, never on how many rows are asked for at a time, nor on how many threads make them.
 """
 
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
@@ -26,10 +29,37 @@ BLOCK_ROWS = 65_536
 LATENT_RANK = 3
 PAIR_SCALE, TRIPLE_SCALE, FIRST_ORDER_SCALE = 0.8, 0.35, 0.35
 PILOT_BLOCK = 2**40  # a block no data set reaches: it fixes scale and intercept of the logit
+BLOCKS = 2**41  # rows before row 0 lie in the blocks counted back from here
 
 CHUNK_ROWS = 8192  # rows of a block made together: a column of them, and what is gathered for it, stays in cache
 MOST_CELLS = 2**14  # cells in the lookup of a field's ids, at most
 ROWS_PER_THREAD = 500_000  # fewer rows are made before more threads would have paid for themselves
+
+
+@dataclass(frozen=True)
+class Time:
+    """What changes over the log of a world, whose row r of R is at time t = (r + 1/2) / R; earlier rows at t < 0.
+
+    With raw logits A and B of a row, from the planted effects and from others of their kind, the raw logit at time t is
+
+        m + cos(angle t) (A - m) + sin(angle t) (spread (B - shift) - slope (A - m)).
+
+    What stands beside the sine has on the pilot rows mean 0, the standard deviation of A and no correlation with it.
+    So the logit's mean and spread stay, and the logits of a row at times t and s have correlation cos(angle (t - s)).
+
+    An id of a field that is not there yet is replaced by the one that stands in for it, which is there all the time.
+    """
+
+    rows: int  # R
+    angle: float  # radians from time 0 to time 1
+    born: list[np.ndarray]  # per field (ids,): the time an id appears, -inf for those that are always there
+    stand_in: list[np.ndarray]  # per field (ids,): the id in its place until then
+    first_order: list[np.ndarray]  # those of B, as in World
+    latent: list[np.ndarray]
+    mean: float = 0.0  # m
+    spread: float = 0.0
+    shift: float = 0.0
+    slope: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -46,6 +76,7 @@ class World:
     seed: int
     scale: float = 1.0
     intercept: float = 0.0
+    time: Time | None = None  # None: rows have no time
 
 
 def field_dims(settings: SyntheticSettings) -> np.ndarray:
@@ -75,11 +106,45 @@ def make_world(settings: SyntheticSettings, draw: int) -> World:
         ),
         seed=seed,
     )
-    raw = np.empty(BLOCK_ROWS)
-    _make_block(_plan(world), PILOT_BLOCK, 0, np.empty((BLOCK_ROWS, settings.fields), dtype=np.int32), raw)
+    raw = _pilot(world)
     scale = settings.logit_sd / raw.std()
     intercept = brentq(lambda shift: expit(scale * raw + shift).mean() - settings.click_rate, -50, 50)
-    return World(**{**world.__dict__, "scale": float(scale), "intercept": float(intercept)})
+    time = _make_time(settings, world, raw) if settings.drift or settings.new_codes or settings.lag else None
+    return World(**{**world.__dict__, "scale": float(scale), "intercept": float(intercept), "time": time})
+
+
+def _pilot(world: World) -> np.ndarray:
+    """The raw logits of the pilot block, (BLOCK_ROWS,), without time."""
+    raw = np.empty(BLOCK_ROWS)
+    _make_block(_plan(world), PILOT_BLOCK, 0, np.empty((BLOCK_ROWS, len(world.field_dims)), dtype=np.int32), raw)
+    return raw
+
+
+def _make_time(settings: SyntheticSettings, world: World, raw: np.ndarray) -> Time:
+    """What changes over the log, from streams of its own; ``raw`` is the pilot block's logit at time 0."""
+    rng = np.random.default_rng(derive_seed("new codes", world.seed))
+    born, stand_in = [], []
+    for dim in world.field_dims:
+        new = min(round(settings.new_codes * dim), dim - 1)
+        order = rng.permutation(dim)  # the new ids as they appear, at even distances; then those of all times
+        born.append(np.full(dim, -np.inf))
+        born[-1][order[:new]] = (np.arange(new) + 0.5) / max(new, 1)
+        stand_in.append(np.arange(dim))
+        stand_in[-1][order[:new]] = rng.choice(order[new:], new)
+    rng = np.random.default_rng(derive_seed("drift", world.seed))
+    other = {
+        "first_order": [rng.normal(0, FIRST_ORDER_SCALE, dim) for dim in world.field_dims],
+        "latent": [rng.normal(0, 1, (dim, LATENT_RANK)) for dim in world.field_dims],
+    }
+    rows = settings.train_rows + settings.valid_rows + settings.test_rows
+    time = Time(rows, float(np.arccos(1 - settings.drift)), born, stand_in, **other)
+    if not settings.drift:
+        return time
+    second, centred = _pilot(replace(world, **other)), raw - raw.mean()
+    slope = (second * centred).sum() / (centred * centred).sum()
+    spread = raw.std() / (second - slope * centred).std()
+    numbers = {"mean": raw.mean(), "spread": spread, "shift": second.mean(), "slope": spread * slope}
+    return replace(time, **{name: float(number) for name, number in numbers.items()})
 
 
 @dataclass(frozen=True)
@@ -109,6 +174,8 @@ class _Plan:
     fields: list[_Field]
     pairs: list[list[int]]
     triples: list[list[int]]
+    time: Time | None
+    other: "_Plan | None"  # the effects that the planted ones drift to
 
 
 def _plan(world: World) -> _Plan:
@@ -124,7 +191,11 @@ def _plan(world: World) -> _Plan:
         latent = np.ascontiguousarray(world.latent[f].T) if f in interacting else None
         shift = np.ascontiguousarray(world.cluster_shift[:, f], dtype=np.int64)
         fields.append(_Field(dim, thresholds, lowest, border, shift, world.first_order[f], latent))
-    return _Plan(world.seed, len(world.cluster_shift), fields, world.pairs.tolist(), world.triples.tolist())
+    time, other = world.time, None
+    if time is not None and time.angle:
+        other = _plan(replace(world, first_order=time.first_order, latent=time.latent, time=None))
+    pairs, triples = world.pairs.tolist(), world.triples.tolist()
+    return _Plan(world.seed, len(world.cluster_shift), fields, pairs, triples, time, other)
 
 
 def _make_block(plan: _Plan, block: int, start: int, ids: np.ndarray, logit: np.ndarray) -> np.ndarray:
@@ -137,7 +208,7 @@ def _make_block(plan: _Plan, block: int, start: int, ids: np.ndarray, logit: np.
     Returns:
         The uniform numbers (N,) that the labels will use.
     """
-    rng = np.random.Generator(np.random.Philox(key=[plan.seed, block]))
+    rng = np.random.Generator(np.random.Philox(key=[plan.seed, block % BLOCKS]))
     fields, stop = len(plan.fields), start + len(ids)
     # The stream is one of whole blocks: clusters, then all shifts, all positions, all coins.
     cluster = rng.integers(0, plan.clusters, BLOCK_ROWS)
@@ -149,9 +220,14 @@ def _make_block(plan: _Plan, block: int, start: int, ids: np.ndarray, logit: np.
         low, high = max(first, start), min(first + CHUNK_ROWS, stop)
         if low < high:
             codes = _ids(plan, position[low - first : high - first], shifted[low:high], cluster[low:high])
+            if plan.time is not None:
+                time = (block * BLOCK_ROWS + np.arange(low, high) + 0.5) / plan.time.rows
+                for code, born, stand_in in zip(codes, plan.time.born, plan.time.stand_in, strict=True):
+                    np.copyto(code, stand_in.take(code), where=born.take(code) > time)
             for f, code in enumerate(codes):  # far faster than to assign codes.T at once
                 ids[low - start : high - start, f] = code
-            logit[low - start : high - start] = _raw_logit(plan, codes)
+            raw = _raw_logit(plan, codes)
+            logit[low - start : high - start] = raw if plan.other is None else _drifted(plan, codes, raw, time)
     return rng.random(BLOCK_ROWS)[start:stop]
 
 
@@ -191,6 +267,14 @@ def _raw_logit(plan: _Plan, codes: np.ndarray) -> np.ndarray:
     return logit
 
 
+def _drifted(plan: _Plan, codes: np.ndarray, raw: np.ndarray, time: np.ndarray) -> np.ndarray:
+    """The raw logits (N,) of rows with ids ``codes`` (F, N) and ``raw`` logits at time 0, at their ``time`` (N,); see
+    :class:`Time`."""
+    at, centred = plan.time, raw - plan.time.mean
+    away = at.spread * (_raw_logit(plan.other, codes) - at.shift) - at.slope * centred
+    return at.mean + np.cos(at.angle * time) * centred + np.sin(at.angle * time) * away
+
+
 def make_rows(world: World, start: int, stop: int, workers: int | None = None) -> Split:
     """Rows ``start`` ... ``stop`` - 1 of the endless table of ``world``, with their true probabilities.
 
@@ -198,7 +282,7 @@ def make_rows(world: World, start: int, stop: int, workers: int | None = None) -
 
     Args:
         world: what is planted.
-        start: first row, 0 or more.
+        start: first row, 0 or more; where rows have a time, earlier ones are below 0.
         stop: one past the last row, ``start`` or more.
         workers: threads; None stands for one below a million rows, and from there on for as many as there are
             cores, up to 8. The rows do not depend on it.
@@ -208,7 +292,7 @@ def make_rows(world: World, start: int, stop: int, workers: int | None = None) -
     """
     from scipy.special import expit
 
-    if not 0 <= start <= stop:
+    if start > stop or (start < 0 and world.time is None):
         raise UserError(f"rows {start} to {stop}; allowed: 0 <= start <= stop")
     if workers is not None and workers < 1:
         raise UserError(f"workers must be 1 or more, got {workers}")
@@ -243,12 +327,26 @@ def fingerprint(settings: SyntheticSettings, draw: int) -> str:
 def generate(settings: SyntheticSettings, draw: int = 0, workers: int | None = None) -> Dataset:
     """The data set of one draw: its own planted effects and its own rows. Same settings and draw, same bytes.
 
+    The rows of a log with time are those of all parts together, in their order. A chronological split cuts them into
+    training, validation and test rows, with ``lag`` each of the first two that share of the log earlier; a random
+    split draws them. Without time rows are exchangeable, and the first are for training.
+
     ``workers`` is the number of threads, see :func:`make_rows`: by default parts of less than a million rows use
     one, because whoever trains on them may be one of many processes.
     """
     world = make_world(settings, draw)
-    ends = np.cumsum([0, settings.train_rows, settings.valid_rows, settings.test_rows])
-    train, valid, test = (make_rows(world, int(a), int(b), workers) for a, b in pairwise(ends))
+    ends = [int(end) for end in np.cumsum([0, settings.train_rows, settings.valid_rows, settings.test_rows])]
+    if world.time is not None and settings.split == "random":
+        log = make_rows(world, 0, ends[-1], workers)
+        drawn = np.random.default_rng(derive_seed("split", world.seed)).permutation(ends[-1])
+        parts = [np.sort(drawn[a:b]) for a, b in pairwise(ends)]
+        train, valid, test = (Split(log.ids[part], log.labels[part], log.probability[part]) for part in parts)
+    else:
+        earlier = round(settings.lag * ends[-1])
+        moved = (earlier, earlier, 0)
+        train, valid, test = (
+            make_rows(world, a - back, b - back, workers) for (a, b), back in zip(pairwise(ends), moved, strict=True)
+        )
     return Dataset(
         name="synthetic",
         draw=draw,

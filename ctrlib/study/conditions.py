@@ -106,6 +106,7 @@ class Replicate:
         p = self.p
         if p.dataset == "synthetic":
             names = ("valid_rows", "test_rows", "fields", "largest_field", "logit_sd")
+            names += ("drift", "new_codes", "split", "lag")
             settings = SyntheticSettings(train_rows=p.rows, **{name: getattr(p, name) for name in names})
             return data_settings("synthetic", self.seed, settings)
         draws = data_draws(p.dataset)

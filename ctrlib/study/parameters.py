@@ -6,7 +6,7 @@ from typing import Annotated, Any, get_origin
 import yaml
 from pydantic import BaseModel, Field, field_validator, model_validator
 
-from ctrlib.config import Form, Precision, Protocol, Settings, Stopping, Target, Topology, checked
+from ctrlib.config import Form, Precision, Protocol, Settings, SplitKind, Stopping, Target, Topology, checked
 from ctrlib.errors import UserError
 from ctrlib.errors import shown as quoted
 
@@ -38,6 +38,15 @@ class StudyParameters(Settings):
     fields: int = value(10, "fields of the synthetic data", ge=3, le=200)
     largest_field: int = value(300, "ids in the largest field of the synthetic data", ge=4, le=1_000_000)
     logit_sd: float = value(1.5, "spread of the true logit of the synthetic data", gt=0, le=10)
+    drift: float = value(
+        0.0, "of the synthetic data: 1 - correlation of true logits at the log's first and last moment", ge=0, le=1
+    )
+    new_codes: float = value(
+        0.0, "share of the ids of a synthetic field that appear one by one as time goes on", ge=0, le=0.9
+    )
+    split: SplitKind = value("random", "of the synthetic data over time; chronological: test rows are the latest")
+    splits: tuple[SplitKind, ...] = values(("random", "chronological"), "splits of the synthetic data to compare", 1)
+    lag: float = value(0.0, "share of the log by which training rows are earlier, test rows not", ge=0, le=1)
     architecture: str = value(
         "FiBiNET",
         "FiBiNET, DCN, PNN, DeepFM, DCNv2, AutoInt, FinalMLP, FM, LR, GDCN, FinalNet, FCN, Wukong, RankMixer, "
@@ -140,6 +149,8 @@ class StudyParameters(Settings):
     def _fit_together(self) -> "StudyParameters":
         if self.batch_norm and self.batch_size == 1:
             raise ValueError("batch_size=1: must be at least 2 with batch_norm, which compares the rows of a batch")
+        if self.lag and self.split == "random":
+            raise ValueError(f"lag={self.lag}: must be 0 with split 'random', which has no earlier rows")
         for name in type(self).model_fields:
             entries = getattr(self, name)
             if isinstance(entries, tuple) and name != "hidden_units" and len(set(entries)) != len(entries):
