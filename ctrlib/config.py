@@ -60,6 +60,7 @@ class SyntheticSettings(Settings):
     logit_sd: float = Field(default=1.5, gt=0, le=10, description="standard deviation of the true logit")
     click_rate: float = Field(default=0.25, gt=0, lt=1, description="share of clicks")
     seed: int = Field(default=0, ge=0, description="draw d of the data uses this seed and d")
+    rows_seed: int = Field(default=0, ge=0, description="other training and validation rows of the same planted law")
     drift: float = Field(default=0.0, ge=0, le=1, description="1 - correlation of true logits at first and last moment")
     new_codes: float = Field(default=0.0, ge=0, le=0.9, description="share of a field's ids that appear one by one")
     split: SplitKind = Field(default="random", description="chronological: the earliest rows train, the latest test")
@@ -78,7 +79,7 @@ class SyntheticSettings(Settings):
         return {name: value for name, value in written(self).items() if name not in default or value != default[name]}
 
 
-LATER = ("drift", "new_codes", "split", "lag")  # settings of the synthetic data that earlier records do not hold
+LATER = ("rows_seed", "drift", "new_codes", "split", "lag")  # settings that earlier records do not hold
 
 
 class Data(Settings):

@@ -286,9 +286,10 @@ BAD = [
     ("greater than or equal to 100", {"rows": 99, "valid_rows": 99, "test_rows": 99, "row_levels": [99]}),
     ("greater than or equal to 4", {"largest_field": 3}),
     ("greater than or equal to 3", {"fields": 2}),
-    ("greater than or equal to 2", {"instances": 1, "sizes": [1]}),
+    ("greater than or equal to 2", {"instances": 1, "sizes": [1], "cohorts": 1}),
     ("greater than or equal to 1", {"embedding_dim": 0, "hidden_units": [64, 0], "batch_size": 0, "epochs": 0}),
     ("greater than or equal to 1", {"finetune_epochs": 0, "max_epochs": 0, "epoch_counts": [0], "width_levels": [0]}),
+    ("greater than or equal to 0", {"rows_seed": -1, "rows_seeds": [-1]}),
     (
         "greater than or equal to 0",
         {"seeds": [1, -2], "embedding_l2": -1e-9, "l2_levels": [-1], "mutual_weight": -1, "starts": [-1]},

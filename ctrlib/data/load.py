@@ -7,6 +7,8 @@ from ctrlib.config import Data, SyntheticSettings
 from ctrlib.data.folders import data_root
 from ctrlib.errors import UserError
 
+ROWS_OF_A_LAW = {"rows_seed": 0, "lag": 0.0}  # settings that choose the rows of a planted law, at their default
+
 
 def data_settings(name: str, draw: int, synthetic: SyntheticSettings | None = None) -> Data:
     """The :class:`Data` of a run: looks up (synthetic: computes) the fingerprint of the rows."""
@@ -17,6 +19,12 @@ def data_settings(name: str, draw: int, synthetic: SyntheticSettings | None = No
         return Data(name=name, draw=draw, synthetic=synthetic, fingerprint=fingerprint(synthetic, draw))
     found = _load_cached(name, draw, None, str(data_root()))
     return Data(name=name, draw=draw, fingerprint=found.fingerprint)
+
+
+def same_codes(a: Data, b: Data) -> bool:
+    """Whether a code means the same in both: they are the same rows, or rows of one planted law."""
+    laws = [one.synthetic and (one.draw, one.synthetic.model_copy(update=ROWS_OF_A_LAW)) for one in (a, b)]
+    return a.fingerprint == b.fingerprint or (laws[0] is not None and laws[0] == laws[1])
 
 
 def load_data(data: Data):

@@ -331,21 +331,32 @@ def generate(settings: SyntheticSettings, draw: int = 0, workers: int | None = N
     training, validation and test rows, with ``lag`` each of the first two that share of the log earlier; a random
     split draws them. Without time rows are exchangeable, and the first are for training.
 
+    With another ``rows_seed`` the training and validation rows are others of the same law; the test rows stay, so that
+    models of different rows are judged, and compared, on the same ones.
+
     ``workers`` is the number of threads, see :func:`make_rows`: by default parts of less than a million rows use
     one, because whoever trains on them may be one of many processes.
     """
     world = make_world(settings, draw)
+    learnt = world
+    if settings.rows_seed:
+        learnt = replace(world, seed=derive_seed("synthetic rows", world.seed, settings.rows_seed))
     ends = [int(end) for end in np.cumsum([0, settings.train_rows, settings.valid_rows, settings.test_rows])]
+    spans = list(pairwise(ends))
     if world.time is not None and settings.split == "random":
         log = make_rows(world, 0, ends[-1], workers)
+        others = log if learnt is world else make_rows(learnt, 0, ends[-1], workers)
         drawn = np.random.default_rng(derive_seed("split", world.seed)).permutation(ends[-1])
-        parts = [np.sort(drawn[a:b]) for a, b in pairwise(ends)]
-        train, valid, test = (Split(log.ids[part], log.labels[part], log.probability[part]) for part in parts)
+        parts = [np.sort(drawn[a:b]) for a, b in spans]
+        train, valid, test = (
+            Split(rows.ids[part], rows.labels[part], rows.probability[part])
+            for rows, part in zip((others, others, log), parts, strict=True)
+        )
     else:
         earlier = round(settings.lag * ends[-1])
-        moved = (earlier, earlier, 0)
+        laws = ((learnt, earlier), (learnt, earlier), (world, 0))
         train, valid, test = (
-            make_rows(world, a - back, b - back, workers) for (a, b), back in zip(pairwise(ends), moved, strict=True)
+            make_rows(law, a - back, b - back, workers) for (law, back), (a, b) in zip(laws, spans, strict=True)
         )
     return Dataset(
         name="synthetic",

@@ -105,6 +105,22 @@ def churn(probability_matrix: ArrayLike) -> Churn:
     return Churn(mean_difference=float(difference), rank_correlation=_mean_correlation(ranks))
 
 
+def relative_prediction_difference(a: ArrayLike, b: ArrayLike) -> float:
+    """``|p_a - p_b|`` over the mean of the two, averaged over rows: 0 for equal predictions, at most 2.
+
+    The measure of (ir)reproducibility of Shamir and Coviello 2020 ("Anti-Distillation", arXiv 2010.09923) and Shamir
+    and Lin 2022 (arXiv 2202.06499), for two models. Rows with probability 0 in both differ by 0.
+
+    Args:
+        a, b: probabilities in [0, 1], (N,).
+    """
+    a, b = _probability_column(a, "a"), _probability_column(b, "b")
+    if a.size != b.size:
+        raise UserError(f"both must predict the same rows, got {a.size} and {b.size}")
+    total = a + b
+    return float(np.divide(2 * np.abs(a - b), total, out=np.zeros_like(total), where=total > 0).mean())
+
+
 def _probability_matrix(values: ArrayLike) -> np.ndarray:
     """``values`` as (K, N) in [0, 1], K >= 2 models."""
     p = np.asarray(values, dtype=np.float64)

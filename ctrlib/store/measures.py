@@ -11,16 +11,20 @@ these predict otherwise, as on another kind of machine, that is said, and the va
 import json
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.special import logit
 
 from ctrlib.config import digest
 from ctrlib.data.files import read_sealed, write_sealed
 from ctrlib.data.load import load_data
+from ctrlib.errors import UserError
 from ctrlib.stats import metrics
 from ctrlib.stats.delong import AucCovariance, RowDifference, delong, pool_folds
+from ctrlib.stats.ledger import Ledger, ledger
 from ctrlib.store.code import function_code
 from ctrlib.store.record import Record, storage_error
 from ctrlib.store.runs import RunStore
@@ -171,6 +175,58 @@ def pooled_difference(
     size = sum(len(record.run.members) for record in pairs[0][0])
     rest = pooled.aucs.size - size
     return pooled.contrast([1 / size] * size + [-1 / rest] * rest)
+
+
+def excess_ledger(store: RunStore, served: Sequence[Sequence[Sequence[Record]]]) -> Ledger:
+    """Bias, data variance and seed variance of the excess log loss of what is served, against the known probability.
+
+    Args:
+        store: keeps the measure.
+        served: [draw of rows][seed] -> the records whose *first* members are served together, by the mean of their
+            probabilities; one record stands for one model. All have the same test rows.
+
+    Raises:
+        UserError: the true probability is not known.
+    """
+    draws, seeds, size = len(served), len(served[0]), len(served[0][0])
+
+    def compute(records: Sequence[Record]) -> dict[str, Any]:
+        truth = load_data(records[0].run.data).test.probability
+        if truth is None:
+            raise UserError(f"data set {records[0].run.data.name!r}: the ledger needs the true click probability")
+        if size == 1:
+            logits = np.stack([record.logits()[0] for record in records])
+        else:
+            logits = logit([_served_together(records[n : n + size]) for n in range(0, len(records), size)])
+        return asdict(ledger(truth, logits.reshape(draws, seeds, -1)))
+
+    records = [record for draw in served for seed in draw for record in seed]
+    return Ledger(**measured(store, "excess_ledger", records, compute, draws=draws, seeds=seeds, size=size))
+
+
+def retraining_churn(store: RunStore, today: Sequence[Record], tomorrow: Sequence[Record]) -> dict[str, float]:
+    """How what is served changes when it is trained again, and how good it is.
+
+    Args:
+        store: keeps the measure.
+        today, tomorrow: the records whose first members are served together, before and after; same test rows.
+
+    Returns:
+        ``difference``: :func:`ctrlib.stats.metrics.relative_prediction_difference`. ``auc``: mean test AUC of both.
+    """
+
+    def compute(records: Sequence[Record]) -> dict[str, float]:
+        labels = load_data(records[0].run.data).test.labels
+        both = [_served_together(part) for part in (records[: len(today)], records[len(today) :])]
+        aucs = metrics.cohort_auc(labels, np.stack(both))
+        return {"difference": metrics.relative_prediction_difference(*both), "auc": float(aucs.mean())}
+
+    return measured(store, "retraining_churn", [*today, *tomorrow], compute, today=len(today))
+
+
+def _served_together(records: Sequence[Record]) -> np.ndarray:
+    """The mean test probability (rows,) of the first member of each record."""
+    return np.mean([record.probabilities()[0] for record in records], axis=0)
 
 
 def data_facts(store: RunStore, record: Record) -> dict[str, Any]:

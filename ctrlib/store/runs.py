@@ -18,7 +18,7 @@ from typing import Any
 from ctrlib.config import Data, Member, Run, StoredMember
 from ctrlib.data.files import read_plain
 from ctrlib.data.folders import need_folder_path, store_root
-from ctrlib.data.load import load_data
+from ctrlib.data.load import load_data, same_codes
 from ctrlib.errors import UserError
 from ctrlib.store.code import other_parts
 from ctrlib.store.content import Origin
@@ -261,14 +261,15 @@ class RunStore:
             release_memory()
 
     def _checkpoint(self, stored: StoredMember, data: Data | None = None) -> tuple[Member, dict]:
-        """Settings and state of a member of an earlier run; where ``data`` is given, it must be what that run saw."""
+        """Settings and state of a member of an earlier run; where ``data`` is given, codes must mean what they meant
+        to that run."""
         record = self.open(stored.run)
         if reason := self._why_outdated(record.content):
             raise UserError(f"run {stored.run}, whose weights are needed, was trained {reason}: train it again first")
         last = len(record.run.members) - 1
         if stored.member > last:
             raise UserError(f"run {stored.run} has no member {stored.member}; allowed: 0 to {last}")
-        if data is not None and data.fingerprint != record.run.data.fingerprint:
+        if data is not None and not same_codes(data, record.run.data):
             raise UserError(f"run {stored.run} saw other data than this run, so its members cannot teach here")
         return record.run.members[stored.member], record.states()[stored.member]
 

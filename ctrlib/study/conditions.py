@@ -34,6 +34,7 @@ from ctrlib.store.record import Record
 from ctrlib.study.parameters import StudyParameters
 
 PATIENCE, CUTS = 2, 2  # epochs in a row without a better validation AUC before a cut of the learning rate; such cuts
+COHORT_SEEDS = 10**12 + 1  # as many as there are replicates: between the seeds of a replicate's cohorts
 SHARED_ORDER = 999  # the slot whose order seed a replicate uses when all members see the same batches
 Factor = str | int | float
 Runs = list[Run]
@@ -85,11 +86,15 @@ def data_shape(data: Data) -> tuple[int, int, int, tuple[int, ...]]:
 
 @dataclass(frozen=True)
 class Replicate:
-    """One seed of the study under one protocol: what its runs and conditions are made from."""
+    """One seed of the study under one protocol: what its runs and conditions are made from.
+
+    Another ``cohort`` has the same data and members with seeds of their own.
+    """
 
     p: StudyParameters
     seed: int
     protocol: Protocol
+    cohort: int = 0
 
     def varied(self, **parameters: Any) -> "Replicate":
         """The same under other parameters."""
@@ -106,7 +111,7 @@ class Replicate:
         p = self.p
         if p.dataset == "synthetic":
             names = ("valid_rows", "test_rows", "fields", "largest_field", "logit_sd")
-            names += ("drift", "new_codes", "split", "lag")
+            names += ("drift", "new_codes", "split", "lag", "rows_seed")
             settings = SyntheticSettings(train_rows=p.rows, **{name: getattr(p, name) for name in names})
             return data_settings("synthetic", self.seed, settings)
         draws = data_draws(p.dataset)
@@ -120,7 +125,7 @@ class Replicate:
 
     def member(self, slot: int, architecture: str, shared_order: bool = False) -> Member:
         """Instance ``slot``: initial weights from (seed, slot); batch order its own, or shared by all members."""
-        p, first = self.p, 1000 * self.seed
+        p, first = self.p, 1000 * (self.seed + COHORT_SEEDS * self.cohort)
         return Member(
             architecture=architecture,
             embedding_dim=p.embedding_dim,
@@ -178,6 +183,10 @@ class Replicate:
         """Independent trainings of one model each: own initial weights, own batch order."""
         members = [self.member(slot, name) for slot, name in enumerate(architectures or self.architectures)]
         return self.alone(members, epochs or self.p.epochs)
+
+    def alone_for_all_epochs(self, size: int) -> Runs:
+        """The first ``size`` members as in :meth:`pretraining`, for the epochs of pretraining and fine-tuning."""
+        return self.pretraining(self.architectures[:size], self.p.epochs + self.p.finetune_epochs)
 
     def from_scratch(self, coupling: Coupling | None, architectures: Sequence[str] | None = None) -> Runs:
         """Training from initial weights on the shared batch order for the total epochs of pretraining and fine-tuning

@@ -17,7 +17,7 @@ from ctrlib.store.code import is_registered
 from ctrlib.store.published import committed_results
 from ctrlib.store.record import Record
 from ctrlib.store.runs import RunStore, open_store
-from ctrlib.study import cohorts, controls, finetuning, over_time
+from ctrlib.study import cohorts, controls, finetuning, over_time, retraining
 from ctrlib.study.conditions import Condition, Replicate, data_shape
 from ctrlib.study.pages import published_parameters
 from ctrlib.study.parameters import StudyParameters, literals
@@ -45,6 +45,8 @@ EXPERIMENTS: dict[str, Experiment] = {
             finetuning.at_criteos_size,
             finetuning.from_a_raw_log,
             over_time.drift,
+            retraining.ledger,
+            retraining.churn,
         )
     },
     "on_this_machine": finetuning.is_it_noise,  # the headline at a size that nobody waits for
@@ -69,6 +71,7 @@ NEEDS_TWO = {
     "mix_architectures": ("architectures", "companions"),
     "is_it_noise": ("seeds",),
     "drift": ("splits",),
+    "ledger": ("rows_seeds",),
 }
 """By experiment, the lists of whose entries it needs two."""
 

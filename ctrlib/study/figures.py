@@ -457,3 +457,51 @@ def ranges(rows: pd.DataFrame, xlabel: str, reference: float | None = None) -> A
     ax.grid(axis="y", visible=False)
     ax.set(xlabel=xlabel, ylabel="")
     return attach_table(ax, rows)
+
+
+# Figures of retrainings ----------------------------------------------------------------------------------------------
+
+
+def ledgers(table: pd.DataFrame, parts: Sequence[str]) -> Figure:
+    """The parts of the excess log loss of each condition as a bar, means over replicates, a panel for each protocol.
+
+    Args:
+        table: :func:`ctrlib.study.retraining.ledger_table`.
+        parts: its columns, in the order of the bar.
+    """
+    for ax, part in panels(table, size=(WIDE[0], 1.4 + 0.36 * table["condition"].nunique())):
+        mean = part.groupby("condition", sort=False)[list(parts)].mean() * MILLI
+        left = np.zeros(len(mean))
+        for n, name in enumerate(parts):
+            ax.barh(list(mean.index), mean[name], left=left, color=PALETTE[n], height=0.7, label=name)
+            left += mean[name].clip(lower=0).to_numpy()
+        ax.set(xlabel="excess log loss, thousandths of a nat")
+        ax.grid(axis="y", visible=False)
+    ax.invert_yaxis()  # of all panels, which share it
+    legend(ax.figure.axes[0], loc="lower left", bbox_to_anchor=(0, 1.08), ncols=len(parts))
+    return attach_table(ax.figure, table)
+
+
+def churn_against_auc(table: pd.DataFrame, one: str, by: Sequence[str]) -> Figure:
+    """Test AUC beyond that of one model against the churn of retrainings: each replicate a small dot, the mean a large
+    one, a panel for each combination of ``by``. Up is better, left is steadier.
+
+    Args:
+        table: :func:`ctrlib.study.retraining.churn_table`.
+        one: the condition that is one model.
+        by: columns.
+    """
+    key = [*by, "replicate"]
+    base = table[table["condition"] == one].set_index(key)["auc"]
+    gain = table["auc"].to_numpy() - base.loc[pd.MultiIndex.from_frame(table[key])].to_numpy()
+    table = table.assign(gain=gain * MILLI, churn=100 * table["difference"])
+    for ax, part in panels(table.assign(panel=table[list(by)].agg(", ".join, axis=1)), "panel"):
+        for n, (name, dots) in enumerate(part.groupby("condition", sort=False)):
+            look = {"color": PALETTE[n % len(PALETTE)], "marker": MARKERS[n % len(MARKERS)]}
+            ax.scatter(dots["churn"], dots["gain"], s=12, alpha=0.5, **look)
+            ax.scatter(dots["churn"].mean(), dots["gain"].mean(), s=70, label=name, **look)
+        ax.axhline(0, color=INK, linewidth=1)
+        ax.set(xlabel="relative prediction difference, %", ylabel="AUC beyond one model, thousandths")
+        ax.label_outer()
+    legend(ax, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return attach_table(ax.figure, table[[*key, "condition", "churn", "gain"]])

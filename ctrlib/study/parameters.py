@@ -47,6 +47,8 @@ class StudyParameters(Settings):
     split: SplitKind = value("random", "of the synthetic data over time; chronological: test rows are the latest")
     splits: tuple[SplitKind, ...] = values(("random", "chronological"), "splits of the synthetic data to compare", 1)
     lag: float = value(0.0, "share of the log by which training rows are earlier, test rows not", ge=0, le=1)
+    rows_seed: int = value(0, "other training and validation rows of the same synthetic law", ge=0)
+    rows_seeds: tuple[Annotated[int, Field(ge=0)], ...] = values((0, 1), "several draws of rows of one law", 1)
     architecture: str = value(
         "FiBiNET",
         "FiBiNET, DCN, PNN, DeepFM, DCNv2, AutoInt, FinalMLP, FM, LR, GDCN, FinalNet, FCN, Wukong, RankMixer, "
@@ -57,6 +59,7 @@ class StudyParameters(Settings):
     )
     companions: tuple[str, ...] = values((), "further architectures to pair with; FM and LR have no MLP")
     instances: int = value(4, "models in a cohort (N)", ge=2, le=100)
+    cohorts: int = value(2, "cohorts on the same rows, each with seeds of its own", ge=2, le=100)
     sizes: tuple[Annotated[int, Field(ge=2, le=100)], ...] = values((2, 3, 4, 5), "numbers of models to compare", 1)
     seeds: tuple[Annotated[int, Field(ge=0, le=10**12)], ...] = values(
         (1, 2, 3), "one replicate each; 5 or more give useful intervals", 1
