@@ -209,6 +209,17 @@ def test_prepare_list_describe(tmp_path):
     assert_one_line(code, error, r"unknown data set 'shopp'.*Did you mean 'shop'\?")
 
 
+def test_outside_the_project_it_is_said_where_data_go(tmp_path, monkeypatch):
+    raw = write_lines(tmp_path / "shop.csv", OWN)
+    monkeypatch.delenv("CTRLIB_DATA", raising=False)
+    monkeypatch.chdir(tmp_path)
+    arguments = ("data", "prepare", "shop", "--raw", raw, "--label", "label")
+    code, out, error = invoke(*arguments)
+    assert (code, error) == (0, "")
+    assert f"not a folder of this project: data go to {tmp_path / 'data'}" in out
+    assert "not a folder" not in invoke(*arguments, "--out", tmp_path / "there")[1]
+
+
 def test_as_a_process(tmp_path):
     raw = write_lines(tmp_path / "a.txt", with_cell(CRITEO, 4, 2, "x"))
     arguments = ["data", "prepare", "criteo", "--raw", raw]

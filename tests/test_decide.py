@@ -3,7 +3,8 @@
 import io
 import json
 import re
-from contextlib import redirect_stdout
+import time
+from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +15,9 @@ from ctrlib.cli import main
 from ctrlib.data import encode, folders
 from ctrlib.publish.slides import ExecutedPages
 from ctrlib.run import decide
-from ctrlib.run.estimate import Clock
 from ctrlib.store.runs import RunStore
+from ctrlib.study.experiments import checked_parameters
+from ctrlib.study.parameters import StudyParameters
 
 SMALL = ("embedding_dim=2", "hidden_units=[4]", "instances=2", "mutual_weights=[20]", "max_epochs=3", "device=cpu")
 OPTIONS = ["--label", "clicked", "--save", *(part for text in SMALL for part in ("--set", text))]
@@ -45,6 +47,10 @@ def decided(tmp_path_factory) -> tuple[Path, list[str]]:
                 main_ok(["decide", str(log), "--minutes", "0.5", "--out", str(folder / "out"), *OPTIONS])
             lines.append(said.getvalue())
     return folder, lines
+
+
+def parameters(changed: dict) -> StudyParameters:
+    return checked_parameters(**decide.own_parameters(folders.project_root(), "synthetic", changed))
 
 
 def main_ok(arguments: list[str]) -> None:
@@ -92,19 +98,49 @@ def test_what_was_trained_is_not_trained_again(decided) -> None:
     assert "recipe: rate" in second
 
 
-def test_fewer_minutes_leave_fewer_rows_in_steps_and_never_few(monkeypatch, tmp_path) -> None:
-    monkeypatch.setattr(Clock, "estimate", lambda self, run: type("", (), {"likely": 10.0}))
+def test_fewer_minutes_leave_fewer_rows_in_steps_and_never_few(monkeypatch) -> None:
+    monkeypatch.setattr(decide, "default_workers", lambda device: 4)
     rows = {"rows": 800_000, "valid_rows": 100_000, "test_rows": 100_000}
-    asked, clock = decide.own_parameters(folders.project_root(), "synthetic", rows), Clock(RunStore(tmp_path), "cpu")
-    cuts = [decide.rows_that_fit(asked, minutes, clock) for minutes in (1e6, 9, 4.5, 2, 0.5)]
+    p, pace = parameters(rows), decide.Pace(5.0, 20, 8 * 5.0 * 20)
+    cuts = [decide.rows_that_fit(p, pace, 60 * minutes) for minutes in (1e6, 30, 20, 10, 0.5)]
     assert {one for one, _ in cuts} == {1_000_000}
     assert cuts[0][1] == 1_000_000
     assert {fit for _, fit in cuts[1:]} <= set(decide.CUTS)
     assert cuts[1][1] > cuts[-1][1] == min(decide.CUTS)
-    few = decide.own_parameters(
-        folders.project_root(), "synthetic", {"rows": 8000, "valid_rows": 1000, "test_rows": 1000}
-    )
-    assert decide.rows_that_fit(few, 0.5, clock) == (10_000, 10_000)
+    few = parameters({"rows": 8000, "valid_rows": 1000, "test_rows": 1000})
+    assert decide.rows_that_fit(few, pace, 30) == (10_000, 10_000)
+
+
+def test_what_was_sought_on_too_many_rows_is_sought_again_on_fewer(monkeypatch) -> None:
+    """The steps promised an epoch of a second, the search took a hundred times as long; the second search is believed,
+    and what still does not fit is said before it is trained."""
+    sought, said, rates = [], [], iter([100.0, 1.0])
+
+    def search(store, p, show) -> pd.DataFrame:
+        sought.append(p.rows)
+        rate = next(rates)
+        return pd.DataFrame(
+            [{"learning_rate": 1e-3, "embedding_l2": 0.0, "valid_auc": 0.7, "seconds": rate * 10, "epochs": 10}]
+        )
+
+    def own_parameters(root, dataset, overrides) -> dict:
+        return own(root, "synthetic", {"rows": int(dataset), "valid_rows": 1000, "test_rows": 1000})
+
+    own, usual = decide.own_parameters, parameters({})
+    monkeypatch.setattr(decide, "search", search)
+    monkeypatch.setattr(decide, "own_parameters", own_parameters)
+    monkeypatch.setattr(decide.Pace, "by_steps", lambda p, clock: decide.Pace(1.0, 10, 80.0))
+    monkeypatch.setattr(decide, "default_workers", lambda device: 4)
+    arguments = (RunStore(Path("none")), folders.project_root(), "300000", {}, 3000.0, said.append, nullcontext)
+    asked, recipes = decide._with_recipe(*arguments, lambda rows: str(rows))
+    assert sought == [300_000, 60_000]
+    assert (asked["rows"], asked["learning_rate"], len(recipes)) == (60_000, 1e-3, 1)
+    assert [line.split()[:2] for line in said] == [["302,000", "rows"], ["recipe:", "rate"]]
+    training = decide.Training(RunStore(Path("none")), usual, decide.Pace(1.0, 10, 80.0), said.append, print)
+    monkeypatch.setattr(decide.Training, "replicate", lambda self, architecture, seed: None)
+    assert training.until(time.monotonic() + 1)[0] == {"seeds": [0, 1, 2], "architectures": ["DeepFM"]}
+    assert "replicates 1 to 3 take about" in said[2]
+    assert training.until(time.monotonic() + 1e6)[0] == {"seeds": [0, 1, 2, 3, 4], "architectures": ["DeepFM", "DCN"]}
 
 
 @pytest.mark.parametrize(
@@ -141,6 +177,14 @@ def test_saved_models_score_new_rows_as_they_scored_the_test_rows(decided, monke
     new[["hour", "site"]].to_csv(tmp_path / "new.csv", index=False)
     main_ok(["predict", str(folder / "out" / "model"), str(tmp_path / "new.csv"), "--out", str(tmp_path / "p.csv")])
     scored = pd.read_csv(tmp_path / "p.csv")["probability"]
+    command = ["predict", str(folder / "out" / "model"), str(tmp_path / "new.csv"), "--out", str(tmp_path / "kept.csv")]
+    main_ok([*command, "--keep", "s*"])
+    kept = pd.read_csv(tmp_path / "kept.csv")
+    assert list(kept) == ["site", "probability"]
+    assert kept["site"].tolist() == new["site"].tolist()
+    assert kept["probability"].tolist() == scored.tolist()
+    with pytest.raises(SystemExit):
+        main([*command, "--keep", "seite"])
     assert len(scored) == len(new)
     content = json.loads((folder / "out" / "model" / "model.json").read_text())
     store = RunStore(folder / "runs")

@@ -18,7 +18,7 @@ from ctrlib.data.options import PrepareOptions
 from ctrlib.errors import UserError
 from ctrlib.store import runs
 from ctrlib.study import controls
-from ctrlib.study.baselines import baseline_scores, logistic_regression
+from ctrlib.study.baselines import STRENGTHS, baseline_scores, linear_scores, logistic_regression
 from ctrlib.study.conditions import Condition, Replicate, continued_training, mutual_finetuning
 from ctrlib.study.experiments import (
     EXPERIMENTS,
@@ -603,3 +603,23 @@ def test_logistic_regression_is_scikit_learns_on_one_hot_codes() -> None:
     expected = model.predict_proba(test[:, known])[:, 1]
     np.testing.assert_allclose(found, expected, atol=1e-2)  # lbfgs stops a little earlier there
     assert roc_auc_score(data.test.labels, found) > 0.55
+
+
+def test_the_logistic_regression_to_be_better_than_is_the_one_that_validation_prefers(study, tmp_path) -> None:
+    """By another solver, on codes that are made one-hot by hand; no file of the record, and no training, is needed."""
+    _, _, conditions = study
+    record, store = chosen(conditions, "checkpoint", "DeepFM + DCN").records[0], runs.RunStore(tmp_path)
+    found, data = linear_scores(store, record), load_data(record.run.data)
+    assert store.fingerprints() == []
+    train, valid, test = (
+        np.hstack([np.eye(size)[ids] for size, ids in zip(data.field_dims, part.ids.T, strict=True)])
+        for part in (data.train, data.valid, data.test)
+    )
+    fits = [LogisticRegression(C=one, tol=1e-6, max_iter=2000).fit(train, data.train.labels) for one in STRENGTHS]
+    scores = [roc_auc_score(data.valid.labels, one.predict_proba(valid)[:, 1]) for one in fits]
+    assert found["valid_auc"] == pytest.approx(max(scores), abs=1e-4)
+    assert scores[STRENGTHS.index(found["C"])] == pytest.approx(max(scores), abs=1e-4)
+    predicted = fits[STRENGTHS.index(found["C"])].predict_proba(test)[:, 1]
+    assert found["auc"] == pytest.approx(roc_auc_score(data.test.labels, predicted), abs=1e-3)
+    assert found["logloss"] == pytest.approx(log_loss(data.test.labels, predicted), abs=1e-3)
+    assert found["calibration"] == pytest.approx(predicted.mean() / data.test.labels.mean(), abs=1e-3)

@@ -1,6 +1,7 @@
 """Own logs as people have them: each kind of trouble from public reports, with invented rows."""
 
 import bz2
+import gc
 import gzip
 import io
 import lzma
@@ -8,6 +9,7 @@ import pickle
 import subprocess
 import sys
 import tarfile
+import warnings
 from datetime import datetime, timedelta, timezone
 
 import numpy as np
@@ -349,6 +351,26 @@ def test_ratings_with_a_label_left_out(tmp_path):
 def test_cells_of_several_values_are_said(tmp_path):
     genres = ["|".join(sorted(RNG.choice(list("abcde"), 2, replace=False))) for _ in range(N)]
     assert said(prepare(tmp_path, table(genres=genres))[1], "genres: cells hold several values")
+
+
+@pytest.mark.parametrize("form", ["%d.%m.%Y", "%Y-%m-%d %H:%M", "%Y%m%d"])
+def test_times_among_the_features_are_said_once_no_split_uses_them(tmp_path, form):
+    """What are no times, such as versions, numbers and words, is not taken for them."""
+    cells = {"at": [one.strftime(form) for one in MOMENTS], "v": [f"{n % 3}.{n % 7}.x" for n in range(N)]}
+    raw = table(**cells, n=range(10_000_000, 10_000_000 + N), word=["may"] * N)
+    notes = [note for note in prepare(tmp_path, raw)[1]["notes"] if "holds times" in note]
+    assert [note.partition(";")[2] for note in notes] == [" --time-column at --split time divides by them"]
+    assert notes[0].startswith("at: ")
+    other = prepare(tmp_path, raw, time_column="at", split="time")[1]
+    assert not [note for note in other["notes"] if "holds times" in note]
+
+
+def test_a_table_that_is_refused_leaves_no_open_file(tmp_path):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        refused(tmp_path, "label,x\n0,1\n1\n", "row|line")
+        gc.collect()
+    assert not [str(one.message) for one in caught if one.category is ResourceWarning]
 
 
 def test_the_description_of_fields_and_its_page(tmp_path):

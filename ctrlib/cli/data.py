@@ -1,6 +1,7 @@
 """``ctrlib data``: what data sets there are, how to fetch or prepare one, what is in it."""
 
 import inspect
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin
@@ -117,6 +118,7 @@ def data_prepare(
     from ctrlib.data import sources
 
     settings = checked(PrepareOptions, **_values(options))
+    _say_where(out)
     with reporting(f"preparing {name}") as report:
         folder = sources.prepare(name, raw, out, settings, report, [one for one in (valid, test) if one])
     _show_prepared(folder)
@@ -163,6 +165,7 @@ def data_fetch(
     from ctrlib.data.hub.fetch import fetch
     from ctrlib.data.hub.published import PUBLISHED
 
+    _say_where(out)
     if name in PUBLISHED:
         say(f"{name}: {PUBLISHED[name].terms}")
     with reporting(f"fetching {name}") as report:
@@ -251,6 +254,14 @@ def data_verify(
     say(f"{len(names)} data sets checked, {len(problems)} problems")
     if problems:
         raise typer.Exit(1)
+
+
+def _say_where(out: Path | None) -> None:
+    """Say into which folder data will go where nobody has named one."""
+    from ctrlib.data.folders import data_root, is_in_project
+
+    if not (out or is_in_project() or os.environ.get("CTRLIB_DATA")):
+        say(f"not a folder of this project: data go to {data_root()}, where commands given here find them; see --out")
 
 
 def _show_prepared(folder: Path) -> None:

@@ -57,64 +57,35 @@ def decide(
     from ctrlib.publish.report import write_report
     from ctrlib.publish.slides import ExecutedPages
     from ctrlib.run import decide as plan
-    from ctrlib.run.estimate import Clock
     from ctrlib.run.plan import read_overrides
-    from ctrlib.store.executors import stop_pools
     from ctrlib.store.progress import humanize
-    from ctrlib.store.runs import open_store
 
-    root, began = project_root(), time.monotonic()
+    root, began, file = project_root(), time.monotonic(), Path(log)
     plan.find_notebooks(root)  # refuses any other folder than the project's, before anything is done
-    name = re.sub(r"[^\w.-]+", "_", Path(log).stem) or "log"
+    name = re.sub(r"[^\w.-]+", "_", file.stem) or "log"
     folder = (out or Path(f"decide_{name}")).absolute()
     for mine in ("book", "notebooks", "ctrlib"):
         if folder.resolve().is_relative_to(root / mine):
             raise UserError(f"--out {folder}: is inside {mine}/ of the project; give a folder of its own")
     overrides = read_overrides(set_ or [])
-    for key in ("seeds", "dataset", "learning_rate", "embedding_l2"):
+    for key in plan.CHOSEN:
         if key in overrides:
             raise UserError(f"--set {key}: this command chooses it; `ctrlib study --only {plan.NUMBER}` takes any")
-    store, file = open_store(), Path(log)
-    dataset = _prepare(file, f"decide_{name}", context.args) if file.is_file() else log
     if not file.is_file() and context.args:
         raise UserError(f"{log}: no such file, and {context.args[0]} is for raw files alone")
+
+    def prepare(*options: str) -> str:
+        return _prepare(file, f"decide_{name}", [*context.args, *options])
+
+    dataset = prepare() if file.is_file() else log
     if save:
         check_own(read_manifest(find(dataset)))
-    asked = plan.own_parameters(root, dataset, overrides)
-    clock = Clock(store, asked["device"])
-    with reporting("timing a few steps"):
-        rows, fit = plan.rows_that_fit(asked, minutes, clock)
     folds = any(option.startswith("--fold-column") for option in context.args)  # the first rows may lack some
-    if fit < rows and file.is_file() and not folds:
-        say(f"{rows:,} rows would take longer: the first {fit:,} are used; with more --minutes more, all trained anew")
-        dataset = _prepare(file, f"decide_{name}", [*context.args, "--rows", str(fit)])
-        asked = plan.own_parameters(root, dataset, overrides)
-    p = plan.checked_parameters(**asked)
-    with reporting("seeking the recipe") as report:
-        recipes = plan.search(store, p, report)
-    best = recipes.iloc[0]
-    asked |= {"learning_rate": float(best["learning_rate"]), "embedding_l2": float(best["embedding_l2"])}
-    say(
-        f"recipe: rate {best['learning_rate']:g}, embedding L2 {best['embedding_l2']:g}, the best of {len(recipes)} by "
-        f"the validation AUC of one {p.architectures[0]} ({best['valid_auc']:.4f})"
-    )
-    p = plan.checked_parameters(**asked)
-    ends = began + 60 * minutes - plan.NOTEBOOK_S
-    with reporting("training") as report:
-        found, left_out = plan.Training(store, p, float(recipes["seconds"].mean()), say, report).until(ends)
-    stop_pools()
-    folder.mkdir(parents=True, exist_ok=True)
-    recipes.to_csv(folder / "recipes.csv", index=False, float_format="%.6g")
-    with reporting("executing the notebook, writing the report"):
-        notebook = plan.execute(root, asked | found, folder / "your_log.ipynb")
-        report = write_report(notebook, f"Should the models of {name} be coupled?", folder)
-        if save:
-            saved = plan.save(store, asked | found, folder / "model")
-    say(ExecutedPages(folder).value("your_log", "recommendation"))
-    if save:
-        say(f"saved: {saved}. `ctrlib predict {folder / 'model'} NEW.csv` scores new rows")
-    if left_out:
-        say(f"left out for want of time: {left_out}; the same command with more --minutes goes on from here")
+    cut = None if folds or not file.is_file() else lambda rows: prepare("--rows", str(rows))
+    notebook, lines = plan.decide(root, dataset, overrides, minutes, folder, say, reporting, cut, save)
+    report = write_report(notebook, f"Should the models of {name} be coupled?", folder)
+    for line in (ExecutedPages(folder).value("your_log", "recommendation"), *lines):
+        say(line)
     say(f"{humanize(time.monotonic() - began)}; report: {report}")
 
 
@@ -144,20 +115,27 @@ def predict(
         Path | None,
         typer.Option(help="The CSV to write, a line a row. (Default: FILE_scored.csv, here.)", show_default=False),
     ] = None,
+    keep: Annotated[
+        list[str] | None,
+        typer.Option(help="A column of the file to write beside the probability, '*' for all; may be repeated."),
+    ] = None,
 ) -> None:
     """Click probabilities of new rows by saved models, in the order of the file.
 
     A value that training did not show counts as unseen. Rows that were trained on get flattering scores.
 
-    [dim]ctrlib predict decide_clicks/model new.csv[/dim]
+    [dim]ctrlib predict decide_clicks/model new.csv --keep id[/dim]
     """
+    import polars as pl
+
+    from ctrlib.errors import UserError
     from ctrlib.run.predict import predict_file
 
     with reporting(f"reading {file.name}") as report:
-        probabilities, unseen = predict_file(model, file, report)
+        probabilities, unseen, kept = predict_file(model, file, report, keep or ())
+    if "probability" in kept.columns:
+        raise UserError(f"--keep {keep[0]}: {file} has a column 'probability'; keep others, or rename it")
     path = out or Path(f"{file.stem}_scored.csv")
-    with open(path, "w", encoding="utf-8") as scored:
-        scored.write("probability\n")
-        scored.writelines(f"{p:.6g}\n" for p in probabilities)
+    pl.DataFrame([*kept, pl.Series("probability", [f"{p:.6g}" for p in probabilities])]).write_csv(path)
     say(f"{len(probabilities):,} rows scored, mean probability {probabilities.mean():.4f}: {path}")
     say(f"rows whose value is unseen or rare in training: {', '.join(f'{n} {s:.1%}' for n, s in unseen.items())}")

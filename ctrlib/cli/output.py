@@ -1,5 +1,6 @@
 """How commands report: results (lines and tables) on stdout; errors, notes and progress on stderr."""
 
+import os
 import re
 from contextlib import contextmanager
 from typing import Any
@@ -20,13 +21,13 @@ def reporting(start: str) -> Any:
 
 
 def table(*texts: str, numbers: tuple[str, ...] = (), last: tuple[str, ...] = ()) -> Any:
-    """An empty rich table: text columns, then numbers to the right, then more text; the first column never wraps."""
+    """An empty rich table: text columns, then numbers to the right, then more text; only text before them wraps."""
     from rich import box
     from rich.table import Table
 
-    made = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for place, name in enumerate(texts):
-        made.add_column(name, no_wrap=place == 0)
+    made = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    for name in texts:
+        made.add_column(name, overflow="fold")
     for name in (*numbers, *last):
         made.add_column(name, justify="right" if name in numbers else "left", no_wrap=True)
     return made
@@ -38,8 +39,11 @@ def say(line: str) -> None:
 
 
 def show(made: Any) -> None:
-    """A table on stdout."""
-    console(stderr=False).print(made)
+    """A table on stdout; where that is no terminal, nothing of it has to wrap."""
+    out = console(stderr=False)
+    if not out.is_terminal and "COLUMNS" not in os.environ:
+        out.width = 200
+    out.print(made)
 
 
 def complain(text: str) -> None:

@@ -22,6 +22,11 @@ def project_root() -> Path:
     return here
 
 
+def is_in_project() -> bool:
+    """Whether the current folder is of this project."""
+    return (project_root() / "_toc.yml").exists()
+
+
 def data_root() -> Path:
     """Where prepared data sets are: ``CTRLIB_DATA``, else ``data/`` in the project."""
     return _named_folder("CTRLIB_DATA", "data")

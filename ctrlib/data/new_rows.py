@@ -1,6 +1,6 @@
 """Codes of new rows by the vocabulary of a prepared data set: what training did not show gets code 0."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -52,6 +52,23 @@ def encode_new(
                 of_value = text.cast(pl.String).fill_null("").replace_strict(vocabulary[name], default=OOV)
                 codes[:, place] = of_value.cast(pl.Int32).to_numpy().take(cells.column(name))
     return codes
+
+
+def kept_columns(
+    path: Path, settings: dict[str, Any], names: Sequence[str], report: Callable[[str], None]
+) -> pl.DataFrame:
+    """The columns of a file that ``names`` or patterns name, as text, in the order of its rows.
+
+    Raises:
+        UserError: the file lacks a column.
+    """
+    if not names:
+        return pl.DataFrame()
+    options = PrepareOptions(separator=settings["separator"])
+    with TemporaryDirectory() as scratch, read_columns(path, Path(scratch), options, report, names) as cells:
+        return pl.DataFrame(
+            {name: cells.values(name).cast(pl.String).gather(cells.column(name)) for name in cells.columns}
+        )
 
 
 def as_read(values: pl.Series, kind: str, decimal: str | None) -> pl.Series:

@@ -58,6 +58,15 @@ def read_times(values: pl.Series, form: str | None, need: Need) -> pl.Series:
     return found
 
 
+def looks_like_times(values: pl.Series) -> bool:
+    """Whether text, or numbers of eight digits, may well be dates or times: all of the first hundred fit a form."""
+    first = values.drop_nulls().cast(pl.String).str.strip_chars(" \u00a0\t").head(100)
+    if not len(first) or not first.str.contains(r"\d\D+\d|^\d{8}$").all():
+        return False
+    forms = ["%Y%m%d"] if first.str.contains(r"^\d+$").any() else FORMS
+    return not iso(first).null_count() or any(not parsed(first, one).null_count() for one in forms)
+
+
 def _all(found: pl.Series, some: pl.Series) -> bool:
     return found.null_count() == len(some) - some.sum()
 

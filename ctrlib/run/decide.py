@@ -1,12 +1,14 @@
-"""One question for one log: what pays? A recipe is sought, as much is trained as the time allows, a report is made.
+"""One question for one log: what pays? A recipe is sought, as much is trained as the time allows, a page is made.
 
-The plan comes from rates measured here: a few steps are timed to see how many rows fit, the search of the recipe says
-how long one training takes, the first replicate how long a replicate takes. All runs are kept in the run store, so the
-same command with more minutes goes on where this one ended.
+The plan comes from rates measured here. A few steps are timed to see how many rows fit; the search of the recipe says
+how long an epoch takes and how many it takes, so whether so many rows do fit; each replicate says how long the next
+takes. All runs are kept in the run store, so the same command with more minutes goes on where this one ended.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -15,32 +17,78 @@ import pandas as pd
 
 from ctrlib.config import Run
 from ctrlib.errors import UserError
-from ctrlib.run.estimate import COUPLED, EPOCHS, Clock
+from ctrlib.run.estimate import Clock, makespan, usual_epochs, with_teachers
 from ctrlib.run.execute import execute_all
 from ctrlib.run.plan import common_digests, make_job, require
 from ctrlib.run.predict import save_models
 from ctrlib.store.ensure import default_workers, ensure_all
+from ctrlib.store.executors import stop_pools
 from ctrlib.store.progress import humanize, label
-from ctrlib.store.runs import RunStore
+from ctrlib.store.runs import RunStore, open_store
 from ctrlib.study.conditions import Replicate, data_shape
 from ctrlib.study.experiments import checked_parameters, planned_conditions, planned_runs, train_conditions
 from ctrlib.study.pages import declared_parameters, find_notebooks
 from ctrlib.study.parameters import StudyParameters
-from ctrlib.study.recommendation import (
-    against_the_best_control,
-    best_architecture,
-    recommend,
-    recommended_models,
-    with_options,
-)
+from ctrlib.study.recommendation import answer, recommended_models, with_options
 from ctrlib.study.tables import replicate_table
 
 NUMBER = "22"  # of the notebook
+CHOSEN = ("seeds", "dataset", "learning_rate", "embedding_l2")  # parameters that are found here
 ARCHITECTURES = ("DeepFM", "DCN")
 MOST_REPLICATES, LEAST_REPLICATES = 5, 3
 CUTS = (60_000, 100_000, 200_000, 500_000)  # rows to cut a log to; fewer save nothing: an epoch has fifty steps anyway
-NOTEBOOK_S = 30.0
+NOTEBOOK_S = 45.0  # of executing it, with the logistic regressions
 RATES, PENALTIES = (1e-3, 5e-3), (0.0, 1e-5, 1e-4, 1e-3)  # of the search: learning rate, L2 on the embeddings
+RUN_S = 0.4  # of a run beside its epochs
+Say = Callable[[str], None]
+Working = Callable[[str], AbstractContextManager[Say]]
+Cut = Callable[[int], str]
+
+
+def decide(
+    root: Path,
+    dataset: str,
+    overrides: dict[str, Any],
+    minutes: float,
+    folder: Path,
+    say: Say,
+    working: Working,
+    cut: Cut | None = None,
+    saves: bool = False,
+) -> tuple[Path, list[str]]:
+    """Seek the recipe, train what fits, execute the notebook into ``folder``; its path, and what else is to be said.
+
+    Args:
+        root: the project.
+        dataset: a prepared data set.
+        overrides: parameters of the notebook.
+        minutes: how long it may take, about.
+        folder: also gets ``recipes.csv``, and ``model/`` with the recommended models if ``saves``.
+        say: gets lines.
+        working: ``with working("doing this") as show`` while something takes time.
+        cut: prepares the first so many rows of the log as a data set, and says its name; None where all rows stay.
+
+    Raises:
+        UserError: an unknown parameter or a value out of range; a training failed.
+    """
+    ends = time.monotonic() + 60 * minutes - NOTEBOOK_S
+    store = open_store()
+    asked, recipes = _with_recipe(store, root, dataset, overrides, 60 * minutes - NOTEBOOK_S, say, working, cut)
+    p = checked_parameters(**asked)
+    with working("training") as show:
+        found, left_out = Training(store, p, Pace.measured(recipes), say, show).until(ends)
+    stop_pools()
+    folder.mkdir(parents=True, exist_ok=True)
+    recipes.to_csv(folder / "recipes.csv", index=False, float_format="%.6g")
+    lines = []
+    with working("executing the notebook, writing the report"):
+        notebook = execute(root, asked | found, folder / "your_log.ipynb")
+        if saves:
+            saved = save(store, checked_parameters(**asked | found), folder / "model")
+            lines.append(f"saved: {saved}. `ctrlib predict {folder / 'model'} NEW.csv` scores new rows")
+    if left_out:
+        lines.append(f"left out for want of time: {left_out}; the same command with more --minutes goes on from here")
+    return notebook, lines
 
 
 def own_parameters(root: Path, dataset: str, overrides: dict[str, Any]) -> dict[str, Any]:
@@ -63,17 +111,81 @@ def shape_of(p: StudyParameters) -> tuple[int, int, int]:
     return data_shape(Replicate(p, p.seeds[0], p.protocols[0]).data)[:3]
 
 
-def rows_that_fit(asked: dict[str, Any], minutes: float, clock: Clock) -> tuple[int, int]:
-    """All rows of the data set, and how many of them, all or one of :data:`CUTS`, leave time for the fewest replicates
-    and the search; if none do, the fewest that are worth a cut. Steps, so that a second time finds what the first has
-    trained."""
-    p = checked_parameters(**asked)
-    rows = sum(shape_of(p))
-    singles = len(RATES) * len(PENALTIES) + LEAST_REPLICATES * relative_cost(planned_runs("your_log", p))
-    one = clock.estimate(search_runs(p)[0][1]).likely
-    needed = one * singles / default_workers(p.device)
-    fit = rows * (60 * minutes - NOTEBOOK_S) / needed
-    return rows, rows if fit >= rows else min(rows, max((cut for cut in CUTS if cut <= fit), default=CUTS[0]))
+@dataclass(frozen=True)
+class Pace:
+    """Seconds of an epoch of one model, how many epochs one trained alone takes, seconds of core of the search."""
+
+    epoch_s: float
+    epochs: float
+    search_s: float
+
+    @classmethod
+    def by_steps(cls, p: StudyParameters, clock: Clock) -> "Pace":
+        """From a few steps, and the epochs of trainings alike."""
+        runs = [run for _, run in search_runs(p)]
+        one, epochs = clock.estimate(runs[0]).likely, clock.epochs.likely(runs[0])
+        return cls(one / epochs, epochs, one * len(runs))
+
+    @classmethod
+    def measured(cls, recipes: pd.DataFrame) -> "Pace":
+        """From the search, whose best recipe all others follow."""
+        best = recipes.iloc[0]
+        return cls(best["seconds"] / best["epochs"], best["epochs"], float(recipes["seconds"].sum()))
+
+    def seconds(self, runs: Sequence[Run], workers: int) -> float:
+        """On the wall, until ``workers`` have trained all of these."""
+        epochs = {
+            one.fingerprint: len(one.members) * with_teachers(one) * usual_epochs(one, self.epochs) for one in runs
+        }
+        return makespan(list(runs), {name: RUN_S + self.epoch_s * count for name, count in epochs.items()}, workers)
+
+
+def _with_recipe(
+    store: RunStore,
+    root: Path,
+    dataset: str,
+    overrides: dict,
+    seconds: float,
+    say: Say,
+    working: Working,
+    cut: Cut | None,
+) -> tuple[dict[str, Any], pd.DataFrame]:
+    """The parameters, on as many rows as fit and with the best recipe there, and all recipes. What was sought on too
+    many rows, because the epochs were more or slower than thought, is sought again on fewer."""
+    asked = own_parameters(root, dataset, overrides)
+    p, recipes = checked_parameters(**asked), None
+    with working("timing a few steps"):
+        pace = Pace.by_steps(p, Clock(store, p.device))
+    while True:
+        rows, fit = rows_that_fit(p, pace, seconds)
+        if cut and fit < rows:
+            say(f"{rows:,} rows would take longer: the first {fit:,} are used; with more --minutes more, trained anew")
+            asked = own_parameters(root, cut(fit), overrides)
+            p, recipes = checked_parameters(**asked), None
+        elif fit < rows and recipes is None:
+            say(f"{rows:,} rows take longer than --minutes says: the search and {LEAST_REPLICATES} replicates do")
+        if recipes is not None:
+            break
+        with working("seeking the recipe") as show:
+            recipes = search(store, p, show)
+        pace = Pace.measured(recipes)
+    best = recipes.iloc[0]
+    recipe = {name: float(best[name]) for name in ("learning_rate", "embedding_l2")}
+    say(
+        f"recipe: rate {best['learning_rate']:g}, embedding L2 {best['embedding_l2']:g}, the best of {len(recipes)} by "
+        f"the validation AUC of one {p.architectures[0]} ({best['valid_auc']:.4f})"
+    )
+    return asked | recipe, recipes
+
+
+def rows_that_fit(p: StudyParameters, pace: Pace, seconds: float) -> tuple[int, int]:
+    """All rows of the data set, and how many of them, all or one of :data:`CUTS`, leave time for the search and the
+    fewest replicates; if none do, the fewest that are worth a cut. Steps, so that a second time finds what the first
+    has trained."""
+    rows, workers = sum(shape_of(p)), default_workers(p.device)
+    replicate = pace.seconds(planned_runs("your_log", p), workers)
+    fit = rows * seconds / (pace.search_s / workers + LEAST_REPLICATES * replicate)
+    return rows, rows if fit >= rows else min(rows, max((one for one in CUTS if one <= fit), default=CUTS[0]))
 
 
 def search_runs(p: StudyParameters) -> list[tuple[dict[str, float], Run]]:
@@ -87,22 +199,19 @@ def search_runs(p: StudyParameters) -> list[tuple[dict[str, float], Run]]:
     return found
 
 
-def relative_cost(runs: list[Run]) -> float:
-    """How many trainings of one model from scratch these runs are worth in time."""
-    share = EPOCHS["fine-tuning"] / EPOCHS["from scratch"]
-    return sum(
-        len(run.members) * (share if run.start else 1.0) * (1.0 if run.coupling.is_solo else COUPLED) for run in runs
-    )
-
-
-def search(store: RunStore, p: StudyParameters, show: Callable[[str], None]) -> pd.DataFrame:
-    """The settings of the recipe with the validation AUC and the seconds of one model each; the best first."""
+def search(store: RunStore, p: StudyParameters, show: Say) -> pd.DataFrame:
+    """The settings of the recipe with the validation AUC, seconds and epochs of one model each; the best first."""
     settings = search_runs(p)
     records, errors = ensure_all(store, [run for _, run in settings], p.device, show=show)
     if not records:
         raise UserError(f"no setting of the recipe could be trained; the first: {next(iter(errors.values()))}")
     rows = [
-        {**setting, "valid_auc": max(row["valid_auc"] for row in record.history), "seconds": record.seconds}
+        {
+            **setting,
+            "valid_auc": max(row["valid_auc"] for row in record.history),
+            "seconds": record.seconds,
+            "epochs": len(record.history),
+        }
         for setting, run in settings
         if (record := records.get(run.fingerprint))
     ]
@@ -115,22 +224,15 @@ class Training:
     Args:
         store: keeps the runs.
         p: the parameters; its first architecture comes first.
-        one_s: seconds of one training of one model, from the search.
+        pace: of the search.
         say: gets a line for each replicate.
         show: gets the lines of progress.
     """
 
-    def __init__(
-        self,
-        store: RunStore,
-        p: StudyParameters,
-        one_s: float,
-        say: Callable[[str], None],
-        show: Callable[[str], None],
-    ) -> None:
-        self.store, self.p, self.say, self.show = store, p, say, show
-        self.single_s = one_s / default_workers(p.device)  # of the clock on the wall
-        self.trained, self.took = 0.0, 0.0  # single trainings' worth, and seconds
+    def __init__(self, store: RunStore, p: StudyParameters, pace: Pace, say: Say, show: Say) -> None:
+        self.store, self.p, self.pace, self.say, self.show = store, p, pace, say, show
+        self.workers = default_workers(p.device)
+        self.expected, self.took = 0.0, 0.0  # seconds of what was trained, by the pace and by the clock
 
     def until(self, ends: float) -> tuple[dict[str, Any], str]:
         """Train until the next replicate would end after ``ends`` (of :func:`time.monotonic`), but three at least; then
@@ -138,8 +240,15 @@ class Training:
         first, *others = dict.fromkeys([*self.p.architectures, *ARCHITECTURES])
         seeds: list[int] = []
         while len(seeds) < MOST_REPLICATES:
-            if len(seeds) >= LEAST_REPLICATES and time.monotonic() + self.seconds(first, len(seeds)) > ends:
-                break
+            least = range(len(seeds), max(LEAST_REPLICATES, len(seeds) + 1))
+            needed = sum(self.seconds(first, seed) for seed in least)
+            if time.monotonic() + needed > ends:
+                if len(seeds) >= LEAST_REPLICATES:
+                    break
+                self.say(
+                    f"replicates {least[0] + 1} to {LEAST_REPLICATES} take about {humanize(needed)}, longer than "
+                    f"--minutes says; fewer have no verdict. What is trained is kept: stop it, and go on another time"
+                )
             self.replicate(first, len(seeds))
             seeds.append(len(seeds))
         architectures = [first]
@@ -156,9 +265,11 @@ class Training:
 
     def seconds(self, architecture: str, seed: int) -> float:
         """How long a replicate takes from now on, without what the store has."""
+        return self._by_pace(architecture, seed) * (self.took / self.expected if self.expected else 1.0)
+
+    def _by_pace(self, architecture: str, seed: int) -> float:
         missing = [run for run in self.runs(architecture, seed) if self.store.find(run) is None]
-        single = self.took / self.trained if self.trained else self.single_s
-        return relative_cost(missing) * single
+        return self.pace.seconds(missing, self.workers)
 
     def runs(self, architecture: str, seed: int) -> list[Run]:
         """The runs of one replicate of one architecture."""
@@ -170,15 +281,14 @@ class Training:
         Raises:
             UserError: a run of it failed.
         """
-        runs, began = self.runs(architecture, seed), time.monotonic()
-        missing = [run for run in runs if self.store.find(run) is None]
-        if not missing:
+        expected, began = self._by_pace(architecture, seed), time.monotonic()
+        if not expected:
             return
         self.say(f"training replicate {seed + 1} of {architecture}, about {humanize(self.seconds(architecture, seed))}")
-        errors = ensure_all(self.store, runs, self.p.device, show=self.show)[1]
+        errors = ensure_all(self.store, self.runs(architecture, seed), self.p.device, show=self.show)[1]
         if errors:
             raise UserError(f"{architecture}, replicate {seed + 1}: {next(iter(errors.values()))}")
-        self.trained, self.took = self.trained + relative_cost(missing), self.took + time.monotonic() - began
+        self.expected, self.took = self.expected + expected, self.took + time.monotonic() - began
 
 
 def execute(root: Path, asked: dict[str, Any], output: Path) -> Path:
@@ -197,17 +307,12 @@ def execute(root: Path, asked: dict[str, Any], output: Path) -> Path:
     return output
 
 
-def save(store: RunStore, asked: dict[str, Any], folder: Path) -> str:
+def save(store: RunStore, p: StudyParameters, folder: Path) -> str:
     """Write the recommended models of the first replicate into ``folder``; in words, what they are."""
-    p = checked_parameters(**asked)
     conditions = train_conditions(p, store, planned_conditions("your_log", p))
-    table, protocol = with_options(replicate_table(store, conditions)), p.protocols[-1]
-    here = {"protocol": protocol, "architecture": best_architecture(table, protocol)}
-    effects = against_the_best_control(table)
-    at, shown = (one[(one[list(here)] == pd.Series(here)).all(axis=1)] for one in (table, effects))
-    answer = recommend(at, shown, p.instances, sum(shape_of(p)))
-    chosen = recommended_models(conditions, at, answer)
-    save_models(folder, store, chosen, answer.sentence)
+    found = answer(p, with_options(replicate_table(store, conditions)), sum(shape_of(p)))
+    chosen = recommended_models(conditions, found.at, found.recommendation)
+    save_models(folder, store, chosen, found.recommendation.sentence)
     scores = ", ".join(f"{record.content['test'][n]['auc']:.4f}" for record, n in chosen)
     how = label(chosen[0][0].run)
     return f"{len(chosen)} of: {how}; test AUC {scores}; trained on the training rows of that division alone"

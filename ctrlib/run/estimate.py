@@ -30,9 +30,11 @@ RUN_S = 0.1  # looking up, writing and fingerprinting a run
 NOTEBOOK_S = 5.0  # of a notebook beside others: kernel start, tables and figures
 CHAINED = 1.1  # a plan that takes less than this times its longest chain gains next to nothing from more devices
 # Epochs of early stopping where no record is alike. Seen: single models from scratch 8 to 11 on criteo_100k, 18 to 21
-# on ml1m and synthetic clicks, 27 to 35 on Frappe, coupled up to 1.9 times as many; continued 3 or 4, coupled 3 to 14.
-EPOCHS = {"from scratch": 20, "fine-tuning": 4}
+# on ml1m and synthetic clicks, 27 to 35 on Frappe, coupled up to 1.9 times as many; continued 3 or 4, coupled 3 to 7 at
+# weight 1; at weight 20, 4 to 9 at the learning rate, at a hundredth of it 16 on ml1m, 80 or more on synthetic clicks.
+EPOCHS = {"from scratch": 20, "fine-tuning": 4, "fine-tuning, strongly coupled": 15}
 COUPLED = 1.4  # times as many
+STRONG = 10  # the total weight of the peers from which a coupling is strong
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ class Clock:
         """Seconds of one run on one core (or on the GPU)."""
         rows, valid, test, dims = data_shape(run.data)
         batch = run.recipe.batch_size
-        seconds = sum(self._step(member, run.recipe, dims) for member in run.members)
+        seconds = sum(self._step(member, run.recipe, dims) for member in run.members) * with_teachers(run)
         epoch = seconds * (rows + FORWARD_SHARE * valid) / batch
         once = RUN_S + seconds * FORWARD_SHARE * (valid + test) / batch
         return Estimate(once + epoch * self.epochs.likely(run), once + epoch * run.recipe.epochs)
@@ -105,12 +107,19 @@ class StoppedEpochs:
         return "; ".join(f"{count:,} from {source}" for source, count in counts)
 
 
-def usual_epochs(run: Run) -> float:
-    """How many epochs a training takes, one with early stopping by :data:`EPOCHS`."""
+def usual_epochs(run: Run, scratch: float = EPOCHS["from scratch"]) -> float:
+    """How many epochs a training takes, one with early stopping by :data:`EPOCHS`; ``scratch``: one model alone."""
     if not run.recipe.patience:
         return run.recipe.epochs
-    usual = EPOCHS["from scratch" if run.start is None else "fine-tuning"]
-    return min(usual * (1 if run.coupling.is_solo else COUPLED), run.recipe.epochs)
+    weight = 0.0 if run.teachers else max(sum(map(abs, row)) for row in run.coupling.weights)
+    coupled = COUPLED if weight else 1
+    usual = EPOCHS["fine-tuning, strongly coupled"] if weight >= STRONG else EPOCHS["fine-tuning"] * coupled
+    return min(usual if run.start else scratch * coupled, run.recipe.epochs)
+
+
+def with_teachers(run: Run) -> float:
+    """How many times as long a step takes, for what the teachers of a run predict in it."""
+    return 1 + FORWARD_SHARE * len(run.teachers or ())
 
 
 def kinds(run: Run) -> dict[str, tuple]:

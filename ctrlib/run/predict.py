@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import torch
 from pydantic import ValidationError
 
 from ctrlib.config import Data, Member
 from ctrlib.data.files import parse_json, read_plain
 from ctrlib.data.manifest import read_manifest
-from ctrlib.data.new_rows import check_own, encode_new
+from ctrlib.data.new_rows import check_own, encode_new, kept_columns
 from ctrlib.data.prepared import read_vocabulary
 from ctrlib.data.sources import find
 from ctrlib.errors import UserError
@@ -68,14 +69,17 @@ def save_models(folder: Path, store: RunStore, chosen: Sequence[tuple[Record, in
     return folder
 
 
-def predict_file(folder: Path, path: Path, report: Callable[[str], None]) -> tuple[np.ndarray, dict[str, float]]:
-    """Click probabilities (N,) of the rows of a file: the mean over the saved models; and, by field, the share of rows
-    whose value training did not show.
+def predict_file(
+    folder: Path, path: Path, report: Callable[[str], None], keep: Sequence[str] = ()
+) -> tuple[np.ndarray, dict[str, float], pl.DataFrame]:
+    """Click probabilities (N,) of the rows of a file: the mean over the saved models; by field, the share of rows
+    whose value training did not show; and the columns to ``keep``, as text.
 
     Raises:
         UserError: no saved model there, or the file cannot be read or lacks a column.
     """
     content, weights = _load(folder)
+    kept = kept_columns(path, content["settings"], keep, report)
     ids = encode_new(path, *(content[name] for name in ("settings", "columns", "edges", "vocabulary")), report)
     report(f"scoring {len(ids):,} rows")
     rows, dims = Split(ids, np.zeros(len(ids), np.uint8)), tuple(dim for _, dim in content["fields"])
@@ -87,7 +91,8 @@ def predict_file(folder: Path, path: Path, report: Callable[[str], None]) -> tup
         start = f"{place}|weights."
         model.load_state_dict({name.removeprefix(start): w for name, w in weights.items() if name.startswith(start)})
         found.append(torch.sigmoid(predict(model, rows).double()).numpy())
-    return np.mean(found, axis=0), {name: float((ids[:, n] == 0).mean()) for n, name in enumerate(content["columns"])}
+    unseen = {name: float((ids[:, n] == 0).mean()) for n, name in enumerate(content["columns"])}
+    return np.mean(found, axis=0), unseen, kept
 
 
 def _load(folder: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:

@@ -39,6 +39,7 @@ def measured(
     name: str,
     records: Sequence[Record],
     compute: Callable[[Sequence[Record]], Any],
+    needs_files: bool = True,
     **parameters: Any,
 ) -> Any:
     """The value of ``compute(records)``, a JSON value; from the store when it was computed before, or published.
@@ -48,6 +49,8 @@ def measured(
         name: what is measured.
         records: what it is computed from.
         compute: makes the value of the records with their files; called only when it is not there.
+        needs_files: False for what is computed from the rows that the records name: no weights or predictions of theirs
+            have to be here.
         parameters: JSON values that the result depends on besides the records.
     """
     code, about = function_code(compute), _about(name, parameters, records)
@@ -57,7 +60,7 @@ def measured(
             print(f"{name}: published, computed by other code than this version's", flush=True)
         return store.results.measures[key]
     if kept is None:
-        whole = store.with_files(records)
+        whole = store.with_files(records) if needs_files else records
         trained_again = _about(name, parameters, whole)
         if trained_again != about:
             others = sum(a != b for a, b in zip(about["runs"], trained_again["runs"], strict=True))

@@ -101,12 +101,11 @@ def offline_distillation(r: Replicate, teachers: Runs, weight: float) -> Runs:
 
 def your_log(r: Replicate) -> list[Condition]:
     """What pays on a log: :func:`main_comparison`, and what else could be had, for each architecture: averaged weights
-    and, at each weight, distillation from the checkpoints' ensemble; and one LR and one FM to be better than."""
+    and, at each weight, distillation from the checkpoints' ensemble; and one FM to be better than."""
     conditions = main_comparison(r)
     for architecture in r.p.architectures:
         pretrained = r.pretraining([architecture] * r.p.instances)
-        found = {"averaged weights": averaged_weights(r, pretrained)}
-        found |= {name: r.pretraining([name]) for name in ("LR", "FM")}
+        found = {"averaged weights": averaged_weights(r, pretrained), "FM": r.pretraining(["FM"])}
         conditions += r.conditions(found, architecture=architecture)
         for weight in r.p.mutual_weights:
             found = {"distilled": offline_distillation(r, pretrained, weight)}

@@ -12,6 +12,7 @@ import pandas as pd
 from ctrlib.store.record import Record
 from ctrlib.study.conditions import Condition
 from ctrlib.study.finetuning import CONTROLS, COUPLED
+from ctrlib.study.parameters import StudyParameters
 from ctrlib.study.tables import LEVEL, choose_by_validation, effects_of_each, over_replicates
 from ctrlib.study.verdicts import NEGLIGIBLE
 
@@ -120,8 +121,39 @@ def recommend(table: pd.DataFrame, effects: pd.DataFrame, instances: int, rows: 
     return Recommendation(action, sentence, reasons)
 
 
+@dataclass(frozen=True)
+class Answer:
+    """The recommendation for a log, and for which protocol and architecture it is given.
+
+    Attributes:
+        at: their part of :func:`with_options`.
+    """
+
+    protocol: str
+    architecture: str
+    at: pd.DataFrame
+    recommendation: Recommendation
+
+
+def answer(p: StudyParameters, table: pd.DataFrame, rows: int) -> Answer:
+    """What to do: for the last protocol and the architecture that is best there.
+
+    Args:
+        p: the parameters.
+        table: see :func:`with_options`.
+        rows: all rows of the log that were used.
+    """
+    protocol = p.protocols[-1]
+    architecture = best_architecture(table, protocol)
+    at, effects = (
+        one[(one["protocol"] == protocol) & (one["architecture"] == architecture)]
+        for one in (table, against_the_best_control(table))
+    )
+    return Answer(protocol, architecture, at, recommend(at, effects, p.instances, rows))
+
+
 def recommended_models(
-    conditions: Sequence[Condition], table: pd.DataFrame, answer: Recommendation
+    conditions: Sequence[Condition], table: pd.DataFrame, recommended: Recommendation
 ) -> list[tuple[Record, int]]:
     """The models to serve, (record, member) each, of the first replicate: all of the best control for the average, else
     the one with the best validation AUC of what is recommended.
@@ -129,10 +161,10 @@ def recommended_models(
     Args:
         conditions: trained, in the order of the replicate table.
         table: the part of :func:`with_options` for one protocol and architecture.
-        answer: what is recommended there.
+        recommended: what is recommended there.
     """
     first = table[table["replicate"] == table["replicate"].min()].set_index("condition")
-    chosen = conditions[int(first.loc[OPTIONS.get(answer.action, "best control"), "row"])]
+    chosen = conditions[int(first.loc[OPTIONS.get(recommended.action, "best control"), "row"])]
     members = [(record, n) for record in chosen.records for n in range(len(record.run.members))]
 
     def valid_auc(one: tuple[Record, int]) -> float:
@@ -140,7 +172,7 @@ def recommended_models(
         kept = record.content["kept_epochs"][n]
         return next(row["valid_auc"] for row in record.history if (row["member"], row["epoch"]) == (n, kept))
 
-    return members if answer.action == "average of the models" else [max(members, key=valid_auc)]
+    return members if recommended.action == "average of the models" else [max(members, key=valid_auc)]
 
 
 def _missed(effects: pd.DataFrame, rows: int) -> str:

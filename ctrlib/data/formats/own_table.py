@@ -35,7 +35,7 @@ from ctrlib.data.formats.text import (
 from ctrlib.data.manifest import SPLITS
 from ctrlib.data.options import PrepareOptions
 from ctrlib.data.prepared import bytes_per_row
-from ctrlib.data.times import read_times
+from ctrlib.data.times import looks_like_times, read_times
 from ctrlib.errors import UserError, shown, unknown
 
 if TYPE_CHECKING:  # imported when a Parquet file is read: text needs none of it
@@ -122,6 +122,9 @@ def read(
             said.append(f"{odd.sum():,} of {kept.sum():,} cells are no numbers ({words}) and count as missing; {how}")
         if cell := several_values(made.values):
             said.append(f"cells hold several values ({shown(cell, MOST_SHOWN)}); each whole cell is one category")
+        if not (made.numeric or options.time_column or others) and looks_like_times(made.values):
+            split = f"--time-column {name} --split time"
+            said.append(f"holds times ({shown(str(made.values.drop_nulls()[0]), MOST_SHOWN)}); {split} divides by them")
         notes += [f"{name}: {line}" for line in said]
         kind = str(made.values.dtype)
         columns[name] = {"numeric": made.numeric, "why": made.why, "change": change, "type": kind}
@@ -139,7 +142,8 @@ def read(
 def read_columns(
     raw: Path, scratch: Path, options: PrepareOptions, report: Callable[[str], None], wanted: Sequence[str]
 ) -> Cells:
-    """The cells of the columns ``wanted`` of a file whose rows need no label, such as those to be scored."""
+    """The cells of the columns ``wanted`` of a file whose rows need no label, such as those to be scored; a name may
+    be a pattern."""
     found = _read_files([raw], scratch / "new", options, report, None, wanted)
     if found.frames:
         found.cells.add_frame(found.frames[0])
@@ -192,9 +196,10 @@ def _read_files(
             columns = header_of(text, separator) if header else found.columns
         if found is None:
             for name in wanted or ():
-                if name not in columns:
+                if name not in columns and not any(fnmatchcase(one, name) for one in columns):
                     has = ", ".join(shown(one, MOST_SHOWN) for one in columns[:20])
-                    raise UserError(f"{path}: no column {name!r}, which the model needs; the file has {has}")
+                    raise UserError(f"{path}: no column {name!r}, which is needed; the file has {has}")
+            wanted = wanted and [n for n in columns if n in wanted or any(fnmatchcase(n, one) for one in wanted)]
             roles = {"features": wanted, "used": wanted} if wanted else _roles(path, columns, options)
             decimal = options.decimal or ("," if not parquet and separator == ";" else ".")
             found = _Read(options, Cells(scratch.parent, roles["used"]), list(columns), roles, decimal)
