@@ -298,6 +298,7 @@ BAD = [
     ("less than or equal to 1", {"drift": 1.5, "lag": 1.5}),
     ("less than or equal to 0.9", {"new_codes": 1}),
     ("less than 1", {"dropout": 1.0, "averaging_decay": 1}),
+    ("greater than or equal to 1", {"settings": 0, "submodels": [0]}),
     ("at least 1", {"architectures": [], "seeds": []}),
     ("boolean", {"batch_norm": "maybe", "full_cross": "maybe"}),
     ("tuple", {"seeds": "[3, 4"}),
@@ -308,6 +309,8 @@ BAD = [
     ("mse_logit", {"forms": ["mae"], "coupling_form": "mae"}),
     ("shuffled", {"targets": ["dead"], "coupling_target": "dead"}),
     ("one_way", {"topologies": ["tree"]}),
+    ("R-Drop", {"rivals": ["r-drop"]}),
+    ("lr/100", {"rates": ["lr/2"]}),
     ("bf16", {"precision": "fp64"}),
     ("chronological", {"split": "weekly", "splits": ["weekly"]}),
 ]

@@ -1,6 +1,8 @@
 """From parameters to runs (what is paired, what is reused) and from records to tables (against counting by hand)."""
 
 import math
+from collections import Counter
+from typing import get_args
 
 import numpy as np
 import pandas as pd
@@ -30,7 +32,7 @@ from ctrlib.study.experiments import (
 )
 from ctrlib.study.finetuning import HEADLINE, condition_name
 from ctrlib.study.pages import asked_parameters
-from ctrlib.study.parameters import StudyParameters
+from ctrlib.study.parameters import Rival, StudyParameters
 from ctrlib.study.tables import (
     SCORES,
     compare,
@@ -267,17 +269,17 @@ def test_on_real_clicks_controls_differ_from_mutual_by_the_coupling_target() -> 
 
 @PROTOCOLS
 def test_rivals_are_a_grid_of_valid_and_distinct_conditions(protocol: str) -> None:
-    """At each rate each rival once, those with a weight at each weight; only what a name says differs from continued
-    training; base rates and coupling of one distance."""
-    p = parameters(mutual_weights=[1.0, 20.0], embedding_l2=1e-5, coupling_form="kl")
+    """At each rate each rival once, those with a weight at each weight, MEDA at the initial rate alone; only what a
+    name says differs from continued training; base rates and coupling of one distance."""
+    p = parameters(mutual_weights=[1.0, 20.0], embedding_l2=1e-5, coupling_form="kl", rivals=get_args(Rival))
     found = controls.rivals(replicate(p, protocol=protocol))
     labels = [tuple(one.labels.items()) for one in found]
-    assert len(set(labels)) == len(labels) == 2 + 2 * (8 + 2 * 3)
-    names = [run.fingerprint for one in found for run in one.runs]
-    assert len(set(names)) == len(names), "no two conditions are one"
+    assert len(set(labels)) == len(labels) == 2 + 2 * (7 + 2 * 3) + 2
+    every = names(run for one in found if one.name != "rate cut" for run in one.runs)
+    assert len(set(every)) == len(every), "no two conditions are one"
     for run in (run for one in found for run in one.runs):
         assert Run.model_validate(run.model_dump()) == run
-        assert run.start is None or {one.run for one in run.start} <= set(names)
+        assert run.start is None or {one.run for one in run.start} <= set(every)
     changed = {}
     for one in (one for one in found if "rate" in one.factors):
         base = replicate(p, protocol=protocol).recipe(learning_rate={"lr": 0.02, "lr/10": 0.002}[one.factors["rate"]])
@@ -288,6 +290,7 @@ def test_rivals_are_a_grid_of_valid_and_distinct_conditions(protocol: str) -> No
     weighted |= {("base rate", weight): {(("base_rate_weight", weight),)} for weight in (1.0, 20.0)}
     assert changed == weighted | {
         ("continued training", None): {()},
+        ("rate cut", None): {()},
         ("continued training, dropout", None): {()},
         ("embedding L2 tenfold", None): {(("embedding_l2", 1e-4),)},
         ("gradient penalty", None): {(("gradient_penalty", 0.3),)},
@@ -296,6 +299,38 @@ def test_rivals_are_a_grid_of_valid_and_distinct_conditions(protocol: str) -> No
         ("averaged weights", None): {(("averaging", "ema"), ("averaging_decay", 0.99))},
         ("R-Drop", None): {(("rdrop", 1.0),)},
     }
+    few = controls.rivals(replicate(parameters(rivals=["rate cut"], dropout=0.1), protocol=protocol))
+    assert {one.name for one in few} == {"checkpoint", "continued training", "rate cut", "mutual"}
+    usual = {
+        one.name: names(one.runs) for one in controls.rivals(replicate(parameters(dropout=0.1), protocol=protocol))
+    }
+    assert "MEDA" not in usual
+    assert usual["checkpoint, dropout"] == usual["checkpoint"], "where all have dropout its controls are those of all"
+
+
+@pytest.mark.parametrize("settings", [1, 2, 4])
+def test_whatever_is_served_is_chosen_among_equally_many(settings: int) -> None:
+    """From scratch all at the same settings, of which the first is the recipe; teachers and starts are of that one."""
+    p = parameters(sizes=[2, 5], mutual_weights=[1, 20], submodels=[2, 3], embedding_l2=1e-5, settings=settings)
+    found = controls.serving_frontier(replicate(p, protocol="early_stopping"))
+    counts = Counter(one.name for one in found)
+    assert counts == dict.fromkeys(
+        ["one model", "width x2", "width x4", "TabM 2", "TabM 3", "distilled", "mutual"], settings
+    )
+    scratch = [one for one in found if one.name != "mutual"]
+    grid = [(0.02, 1e-5), (0.02 / 3, 1e-5), (0.02, 1e-4), (0.02 / 3, 1e-4)][:settings]
+    for name in set(counts) - {"mutual"}:
+        recipes = [one.runs[0].recipe for one in scratch if one.name == name]
+        assert [one.learning_rate for one in recipes] == pytest.approx([rate for rate, _ in grid])
+        assert [one.embedding_l2 for one in recipes] == pytest.approx([l2 for _, l2 in grid])
+        of_one = {len(one.runs) for one in scratch if one.name == name}
+        assert of_one == {5 if name == "one model" else 1}
+    base = names(found[0].runs)
+    assert {tuple(one.run for one in run.teachers) for c in found for run in c.runs if run.teachers} == {tuple(base)}
+    assert {tuple(one.run for one in run.start) for c in found for run in c.runs if run.start} == {tuple(base[:3])}
+    members = {one.name: one.members[0] for one in found}
+    assert (members["width x4"].embedding_dim, members["width x4"].hidden_units) == (8, (16,))
+    assert [members[f"TabM {size}"].options for size in (2, 3)] == [{"num_submodels": size} for size in (2, 3)]
 
 
 # ---- parameters ------------------------------------------------------------------------------------------------------

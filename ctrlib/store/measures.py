@@ -151,6 +151,23 @@ def _group_scores(records: Sequence[Record]) -> dict[str, Any]:
     }
 
 
+def growing_ensembles(store: RunStore, records: Sequence[Record]) -> dict[str, list[float]]:
+    """Test ``auc`` and ``logloss`` and ``valid_auc`` of the mean probability of the first k members, k = 1, 2, ... all
+    of them."""
+    return measured(store, "growing_ensembles", records, _growing_ensembles)
+
+
+def _growing_ensembles(records: Sequence[Record]) -> dict[str, list[float]]:
+    data = load_data(records[0].run.data)
+    valid, test = (np.concatenate([record.probabilities(part) for record in records]) for part in ("valid", "test"))
+    first = range(1, len(test) + 1)
+    return {
+        "auc": [metrics.auc(data.test.labels, test[:k].mean(axis=0)) for k in first],
+        "logloss": [metrics.logloss(data.test.labels, test[:k].mean(axis=0)) for k in first],
+        "valid_auc": [metrics.auc(data.valid.labels, valid[:k].mean(axis=0)) for k in first],
+    }
+
+
 def auc_covariance(store: RunStore, records: Sequence[Record]) -> AucCovariance:
     """Test AUC of every member of the records and their covariance over the test rows (DeLong)."""
 

@@ -8,12 +8,13 @@ from ctrlib.study.conditions import Condition, Replicate, Runs, continued_traini
 from ctrlib.study.finetuning import RATES, main_comparison
 
 RIVALS = {  # of the peers: what each changes in continued training
-    "embedding L2 tenfold": lambda recipe: {"embedding_l2": 10 * recipe.embedding_l2 or 1e-5},
+    "embedding L2 tenfold": lambda recipe: {"embedding_l2": tenfold(recipe.embedding_l2)},
     "gradient penalty": lambda recipe: {"gradient_penalty": 0.3},
     "label smoothing": lambda recipe: {"label_smoothing": 0.1},
-    "MEDA": lambda recipe: {"meda": True},
 }
 RDROP, RDROP_DROPOUT = 1.0, 0.2  # its weight, and the dropout of its models where the others have none
+SETTINGS = ((1.0, False), (1 / 3, False), (1.0, True), (1 / 3, True))  # part of the rate, whether embedding L2 tenfold
+WIDTHS = (2, 4)
 
 
 def alternatives_at_equal_cost(r: Replicate) -> list[Condition]:
@@ -25,7 +26,6 @@ def alternatives_at_equal_cost(r: Replicate) -> list[Condition]:
     width and embedding, from scratch for as many epochs.
     """
     p, pretrained, train = r.p, r.pretraining(), r.recipe()
-    wide = r.varied(embedding_dim=2 * p.embedding_dim, hidden_units=tuple(2 * width for width in p.hidden_units))
     row = (p.mutual_weight / p.instances,) * p.instances
     found = {
         **finetuned(pretrained, r.coupling(), train),
@@ -36,20 +36,29 @@ def alternatives_at_equal_cost(r: Replicate) -> list[Condition]:
         "averaged weights": averaged_weights(r, pretrained),
         **r.both_from_scratch(r.coupling()),
         "offline distillation": offline_distillation(r, pretrained, p.mutual_weight),
-        "wider": wide.from_scratch(None),
+        "wider": wider(r, 2).from_scratch(None),
     }
     return r.conditions(found)
 
 
 def rivals(r: Replicate) -> list[Condition]:
-    """Mutual fine-tuning beside what could do the same without peers: continued training with each of :data:`RIVALS`,
-    with averaged weights and with R-Drop, whose checkpoints have dropout and a control of their own; and, at each
-    weight of the peers, the self-anchor and the pull to the base rate. All at the learning rate and a tenth of it.
+    """Mutual fine-tuning beside what could do the same without peers, named in ``p.rivals``, from the same checkpoints
+    and at each of ``p.rates``.
+
+    :data:`RIVALS`, averaged weights and R-Drop are continued training with one change; the checkpoints of R-Drop have
+    dropout even where the others have none, and controls of their own. The self-anchor and the pull to the base rate
+    stand at each weight of the peers. The rate cut is continued training below the initial rate.
+
+    MEDA goes on at the initial rate alone: its tables are drawn afresh before each epoch, and have one epoch to learn
+    in. That is as much as they need where one epoch trains an embedding; with fixed epochs it is then MEDA's second
+    epoch, while tables that need several are compared when they have had but one.
     """
-    pretrained, noisy = r.pretraining(), r.varied(dropout=r.p.dropout or RDROP_DROPOUT).pretraining()
+    p, pretrained, drop = r.p, r.pretraining(), r.p.dropout or RDROP_DROPOUT
+    noisy, afresh = r.varied(dropout=drop).pretraining(), r.recipe().model_copy(update={"meda": True})
     conditions = r.conditions({"checkpoint": pretrained, "checkpoint, dropout": noisy})
-    for rate in ("lr", "lr/10"):
-        train = r.recipe(learning_rate=r.p.learning_rate * RATES[rate])
+    conditions += r.conditions({"MEDA": continued_training(pretrained, afresh)}, rate="lr")
+    for rate in p.rates:
+        train = r.recipe(learning_rate=p.learning_rate * RATES[rate])
         changed = {name: train.model_copy(update=change(train)) for name, change in RIVALS.items()}
         found = {
             "continued training": continued_training(pretrained, train),
@@ -58,8 +67,10 @@ def rivals(r: Replicate) -> list[Condition]:
             "continued training, dropout": continued_training(noisy, train),
             "R-Drop": continued_training(noisy, train.model_copy(update={"rdrop": RDROP})),
         }
+        if rate != "lr":
+            found["rate cut"] = found["continued training"]
         conditions += r.conditions(found, rate=rate)
-        for weight in r.p.mutual_weights:
+        for weight in p.mutual_weights:
             pulled = train.model_copy(update={"base_rate_weight": weight})
             found = {
                 "mutual": mutual_finetuning(pretrained, r.coupling(weight), train),
@@ -67,7 +78,54 @@ def rivals(r: Replicate) -> list[Condition]:
                 "base rate": continued_training(pretrained, pulled),
             }
             conditions += r.conditions(found, rate=rate, weight=weight)
+    own = ("checkpoint, dropout", "continued training, dropout") if "R-Drop" in p.rivals else ()
+    wanted = {"checkpoint", "continued training", "mutual", *p.rivals, *own}
+    return [one for one in conditions if one.name in wanted]
+
+
+def serving_frontier(r: Replicate) -> list[Condition]:
+    """What could be served: one model, of which ``max(p.sizes)`` are trained to be averaged; one of twice or four times
+    the width and embedding; TabM with each of ``p.submodels``; one distilled from the average of all: each from scratch
+    under the first ``p.settings`` of :data:`SETTINGS`. And a member of ``p.instances`` that were fine-tuned together,
+    under as many rates and weights.
+
+    What starts or learns from other models takes those of the first setting, and with fixed epochs trains
+    ``p.finetune_epochs`` more. The factor ``setting`` names the setting.
+    """
+    p, conditions = r.p, []
+    checkpoints = r.pretraining([p.architecture] * max(p.instances, *p.sizes))
+    for part, strong in SETTINGS[: p.settings]:
+        l2 = tenfold(p.embedding_l2) if strong else p.embedding_l2
+        at = r.varied(learning_rate=p.learning_rate * part, embedding_l2=l2)
+        tabm = at.pretraining(["TabM-DeepFM"])[0]
+        found = {
+            "one model": at.pretraining([p.architecture] * max(p.sizes)),
+            **{f"width x{times}": wider(at, times).pretraining([p.architecture]) for times in WIDTHS},
+            **{f"TabM {size}": [built_with(tabm, num_submodels=size)] for size in p.submodels},
+            "distilled": offline_distillation(at, checkpoints[: max(p.sizes)], p.mutual_weight, students=1),
+        }
+        conditions += r.conditions(found, setting=f"rate x{part:.2g}{', L2 x10' if strong else ''}")
+    for rate, weight in list(product(("lr/10", "lr"), p.mutual_weights))[: p.settings]:
+        train = r.recipe(learning_rate=p.learning_rate * RATES[rate])
+        found = {"mutual": mutual_finetuning(checkpoints[: p.instances], r.coupling(weight), train)}
+        conditions += r.conditions(found, setting=f"{rate}, weight {weight:g}")
     return conditions
+
+
+def tenfold(embedding_l2: float) -> float:
+    """Ten times the penalty, or a first one where there is none."""
+    return 10 * embedding_l2 or 1e-5
+
+
+def wider(r: Replicate, times: int) -> Replicate:
+    """The same with models of that many times the embedding and the width of each hidden layer."""
+    p = r.p
+    return r.varied(embedding_dim=times * p.embedding_dim, hidden_units=tuple(times * one for one in p.hidden_units))
+
+
+def built_with(run: Run, **options: float) -> Run:
+    """The run of one member with options of its architecture."""
+    return run.model_copy(update={"members": (run.members[0].model_copy(update={"options": options}),)})
 
 
 def self_anchor(r: Replicate, pretrained: Runs, weight: float, train: Recipe | None = None) -> Runs:
@@ -82,9 +140,9 @@ def averaged_weights(r: Replicate, pretrained: Runs, train: Recipe | None = None
     return continued_training(pretrained, (train or r.recipe()).model_copy(update=averaged))
 
 
-def offline_distillation(r: Replicate, teachers: Runs, weight: float) -> Runs:
+def offline_distillation(r: Replicate, teachers: Runs, weight: float, students: int | None = None) -> Runs:
     """New models, each by itself, learn from scratch from the clicks and, with the total ``weight``, from the mean of
-    the frozen ``teachers``."""
+    the frozen ``teachers``; as many as these unless ``students`` says how many."""
     row = (weight / len(teachers),) * len(teachers)
     coupling = r.coupling((row,), target="frozen_ensemble")
     return [
@@ -95,7 +153,7 @@ def offline_distillation(r: Replicate, teachers: Runs, weight: float) -> Runs:
             recipe=r.recipe(r.p.epochs + r.p.finetune_epochs),
             teachers=tuple(StoredMember(run=run.fingerprint) for run in teachers),
         )
-        for slot, one in enumerate(teachers)
+        for slot, one in enumerate(teachers[:students])
     ]
 
 

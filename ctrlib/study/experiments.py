@@ -41,6 +41,8 @@ EXPERIMENTS: dict[str, Experiment] = {
             cohorts.who_listens_to_whom,
             controls.alternatives_at_equal_cost,
             controls.where_it_ends,
+            controls.rivals,
+            controls.serving_frontier,
             controls.your_log,
             finetuning.at_criteos_size,
             finetuning.from_a_raw_log,

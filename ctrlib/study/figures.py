@@ -282,15 +282,24 @@ def effects(
 
     Args:
         replicates: any table with replicate, condition, ``by`` and ``value``.
-        comparisons: label -> (treatment, control), drawn from top to bottom.
+        comparisons: label -> (treatment, control), drawn from top to bottom; where a panel has not both, its line is
+            empty.
         value: the column compared.
         by: the factor that gives the panels.
     """
     by_verdict = {"gain": COLOURS["FiBiNET"], "loss": COLOURS["DCN"], "no difference shown": INK}
-    level = together(compare(part, *p, value) for _, part in replicates.groupby(by) for p in comparisons.values())
+    have = {level: {*part["condition"]} for level, part in replicates.groupby(by)}
+    level = together(
+        compare(part, *pair, value)
+        for at, part in replicates.groupby(by)
+        for pair in comparisons.values()
+        if have[at].issuperset(pair)
+    )
     shown = []
     for ax, part in panels(replicates, by, (WIDE[0], 1.2 + 0.5 * len(comparisons))):
         for y, (label, pair) in enumerate(comparisons.items()):
+            if not have[part[by].iloc[0]].issuperset(pair):
+                continue
             found = differences(part, *pair, value)
             dots = found.to_numpy() * MILLI
             result = over_replicates(found * MILLI, part, level)
@@ -316,6 +325,40 @@ def effects(
     ax.figure.supxlabel(f"{unit}; intervals: {level_words(level)}", fontsize="medium")
     ax.invert_yaxis()  # of all panels, which share it
     return attach_table(ax.figure, pd.concat(shown))
+
+
+def frontier(table: pd.DataFrame) -> Figure:
+    """AUC (above) and log loss (below) of what could be served against its multiply-adds a row, a column of panels for
+    each data set; a line joins what nothing beats at no more cost. A number is an average of so many models.
+
+    Args:
+        table: :func:`ctrlib.study.alternatives.frontier_table` under one protocol.
+    """
+    parts = list(table.groupby("data", sort=False))
+    size = (WIDE[0], 6.4)
+    figure, axes = plt.subplots(2, len(parts), figsize=size, squeeze=False, sharex="col", layout="constrained")
+    for column, (data, part) in zip(axes.T, parts, strict=True):
+        cheapest, dearest = part["multiply_adds"].min(), part["multiply_adds"].max()
+        for ax, value, label in zip(column, ("auc", "logloss"), ("test AUC", "test log loss"), strict=True):
+            best = part[part[f"{value}_frontier"]]
+            ax.step(best["multiply_adds"], best[value], where="post", color=REFERENCE, linewidth=1.5, zorder=1)
+            colours = [PALETTE[0] if on else GREY for on in part[f"{value}_frontier"]]
+            ax.scatter(part["multiply_adds"], part[value], s=26, color=colours, zorder=3)
+            near = np.log10(part["multiply_adds"]).round(1)  # of like cost, whose words must not hide each other
+            for _, at in part.groupby(near):
+                at, room = at.sort_values(value), 0.07 * np.ptp(part[value]) * np.arange(len(at))
+                heights = np.maximum.accumulate(at[value] - room) + room
+                for name, cost, height in zip(at["condition"], at["multiply_adds"], heights, strict=True):
+                    side = {"xytext": (-6, 0), "ha": "right"} if cost == cheapest else {"xytext": (6, 0), "ha": "left"}
+                    words = name.removeprefix("average of ")
+                    place = {"textcoords": "offset points", "va": "center", "fontsize": "x-small"}
+                    ax.annotate(words, (cost, height), **place, **side)
+            ax.set_ylabel(label)
+            log_axis(ax.xaxis)
+            ax.set_xlim(cheapest / 8, dearest * 6)  # room for the words
+        column[0].set_title(spoken(data), fontsize="medium")
+        column[1].set_xlabel("multiply-adds a row")
+    return attach_table(figure, table)
 
 
 def effect_curves(table: pd.DataFrame, x: str, by: str, xlabel: str = "", log: bool = False) -> Axes:

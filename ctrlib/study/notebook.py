@@ -216,6 +216,23 @@ def in_words(row: pd.Series) -> str:
     return f"{row['difference']:+.4f} ({row['verdict']}, interval {row['low']:+.4f} to {row['high']:+.4f})"
 
 
+def where(*factors: Any) -> str:
+    """The levels of factors as a reader says them; not Markdown, see :func:`as_text`."""
+    return ", ".join(figures.spoken(one) for one in factors)
+
+
+def outcome(table: pd.DataFrame) -> str:
+    """Rows of :func:`ctrlib.study.tables.effects_by` in words: on which of them there is a gain, a loss or neither, and
+    the least and the largest effect with their intervals."""
+    what = list(table.columns[: table.columns.get_loc("difference")])
+    names = pd.Series([as_text(where(*row)) for row in table[what].itertuples(index=False)], index=table.index)
+    least, most = (in_words(table.loc[found()]) for found in (table["difference"].idxmin, table["difference"].idxmax))
+    if len(table) == 1:
+        return f"{least} on {names.iloc[0]}"
+    on = (f"{verdict} on {'; '.join(part)}" for verdict, part in names.groupby(table["verdict"], sort=False))
+    return f"{'. '.join(on)}. From {least} to {most}"
+
+
 def interval_column(table: pd.DataFrame) -> list[str]:
     """The columns ``low`` and ``high`` in words."""
     return [f"{low:+.4f} to {high:+.4f}" for low, high in zip(table["low"], table["high"], strict=True)]

@@ -1,7 +1,7 @@
 """The parameters of notebooks: names, types, ranges, defaults and meaning."""
 
 import ast
-from typing import Annotated, Any, get_origin
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, Field, field_validator, model_validator
@@ -10,6 +10,11 @@ from ctrlib.config import Form, Precision, Protocol, Settings, SplitKind, Stoppi
 from ctrlib.errors import UserError
 from ctrlib.errors import shown as quoted
 
+Rate = Literal["lr", "lr/10", "lr/100"]
+Rival = Literal[
+    "rate cut", "embedding L2 tenfold", "gradient penalty", "label smoothing", "averaged weights", "R-Drop",
+    "self-anchor", "base rate", "MEDA",
+]  # fmt: skip
 FORMER_PROTOCOLS = {"equal_epochs": "fixed_epochs", "own_end": "early_stopping"}
 
 
@@ -104,6 +109,12 @@ class StudyParameters(Settings):
         ("complete", "ring", "star", "pairs", "one_way"), "who learns from whom; pairs needs an even number"
     )
     averaging_decay: float = value(0.99, "part of the averaged weights that a step leaves", ge=0, lt=1)
+    rivals: tuple[Rival, ...] = values(
+        get_args(Rival)[:-1], "rivals of the peers; MEDA only where one epoch trains an embedding", 1
+    )
+    rates: tuple[Rate, ...] = values(("lr", "lr/10"), "rates of going on, as parts of that of the pretraining", 1)
+    settings: int = value(4, "settings of rate and embedding L2 among which each served model is chosen", ge=1, le=4)
+    submodels: tuple[Annotated[int, Field(ge=1, le=100)], ...] = values((4, 8), "MLPs in one TabM-DeepFM (K)", 1)
     row_levels: tuple[Annotated[int, Field(ge=100)], ...] = values((10_000, 40_000), "training rows to compare")
     width_levels: tuple[Annotated[int, Field(ge=1, le=65536)], ...] = values((16, 64), "widths of each hidden layer")
     noise_levels: tuple[Annotated[float, Field(gt=0, le=10)], ...] = values(

@@ -176,7 +176,7 @@ def effects_against(
 
 
 def comparisons_by(replicates: pd.DataFrame, factors: Sequence[str], treatment: str, control: str) -> list[Comparison]:
-    """The comparisons of :func:`effects_by`."""
+    """The comparisons of :func:`effects_by`; where there is no control, there is none."""
     treated, controls = (replicates[replicates["condition"] == name] for name in (treatment, control))
     shared = [name for name in factors if controls[name].notna().all()]
     rows = []
@@ -184,7 +184,8 @@ def comparisons_by(replicates: pd.DataFrame, factors: Sequence[str], treatment: 
         mine = controls
         for name in shared:
             mine = mine[mine[name] == at[name]]
-        rows.append((at, pd.concat([part, mine]), (treatment, control)))
+        if len(mine):
+            rows.append((at, pd.concat([part, mine]), (treatment, control)))
     return rows
 
 
