@@ -447,6 +447,7 @@ def test_replicate_table_is_counted_by_hand(study) -> None:
         assert row == pytest.approx({
             "auc": np.mean(aucs), "valid_auc": np.mean(valid),
             "logloss": np.mean([log_loss(labels, q) for q in predicted]),
+            "calibration": np.mean([q.mean() / labels.mean() for q in predicted]),
             "ensemble_auc": roc_auc_score(labels, ensemble), "ensemble_logloss": log_loss(labels, ensemble),
             "churn": np.mean(np.abs(predicted[0] - predicted[1])), "best_of_n_auc": aucs[int(np.argmax(valid))],
             "oracle_auc": roc_auc_score(labels, data.test.probability), "member_epochs": 2 * p.finetune_epochs,

@@ -6,7 +6,7 @@ import json
 
 import numpy as np
 import pytest
-from sklearn.metrics import roc_auc_score
+from sklearn.metrics import log_loss, roc_auc_score
 from small import make_run, member, refused
 from stores import here
 from typer.testing import CliRunner
@@ -17,7 +17,15 @@ from ctrlib.coupling import complete
 from ctrlib.data.load import load_data
 from ctrlib.run import training
 from ctrlib.store import measures
-from ctrlib.store.measures import FOLDER, auc_covariance, data_facts, group_scores, measured, pooled_difference
+from ctrlib.store.measures import (
+    FOLDER,
+    auc_covariance,
+    data_facts,
+    group_scores,
+    measured,
+    pooled_difference,
+    rarity_scores,
+)
 from ctrlib.store.published import Results, write
 from ctrlib.store.record import Damaged
 from ctrlib.store.runs import RunStore
@@ -47,6 +55,27 @@ def test_a_measure_is_computed_once(trained) -> None:
     for _ in range(2):
         assert measured(store, "nothing", alone, lambda _: calls.append([])) is None
     assert len(calls) == 5, "a value of None is kept as well"
+
+
+def test_scores_by_rarity_are_those_counted_row_by_row(trained) -> None:
+    """Rows of one count stay together; the parts are all test rows; a part of one label has no AUC."""
+    store, alone, _ = trained
+    data = load_data(alone[0].run.data)
+    counts = np.array(
+        [min((data.train.ids[:, f] == code).sum() for f, code in enumerate(row)) for row in data.test.ids]
+    )
+    cuts = [np.quantile(counts, tenth / 10) for tenth in range(1, 10)]
+    part = np.array([1 + sum(cut < count for cut in cuts) for count in counts])
+    found = rarity_scores(store, alone)
+    assert [one["part"] for one in found] == sorted(set(part))
+    assert sum(one["rows"] for one in found) == len(data.test)
+    for one in found:
+        rows, labels = part == one["part"], data.test.labels[part == one["part"]]
+        assert (one["rows"], one["fewest"], one["most"]) == (rows.sum(), counts[rows].min(), counts[rows].max())
+        each = [record.probabilities()[0, rows].astype(np.float64) for record in alone]
+        assert one["logloss"] == pytest.approx(np.mean([log_loss(labels, p, labels=[0, 1]) for p in each]), rel=1e-9)
+        auc = np.mean([roc_auc_score(labels, p) for p in each]) if 0 < labels.mean() < 1 else None
+        assert one["auc"] == (auc if auc is None else pytest.approx(auc, rel=1e-12))
 
 
 def test_a_damaged_measure_is_said_and_computed_again(trained, capsys) -> None:

@@ -31,6 +31,7 @@ from ctrlib.store.runs import RunStore
 
 FOLDER = ".measures"
 ABOUT = ("measure", "version", "parameters", "runs")  # what a measure is of; its digest is the key
+PARTS = 10  # of the test rows, by rarity
 VERSION = 1  # part of the keys since the first published measures; the code has a digest of its own
 
 
@@ -166,6 +167,38 @@ def _growing_ensembles(records: Sequence[Record]) -> dict[str, list[float]]:
         "logloss": [metrics.logloss(data.test.labels, test[:k].mean(axis=0)) for k in first],
         "valid_auc": [metrics.auc(data.valid.labels, valid[:k].mean(axis=0)) for k in first],
     }
+
+
+def rarity_scores(store: RunStore, records: Sequence[Record]) -> list[dict[str, Any]]:
+    """How good the members of one group are where rows are rare: the test rows in :data:`PARTS` parts by how often the
+    rarest code of a row stands in the training rows, the rarest first.
+
+    The part of a row is the number of inner quantiles of these counts that lie below its own, so that rows of one count
+    stay together; a part that no row is in is left out. The code of all rare and unseen values counts as one code.
+
+    Returns:
+        For each part ``part`` (1 is the rarest), ``rows``, the ``fewest`` and ``most`` training rows of the rarest
+        code, and means over the members: ``auc`` within the part, None where its rows have one label, and ``logloss``.
+    """
+    return measured(store, "rarity_scores", records, _rarity_scores)
+
+
+def _rarity_scores(records: Sequence[Record]) -> list[dict[str, Any]]:
+    data = load_data(records[0].run.data)
+    probabilities, labels = np.concatenate([record.probabilities("test") for record in records]), data.test.labels
+    columns = zip(data.train.ids.T, data.test.ids.T, data.field_dims, strict=True)
+    rarest = np.min([np.bincount(train, minlength=dim)[test] for train, test, dim in columns], axis=0)
+    part = np.searchsorted(np.quantile(rarest, np.arange(1, PARTS) / PARTS), rarest)
+    found = []
+    for number in np.unique(part):
+        rows = part == number
+        mixed = labels[rows].min() < labels[rows].max()
+        score = {"part": int(number) + 1, "rows": int(rows.sum())}
+        score |= {"fewest": int(rarest[rows].min()), "most": int(rarest[rows].max())}
+        score["auc"] = float(metrics.cohort_auc(labels[rows], probabilities[:, rows]).mean()) if mixed else None
+        score["logloss"] = float(np.mean([metrics.logloss(labels[rows], one[rows]) for one in probabilities]))
+        found.append(score)
+    return found
 
 
 def auc_covariance(store: RunStore, records: Sequence[Record]) -> AucCovariance:

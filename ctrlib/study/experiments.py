@@ -54,6 +54,7 @@ EXPERIMENTS: dict[str, Experiment] = {
     "on_this_machine": finetuning.is_it_noise,  # the headline at a size that nobody waits for
     "real_criteo": controls.real_clicks,
     "real_frappe": controls.real_clicks,
+    **dict.fromkeys(("main_criteo", "main_frappe", "main_ml1m", "main_synthetic"), finetuning.on_one_log),
 }
 
 COMPOSITE_PAGES = {
@@ -171,7 +172,7 @@ def checked_parameters(**parameters) -> StudyParameters:
         UserError: one line that names the parameter, its value and what is allowed.
     """
     p = checked(StudyParameters, **parameters)
-    lists = ("architectures", "companions")
+    lists = ("architectures", "without_scratch", "one_rate", "companions")
     spelled = {name: tuple(dict.fromkeys(map(_spelled, getattr(p, name)))) for name in lists}
     p = p.model_copy(update={"architecture": _spelled(p.architecture), **spelled})
     if p.device != "auto":  # where it is left open, published records may be all that is needed; training refuses too

@@ -361,6 +361,33 @@ def frontier(table: pd.DataFrame) -> Figure:
     return attach_table(figure, table)
 
 
+def dumbbells(table: pd.DataFrame, look: dict[str, dict[str, Any]], joined: tuple[str, str]) -> Axes:
+    """Where several things stand, means over replicates side by side in rows, every replicate a small dot.
+
+    Args:
+        table: columns ``setting`` (the row), ``what``, ``replicate`` and ``difference``, in AUC.
+        look: for each ``what`` how its mean is drawn; those without a ``color`` are open and show no replicates.
+        joined: the two whose means a line joins.
+    """
+    rows = list(dict.fromkeys(table["setting"]))
+    ax = canvas((WIDE[0], 1.5 + 0.55 * len(rows)))
+    means = table.groupby(["what", "setting"])["difference"].mean().unstack("what").loc[rows] * MILLI
+    ax.hlines(range(len(rows)), means[joined[0]], means[joined[1]], color=PALETTE[0], linewidth=2.5, zorder=2)
+    for what, marker in look.items():
+        part = table[table["what"] == what]
+        if "color" in marker:
+            at = np.array([rows.index(one) for one in part["setting"]]) + 0.22
+            ax.scatter(part["difference"] * MILLI, at, s=7, color=marker["color"], alpha=0.6, zorder=2)
+        look_open = {} if "color" in marker else {"facecolors": "none"}
+        ax.scatter(means[what], range(len(rows)), s=60, label=what, zorder=4, **look_open, **marker)
+    ax.set_yticks(range(len(rows)), rows)
+    ax.set_ylim(len(rows) - 0.5, -0.6)
+    ax.axvline(0, color=INK, linewidth=1, zorder=1)
+    ax.set(xlabel="test AUC minus that of the checkpoints, thousandths", ylabel="")
+    legend(ax, loc="lower left", bbox_to_anchor=(0, 1.01), ncols=3)
+    return attach_table(ax, table)
+
+
 def effect_curves(table: pd.DataFrame, x: str, by: str, xlabel: str = "", log: bool = False) -> Axes:
     """Effects along a factor: mean and interval, a line for each value of ``by``, a line at zero.
 

@@ -19,6 +19,8 @@ RATES = {"lr": 1.0, "lr/10": 0.1, "lr/100": 0.01}  # of fine-tuning, as parts of
 HEADLINE = ("mutual lr state reset", "continued training lr state reset")  # the comparison fixed before any run
 CONTROLS = ("checkpoint", "continued training", "continued training, Adam kept", "solo from scratch")
 COUPLED = ("mutual", "mutual from scratch")  # and those without peers, to choose the best of either
+PAPERS_OWN = ("mutual, one epoch", "continued training, one epoch")  # the paper's setting, and its control
+BY_RULE = tuple(f"{one}, by rule" for one in ("mutual from scratch", "solo from scratch", "checkpoint"))  # of stopping
 
 
 def condition_name(kind: str, rate: str, optimizer: str) -> str:
@@ -57,31 +59,66 @@ def finetune_mutually(r: Replicate) -> list[Condition]:
 
 def main_comparison(r: Replicate) -> list[Condition]:
     """What peers give beyond the best that needs none, for each architecture: as many ways to go on without peers
-    (:data:`CONTROLS`) as with them (:data:`COUPLED`), where there are two weights.
+    (:data:`CONTROLS`) as with them (:data:`COUPLED`), where there are two weights."""
+    return [one for architecture in r.p.architectures for one in beside_controls(r, architecture)]
+
+
+def beside_controls(r: Replicate, architecture: str) -> list[Condition]:
+    """:func:`main_comparison` of one architecture.
 
     Without: the checkpoint; continued training at each rate, with Adam's state reset or kept; a second training from
     scratch, on another order of the rows. With: fine-tuning at each rate and weight, and from scratch at each weight.
     The rates are those of :data:`RATES`, with fixed epochs the first two.
+
+    An architecture of ``p.without_scratch`` or ``p.one_rate`` is trained under the last of the protocols, and not from
+    scratch. The first leave out the kept state at the last rate, so that both sides stay of one number; the others have
+    peers at a tenth of the rate alone and no kept state, and more candidates without peers than with them.
     """
-    conditions, rates = [], list(RATES)[: 3 if r.protocol == "early_stopping" else 2]
-    for architecture in r.p.architectures:
+    p, names, conditions = r.p, [architecture] * r.p.instances, []
+    one_rate = architecture in p.one_rate
+    if (tuned_only := one_rate or architecture in p.without_scratch) and r.protocol != p.protocols[-1]:
+        return []
+    rates = list(RATES)[: 3 if r.protocol == "early_stopping" else 2]
+    kept = [] if one_rate else rates[:-1] if tuned_only else rates
+    pretrained = r.pretraining(names)
+    without = {"checkpoint": pretrained}
+    if not tuned_only:
+        without["solo from scratch"] = r.from_scratch(None, names)
+    conditions += r.conditions(without, architecture=architecture)
+    for rate in rates:
+        train = r.recipe(learning_rate=p.learning_rate * RATES[rate])
+        alone = {"continued training": continued_training(pretrained, train)}
+        if rate in kept:
+            alone["continued training, Adam kept"] = continued_training(pretrained, train, "keep")
+        conditions += r.conditions(alone, architecture=architecture, rate=rate)
+        for weight in p.mutual_weights if rate == "lr/10" or not one_rate else ():
+            found = {"mutual": mutual_finetuning(pretrained, r.coupling(weight), train)}
+            conditions += r.conditions(found, architecture=architecture, rate=rate, weight=weight)
+    for weight in () if tuned_only else p.mutual_weights:
+        found = {"mutual from scratch": r.from_scratch(r.coupling(weight), names)}
+        conditions += r.conditions(found, architecture=architecture, weight=weight)
+    return conditions
+
+
+def on_one_log(r: Replicate) -> list[Condition]:
+    """The page of one data set: :func:`main_comparison`; for each architecture the paper's own setting, one epoch at
+    weight 1 (:data:`PAPERS_OWN`); and the first architecture under each of ``p.stopping_rules``, from scratch with and
+    without peers (:data:`BY_RULE`)."""
+    conditions, one_epoch = main_comparison(r), replace(r, protocol="fixed_epochs").recipe(1)
+    for architecture in dict.fromkeys(one.factors["architecture"] for one in conditions):
+        pretrained = r.pretraining([architecture] * r.p.instances)
+        mutual = mutual_finetuning(pretrained, r.coupling(1.0), one_epoch)
+        own = zip(PAPERS_OWN, (mutual, continued_training(pretrained, one_epoch)), strict=True)
+        conditions += r.conditions(dict(own), architecture=architecture)
+    for rule in r.p.stopping_rules if r.protocol == "early_stopping" else ():
+        architecture, at = r.p.architectures[0], r.varied(stopping=rule)
         names = [architecture] * r.p.instances
-        pretrained = r.pretraining(names)
-        without = {"checkpoint": pretrained, "solo from scratch": r.from_scratch(None, names)}
-        conditions += r.conditions(without, architecture=architecture)
-        for rate in rates:
-            train = r.recipe(learning_rate=r.p.learning_rate * RATES[rate])
-            alone = {
-                "continued training": continued_training(pretrained, train),
-                "continued training, Adam kept": continued_training(pretrained, train, "keep"),
-            }
-            conditions += r.conditions(alone, architecture=architecture, rate=rate)
-            for weight in r.p.mutual_weights:
-                found = {"mutual": mutual_finetuning(pretrained, r.coupling(weight), train)}
-                conditions += r.conditions(found, architecture=architecture, rate=rate, weight=weight)
+        mutual, *others = BY_RULE
+        alone = dict(zip(others, (at.from_scratch(None, names), at.pretraining(names)), strict=True))
+        conditions += r.conditions(alone, architecture=architecture, stopping=rule)
         for weight in r.p.mutual_weights:
-            found = {"mutual from scratch": r.from_scratch(r.coupling(weight), names)}
-            conditions += r.conditions(found, architecture=architecture, weight=weight)
+            found = {mutual: at.from_scratch(r.coupling(weight), names)}
+            conditions += r.conditions(found, architecture=architecture, stopping=rule, weight=weight)
     return conditions
 
 

@@ -203,9 +203,12 @@ def styled(
 
 
 def show_data(store: RunStore, conditions: Iterable[Condition]) -> pd.DataFrame:
-    """Show rows, fields, codes and click rate of the data of each replicate; the table."""
-    first = {one.seed: one.records[0] for one in reversed(list(conditions))}
-    facts = [{"replicate": seed, **data_facts(store, record)} for seed, record in sorted(first.items())]
+    """Show rows, fields, codes and click rate of each data set and replicate; the table."""
+    first = {(one.factors.get("data"), one.seed): one.records[0] for one in reversed(list(conditions))}
+    facts = [
+        {**({"data": data} if data else {}), "replicate": seed, **data_facts(store, record)}
+        for (data, seed), record in sorted(first.items())
+    ]
     counts = dict.fromkeys(("train_rows", "valid_rows", "test_rows", "codes"), "{:,}")
     show_table(table := pd.DataFrame(facts), {**counts, "test_clicks": "{:.2%}"})
     return table

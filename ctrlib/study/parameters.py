@@ -62,6 +62,10 @@ class StudyParameters(Settings):
     architectures: tuple[str, ...] = values(
         ("FiBiNET", "DCN", "PNN", "DeepFM"), "each makes cohorts of its own; on 04, 14 and 15 also one together", 1
     )
+    without_scratch: tuple[str, ...] = values(
+        (), "of the architectures those fine-tuned only, under the last of the protocols"
+    )
+    one_rate: tuple[str, ...] = values((), "as without_scratch, and with peers at a tenth of the learning rate only")
     companions: tuple[str, ...] = values((), "further architectures to pair with; FM and LR have no MLP")
     instances: int = value(4, "models in a cohort (N)", ge=2, le=100)
     cohorts: int = value(2, "cohorts on the same rows, each with seeds of its own", ge=2, le=100)
@@ -87,6 +91,7 @@ class StudyParameters(Settings):
         "converged: after two epochs without gain back to the best and on at a tenth of the rate, twice, fine-tuning "
         "at one rate; fuxictr: a tenth after each such epoch, the end after two",
     )
+    stopping_rules: tuple[Stopping, ...] = values((), "rules of stopping to compare, for the first architecture")
     mutual_weight: float = value(1.0, "total weight of the peers in the loss; the paper: 1", ge=0, le=1e6)
     coupling_form: Form = value("mse", "distance of two predictions; mse of probabilities is the paper's")
     coupling_target: Target = value("live", "coupling target")

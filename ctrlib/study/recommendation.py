@@ -27,14 +27,18 @@ OPTIONS = {
 FEW_REPLICATES = 5  # Student's factor is large below
 
 
-def with_options(replicates: pd.DataFrame) -> pd.DataFrame:
-    """The replicate table of ``your_log`` and, within each protocol and architecture, the conditions ``best control``,
-    ``best mutual`` and ``best distilled``, chosen by validation, and ``average``, the ensemble of the best control. The
-    column ``row`` says which row of the replicate table each is."""
+def with_best(replicates: pd.DataFrame, within: Sequence[str] = WITHIN) -> pd.DataFrame:
+    """The replicate table of the main comparison and, within each level of the factors ``within``, the conditions
+    ``best control`` and ``best mutual``, chosen by validation. The column ``row`` says which row each is."""
     table = replicates.assign(row=range(len(replicates)))
-    table = choose_by_validation(table, "best control", CONTROLS, WITHIN)
-    table = choose_by_validation(table, "best mutual", COUPLED, WITHIN)
-    table = choose_by_validation(table, "best distilled", ["distilled"], WITHIN)
+    table = choose_by_validation(table, "best control", CONTROLS, within)
+    return choose_by_validation(table, "best mutual", COUPLED, within)
+
+
+def with_options(replicates: pd.DataFrame) -> pd.DataFrame:
+    """The replicate table of ``your_log`` with the conditions of :func:`with_best`, ``best distilled``, also chosen by
+    validation, and ``average``, the ensemble of the best control."""
+    table = choose_by_validation(with_best(replicates), "best distilled", ["distilled"], WITHIN)
     best = table[table["condition"] == "best control"]
     average = best.assign(condition="average", auc=best["ensemble_auc"], logloss=best["ensemble_logloss"])
     return pd.concat([table, average], ignore_index=True)

@@ -14,7 +14,7 @@ import pandas as pd
 from ctrlib.errors import UserError
 from ctrlib.stats.metrics import relative_improvement
 from ctrlib.stats.paired import PairedDifference, holm, paired_difference, relative_difference
-from ctrlib.store.measures import group_scores
+from ctrlib.store.measures import group_scores, rarity_scores
 from ctrlib.store.runs import RunStore
 from ctrlib.study.conditions import Condition
 
@@ -22,8 +22,8 @@ LEVEL = 0.95  # coverage of every interval
 Comparison = tuple[dict[str, Any], pd.DataFrame, tuple[str, str]]
 """What a row of a family says of itself, the replicate table, (treatment, control) in it."""
 SCORES = (
-    "auc", "logloss", "valid_auc", "ensemble_auc", "ensemble_logloss", "churn", "best_of_n_auc", "oracle_auc",
-    "member_epochs", "seconds", "overlap",
+    "auc", "logloss", "calibration", "valid_auc", "ensemble_auc", "ensemble_logloss", "churn", "best_of_n_auc",
+    "oracle_auc", "member_epochs", "seconds", "overlap",
 )  # fmt: skip
 
 
@@ -43,11 +43,11 @@ def member_table(conditions: Iterable[Condition]) -> pd.DataFrame:
 def replicate_table(store: RunStore, conditions: Iterable[Condition]) -> pd.DataFrame:
     """One row per condition and replicate.
 
-    Columns: mean ``auc`` and ``logloss`` of the members, their mean validation AUC ``valid_auc``, AUC and log loss of
-    their ensemble (mean of probabilities), ``churn`` between members, the test AUC of the member that is best on
-    validation, ``oracle_auc`` of the true probability where it is known (NaN elsewhere), and the cost:
-    ``member_epochs`` trained, those of the checkpoints left out, and the ``seconds`` of training; and the ``overlap``
-    of its rows, see :func:`overlap`.
+    Columns: mean ``auc``, ``logloss`` and ``calibration`` ratio of the members, their mean validation AUC
+    ``valid_auc``, AUC and log loss of their ensemble (mean of probabilities), ``churn`` between members, the test AUC
+    of the member that is best on validation, ``oracle_auc`` of the true probability where it is known (NaN elsewhere),
+    and the cost: ``member_epochs`` trained, those of the checkpoints left out, and the ``seconds`` of training; and the
+    ``overlap`` of its rows, see :func:`overlap`.
     """
     rows = []
     for condition in conditions:
@@ -56,6 +56,7 @@ def replicate_table(store: RunStore, conditions: Iterable[Condition]) -> pd.Data
             **condition.labels,
             "auc": float(np.mean(scores["auc"])),
             "logloss": float(np.mean(scores["logloss"])),
+            "calibration": float(np.mean([one["calibration"] for r in condition.records for one in r.content["test"]])),
             "valid_auc": float(np.mean(scores["valid_auc"])),
             "ensemble_auc": scores["ensemble_auc"],
             "ensemble_logloss": scores["ensemble_logloss"],
@@ -68,6 +69,17 @@ def replicate_table(store: RunStore, conditions: Iterable[Condition]) -> pd.Data
         }
         rows.append(row)
     return pd.DataFrame(rows)
+
+
+def rarity_table(store: RunStore, conditions: Sequence[Condition], rows: pd.DataFrame) -> pd.DataFrame:
+    """One row per row of ``rows`` and part of the test rows by rarity that has both labels: AUC and log loss in it, see
+    :func:`ctrlib.store.measures.rarity_scores`. The column ``row`` of ``rows`` says which of the conditions each is."""
+    scored = [
+        {**about, **score}
+        for about in rows.to_dict("records")
+        for score in rarity_scores(store, conditions[int(about["row"])].records)
+    ]
+    return pd.DataFrame(scored).dropna(subset="auc")
 
 
 def overlap(condition: Condition) -> float:

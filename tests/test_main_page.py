@@ -1,0 +1,115 @@
+"""The page of the main comparison: what is trained for it, what is chosen, and the sentence that follows."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from ctrlib.study import main_page
+from ctrlib.study.conditions import Replicate
+from ctrlib.study.finetuning import BY_RULE, CONTROLS, COUPLED, PAPERS_OWN, on_one_log
+from ctrlib.study.parameters import StudyParameters
+
+HERE = {"protocol": "early_stopping", "architecture": "DeepFM"}
+
+
+def parameters(**changes) -> StudyParameters:
+    small = {"rows": 400, "batch_size": 100, "architectures": ["DeepFM", "DCN", "PNN"], "instances": 3}
+    rest = {"mutual_weights": [1, 20], "without_scratch": ["DCN"], "one_rate": ["PNN"], "finetune_epochs": 2}
+    return StudyParameters(**{**small, **rest, "stopping_rules": ["converged", "fuxictr"], **changes})
+
+
+def test_both_sides_have_as_many_candidates_but_where_peers_have_one_rate() -> None:
+    counts = {}
+    for protocol in ("fixed_epochs", "early_stopping"):
+        for one in on_one_log(Replicate(parameters(), 1, protocol)):
+            sides = counts.setdefault((one.factors["architecture"], protocol), [0, 0])
+            for n, names in enumerate((CONTROLS, COUPLED)):
+                sides[n] += one.name in names
+    assert counts == {
+        ("DeepFM", "fixed_epochs"): [6, 6],
+        ("DeepFM", "early_stopping"): [8, 8],
+        ("DCN", "early_stopping"): [6, 6],
+        ("PNN", "early_stopping"): [4, 2],
+    }
+
+
+@pytest.mark.parametrize("protocol", ["fixed_epochs", "early_stopping"])
+def test_the_papers_own_setting_is_one_epoch_at_weight_one_from_the_same_checkpoints(protocol) -> None:
+    found = {one.labels["architecture"] + one.name: one for one in on_one_log(Replicate(parameters(), 1, protocol))}
+    [mutual], alone = (found["DeepFM" + name].runs for name in PAPERS_OWN)
+    assert {(run.recipe.epochs, run.recipe.patience, run.recipe.learning_rate) for run in (mutual, *alone)} == {
+        (1, 0, 1e-3)
+    }
+    assert mutual.coupling.weights == ((0, 0.5, 0.5), (0.5, 0, 0.5), (0.5, 0.5, 0))
+    assert [run.start[0] for run in alone] == list(mutual.start)
+    assert [one.run for one in mutual.start] == [run.fingerprint for run in found["DeepFMcheckpoint"].runs]
+
+
+def test_rules_of_stopping_differ_by_the_recipe_alone_and_the_studys_trains_nothing_new() -> None:
+    found = on_one_log(Replicate(parameters(), 1, "early_stopping"))
+    rules = {rule: [one for one in found if one.factors.get("stopping") == rule] for rule in ("converged", "fuxictr")}
+    assert [one.name for one in rules["fuxictr"]] == [BY_RULE[1], BY_RULE[2], BY_RULE[0], BY_RULE[0]]
+    for mine, others in zip(*rules.values(), strict=True):
+        for one, other in zip(mine.runs, others.runs, strict=True):
+            assert one.model_copy(update={"recipe": other.recipe}) == other
+            assert other.recipe == one.recipe.model_copy(update={"cuts": None})
+    usual = {run.fingerprint for one in found if "stopping" not in one.factors for run in one.runs}
+    assert {run.fingerprint for one in rules["converged"] for run in one.runs} <= usual
+
+
+def invented() -> pd.DataFrame:
+    """A replicate table of six replicates: validation prefers another training in each half of them."""
+    values = {  # condition, rate, weight: test AUC minus .7 in thousandths; the chosen ones have the best validation
+        ("checkpoint", None, np.nan): 0.0,
+        ("continued training", "lr", np.nan): 1.0,
+        ("continued training", "lr/10", np.nan): 2.0,
+        ("solo from scratch", None, np.nan): 3.0,
+        ("mutual", "lr/10", 1.0): 5.0,
+        ("mutual from scratch", None, 20.0): 7.0,
+        (PAPERS_OWN[0], None, np.nan): 4.0,
+        (PAPERS_OWN[1], None, np.nan): 3.5,
+    }
+    chosen = [{"continued training": 0.9, "mutual": 0.9}, {"checkpoint": 0.9, "mutual from scratch": 0.9}]
+    return pd.DataFrame([
+        {**HERE, "condition": name, "rate": rate, "weight": weight, "replicate": n, "auc": 0.7 + value / 1e3 + n * 1e-3,
+         "valid_auc": chosen[n % 2].get(name, 0.5) + (rate == "lr/10") * 0.01, "ensemble_auc": 0.72, "overlap": 0.0}
+        for (name, rate, weight), value in values.items() for n in range(6)
+    ])  # fmt: skip
+
+
+def test_each_effect_is_given_three_times() -> None:
+    """The chosen one against the same without peers: at its rate, or from scratch; counted by hand."""
+    table = main_page.with_sides(invented(), parameters())
+    by = table.set_index(["condition", "replicate"])["auc"]
+    assert (1e3 * (by[main_page.SAME] - 0.7) - np.arange(6)).tolist() == pytest.approx([2, 3] * 3)
+    found = main_page.peers_beyond(table).set_index("treatment")
+    effects = 1e3 * found[["from_continued", "difference", "from_checkpoint"]]
+    assert effects.loc["chosen"].tolist() == pytest.approx([3.5, 5, 6])  # (5 - 2, 7 - 3), (5 - 2, 7 - 0), (5, 7)
+    assert effects.loc["paper's own"].tolist() == pytest.approx([0.5, 3, 4])
+    assert main_page.candidates(table).endswith("them: DeepFM, early stopping 4 and 2.")
+    shown = main_page.dumbbells(table).figure.table.groupby("what")["difference"].mean() * 1e3
+    assert shown[["best control", "mutual, chosen", "ensemble of the checkpoints"]].tolist() == pytest.approx(
+        [1, 6, 17.5]
+    )
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "words"),
+    [
+        (0.0011, 0.003, "peers help, "),
+        (0.0001, 0.0009, "peers help, by less than a thousandth, "),
+        (-0.0009, -0.0001, "peers do harm, by less than a thousandth, "),
+        (-0.003, -0.0001, "peers do harm, "),
+        (-0.0009, 0.0009, "peers make no difference of a thousandth, "),
+        (-0.0002, 0.0011, "peers are not shown to help, "),
+        (-np.inf, np.inf, "peers are not shown to help, "),
+    ],
+)
+def test_the_answer_follows_from_the_interval(low, high, words) -> None:
+    verdict = "gain" if low > 0 else "loss" if high < 0 else "no difference shown"
+    row = {**HERE, "treatment": "chosen", "difference": 0.0005, "low": low, "high": high, "level": 0.975}
+    rows = pd.DataFrame([{**row, "verdict": verdict, "replicates": 6}, {**row, "treatment": "paper's own"}])
+    found = main_page.answer(rows, "DeepFM")
+    assert f"DeepFM: under early stopping {words}+0.0005 AUC (97.5 % interval {low:+.4f}" in found
+    assert found.endswith("; 6 replicates.")
+    assert found.count("peers") == 1
