@@ -74,7 +74,7 @@ def test_hidden_layers_of_a_model_are_those_of_its_forward_pass(record, monkeypa
     model, ids = load_members(record, rows())[0], torch.from_numpy(some_ids().astype(np.int64))
     flat = model.embedding(ids).flatten(1)
     first = model.mlp.layers[0](flat).relu()
-    second = model.mlp.layers[2](first).relu()
+    second = model.mlp.layers[3](first).relu()
     found = hidden_layers(model, some_ids())
     assert list(found) == ["embedding", "hidden 1", "hidden 2"]
     for values, expected in zip(found.values(), (flat, first, second), strict=True):

@@ -24,6 +24,7 @@ from ctrlib.study.baselines import STRENGTHS, baseline_scores, linear_scores, lo
 from ctrlib.study.conditions import Condition, Replicate, continued_training, mutual_finetuning
 from ctrlib.study.experiments import (
     EXPERIMENTS,
+    SEARCHES,
     begin,
     checked_parameters,
     planned_conditions,
@@ -166,7 +167,7 @@ def test_every_plan_is_a_full_grid_of_valid_distinct_conditions(experiment) -> N
     conditions = planned_conditions(experiment, p)
     keys = [(one.name, one.seed, *one.factors.items()) for one in conditions]
     assert len(set(keys)) == len(keys), "a condition is told from all others by name, replicate and factors"
-    assert {one.seed for one in conditions} == {1, 2}
+    assert {one.seed for one in conditions} == {1, 2, *(p.tuning_seeds if experiment in SEARCHES else ())}
     assert {one.factors["protocol"] for one in conditions} == {"fixed_epochs", "early_stopping"}
     by_seed = [sorted(str(key[:1] + key[2:]) for key in keys if key[1] == seed) for seed in p.seeds]
     assert by_seed[0] == by_seed[1], "every replicate has the same conditions"

@@ -145,8 +145,8 @@ class MLP(nn.Module):
             if batch_norm:
                 layers.append(nn.BatchNorm1d(units))
             layers.append(nn.ReLU(inplace=True))
-            if dropout > 0:
-                layers.append(Dropout(dropout))
+            # a place of its own also without dropout, so that a checkpoint can be continued with another one
+            layers.append(Dropout(dropout) if dropout > 0 else nn.Identity())
             width = units
         self.hidden_depth = len(layers)
         if output:

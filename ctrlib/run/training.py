@@ -19,7 +19,8 @@ def train_planned(
 ) -> dict[str, str]:
     """Train what the notebooks will ask for and the store lacks, so that they only have to read it.
 
-    A run that fails stops neither the others nor the notebooks that do without it.
+    What the records of a search decide is planned, and trained, after it. A run that fails stops neither the others
+    nor the notebooks that do without it.
 
     Args:
         jobs: those that are up to date ask for nothing.
@@ -39,20 +40,26 @@ def train_planned(
     from ctrlib.store.executors import BackendLost, stop_pools
     from ctrlib.store.progress import label
     from ctrlib.store.runs import open_store
+    from ctrlib.study.experiments import SEARCHES
 
-    with uncollected():
-        wanted = {job.number: planned(job) for job in todo}
-    by_device: dict[str, list[Run]] = {}
-    for runs, device in wanted.values():
-        by_device.setdefault(device, []).extend(runs)
-    store = open_store()
+    wanted: dict[str, tuple[list[Run], str]] = {}
+    store, asked = open_store(), set[str]()
     reasons: dict[str, Exception] = {}
     lost: Exception | None = None
-    for device, runs in by_device.items():
-        try:
-            reasons |= ensure_all(store, runs, device, workers, dask, on_line)[1] if runs else {}
-        except BackendLost as error:
-            lost = error
+    while todo:
+        with uncollected():
+            wanted |= {job.number: planned(job) for job in todo}
+        by_device: dict[str, list[Run]] = {}
+        for runs, device in wanted.values():
+            by_device.setdefault(device, []).extend(run for run in runs if run.fingerprint not in asked)
+        for device, runs in by_device.items():
+            try:
+                reasons |= ensure_all(store, runs, device, workers, dask, on_line)[1] if runs else {}
+            except BackendLost as error:
+                lost = error
+        new = {run.fingerprint for runs in by_device.values() for run in runs}
+        asked |= new
+        todo = [job for job in todo if new and not lost and job.name.partition("_")[2] in SEARCHES]
     stop_pools()  # the notebooks need the memory
     lines = {}
     for number, (runs, _) in wanted.items():

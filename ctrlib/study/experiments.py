@@ -17,7 +17,7 @@ from ctrlib.store.code import is_registered
 from ctrlib.store.published import committed_results
 from ctrlib.store.record import Record
 from ctrlib.store.runs import RunStore, open_store
-from ctrlib.study import cohorts, controls, finetuning, over_time, retraining
+from ctrlib.study import cohorts, controls, finetuning, over_time, retraining, tuning
 from ctrlib.study.conditions import Condition, Replicate, data_shape
 from ctrlib.study.pages import published_parameters
 from ctrlib.study.parameters import StudyParameters, literals
@@ -49,6 +49,7 @@ EXPERIMENTS: dict[str, Experiment] = {
             over_time.drift,
             retraining.ledger,
             retraining.churn,
+            tuning.equal_tuning,
         )
     },
     "on_this_machine": finetuning.is_it_noise,  # the headline at a size that nobody waits for
@@ -78,6 +79,9 @@ NEEDS_TWO = {
 }
 """By experiment, the lists of whose entries it needs two."""
 
+SEARCHES = ("equal_tuning",)
+"""Experiments with tuning replicates, whose records decide further runs: a plan has these once the former are there."""
+
 
 def need_comparison(notebook: str, p: StudyParameters) -> None:
     """Raise :class:`UserError` where a parameter leaves a notebook, or an experiment on it, nothing to compare."""
@@ -86,6 +90,8 @@ def need_comparison(notebook: str, p: StudyParameters) -> None:
         if names and len({entry for name in names for entry in getattr(p, name)}) < 2:
             problem = f"{names[0]}={shown(list(getattr(p, names[0])))} leaves {notebook} nothing to compare"
             raise UserError(f"{problem}; allowed: two or more{' with ' * (len(names) > 1)}{' '.join(names[1:])}")
+    if notebook in SEARCHES:
+        tuning.need_fresh_replicates(p)
     if notebook == "how_strong_and_in_which_form" and p.coupling_form not in p.forms:
         problem = (
             f"forms={shown(list(p.forms))} lacks coupling_form={p.coupling_form!r}, which the page looks at closer"
@@ -106,7 +112,8 @@ def planned_conditions(experiment: str, p: StudyParameters) -> list[Condition]:
     for label, at in p.each().items():
         need_comparison(experiment, at)
         factors = {"data": label} if label else {}
-        for each in (Replicate(at, seed, protocol) for protocol in at.protocols for seed in at.seeds):
+        seeds = (*at.tuning_seeds, *at.seeds) if experiment in SEARCHES else at.seeds
+        for each in (Replicate(at, seed, protocol) for protocol in at.protocols for seed in seeds):
             made = EXPERIMENTS[experiment](each)
             found += [replace(one, experiment=experiment, factors={**factors, **one.factors}) for one in made]
     return found
@@ -117,6 +124,14 @@ def train_conditions(p: StudyParameters, store: RunStore, conditions: Iterable[C
     conditions = list(conditions)
     records = iter(store.ensure([run for one in conditions for run in one.runs], device=p.device))
     return [replace(one, records=tuple(next(records) for _ in one.runs)) for one in conditions]
+
+
+def train_stages(experiment: str, p: StudyParameters, store: RunStore) -> list[Condition]:
+    """The conditions of an experiment of :data:`SEARCHES`, planned and trained until nothing is to be decided."""
+    conditions: list[Condition] = []
+    while len(planned := planned_conditions(experiment, p)) > len(conditions):
+        conditions = train_conditions(p, store, planned)
+    return conditions
 
 
 def published_conditions(conditions: Iterable[Condition]) -> tuple[StudyParameters, list[Condition]]:

@@ -15,6 +15,7 @@ Rival = Literal[
     "rate cut", "embedding L2 tenfold", "gradient penalty", "label smoothing", "averaged weights", "R-Drop",
     "self-anchor", "base rate", "MEDA",
 ]  # fmt: skip
+TUNED = ("one model", "continued training", "mutual from scratch", "mutual", "distilled", "R-Drop", "MEDA")
 FORMER_PROTOCOLS = {"equal_epochs": "fixed_epochs", "own_end": "early_stopping"}
 
 
@@ -125,6 +126,25 @@ class StudyParameters(Settings):
     noise_levels: tuple[Annotated[float, Field(gt=0, le=10)], ...] = values(
         (0.75, 1.5, 3.0), "spreads of the true logit: the smaller, the noisier the clicks"
     )
+    search_size: int = value(16, "settings that a search tries", ge=2, le=1000)
+    search_seed: int = value(0, "draws the settings of a search", ge=0)
+    search_rates: tuple[Annotated[float, Field(gt=0, le=10)], ...] = Field(
+        default=(3e-4, 1e-2), description="least and largest learning rate of a search", min_length=2, max_length=2
+    )
+    search_l2: tuple[Annotated[float, Field(ge=0)], ...] = values(
+        (0.0, 1e-6, 1e-5, 1e-4, 3e-4), "L2 penalties on the embedding tables in a search", 1
+    )
+    search_weights: tuple[Annotated[float, Field(gt=0, le=1e6)], ...] = Field(
+        default=(0.3, 100.0),
+        description="least and largest weight of the peers in a search",
+        min_length=2,
+        max_length=2,
+    )
+    tuning_seeds: tuple[Annotated[int, Field(ge=0, le=10**12)], ...] = values(
+        (0,), "replicates that settings are searched on, compared with nothing", 1
+    )
+    tuned: tuple[Literal[TUNED], ...] = values(TUNED[:-1], "conditions that settings are searched for", 3)
+    search_dropouts: tuple[Annotated[float, Field(ge=0, lt=1)], ...] = values((0.0, 0.2), "dropouts in a search", 1)
     device: str = value("auto", "auto, cpu, cuda or cuda:N", max_length=100)
     precision: Precision = value("fp32", "of matrix products: fp32, bf16 (faster, less exact) or tf32 (GPU)")
     benchmark: str = value("", "a file in benchmarks/results; empty: for each part the newest")
