@@ -31,11 +31,14 @@ from ctrlib.study.experiments import (
     planned_runs,
     train_conditions,
 )
-from ctrlib.study.finetuning import HEADLINE, condition_name
+from ctrlib.study.finetuning import CONTROLS, HEADLINE, condition_name
 from ctrlib.study.pages import asked_parameters
 from ctrlib.study.parameters import Rival, StudyParameters
 from ctrlib.study.tables import (
+    BEST,
     SCORES,
+    at_each_level,
+    choose_by_validation,
     compare,
     differences,
     effects_by,
@@ -46,7 +49,10 @@ from ctrlib.study.tables import (
     over_replicates,
     replicate_table,
     share_of_gap,
+    sides_of_pairs,
     slope_table,
+    three_ways,
+    training_cost,
 )
 
 PROTOCOLS = pytest.mark.parametrize("protocol", ["fixed_epochs", "early_stopping"])
@@ -467,7 +473,9 @@ def test_members_and_their_effects_are_counted_by_hand(study) -> None:
     p, _, conditions = study
     members = member_table(conditions)
     assert len(members) == len(conditions) * 2
-    auc = members.set_index(["condition", "cohort", "replicate", "member"])["auc"]
+    auc, valid_auc = (
+        members.set_index(["condition", "cohort", "replicate", "member"])[n] for n in ("auc", "valid_auc")
+    )
     assert auc.index.is_unique
     for row in members.to_dict("records"):
         condition = chosen(conditions, row["condition"], row["cohort"], row["replicate"])
@@ -478,6 +486,10 @@ def test_members_and_their_effects_are_counted_by_hand(study) -> None:
         assert (row["logloss"], row["calibration"]) == pytest.approx(expected, rel=1e-9)
         assert row["architecture"] == row["cohort"].split(" + ")[row["member"]]
         assert row["kept_epoch"] == 1
+        valid = roc_auc_score(
+            load_data(replicate(p, condition.seed).data).valid.labels, condition.probabilities("valid")[row["member"]]
+        )
+        assert row["valid_auc"] == pytest.approx(valid, abs=1e-9)
     found = member_effects(members, ["protocol", "cohort"])
     assert len(found) == 2 * 3 * 2
     for row in found.to_dict("records"):
@@ -485,7 +497,47 @@ def test_members_and_their_effects_are_counted_by_hand(study) -> None:
         own, peer = auc["checkpoint", *at, n], auc["checkpoint", *at, 1 - n]
         effect = auc["mutual", *at, n] - auc["continued training", *at, n]
         assert (row["checkpoint"], row["gap"], row["effect"]) == pytest.approx((own, peer - own, effect), abs=1e-15)
+        goes_on = valid_auc["continued training", *at, n] > valid_auc["checkpoint", *at, n]
+        best = auc["continued training" if goes_on else "checkpoint", *at, n]
+        over = auc["mutual", *at, n] - np.array([best, own])
+        assert [row["over_best"], row["over_checkpoint"]] == pytest.approx(over, abs=1e-15)
         assert row["companions"] == row["cohort"].split(" + ")[1 - n]
+
+
+def test_the_sides_of_pairs_are_means_of_members_and_keep_their_effects(study) -> None:
+    effects = member_effects(member_table(study[2]), ["protocol", "cohort"])
+    effects = effects.assign(side=np.where(effects["gap"] < 0, "stronger", "weaker"))
+    found = three_ways(sides_of_pairs(effects, ["side"]), ["side"]).set_index("side")
+    means = (
+        effects.groupby(["side", "replicate"])[["over_best", "effect", "over_checkpoint"]].mean().groupby("side").mean()
+    )
+    for side, expected in means.iterrows():
+        row = found.loc[side, ["difference", "over_alone", "over_checkpoint"]]
+        assert row.tolist() == pytest.approx(expected.tolist(), abs=1e-12)
+
+
+def test_three_controls_of_fine_tunings_of_several_lengths() -> None:
+    """The checkpoint has no length and stands at each; the best control is chosen at each length by validation."""
+    values = {("checkpoint", 0): (0.70, 0.65), ("continued training", 1): (0.71, 0.66), ("mutual", 1): (0.713, 0.5)}
+    values |= {("continued training", 2): (0.69, 0.64), ("mutual", 2): (0.705, 0.5)}
+    rows = [
+        {**dict.fromkeys(SCORES, 0.0), "condition": condition, "epochs": epochs, "replicate": g, "protocol": "x",
+         "auc": auc + g / 100, "valid_auc": valid}
+        for (condition, epochs), (auc, valid) in values.items()
+        for g in range(3)
+    ]  # fmt: skip
+    table = at_each_level(pd.DataFrame(rows), "checkpoint", "epochs")
+    found = three_ways(choose_by_validation(table, BEST, CONTROLS, ["protocol", "epochs"]), ["protocol", "epochs"])
+    expected = [[0.003, 0.003, 0.013], [0.005, 0.015, 0.005]]
+    assert found[["difference", "over_alone", "over_checkpoint"]].to_numpy() == pytest.approx(np.array(expected))
+
+
+def test_the_cost_of_training_together() -> None:
+    rows = [("alone", 2, 10, 4.0), ("alone", 2, 12, 6.0), ("together", 2, 20, 7.0), ("together", 2, 24, 13.0)]
+    table = pd.DataFrame(rows, columns=["condition", "instances", "member_epochs", "seconds"]).assign(data="a log")
+    (found,) = training_cost(table, ["data"], "together", "alone").to_dict("records")
+    assert found == {"data": "a log", "instances": 2, "member_epochs": 22, "member_epochs_without": 11,
+                     "seconds_over_as_many": 2.0, "seconds_over_one": 4.0}  # fmt: skip
 
 
 def test_mean_over_a_factor_stays_within_replicates() -> None:

@@ -7,7 +7,7 @@ import pytest
 from ctrlib.stats.paired import paired_difference
 from ctrlib.study import expectations, verdicts
 from ctrlib.study.finetuning import HEADLINE
-from ctrlib.study.tables import SCORES
+from ctrlib.study.tables import BEST, SCORES
 
 SMALL = np.array([-1.0, 0.0, 1.0, 0.5, -0.5]) * 1e-5  # spread of five replicates
 MUTUAL, CONTINUED = HEADLINE
@@ -49,46 +49,113 @@ def table(means: dict[tuple, float], factors: list[str]) -> pd.DataFrame:
 
 
 def of_two(factor: str, values: dict[float, tuple[float, float]]) -> pd.DataFrame:
-    """Mutual fine-tuning and continued training at each level of a factor."""
+    """Mutual fine-tuning and continued training at each level of a factor, and a checkpoint worse than both."""
     means = {(name, level): auc for level, pair in values.items() for name, auc in zip(BOTH, pair, strict=True)}
+    means |= {("checkpoint", level): 0.5 for level in values}
     return table(means, [factor])
 
 
-def test_claims_about_finetuning_and_scratch() -> None:
-    aucs = {MUTUAL: (0.804, 0.80), CONTINUED: (0.80, 0.80), "mutual from scratch": (0.79,) * 2}
-    aucs["solo from scratch"] = (0.80,) * 2
+def judged(findings) -> dict[tuple[str, str], verdicts.Finding]:
+    """By claim and control."""
+    return {(one.statement.text, one.against): one for one in findings}
+
+
+def test_claims_about_finetuning_and_scratch_have_two_controls() -> None:
+    """The best control is continued training, which the paper does not compare with."""
+    aucs = {MUTUAL: (0.804, 0.80), CONTINUED: (0.806, 0.80), "checkpoint": (0.80, 0.79)}
+    aucs |= {"mutual from scratch": (0.801,) * 2, "solo from scratch": (0.79,) * 2}
     means = {(name, kind): auc for name, pair in aucs.items() for kind, auc in zip(("DCN", "PNN"), pair, strict=True)}
-    first, second = verdicts.of_finetuning(table(means, ["architecture"]))
-    assert first.found.mean == pytest.approx(100 * 0.002 / 0.80, rel=1e-2), "relative, mean over architectures"
-    assert second.found.mean == pytest.approx(-0.01, rel=1e-2)
-    assert (first.verdict, second.verdict) == ("supported", "supported")
-    shown = verdicts.verdict_table([first, second])
-    assert list(zip(shown["claim"], shown["paper"], strict=True)) == list(verdicts.PAPER.items())[:2]
+    replicates = table(means, ["architecture"]).assign(valid_auc=lambda t: t["auc"])
+    found = judged(verdicts.of_finetuning(replicates, "a log"))
+    lift, scratch = list(verdicts.PAPER)[:2]
+    expected = {(lift, "checkpoint"): 100 * 0.007 / 0.795, (lift, BEST): 100 * -0.001 / 0.803}
+    expected |= {(scratch, "checkpoint"): 0.006, (scratch, BEST): -0.002}
+    assert {name: one.interval().mean for name, one in found.items()} == pytest.approx(expected, rel=2e-2)
+    words = ["supported", "contradicted", "contradicted", "supported"]
+    assert {name: one.verdict() for name, one in found.items()} == dict(zip(expected, words, strict=True))
+    shown = verdicts.claims_table(found.values(), verdicts.PAPER.values(), "a log").set_index("claim")
+    assert shown.loc[scratch].tolist()[:2] == ["contradicted", "supported"]
+    assert shown.loc[scratch].iloc[2].startswith("Early stopping: peers cost, -2.0")
+    assert shown.loc[verdicts.EPOCHS.text].tolist() == ["–", "–", "No record; how_many_epochs would show it."]
+    elsewhere = verdicts.claims_table(found.values(), verdicts.PAPER.values(), "frappe").set_index("claim")
+    assert elsewhere.loc[lift].tolist() == ["–", "–", "No record; main_frappe would show it."]
 
 
-def test_claims_about_the_fifth_instance_and_about_what_peers_add_to_the_decay() -> None:
-    fifth = verdicts.of_instances(of_two("instances", {4: (0.81, 0.80), 5: (0.8101, 0.80)}))
-    decay = of_two("epochs", {1: (0.81, 0.80), 3: (0.78, 0.775)}).assign(embedding_l2=0.0)
-    for [one], expected in ((fifth, 0.0001), (verdicts.of_epochs(decay), -0.005)):
-        assert one.found.mean == pytest.approx(expected, rel=1e-2, abs=3e-5)
-        assert one.verdict == "supported"
-    assert verdicts.of_instances(of_two("instances", {4: (0.8, 0.8)})) == []
+def test_the_main_comparison_is_read_at_the_papers_setting_and_as_chosen() -> None:
+    """Rates and weights are factors there; an architecture that was not coupled at the paper's rate does not count."""
+    means = {("checkpoint", "DCN", None, np.nan): 0.80, ("continued training", "DCN", "lr", np.nan): 0.79}
+    means |= {("continued training", "DCN", "lr/10", np.nan): 0.802, ("solo from scratch", "DCN", None, np.nan): 0.801}
+    means |= {("mutual", "DCN", "lr", 1.0): 0.795, ("mutual", "DCN", "lr", 20.0): 0.797}
+    means |= {("mutual", "DCN", "lr/10", 1.0): 0.803, ("mutual", "DCN", "lr/10", 20.0): 0.806}
+    means |= {("mutual from scratch", "DCN", None, weight): 0.804 + weight / 1e5 for weight in (1.0, 20.0)}
+    means |= {("checkpoint", "PNN", None, np.nan): 0.9, ("mutual", "PNN", "lr/10", 1.0): 0.91}
+    replicates = table(means, ["architecture", "rate", "weight"]).assign(valid_auc=lambda t: t["auc"])
+    found = judged([*verdicts.of_finetuning(replicates), *expectations.of_finetuning(replicates)])
+    assert found[verdicts.LIFT.text, BEST].interval().mean == pytest.approx(100 * -0.007 / 0.851, rel=1e-2)
+    asked = found[expectations.QUESTION.text, BEST]
+    assert asked.measured == "the best of 6 with peers minus the best of 4 without, by validation, AUC"
+    assert asked.interval().mean == pytest.approx((0.004 + 0.01) / 2, rel=1e-2)
+    weights = {one.measured: one.interval().mean for one in expectations.of_weights(replicates)}
+    assert weights["weight 20 minus 1, fine-tuned, AUC"] == pytest.approx(0.002, rel=1e-2)
+    assert weights["weight 20 minus 1, from scratch, AUC"] == pytest.approx(0.00019, rel=0.1)
+
+
+def test_claims_about_the_fifth_instance_and_about_more_epochs() -> None:
+    """Where training on costs, more epochs of it degrade, also where the peers' part of the fall is a gain."""
+    fifth = of_two("instances", {4: (0.81, 0.80), 5: (0.8101, 0.80)}).assign(valid_auc=lambda t: t["auc"])
+    decay = of_two("epochs", {1: (0.81, 0.80), 3: (0.78, 0.76)}).assign(embedding_l2=0.0, valid_auc=lambda t: t["auc"])
+    start = decay["condition"] == "checkpoint"
+    decay = decay[~start | (decay["epochs"] == 1)].assign(
+        epochs=lambda t: t["epochs"].where(t["condition"] != "checkpoint", 0)
+    )
+    kept = decay.assign(valid_auc=decay["valid_auc"].where(decay["condition"] != "checkpoint", 0.9))
+    for replicates, of, expected in (
+        (fifth, verdicts.of_instances, {"checkpoint": 0.0001, BEST: 0.0001}),
+        (decay, verdicts.of_epochs, {"checkpoint": -0.03, BEST: 0.01}),
+        (kept, verdicts.of_epochs, {"checkpoint": -0.03, BEST: -0.03}),
+    ):
+        found = {one.against: one.interval().mean for one in of(replicates)}
+        assert found == pytest.approx(expected, rel=1e-2, abs=3e-5)
+    assert [one.verdict() for one in verdicts.of_epochs(decay)] == ["supported", "contradicted"]
+    assert [one.words().partition(",")[0] for one in verdicts.of_epochs(decay)][1] == "it rises with the epochs"
+    assert list(verdicts.of_instances(fifth[fifth["instances"] == 4])) == []
 
 
 def test_claims_about_companions() -> None:
+    """Also without the pairs of a model that has no MLP, whose lead has the opposite effect here."""
     rows, rng = [], np.random.default_rng(2)
-    for cohort, aucs in {"A + B": (0.80, 0.70), "A + C": (0.80, 0.75), "B + C": (0.70, 0.75)}.items():
+    pairs = {"A + B": (0.80, 0.70), "A + C": (0.80, 0.75), "B + C": (0.70, 0.75), "A + LR": (0.80, 0.5)}
+    for cohort, aucs in pairs.items():
         for g in range(5):
             for n, (name, start, other) in enumerate(zip(cohort.split(" + "), aucs, aucs[::-1], strict=True)):
                 about = {"protocol": "early_stopping", "cohort": cohort, "replicate": g, "member": n}
-                effect = 0.1 * (other - start) + rng.normal(0, 1e-5)  # pulled to the peer
-                found = {"checkpoint": start + rng.normal(0, 1e-6), BOTH[1]: start, "mutual": start + effect}
-                rows += [{**about, "architecture": name, "condition": one, "auc": auc} for one, auc in found.items()]
-    rank, loss, gain = verdicts.of_companions(pd.DataFrame(rows))
-    assert rank.found.mean > 0.9
-    for one, sign in ((loss, -1), (gain, 1)):
-        assert sign * one.found.mean == pytest.approx(np.mean([0.01, 0.005, 0.005]), rel=1e-2)
-    assert {one.verdict for one in (rank, loss, gain)} == {"supported"}
+                effect = (-0.1 if "LR" in cohort else 0.1) * (other - start) + rng.normal(0, 1e-5)  # drawn to the peer
+                found = {"checkpoint": start + rng.normal(0, 1e-6), BOTH[1]: start - 0.02, "mutual": start + effect}
+                for one, auc in found.items():
+                    rows.append({**about, "architecture": name, "condition": one, "auc": auc, "valid_auc": auc})
+    found = judged(verdicts.of_companions(pd.DataFrame(rows)))
+    rank, stronger, weaker = verdicts.DEEP.values()
+    assert found[rank.text, BEST].interval().mean > 0.9
+    assert found[verdicts.COMPANION.text, BEST].interval().mean < 0.5
+    for one, sign in ((stronger, -1), (weaker, 1)):
+        both = [found[one.text, against] for against in verdicts.AGAINST]
+        assert [sign * each.interval().mean for each in both] == pytest.approx(
+            [np.mean([0.01, 0.005, 0.005])] * 2, rel=1e-2
+        )
+        assert {each.verdict() for each in both} == {"supported"}
+    assert found[verdicts.STRONGER.text, BEST].verdict() == "contradicted"
+    assert found[verdicts.STRONGER.text, BEST].words().startswith("the stronger gains, +")
+
+
+def test_verdicts_together_are_of_wider_intervals_and_do_not_count_what_is_identical() -> None:
+    replicates = of_two("instances", {4: (0.81, 0.80), 5: (0.81, 0.80)})
+    findings = list(verdicts.of_instances(replicates.assign(valid_auc=lambda t: t["auc"])))
+    alone = verdicts.finding_table(findings)
+    assert alone["level together"].tolist() == [0.975] * 2
+    nothing = verdicts.Finding(verdicts.FIFTH, "a log", "early_stopping", BEST, "", "AUC", (0.0,) * 5, 0.0)
+    assert verdicts.finding_table([*findings, nothing])["level together"].tolist() == [0.975] * 3
+    wide = verdicts.Finding(verdicts.LIFT, "a log", "x", BEST, "", "%", (1.0, 2.0, 3.0, 9.0), 0.0)
+    assert [wide.verdict(level) for level in (0.8, 0.95)] == ["supported", "inconclusive"]
 
 
 def test_expectations_about_finetuning() -> None:
@@ -96,33 +163,38 @@ def test_expectations_about_finetuning() -> None:
     means |= {("mutual from scratch", "DCN"): 0.81, ("solo from scratch", "DCN"): 0.80}
     replicates = table(means, ["architecture"])
     replicates.loc[replicates["condition"] == MUTUAL, ["churn", "ensemble_auc"]] = 0.1, 0.6
-    found = list(expectations.of_finetuning(replicates))
-    assert [(one.claim, one.verdict) for one in found] == [("O1", "met"), ("O6", "met"), ("O6", "contradicted")]
-    assert [one.found.mean for one in found] == pytest.approx([0.01, -0.4, 0.1], rel=1e-2)
-    rest = next(expectations.of_finetuning(replicates.assign(protocol="fixed_epochs")))
-    assert (rest.claim, rest.found.mean) == ("O2", pytest.approx(0.01 - 0.004, rel=1e-2))
+    replicates.loc[replicates["condition"] == CONTINUED, "valid_auc"] = 0.9
+    found = [one for one in expectations.of_finetuning(replicates) if one.against == BEST][1:]
+    assert [(one.statement.text[:2], one.verdict()) for one in found] == [
+        ("O1", "supported"), ("O6", "supported"), ("O6", "contradicted")]  # fmt: skip
+    assert [one.interval().mean for one in found] == pytest.approx([0.01, -0.4, 0.1], rel=1e-2)
+    fixed = expectations.of_finetuning(replicates.assign(protocol="fixed_epochs"))
+    (rest,) = [one for one in fixed if not one.against]
+    assert (rest.statement.text[:2], rest.interval().mean) == ("O2", pytest.approx(0.01 - 0.004, rel=1e-2))
 
 
 def test_expectations_about_strength_and_targets() -> None:
-    means = {("continued training", None, None, np.nan): 0.80, ("checkpoint", None, None, np.nan): 0.79}
+    means = {("continued training", None, np.nan): 0.80, ("checkpoint", None, np.nan): 0.79}
     for weight, live, frozen, shuffled, scratch in ((1.0, 0.801, 0.8012, 0.79, 0.80), (20.0, 0.805, 0.80, 0.805, 0.79)):
-        means |= {("mutual", "mse", "live", weight): live, ("mutual", "mse", "frozen", weight): frozen}
-        means |= {("mutual", "mse", "shuffled", weight): shuffled, ("mutual", "kl", "live", weight): 0.5}
-        means |= {("mutual from scratch", "mse", "live", weight): scratch}
-    replicates = table(means, ["form", "target", "weight"]).assign(ensemble_auc=0.803)
-    shown = expectations.outcome_table(list(expectations.of_strength(replicates, "mse")))
-    assert shown["expectation"].str[:2].tolist() == sorted(shown["expectation"].str[:2]), "in their order"
-    ensemble = "ensemble of checkpoints minus coupled member"
-    assert dict(zip(shown["measured"].str.removesuffix(", AUC"), shown["verdict"], strict=True)) == {
-        "weight 20 minus weight 1, fine-tuned": "met",
-        "weight 20 minus weight 1, from scratch": "contradicted",
-        "shuffled peers minus continued training, weight 1": "met",
-        "shuffled peers minus continued training, weight 20": "contradicted",
-        "frozen minus live peers, weight 1": "met",
+        means |= {("mutual", "live", weight): live, ("mutual", "frozen", weight): frozen}
+        means |= {("mutual", "shuffled", weight): shuffled, ("mutual from scratch", "live", weight): scratch}
+    replicates = table(means, ["target", "weight"]).assign(ensemble_auc=0.803, valid_auc=lambda t: t["auc"])
+    live = replicates[replicates["target"].isna() | (replicates["target"] == "live")]
+    found = [*expectations.of_weights(live), *expectations.of_targets(replicates)]
+    ensemble, shuffled = "ensemble of best control minus coupled", "shuffled peers minus best control"
+    assert {one.measured.removesuffix(", AUC"): one.verdict() for one in found if one.against != "checkpoint"} == {
+        "weight 20 minus 1, fine-tuned": "supported",
+        "weight 20 minus 1, from scratch": "contradicted",
+        f"{shuffled}, weight 1": "supported",
+        f"{shuffled}, weight 20": "contradicted",
+        "frozen minus live peers, weight 1": "supported",
         "frozen minus live peers, weight 20": "contradicted",
-        f"{ensemble}, fine-tuned, weight 1": "met",
+        f"{ensemble}, fine-tuned, weight 1": "supported",
         f"{ensemble}, fine-tuned, weight 20": "contradicted",
-        f"{ensemble}, from scratch, weight 1": "met",
-        f"{ensemble}, from scratch, weight 20": "met",
+        f"{ensemble}, from scratch, weight 1": "supported",
+        f"{ensemble}, from scratch, weight 20": "supported",
     }
-    assert shown["mean"].iloc[0] == pytest.approx(0.004, rel=1e-2)
+    shown = verdicts.claims_table(found, expectations.EXPECTED.values(), "synthetic").set_index("claim")
+    weights = shown.loc[expectations.EXPECTED["O3"].text]
+    assert weights.tolist()[:2] == ["1 supported, 1 contradicted"] * 2, "the same against either control"
+    assert weights.iloc[2].startswith("Early stopping: 1 is better, -9.99 (-10.00 to -9.98) [")

@@ -134,6 +134,31 @@ def train_stages(experiment: str, p: StudyParameters, store: RunStore) -> list[C
     return conditions
 
 
+def published_records(experiment: str, p: StudyParameters | None = None) -> list[Condition]:
+    """The conditions of the published page of an experiment whose records are published; none where there is no such
+    page. Nothing is trained.
+
+    Args:
+        experiment: its name.
+        p: the parameters of the page; those of the notebook of that name unless given.
+    """
+    published, found = committed_results().runs, []
+    with suppress(UserError):  # no such page yet, or data whose rows are nowhere described
+        for one in planned_conditions(experiment, p or published_parameters(experiment)):
+            if all(run.fingerprint in published for run in one.runs):
+                records = (Record(Path(), run, published[run.fingerprint]) for run in one.runs)
+                found.append(replace(one, records=tuple(records)))
+    return found
+
+
+def published_by_data(experiment: str) -> dict[str, list[Condition]]:
+    """The conditions of :func:`published_records` by data set."""
+    found: dict[str, list[Condition]] = {}
+    for one in published_records(experiment):
+        found.setdefault(one.factors.get("data", one.runs[0].data.name), []).append(one)
+    return found
+
+
 def published_conditions(conditions: Iterable[Condition]) -> tuple[StudyParameters, list[Condition]]:
     """Of the page that shows these conditions, the published parameters and those of its conditions whose records are
     published.
@@ -143,13 +168,8 @@ def published_conditions(conditions: Iterable[Condition]) -> tuple[StudyParamete
     """
     experiments = tuple(dict.fromkeys(one.experiment for one in conditions))
     by_parts = {parts: page for page, parts in COMPOSITE_PAGES.items()}
-    p, published = published_parameters(by_parts.get(experiments, experiments[0])), committed_results().runs
-    found = []
-    for one in (one for name in experiments for one in planned_conditions(name, p)):
-        if all(run.fingerprint in published for run in one.runs):
-            records = (Record(Path(), run, published[run.fingerprint]) for run in one.runs)
-            found.append(replace(one, records=tuple(records)))
-    return p, found
+    p = published_parameters(by_parts.get(experiments, experiments[0]))
+    return p, [one for name in experiments for one in published_records(name, p)]
 
 
 def planned_runs(notebook: str, p: StudyParameters) -> list[Run]:

@@ -488,22 +488,31 @@ def gap_shares(shares: pd.DataFrame, x: str, lines: Sequence[str]) -> Figure:
 
 
 def verdict_grid(verdicts: pd.DataFrame) -> Figure:
-    """The claims (rows) by protocol (columns), coloured and named by verdict.
+    """The claims (rows) by control and protocol (columns), coloured and named by verdict, a panel for each data set.
 
     Args:
-        verdicts: :func:`ctrlib.study.verdicts.verdict_table`.
+        verdicts: :func:`ctrlib.study.verdicts.finding_table`, of one measure for each claim.
     """
-    claims, protocols = list(dict.fromkeys(verdicts["claim"])), list(dict.fromkeys(verdicts["protocol"]))
-    ax = canvas((WIDE[0], 0.8 + 0.5 * len(claims)))
-    for row in verdicts.itertuples():
-        x, y = protocols.index(row.protocol), claims.index(row.claim)
-        ax.barh(y, 0.96, left=x - 0.48, height=0.9, color=VERDICTS[row.verdict])
-        ax.text(x, y, row.verdict, ha="center", va="center", color=INK if row.verdict == "inconclusive" else "white")
-    ax.set_yticks(range(len(claims)), claims)
-    ax.set_xticks(range(len(protocols)), [spoken(name) for name in protocols])
-    ax.invert_yaxis()
-    ax.grid(visible=False)
-    return attach_table(ax.figure, verdicts)
+    verdicts = verdicts.assign(column=verdicts["against"] + "\n" + verdicts["protocol"].map(spoken))
+    columns = list(dict.fromkeys(verdicts.sort_values("against", ascending=False, kind="stable")["column"]))
+    parts = dict(iter(verdicts.groupby("data", sort=False)))
+    sizes = [part["claim"].nunique() for part in parts.values()]
+    size = (WIDE[0], 0.7 + 0.6 * len(parts) + 0.45 * sum(sizes))
+    below = {"sharex": True, "height_ratios": sizes, "squeeze": False, "layout": "constrained"}
+    figure, axes = plt.subplots(len(parts), 1, figsize=size, **below)
+    for ax, (data, part) in zip(axes[:, 0], parts.items(), strict=True):
+        claims = list(dict.fromkeys(part["claim"]))
+        for row in part.itertuples():
+            x, y = columns.index(row.column), claims.index(row.claim)
+            ax.barh(y, 0.96, left=x - 0.48, height=0.9, color=VERDICTS[row.verdict])
+            ink = INK if row.verdict == "inconclusive" else "white"
+            ax.text(x, y, row.verdict, ha="center", va="center", color=ink, fontsize="small")
+        ax.set_yticks(range(len(claims)), claims)
+        ax.set_xticks(range(len(columns)), columns)
+        ax.set_title(data, fontsize="medium", loc="left")
+        ax.invert_yaxis()
+        ax.grid(visible=False)
+    return attach_table(figure, verdicts)
 
 
 def ranges(rows: pd.DataFrame, xlabel: str, reference: float | None = None) -> Axes:

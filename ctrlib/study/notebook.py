@@ -27,7 +27,7 @@ from ctrlib.study import figures
 from ctrlib.study.conditions import Condition
 from ctrlib.study.experiments import published_conditions
 from ctrlib.study.parameters import StudyParameters
-from ctrlib.study.tables import effects_by, member_table, stopped_early
+from ctrlib.study.tables import effects_by, level_words, member_table, stopped_early
 
 
 def say(text: str) -> None:
@@ -255,6 +255,36 @@ def show_effects(table: pd.DataFrame) -> None:
     shown[f"{100 * table['level'].iloc[0]:.4g} % interval"] = interval_column(table)
     shown["verdict"] = table["verdict"]
     show_table(shown, {name: "{:g}" for name in shown.select_dtypes("number").columns}, numbers=table)
+
+
+def show_three_ways(
+    table: pd.DataFrame, settings: Sequence[str], alone: str = "continued training", setting: str = "setting"
+) -> None:
+    """Show rows of :func:`ctrlib.study.tables.three_ways` in thousandths of AUC; the verdict goes by the best control.
+
+    Args:
+        table: the rows.
+        settings: what each row is called.
+        alone: the control that is otherwise the same.
+        setting: what the column of the settings is called.
+    """
+    best = f"over the best control (intervals: {level_words(table['level'].iloc[0])})"
+    numbers = table[["difference", "low", "high"]].to_numpy() * figures.MILLI
+    shown = {
+        setting: list(settings),
+        f"over {alone}": [f"{figures.MILLI * value:+.2f}" for value in table["over_alone"]],
+        "over the checkpoint": [f"{figures.MILLI * value:+.2f}" for value in table["over_checkpoint"]],
+        best: [f"{mean:+.2f} ({low:+.2f} to {high:+.2f})" for mean, low, high in numbers],
+        "verdict": list(table["verdict"]),
+    }
+    show_table(pd.DataFrame(shown), numbers=table)
+
+
+def thousandths(mean: float, low: float, high: float, level: float, verdict: str) -> str:
+    """A difference of AUCs in thousandths for a sentence, with its interval and what that shows."""
+    mean, low, high = (figures.MILLI * value for value in (mean, low, high))
+    interval = f"interval {low:+.2f} to {high:+.2f}, {level_words(level)}"
+    return f"**{mean:+.2f}** thousandths of AUC ({interval}: {verdict})"
 
 
 def show_ratios(rows: pd.DataFrame) -> None:

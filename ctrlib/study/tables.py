@@ -19,6 +19,7 @@ from ctrlib.store.runs import RunStore
 from ctrlib.study.conditions import Condition
 
 LEVEL = 0.95  # coverage of every interval
+BEST = "best control"  # the condition that choose_by_validation makes of those without peers
 Comparison = tuple[dict[str, Any], pd.DataFrame, tuple[str, str]]
 """What a row of a family says of itself, the replicate table, (treatment, control) in it."""
 SCORES = (
@@ -28,15 +29,21 @@ SCORES = (
 
 
 def member_table(conditions: Iterable[Condition]) -> pd.DataFrame:
-    """One row per condition, replicate and member: test AUC, log loss, calibration ratio, kept epoch, from the run
-    records, and the ``overlap`` of the replicate's rows, see :func:`overlap`."""
+    """One row per condition, replicate and member: test AUC, log loss, calibration ratio, kept epoch and its validation
+    AUC, from the run records, and the ``overlap`` of the replicate's rows, see :func:`overlap`."""
     rows = []
     for condition in conditions:
         tests = [test for record in condition.records for test in record.content["test"]]
-        epochs = [epoch for record in condition.records for epoch in record.content["kept_epochs"]]
-        for n, (one, test, epoch) in enumerate(zip(condition.members, tests, epochs, strict=True)):
+        kept = [
+            {"kept_epoch": epoch, "valid_auc": row["valid_auc"]}
+            for record in condition.records
+            for n, epoch in enumerate(record.content["kept_epochs"])
+            for row in record.history
+            if (row["member"], row["epoch"]) == (n, epoch)
+        ]
+        for n, (one, test, epoch) in enumerate(zip(condition.members, tests, kept, strict=True)):
             about = {**condition.labels, "member": n, "architecture": one.architecture}
-            rows.append({**about, **test, "kept_epoch": epoch, "overlap": overlap(condition)})
+            rows.append({**about, **test, **epoch, "overlap": overlap(condition)})
     return pd.DataFrame(rows)
 
 
@@ -80,6 +87,11 @@ def rarity_table(store: RunStore, conditions: Sequence[Condition], rows: pd.Data
         for score in rarity_scores(store, conditions[int(about["row"])].records)
     ]
     return pd.DataFrame(scored).dropna(subset="auc")
+
+
+def with_data(table: pd.DataFrame, dataset: str) -> pd.DataFrame:
+    """The table with the factor ``data``, which a page of one data set does not have."""
+    return table if "data" in table else table.assign(data=dataset)
 
 
 def overlap(condition: Condition) -> float:
@@ -228,6 +240,50 @@ def choose_by_validation(
     return pd.concat([replicates, pd.DataFrame(rows)], ignore_index=True)
 
 
+def at_each_level(replicates: pd.DataFrame, condition: str, factor: str) -> pd.DataFrame:
+    """The replicate table in which a condition that has one level of ``factor`` stands at each level of the others: the
+    checkpoint of fine-tunings of several lengths."""
+    mine = replicates["condition"] == condition
+    levels = replicates.loc[~mine, factor].unique()
+    copies = (replicates[mine].assign(**{factor: level}) for level in levels)
+    return pd.concat([replicates[~mine], *copies], ignore_index=True)
+
+
+def three_ways(
+    replicates: pd.DataFrame,
+    factors: Sequence[str],
+    treatment: str = "mutual",
+    alone: str = "continued training",
+    value: str = "auc",
+) -> pd.DataFrame:
+    """As :func:`effects_by`, of a condition with peers against the best control (:func:`choose_by_validation`, which
+    has made it). Beside it the mean differences ``over_alone``, to training without peers that is otherwise the same,
+    and ``over_checkpoint``."""
+    effects = effects_by(replicates, factors, treatment, BEST, value)
+    for column, control in (("over_alone", alone), ("over_checkpoint", "checkpoint")):
+        beside = effects_by(replicates, factors, treatment, control, value)["difference"]
+        effects.insert(effects.columns.get_loc("difference"), column, beside)
+    return effects
+
+
+def training_cost(replicates: pd.DataFrame, factors: Sequence[str], treatment: str, alone: str) -> pd.DataFrame:
+    """One row per combination of ``factors`` and number of ``instances``: member epochs of training with peers and of
+    as many models trained without, and the seconds of the former over those of the latter and over those of one of
+    them. Means over replicates; seconds are those of the records, whatever machines trained them."""
+    sums = replicates.groupby([*factors, "instances", "condition"], sort=False)[["member_epochs", "seconds"]].mean()
+    coupled, separate = (sums.xs(name, level="condition") for name in (treatment, alone))
+    ratio = coupled["seconds"] / separate["seconds"]
+    table = pd.DataFrame(
+        {
+            "member_epochs": coupled["member_epochs"],
+            "member_epochs_without": separate["member_epochs"],
+            "seconds_over_as_many": ratio,
+            "seconds_over_one": ratio * ratio.index.get_level_values("instances"),
+        }
+    )
+    return table.reset_index()
+
+
 def effects_of_each(
     replicates: pd.DataFrame, factors: Sequence[str], treatments: dict[str, str], control: str, value: str = "auc"
 ) -> pd.DataFrame:
@@ -357,12 +413,16 @@ def stopped_early(conditions: Iterable[Condition]) -> Stopped:
 def member_effects(members: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
     """One row per member, from the member table of the three conditions of the headline under factors ``by``.
 
-    ``effect`` is its test AUC after mutual fine-tuning minus after continued training; ``gap`` is how far its peers'
-    mean AUC was ahead of its own before; ``companions`` are the architectures of its peers.
+    ``effect`` is its test AUC after mutual fine-tuning minus after continued training, ``over_checkpoint`` minus
+    before, ``over_best`` minus that of the two with its better validation AUC; ``gap`` is how far its peers' mean AUC
+    was ahead of its own before; ``companions`` are the architectures of its peers.
     """
     key = [*by, "replicate", "member", "architecture"]
-    wide = members.pivot(index=key, columns="condition", values="auc").reset_index().rename_axis(columns=None)
-    wide = wide[[*key, "checkpoint", "mutual", "continued training"]]
+    both = members.pivot(index=key, columns="condition", values=["auc", "valid_auc"])
+    wide, valid = both["auc"].reset_index().rename_axis(columns=None), both["valid_auc"]
+    goes_on = (valid["continued training"] > valid["checkpoint"]).to_numpy()
+    wide[BEST] = wide["continued training"].where(goes_on, wide["checkpoint"])
+    wide = wide[[*key, "checkpoint", "mutual", "continued training", BEST]]
     order = list(members[by[0]].unique())  # the pivot has sorted by name
     wide = wide.sort_values(by[0], key=lambda column: column.map(order.index), kind="stable", ignore_index=True)
     cohort = wide.groupby([*by, "replicate"], sort=False)
@@ -373,6 +433,16 @@ def member_effects(members: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
         for names in cohort["architecture"].agg(list)
         for n in range(len(names))
     ]
-    effect = wide["mutual"] - wide["continued training"]
+    columns = {"effect": "continued training", "over_checkpoint": "checkpoint", "over_best": BEST}
+    effects = {name: wide["mutual"] - wide[control] for name, control in columns.items()}
     gap = peers_mean - wide["checkpoint"]
-    return wide.assign(gap=gap, effect=effect, companions=companions, overlap=overlap_in(members))
+    return wide.assign(gap=gap, **effects, companions=companions, overlap=overlap_in(members))
+
+
+def sides_of_pairs(effects: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
+    """The rows of :func:`member_effects` as a replicate table: the test AUC of each of their four conditions, averaged
+    over the members of a replicate within the columns ``by``."""
+    conditions = ["checkpoint", "continued training", BEST, "mutual"]
+    columns = ["replicate", *by, "overlap"]
+    long = effects.melt(columns, conditions, var_name="condition", value_name="auc")
+    return long.groupby(["condition", *columns], sort=False, as_index=False)["auc"].mean()

@@ -1,46 +1,139 @@
-"""The paper's claims one by one: what it reports, what the runs show with an interval, and a verdict by rule.
+"""The paper's claims one by one, on each data set: what it reports, what the runs show, and a verdict by rule.
 
-Every claim is about one number per replicate, and :func:`judge` looks at the 95 % interval of its mean alone. Each
-claim is judged by itself, as the preregistration says; the intervals of the claims do not hold together.
+Every claim is about one number per replicate, and :func:`judge` looks at the 95 % interval of its mean alone. It is
+judged twice: against the checkpoint, as the paper compares, and against the best control, which is of the checkpoint
+and whatever trained on without peers the one with the best validation AUC. Each claim is judged by itself, as the
+preregistration says; :func:`finding_table` adds which verdicts stand when the intervals of a claim hold together.
 """
 
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
+import numpy as np
 import pandas as pd
 from scipy.stats import spearmanr
 
-from ctrlib.stats.paired import PairedDifference
-from ctrlib.study.finetuning import HEADLINE
-from ctrlib.study.tables import differences, mean_over, member_effects, over_replicates
+from ctrlib.stats.paired import PairedDifference, paired_difference
+from ctrlib.study.finetuning import CONTROLS, COUPLED, HEADLINE
+from ctrlib.study.tables import (
+    BEST,
+    LEVEL,
+    at_each_level,
+    choose_by_validation,
+    differences,
+    level_words,
+    member_effects,
+    overlap_in,
+    together,
+)
 
 # AUC below which this field's benchmark calls two results the same (BARS, issue 17). It is the one margin of the study:
-# an interval within it on both sides is two one-sided tests at 2.5 % (TOST).
+# an interval of 95 % within it on both sides is two one-sided tests at 2.5 % (TOST).
 NEGLIGIBLE = 1e-3
 Claim = Literal["gain", "loss", "no gain", "next to nothing", "the same"]
+AGAINST = ("checkpoint", BEST)
+MAIN = {"criteo_100k": "main_criteo", "frappe": "main_frappe", "ml1m": "main_ml1m", "synthetic": "main_synthetic"}
+"""By data set, the experiment with its main comparison."""
+WITHIN = ("protocol", "architecture")
+FOUND = f"found against the best control, thousandths of AUC ({level_words(LEVEL)} interval, each by itself)"
+WEAK, STRONG = 1.0, 20.0  # the paper's weight, and the one that a competition's runner-up used
+SHALLOW = {"LR", "FM"}  # no MLP, and so far behind the others that pairs with them decide claims 4 to 6
+
+
+@dataclass(frozen=True)
+class Statement:
+    """What is claimed: in words, the rule of :func:`judge`, what an interval above and below zero means in words, the
+    page that shows it (``main``: of :data:`MAIN`), and what the paper reports."""
+
+    text: str
+    rule: Claim
+    above: str
+    below: str
+    page: str
+    paper: str = ""
+
+    def page_of(self, data: str) -> str:
+        """The experiment that gives it for a data set."""
+        return MAIN.get(data, "main_comparison") if self.page == "main" else self.page
+
 
 # What the paper reports (arXiv 2406.12087): relative gains of 0.25 to 0.66 %, four instances best, five "almost no
 # impact", the best of unlike models worse and the weaker ones better, further epochs degrade.
 PAPER = {
-    "fine-tuning together lifts the AUC": "+0.25 to +0.66 % relative",
-    "from scratch it does not help": "no gain, slightly worse",
-    "a fifth instance adds next to nothing": "almost no impact on average",
-    "a stronger companion gives a larger gain": "larger gains",
-    "of unlike models the stronger loses": "the best model gets worse",
-    "of unlike models the weaker gains": "weaker ones gain",
-    "more epochs of it degrade": "degrade",
-}
+    one.text: one
+    for one in (
+        Statement(
+            "fine-tuning together lifts the AUC",
+            "gain", "peers lift it", "peers lower it", "main", "+0.25 to +0.66 % relative",
+        ),
+        Statement(
+            "from scratch it does not help",
+            "no gain", "peers help", "peers cost", "main", "no gain, slightly worse",
+        ),
+        Statement(
+            "a fifth instance adds next to nothing",
+            "next to nothing", "the fifth adds", "the fifth costs", "how_many_instances", "almost no impact on average",
+        ),
+        Statement(
+            "a stronger companion gives a larger gain",
+            "gain", "the further ahead the peer, the more is gained", "the further ahead the peer, the less is gained",
+            "mix_architectures", "larger gains",
+        ),
+        Statement(
+            "of unlike models the stronger loses",
+            "loss", "the stronger gains", "the stronger loses", "mix_architectures", "the best model gets worse",
+        ),
+        Statement(
+            "of unlike models the weaker gains",
+            "gain", "the weaker gains", "the weaker loses", "mix_architectures", "weaker ones gain",
+        ),
+        Statement(
+            "more epochs of it degrade",
+            "loss", "it rises with the epochs", "it falls with the epochs", "how_many_epochs", "degrade",
+        ),
+    )
+}  # fmt: skip
+LIFT, SCRATCH, FIFTH, COMPANION, STRONGER, WEAKER, EPOCHS = PAPER.values()
+DEEP = {one: replace(one, text=f"{one.text}, without LR and FM") for one in (COMPANION, STRONGER, WEAKER)}
+"""Claims 4 to 6 without the pairs that have a model of :data:`SHALLOW`."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What the runs say to one claim: a number per replicate in words, over replicates, and the verdict."""
+    """What the runs say to one claim: one number per replicate, what it measures, in which unit (``AUC``, ``churn``,
+    ``%``, ``rank``), on which data set, under which protocol, against which control (none where all give the same)."""
 
-    claim: str
+    statement: Statement
+    data: str
     protocol: str
+    against: str
     measured: str
-    found: PairedDifference
-    verdict: str
+    unit: str
+    values: tuple[float, ...]
+    overlap: float
+
+    def interval(self, level: float = LEVEL) -> PairedDifference:
+        """The mean over replicates with its interval."""
+        return paired_difference(self.values, np.zeros(len(self.values)), level, self.overlap)
+
+    def verdict(self, level: float = LEVEL) -> str:
+        """By :func:`judge`, from the interval at that level."""
+        return judge(self.interval(level), self.statement.rule)
+
+    def words(self) -> str:
+        """What was found, in words that need no verdict, with mean and interval."""
+        found, rule = self.interval(), self.statement
+        what = rule.above if found.low > 0 else rule.below if found.high < 0 else "no difference is shown"
+        within = ", within the margin" if self.unit == "AUC" and found.within(NEGLIGIBLE) else ""
+        if not np.isfinite(found.low):
+            return f"{what}, {self._written(found.mean)} in one replicate"
+        return (
+            f"{what}, {self._written(found.mean)} ({self._written(found.low)} to {self._written(found.high)}){within}"
+        )
+
+    def _written(self, value: float) -> str:
+        return {"%": f"{value:+.3f} %", "rank": f"{value:+.2f}"}.get(self.unit, f"{1e3 * value:+.2f}")
 
 
 def judge(found: PairedDifference, claim: Claim = "gain") -> str:
@@ -67,86 +160,186 @@ def judge(found: PairedDifference, claim: Claim = "gain") -> str:
     return "supported" if supported else "contradicted" if contradicted else "inconclusive"
 
 
-def of_finetuning(replicates: pd.DataFrame) -> list[Finding]:
-    """Claims 1 and 2, from the replicate table of ``finetune_mutually``, averaged over the architectures."""
-    findings = []
-    for protocol, at in mean_over(replicates, "architecture").groupby("protocol", sort=False):
-        control = at[at["condition"] == HEADLINE[1]]["auc"].mean()
-        relative = 100 * differences(at, *HEADLINE) / control
-        findings.append(_finding(0, protocol, "mutual minus continued training, % of the latter's AUC", relative, at))
-        scratch = differences(at, "mutual from scratch", "solo from scratch")
-        findings.append(_finding(1, protocol, "mutual minus solo from scratch, AUC", scratch, at, "no gain"))
-    return findings
+def finding(
+    statement: Statement,
+    about: dict[str, str],
+    measured: str,
+    values: pd.Series,
+    table: pd.DataFrame,
+    unit: str = "AUC",
+) -> Iterator[Finding]:
+    """A finding from the numbers of each replicate, averaged, made from ``table``; none from no numbers. ``about`` are
+    its data, its protocol and the control where there is one."""
+    if len(values):
+        numbers = tuple(values.groupby("replicate").mean().astype(float))
+        yield Finding(
+            statement,
+            **{"against": "", **about},
+            measured=measured,
+            unit=unit,
+            values=numbers,
+            overlap=overlap_in(table),
+        )
 
 
-def of_instances(replicates: pd.DataFrame) -> list[Finding]:
+def with_choices(replicates: pd.DataFrame) -> pd.DataFrame:
+    """The replicate table of ``main_comparison``, ``finetune_mutually`` or ``how_strong_and_in_which_form`` with the
+    conditions of the first named as in it, an architecture, and, by validation, ``best control`` and ``best mutual``.
+    """
+    table = replicates.replace({"condition": dict(zip(HEADLINE, ("mutual", "continued training"), strict=True))})
+    table = table if "architecture" in table else table.assign(architecture="")
+    return choose_by_validation(choose_by_validation(table, BEST, CONTROLS, WITHIN), "best mutual", COUPLED, WITHIN)
+
+
+def scores(table: pd.DataFrame, condition: str, value: str = "auc", **at: Any) -> pd.Series:
+    """``value`` of a condition at the paper's rate, by architecture and replicate, empty where there is none.
+
+    Args:
+        table: see :func:`with_choices`.
+        condition: its name.
+        value: a column.
+        **at: other factors and their levels; one that the table does not have distinguishes nothing.
+    """
+    rows = table[table["condition"] == condition]
+    for factor, level in {"rate": "lr", **at}.items():
+        if factor in rows and rows[factor].notna().any():
+            rows = rows[rows[factor] == level]
+    return rows.set_index(["architecture", "replicate"])[value]
+
+
+def less(treated: pd.Series, control: pd.Series) -> pd.Series:
+    """Treated minus control of the architectures and replicates that have both."""
+    return (treated - control).dropna()
+
+
+def of_finetuning(replicates: pd.DataFrame, data: str = "synthetic") -> Iterator[Finding]:
+    """Claims 1 and 2 at the paper's rate and weight, mean over the architectures; from the replicate table of
+    ``main_comparison`` or ``finetune_mutually``."""
+    for protocol, at in with_choices(replicates).groupby("protocol", sort=False):
+        for against in AGAINST:
+            about, control = {"data": data, "protocol": protocol, "against": against}, scores(at, against)
+            share = 100 * less(scores(at, "mutual", weight=WEAK), control) / control.mean()
+            yield from finding(LIFT, about, f"mutual minus {against}, % of the latter's AUC", share, at, "%")
+            begun = less(scores(at, "mutual from scratch", weight=WEAK), control)
+            yield from finding(SCRATCH, about, f"mutual from scratch minus {against}, AUC", begun, at)
+
+
+def of_instances(replicates: pd.DataFrame, data: str = "synthetic") -> Iterator[Finding]:
     """Claim 3, from the replicate table of ``how_many_instances``; none where four or five instances were not run."""
-    findings = []
-    for protocol, at in replicates.groupby("protocol", sort=False):
-        effect = _effects(at, "instances")
+    for about, effect, at in _mutual(choose_by_validation(replicates, BEST, CONTROLS, ("protocol", "instances")),
+                                     "instances", data):  # fmt: skip
         if {4, 5} <= set(effect):
-            step = effect[5] - effect[4]
-            findings.append(_finding(2, protocol, "effect of five minus of four, AUC", step, at, "next to nothing"))
-    return findings
+            yield from finding(FIFTH, about, "effect of five minus of four, AUC", effect[5] - effect[4], at)
 
 
-def of_companions(members: pd.DataFrame) -> list[Finding]:
-    """Claim 4, from the member table of ``mix_architectures``, over the pairs of unlike architectures."""
+def of_companions(members: pd.DataFrame, data: str = "synthetic") -> Iterator[Finding]:
+    """Claims 4 to 6, from the member table of ``mix_architectures``, over the pairs of unlike architectures. The best
+    control is chosen for each member. All three also without the pairs that have a model of :data:`SHALLOW`."""
     effects = member_effects(members, ["protocol", "cohort"])
     one_peer = ~effects["companions"].str.contains(" + ", regex=False)
     unlike = effects[one_peer & (effects["architecture"] != effects["companions"])]
-    findings = []
+    deep = ~(unlike["architecture"].isin(SHALLOW) | unlike["companions"].isin(SHALLOW))
     for protocol, at in unlike.groupby("protocol", sort=False):
-        rank = at.groupby("replicate")[["gap", "effect"]].apply(lambda t: spearmanr(t["gap"], t["effect"]).statistic)
-        ahead = at["gap"] < 0
-        stronger, weaker = (at[side].groupby("replicate")["effect"].mean() for side in (ahead, ~ahead))
-        findings += [
-            _finding(3, protocol, "rank correlation of lead and effect", rank, at),
-            _finding(4, protocol, "effect on the stronger, AUC", stronger, at, "loss"),
-            _finding(5, protocol, "effect on the weaker, AUC", weaker, at),
-        ]
-    return findings
+        for against, column in (("checkpoint", "over_checkpoint"), (BEST, "over_best")):
+            about = {"data": data, "protocol": protocol, "against": against}
+            for names, rows in (({}, at), (DEEP, at[deep[at.index]])):
+                by = rows.set_index("replicate")
+                ahead, numbers = by["gap"] < 0, pd.Series({g: _rank(part, column) for g, part in by.groupby(level=0)})
+                what = "rank correlation of lead and effect"
+                yield from finding(
+                    names.get(COMPANION, COMPANION), about, what, numbers.rename_axis("replicate"), at, "rank"
+                )
+                for one, side, who in ((STRONGER, ahead, "stronger"), (WEAKER, ~ahead, "weaker")):
+                    yield from finding(names.get(one, one), about, f"effect on the {who}, AUC", by[column][side], at)
 
 
-def of_epochs(replicates: pd.DataFrame) -> list[Finding]:
-    """Claim 5, from the replicate table of ``how_many_epochs``: the fall of mutual fine-tuning beyond that of continued
-    training."""
+def _rank(rows: pd.DataFrame, column: str) -> float:
+    return spearmanr(rows["gap"], rows[column]).statistic
+
+
+def of_epochs(replicates: pd.DataFrame, data: str = "synthetic") -> Iterator[Finding]:
+    """Claim 7, from the replicate table of ``how_many_epochs``, without embedding L2: how far mutual fine-tuning falls
+    from the fewest to the most epochs, by itself and beyond the best control of the same length."""
     plain = replicates[replicates["embedding_l2"] == replicates["embedding_l2"].min()]
-    findings = []
-    for protocol, at in plain[plain["epochs"] > 0].groupby("protocol", sort=False):
-        effect = _effects(at, "epochs")
+    table = choose_by_validation(at_each_level(plain, "checkpoint", "epochs"), BEST, CONTROLS, ("protocol", "epochs"))
+    for about, effect, at in _mutual(table, "epochs", data):
         first, last = min(effect), max(effect)
-        what = f"effect after {last} minus after {first} epochs, AUC"
-        findings.append(_finding(6, protocol, what, effect[last] - effect[first], at, "loss"))
-    return findings
+        what = f"effect after {last:g} minus after {first:g} epochs, AUC"
+        yield from finding(EPOCHS, about, what, effect[last] - effect[first], at)
 
 
-def _effects(replicates: pd.DataFrame, factor: str) -> dict[float, pd.Series]:
-    return {level: differences(part, "mutual", "continued training") for level, part in replicates.groupby(factor)}
+def _mutual(
+    table: pd.DataFrame, factor: str, data: str
+) -> Iterator[tuple[dict[str, str], dict[float, pd.Series], pd.DataFrame]]:
+    """By protocol and control: what is compared, the effect of mutual fine-tuning at each level of a factor, rows."""
+    for protocol, at in table.groupby("protocol", sort=False):
+        for against in AGAINST:
+            effect = {level: differences(part, "mutual", against) for level, part in at.groupby(factor)}
+            yield {"data": data, "protocol": protocol, "against": against}, effect, at
 
 
-def _finding(
-    number: int, protocol: str, measured: str, values: pd.Series, table: pd.DataFrame, claim: Claim = "gain"
-) -> Finding:
-    found = over_replicates(values, table)
-    return Finding(list(PAPER)[number], protocol, measured, found, judge(found, claim))
+def finding_table(findings: Sequence[Finding]) -> pd.DataFrame:
+    """One row per finding: claim, data, protocol, control, what was measured, mean, interval, replicates, verdict.
 
-
-def finding_table(findings: list[Finding]) -> pd.DataFrame:
-    """One row per finding: claim, protocol, what was measured, mean, interval, replicates, verdict."""
-    rows = [
-        {
-            **{name: getattr(one, name) for name in ("claim", "protocol", "measured")},
-            **{name: getattr(one.found, name) for name in ("mean", "low", "high", "replicates")},
-            "verdict": one.verdict,
-        }
-        for one in findings
-    ]
+    ``verdict together`` is that of the interval at ``level together``, at which those of the claim hold together.
+    """
+    by_claim: dict[Statement, list[PairedDifference]] = {}
+    for one in findings:
+        by_claim.setdefault(one.statement, []).append(one.interval())
+    levels, rows = {statement: together(found) for statement, found in by_claim.items()}, []
+    for one in findings:
+        found, level = one.interval(), levels[one.statement]
+        rows.append(
+            {
+                "claim": one.statement.text, "data": one.data, "protocol": one.protocol, "against": one.against,
+                "measured": one.measured, "unit": one.unit, "mean": found.mean, "low": found.low, "high": found.high,
+                "replicates": found.replicates, "verdict": one.verdict(), "level together": level,
+                "verdict together": one.verdict(level),
+            }
+        )  # fmt: skip
     return pd.DataFrame(rows)
 
 
-def verdict_table(findings: list[Finding]) -> pd.DataFrame:
-    """One row per claim and protocol: the claim, what the paper reports, what was measured, interval, verdict."""
-    table = finding_table(findings)
-    table.insert(1, "paper", table["claim"].map(PAPER))
-    return table
+def claims_table(findings: Iterable[Finding], statements: Iterable[Statement], data: str) -> pd.DataFrame:
+    """One row per statement for one data set: its verdict against the checkpoint, against the best control, and in a
+    sentence what was found against the latter; a dash and the page that would show it where there is no record."""
+    findings = [one for one in findings if one.data == data]
+    rows = []
+    for statement in statements:
+        mine = [one for one in findings if one.statement == statement]
+        cells = {f"against the {name}": _verdicts(one for one in mine if one.against in (name, "")) for name in AGAINST}
+        said = _sentence([one for one in mine if one.against != "checkpoint"])
+        said = said or f"No record; {statement.page_of(data)} would show it."
+        rows.append({"claim": statement.text, **cells, FOUND: said})
+    return pd.DataFrame(rows)
+
+
+def _by_protocol(findings: Iterable[Finding]) -> dict[str, list[Finding]]:
+    found: dict[str, list[Finding]] = {}
+    for one in findings:
+        found.setdefault(one.protocol.replace("_", " "), []).append(one)
+    return found
+
+
+def _verdicts(findings: Iterable[Finding]) -> str:
+    """One word where all protocols and measures agree, else the verdicts of each protocol; a dash for none."""
+    by = {}
+    for protocol, part in _by_protocol(findings).items():
+        words = pd.Series([one.verdict() for one in part]).value_counts(sort=False)
+        by[protocol] = words.index[0] if len(words) == 1 else ", ".join(f"{n} {word}" for word, n in words.items())
+    if len(set(by.values())) < 2:
+        return next(iter(by.values()), "–")
+    return "; ".join(f"{protocol}: {word}" for protocol, word in by.items())
+
+
+def _sentence(findings: Sequence[Finding]) -> str:
+    """What was found under each protocol; of several measures the least and the largest."""
+    parts = []
+    for protocol, part in _by_protocol(findings).items():
+        part = sorted(part, key=lambda one: np.mean(one.values))
+        ends = part if len(part) == 1 else [part[0], part[-1]]
+        of = "" if len(part) == 1 else " [{}]"
+        said = " to ".join(one.words() + of.format(one.measured.removesuffix(", AUC")) for one in ends)
+        parts.append(f"{protocol}: {said}")
+    sentence = "; ".join(parts)
+    return f"{sentence[0].upper()}{sentence[1:]}." if parts else ""
