@@ -100,6 +100,9 @@ class Member(Settings):
     dropout: float = Field(default=0.0, ge=0, lt=1)
     batch_norm: bool = False
     options: dict[str, int | float | str | bool] = Field(default_factory=dict)
+    random_embeddings: float = Field(
+        default=0.0, ge=0, le=100, description="spread of embeddings that are drawn and never learned; 0: learned"
+    )
     init_seed: int = Field(ge=0, lt=2**64, description="initial weights")
     order_seed: int = Field(ge=0, lt=2**64, description="order of the training rows")
 
@@ -251,6 +254,13 @@ class Run(Settings):
     def _two_passes_differ(self) -> "Run":
         if self.recipe.rdrop and not all(member.dropout for member in self.members):
             raise ValueError(f"rdrop={self.recipe.rdrop} compares two dropout masks, so it needs dropout above 0")
+        return self
+
+    @model_validator(mode="after")
+    def _random_embeddings_stay(self) -> "Run":
+        about_tables = self.recipe.meda or self.recipe.gradient_penalty or self.embeddings == "shared"
+        if about_tables and any(member.random_embeddings for member in self.members):
+            raise ValueError("meda, gradient_penalty and embeddings='shared' need learned ones, random_embeddings 0")
         return self
 
     @model_validator(mode="after")

@@ -46,6 +46,7 @@ OTHER_VALUES = [
     (("coupling",), {"head": "auxiliary"}),
     (("members", 1), {"architecture": "DCN", "embedding_dim": 9, "hidden_units": [16], "dropout": 0.2}),
     (("members", 1), {"batch_norm": True, "options": {"bilinear_type": "field_each"}, "init_seed": 3}),
+    (("members", 1), {"random_embeddings": 1.0}),
     (("start", 0), {"run": "c" * 16}),
     (("start", 1), {"member": 1, "optimizer": "keep"}),
     (("data",), {"fingerprint": "11ff" * 4}),
@@ -63,6 +64,7 @@ def changed(path: tuple, value) -> dict:
     return settings
 
 
+RANDOM = changed(("members", 0, "random_embeddings"), 1.0)
 FROZEN = changed(("coupling", "target"), "frozen")
 
 
@@ -245,6 +247,9 @@ def weights_of(settings: dict, weights: list) -> dict:
         (changed(("members", 0, "init_seed"), 2**64), "less than 18446744073709551616"),
         (changed(("recipe", "embedding_l2"), 1e300), "less than or equal to 1000000"),
         ({**changed(("members", 0, "dropout"), 0.0), "recipe": {"rdrop": 1.0}}, "rdrop=1.0 compares .* dropout"),
+        ({**RANDOM, "recipe": {"meda": True}}, "meda, .* need learned ones"),
+        ({**RANDOM, "recipe": {"gradient_penalty": 1.0}}, "random_embeddings 0"),
+        ({**RANDOM, "embeddings": "shared"}, "need learned ones"),
         ({**changed(("members", 0, "batch_norm"), True), "recipe": {"batch_size": 1}}, "batches of 2 rows or more"),
     ],
 )
@@ -294,7 +299,10 @@ BAD = [
         "greater than or equal to 0",
         {"seeds": [1, -2], "embedding_l2": -1e-9, "l2_levels": [-1], "mutual_weight": -1, "starts": [-1]},
     ),
-    ("greater than 0", {"logit_sd": 0, "learning_rate": 0, "mutual_weights": [0.0], "noise_levels": [0]}),
+    ("greater than 0", {"logit_sd": 0, "learning_rate": 0, "noise_levels": [0]}),
+    ("must not hold 0", {"mutual_weights": [0.0]}),
+    ("from scratch", {"ways": ["both"]}),
+    ("greater than or equal to 2", {"refreshes": [1]}),
     ("less than or equal to 1", {"drift": 1.5, "lag": 1.5}),
     ("less than or equal to 0.9", {"new_codes": 1}),
     ("less than 1", {"dropout": 1.0, "averaging_decay": 1}),

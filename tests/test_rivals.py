@@ -117,6 +117,7 @@ def by_hand(run: Run) -> list[torch.nn.Module]:
 
 STEPS = 7  # of an epoch: 330 rows, 50 in a batch
 DROPOUT = [member(n, dropout=0.3) for n in (1, 2)]
+RANDOM = [member(n, architecture=name, random_embeddings=0.1) for n, name in ((1, "DCN"), (2, "DeepFM"))]
 PLAIN, MLPS = ([member(1), member(2, architecture=name)] for name in ("DCN", "PNN"))
 RIVALS = {
     "label smoothing": (PLAIN, {"label_smoothing": 0.25}),
@@ -138,6 +139,7 @@ RIVALS = {
         MLPS,
         {"coupling": {"head": "auxiliary", "form": "kl", "refresh": 2}, "weights": complete(2, 5.0)},
     ),
+    "random embeddings": (RANDOM, {"label_smoothing": 0.25}),
     "MEDA": (PLAIN, {"meda": True}),
     **{
         f"penalty, {name}": ([member(1, architecture=name), member(2)], {"gradient_penalty": 300.0, "epochs": 1})
@@ -257,6 +259,28 @@ def test_the_very_first_epoch_keeps_its_tables_and_that_from_a_checkpoint_does_n
     fresh, kept = (fit(make_run(start=start, epochs=1, meda=meda, learning_rate=1e-9), first.states) for meda in (1, 0))
     assert distance(kept.states[0], first.states[0]) < 1e-6
     assert distance(fresh.states[0], first.states[0]) > 1e-3
+
+
+@pytest.mark.parametrize("distinct", [False, True])
+def test_random_embeddings_stay_as_they_were_drawn(distinct: bool, monkeypatch) -> None:
+    """Bit for bit, whatever pulls at tables: decay, averages, ways back, peers; all else learns, first order too."""
+    if distinct:
+        use_distinct_ids(monkeypatch)
+    members = [*RANDOM, member(3, architecture="PNN", random_embeddings=0.5)]
+    more = {"embedding_l2": 0.1, "averaging": "ema", "patience": 1, "cuts": 1, "keep": "best", "epochs": 4}
+    run = make_run(members, complete(3, 5.0), **more)
+    found = fit(run)
+    again = fit(run.model_copy(update={"start": tuple(checkpoints(3))}), found.states)
+    for n, one in enumerate(members):
+        usual, drawn = (build(m, rows(), CPU).state_dict() for m in (member(n + 1, architecture=one.architecture), one))
+        table = drawn.pop("embedding.weight")
+        torch.testing.assert_close(table, usual["embedding.weight"] * one.random_embeddings / 1e-4)
+        for state in (found.states[n], again.states[n]):
+            assert torch.equal(state["weights.embedding.weight"], table)
+            assert not any(state[f"adam.{kind}.embedding.weight"].any() for kind in ("step", "exp_avg", "exp_avg_sq"))
+        for key, value in drawn.items():
+            assert torch.equal(value, usual[key])
+            assert not torch.equal(found.states[n][f"weights.{key}"], value)
 
 
 def test_a_table_of_all_is_drawn_as_the_first_members() -> None:

@@ -221,7 +221,7 @@ def gradient_norms(
 
 def parameter_gradient(model: nn.Module, output: Tensor, pull: Tensor) -> dict[str, Tensor]:
     """From the gradient ``pull`` (B,) in the logits back to the parameters: one vector for each part of the model."""
-    parameters = list(model.parameters())
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     tables = {id(table) for table in embedding_parameters(model)}
     gradients = torch.autograd.grad(output, parameters, pull, retain_graph=True)
     parts: dict[str, list[Tensor]] = {"embedding": [], "dense": []}

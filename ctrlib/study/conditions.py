@@ -24,6 +24,7 @@ from ctrlib.config import (
     Run,
     SyntheticSettings,
     Weights,
+    checked,
     complete,
     solo,
 )
@@ -166,7 +167,7 @@ class Replicate:
         p = self.p
         if not isinstance(weights, tuple):
             weights = complete(size or p.instances, p.mutual_weight if weights is None else weights)
-        return Coupling(weights=weights, **{"form": p.coupling_form, "target": p.coupling_target, **changes})
+        return checked(Coupling, weights=weights, **{"form": p.coupling_form, "target": p.coupling_target, **changes})
 
     def late_coupling(self, weight: float, epochs: float) -> Coupling:
         """A coupling from scratch that begins after so many epochs."""

@@ -416,6 +416,36 @@ def effect_curves(table: pd.DataFrame, x: str, by: str, xlabel: str = "", log: b
     return attach_table(ax, table)
 
 
+def measures_along(tables: dict[str, pd.DataFrame], x: str, by: str, xlabel: str) -> Figure:
+    """Effects on several measures along a factor of either sign, a panel for each: mean and interval, a line for each
+    value of ``by``. The axis is linear between the two values nearest to zero and logarithmic beyond.
+
+    Args:
+        tables: by measure, rows with ``x``, ``by``, difference, low and high.
+        x: the factor on the x axis, a number.
+        by: the factor that gives the lines.
+        xlabel: what x is.
+    """
+    _, axes = plt.subplots(1, len(tables), figsize=WIDE, squeeze=False, layout="constrained")
+    for ax, (measure, table) in zip(axes[0], tables.items(), strict=True):
+        for n, (line, part) in enumerate(table.groupby(by, sort=False)):
+            part = part.sort_values(x)
+            intervals(ax, n, part[x], part, "difference", MILLI, spoken(line))
+        ax.axhline(0, color=INK, linewidth=1)
+        ax.axvline(0, color=GREY, linewidth=0.8)
+        ticks = sorted(set(table[x]))
+        ax.set_xscale("symlog", linthresh=float(table[x].abs().min()), linscale=0.3)
+        ax.set_xticks(ticks, [f"{value:g}" for value in ticks], fontsize="small", rotation=60)
+        ax.minorticks_off()
+        ax.set_title(measure, fontsize="medium")
+    figure = axes[0, 0].figure
+    axes[0, 0].set_ylabel("thousandths")
+    figure.supxlabel(xlabel, fontsize="medium")
+    lines = axes[0, 0].get_legend_handles_labels()
+    figure.legend(*lines, loc="outside upper center", ncols=2, fontsize="small", frameon=False)
+    return attach_table(figure, pd.concat([table.assign(measure=measure) for measure, table in tables.items()]))
+
+
 def effect_matrix(table: pd.DataFrame, label: str) -> Axes:
     """Effects in thousandths of AUC as a matrix: who (rows) gains from whom (columns)."""
     ax = canvas((1.6 + 0.75 * len(table.columns), 1.2 + 0.5 * len(table)))

@@ -287,6 +287,23 @@ def thousandths(mean: float, low: float, high: float, level: float, verdict: str
     return f"**{mean:+.2f}** thousandths of AUC ({interval}: {verdict})"
 
 
+def show_against_the_best(table: pd.DataFrame, what: dict[str, str]) -> None:
+    """Show rows of :func:`ctrlib.study.tables.against_the_best` in thousandths of AUC: what was compared, difference
+    from the row's own control, difference from the best control with its interval, verdict.
+
+    Args:
+        table: the rows.
+        what: columns to say what was compared by -> their headers.
+    """
+    shown = table[list(what)].rename(columns=what)
+    shown["against its own control"] = [f"{1e3 * value:+.2f}" for value in table["against_own"]]
+    bounds = zip(table["difference"], table["low"], table["high"], strict=True)
+    header = f"against the best control ({100 * table['level'].iloc[0]:.4g} % interval)"
+    shown[header] = [f"{1e3 * mean:+.2f} ({1e3 * low:+.2f} to {1e3 * high:+.2f})" for mean, low, high in bounds]
+    shown["verdict"] = table["verdict"]
+    show_table(shown, {name: "{:g}" for name in shown.select_dtypes("number").columns}, numbers=table)
+
+
 def show_ratios(rows: pd.DataFrame) -> None:
     """Show rows of a benchmark report: the ratio, its range over the repeats, the target, peak memory."""
     shown = pd.DataFrame(

@@ -16,6 +16,7 @@ Rival = Literal[
     "self-anchor", "base rate", "MEDA",
 ]  # fmt: skip
 TUNED = ("one model", "continued training", "mutual from scratch", "mutual", "distilled", "R-Drop", "MEDA")
+Way = Literal["fine-tuned", "from scratch"]
 FORMER_PROTOCOLS = {"equal_epochs": "fixed_epochs", "own_end": "early_stopping"}
 
 
@@ -103,8 +104,13 @@ class StudyParameters(Settings):
     l2_levels: tuple[Annotated[float, Field(ge=0)], ...] = values(
         (0.0, 1e-5), "L2 penalties on the embedding tables, in pretraining and fine-tuning"
     )
-    mutual_weights: tuple[Annotated[float, Field(gt=0, le=1e6)], ...] = values(
-        (0.1, 1.0, 5.0, 20.0, 100.0), "total weights of the peers to compare; a competition's runner-up used 20"
+    mutual_weights: tuple[Annotated[float, Field(ge=-1e6, le=1e6)], ...] = values(
+        (0.1, 1.0, 5.0, 20.0, 100.0),
+        "total weights of the peers to compare; a competition's runner-up used 20, one below zero pushes members apart",
+    )
+    ways: tuple[Way, ...] = values(("fine-tuned", "from scratch"), "how members are coupled at each weight", 1)
+    refreshes: tuple[Annotated[int, Field(ge=2, le=10**6)], ...] = values(
+        (10, 100), "steps from one look at stale peers to the next"
     )
     forms: tuple[Form, ...] = values(("mse", "mse_logit", "kl"), "distances to compare")
     targets: tuple[Target, ...] = values(("live", "joint", "frozen", "shuffled"), "coupling targets to compare")
@@ -183,6 +189,13 @@ class StudyParameters(Settings):
             if isinstance(name, str) and name in FORMER_PROTOCOLS:
                 raise ValueError(f"{name!r} is now called {FORMER_PROTOCOLS[name]!r}")
         return protocols
+
+    @field_validator("mutual_weights")
+    @classmethod
+    def _no_weight_is_zero(cls, weights: tuple[float, ...]) -> tuple[float, ...]:
+        if 0 in weights:
+            raise ValueError("must not hold 0, at which nobody has peers: that is the control, which is trained anyway")
+        return weights
 
     @model_validator(mode="after")
     def _fit_together(self) -> "StudyParameters":

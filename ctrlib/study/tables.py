@@ -284,6 +284,31 @@ def training_cost(replicates: pd.DataFrame, factors: Sequence[str], treatment: s
     return table.reset_index()
 
 
+def against_the_best(
+    replicates: pd.DataFrame, factors: Sequence[str], pairs: dict[str, str], value: str = "auc"
+) -> pd.DataFrame:
+    """One row per treatment of ``pairs`` (treatment -> control under the same factors) and combination of those of the
+    ``factors`` that it stands under: the mean difference from that control in ``against_own``, and everything of
+    :func:`family` against the condition ``best control`` (of :func:`choose_by_validation`); all rows are one family.
+
+    A treatment without rows is passed over.
+    """
+    best, own = [], []
+    for treatment, control in pairs.items():
+        treated = replicates[replicates["condition"] == treatment]
+        mine = [name for name in factors if len(treated) and treated[name].notna().all()]
+        if mine:
+            about = comparisons_by(replicates, mine, treatment, "best control")
+            best += [({"condition": treatment, **at}, *rest) for at, *rest in about]
+            own += [
+                compare(table, *pair, value).mean
+                for _, table, pair in comparisons_by(replicates, mine, treatment, control)
+            ]
+    table = family(best, value)
+    table.insert(table.columns.get_loc("difference"), "against_own", own)
+    return table
+
+
 def effects_of_each(
     replicates: pd.DataFrame, factors: Sequence[str], treatments: dict[str, str], control: str, value: str = "auc"
 ) -> pd.DataFrame:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ctrlib.config import Checkpoint, Coupling, Member, Recipe, Run
 from ctrlib.errors import UserError
 from ctrlib.models import SHARED_ARGUMENTS, build_model
-from ctrlib.models.layers import MLP, Dropout, FeatureEmbedding
+from ctrlib.models.layers import EMBEDDING_STD, MLP, Dropout, FeatureEmbedding
 from ctrlib.training.averaging import WeightAverage
 from ctrlib.training.dataset import Dataset
 
@@ -38,7 +38,7 @@ class Trainee:
     index: int
     member: Member
     model: nn.Module
-    parameters: list[nn.Parameter]  # of the model, found once: to find them takes long beside a small step
+    parameters: list[nn.Parameter]  # that are learned, found once: to find them takes long beside a small step
     optimizer: torch.optim.Adam
     dropout_generator: torch.Generator
     best_auc: float = -1.0
@@ -113,9 +113,16 @@ class Group:
 
 
 def build(member: Member, dataset: Dataset, device: torch.device) -> nn.Module:
-    """The model of a member with its initial weights, drawn on the CPU so that they do not depend on the device."""
+    """The model of a member with its initial weights, drawn on the CPU so that they do not depend on the device.
+
+    Random embeddings are the initial ones, wider, for good (Allen-Zhu and Li 2023, arXiv 2012.09816); first-order
+    weights are learned."""
     size = member.model_dump(include={*SHARED_ARGUMENTS, "options"})
-    return build_model(member.architecture, dataset.field_dims, member.init_seed, **size).to(device)
+    model = build_model(member.architecture, dataset.field_dims, member.init_seed, **size)
+    for module in model.modules():
+        if member.random_embeddings and isinstance(module, FeatureEmbedding):
+            module.weight.requires_grad_(False).mul_(member.random_embeddings / EMBEDDING_STD)
+    return model.to(device)
 
 
 def make_trainee(
@@ -126,7 +133,8 @@ def make_trainee(
     model = build(member, dataset, device)
     optimizer = make_adam(model, run.recipe.learning_rate)
     drawn = torch.Generator(device)
-    trainee = Trainee(index, member, model, list(model.parameters()), optimizer, drawn)
+    learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    trainee = Trainee(index, member, model, learned, optimizer, drawn)
     if start is not None and checkpoint is not None:
         try:
             check_state(start, trainee)

@@ -94,7 +94,7 @@ def update(trainee: Trainee, back: list[tuple[Tensor, Tensor]], recipe: Recipe) 
         parameter.grad = None
     torch.autograd.backward(*zip(*back, strict=True))
     if recipe.embedding_l2:
-        for table in embedding_parameters(trainee.model):
+        for table in (one for one in embedding_parameters(trainee.model) if one.requires_grad):
             table.grad.add_(table.detach(), alpha=recipe.embedding_l2)
     clip_gradients(trainee.parameters, recipe.clip_norm)
     trainee.optimizer.step()
