@@ -8,8 +8,8 @@ import pytest
 
 from ctrlib.store import environment
 from ctrlib.store.environment import source_commit
-from ctrlib.study import notebook
-from ctrlib.study.experiments import planned_conditions, published_conditions
+from ctrlib.study import experiments, notebook
+from ctrlib.study.experiments import planned_conditions, published_by_data, published_conditions
 from ctrlib.study.notebook import hardware, humanize, provenance
 from ctrlib.study.pages import published_parameters
 from ctrlib.study.parameters import StudyParameters
@@ -53,6 +53,14 @@ def test_one_day_is_one_date_and_names_are_text(said: list[str]) -> None:
     assert "my &#42;own&#42;" in said[0]
     assert "<b>" not in said[0]
     assert "*CPU*" not in said[0]
+
+
+def test_a_data_set_is_published_when_no_record_is_lacking(monkeypatch) -> None:
+    (found,) = published_by_data("is_it_noise").values()
+    runs = {record.fingerprint: record.content for one in found for record in one.records}
+    lacking = SimpleNamespace(runs={name: content for name, content in runs.items() if name != next(iter(runs))})
+    monkeypatch.setattr(experiments, "committed_results", lambda: lacking)
+    assert published_by_data("is_it_noise") == {}
 
 
 def test_other_parameters_are_named_and_the_published_effects_stand_beside(said: list[str], monkeypatch) -> None:

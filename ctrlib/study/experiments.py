@@ -4,6 +4,7 @@ An experiment is a function ``replicate -> conditions``; :data:`EXPERIMENTS` lis
 them by the name of their notebook, so that a plan can be made, and trained, without executing any notebook.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import replace
@@ -155,11 +156,16 @@ def published_records(experiment: str, p: StudyParameters | None = None) -> list
 
 
 def published_by_data(experiment: str) -> dict[str, list[Condition]]:
-    """The conditions of :func:`published_records` by data set."""
+    """The conditions of :func:`published_records` by data set, of the data sets for which none is lacking."""
     found: dict[str, list[Condition]] = {}
     for one in published_records(experiment):
-        found.setdefault(one.factors.get("data", one.runs[0].data.name), []).append(one)
-    return found
+        found.setdefault(_data_of(one), []).append(one)
+    planned = Counter(map(_data_of, planned_conditions(experiment, published_parameters(experiment)) if found else ()))
+    return {data: conditions for data, conditions in found.items() if len(conditions) == planned[data]}
+
+
+def _data_of(condition: Condition) -> str:
+    return str(condition.factors.get("data", condition.runs[0].data.name))
 
 
 def published_conditions(conditions: Iterable[Condition]) -> tuple[StudyParameters, list[Condition]]:
