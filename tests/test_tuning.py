@@ -35,6 +35,10 @@ def test_settings_cover_each_range_evenly_and_follow_from_the_seed() -> None:
         assert set(settings[level].value_counts()) == {count}
     assert tuning.search_settings(p) == settings.to_dict("records")
     assert tuning.search_settings(p.model_copy(update={"search_seed": 1})) != settings.to_dict("records")
+    more = {"search_size": 4, "search_seed": 1, "search_l2": [1e-2]}
+    both = tuning.search_settings(p.model_copy(update={"search_more": more}))
+    assert both[:16] == settings.to_dict("records")
+    assert both[16:] == tuning.search_settings(parameters(**more))
 
 
 def test_every_condition_makes_its_own_of_the_same_settings_within_its_ranges() -> None:

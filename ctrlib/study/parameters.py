@@ -134,6 +134,9 @@ class StudyParameters(Settings):
     )
     search_size: int = value(16, "settings that a search tries", ge=2, le=1000)
     search_seed: int = value(0, "draws the settings of a search", ge=0)
+    search_more: dict[Literal["search_size", "search_seed", "search_l2", "search_dropouts"], Any] = value(
+        {}, "what a second search changes, which is added where the first found its best at the edge of a range"
+    )
     search_rates: tuple[Annotated[float, Field(gt=0, le=10)], ...] = Field(
         default=(3e-4, 1e-2), description="least and largest learning rate of a search", min_length=2, max_length=2
     )

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ctrlib.config import Protocol, Run
+from ctrlib.config import Protocol, Run, checked
 from ctrlib.errors import UserError, shown
 from ctrlib.store.record import Record
 from ctrlib.store.runs import RunStore, open_store
@@ -33,7 +33,8 @@ SEARCH_MEMBERS = 2  # of mutual conditions in a search, where the others have on
 
 
 def search_settings(p: StudyParameters) -> list[Setting]:
-    """The settings of a search, by ``p.search_seed``, the same for all conditions, each of which has its own from them.
+    """The settings of a search, by ``p.search_seed``, the same for all conditions, each of which has its own from them;
+    then those of a second search, as ``p.search_more`` changes the first.
 
     ``rate`` and ``weight`` in [0, 1] are places in a range; ``embedding_l2``, ``dropout`` and ``batch_norm`` levels.
     """
@@ -42,7 +43,11 @@ def search_settings(p: StudyParameters) -> list[Setting]:
     levels = {"embedding_l2": p.search_l2, "dropout": p.search_dropouts, "batch_norm": (False, True)}
     columns = {name: draw.permutation(np.resize(values, size)) for name, values in levels.items()}
     columns |= {"rate": places, "weight": (draw.permutation(size) + draw.random(size)) / size}
-    return [{name: column[n].item() for name, column in columns.items()} for n in range(size)]
+    found = [{name: column[n].item() for name, column in columns.items()} for n in range(size)]
+    if not p.search_more:
+        return found
+    wider = {**p.model_dump(), **p.search_more, "search_more": {}}
+    return found + search_settings(checked(StudyParameters, **wider))
 
 
 def own_setting(name: str, p: StudyParameters, setting: Setting) -> Setting:
