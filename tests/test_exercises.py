@@ -20,7 +20,7 @@ from ctrlib.errors import UserError
 from ctrlib.publish.book import FOR_TEACHERS, assemble, render
 from ctrlib.publish.exercises import KINDS, find_exercises, page_text, strip, without_solutions
 from ctrlib.publish.slides import SOURCE
-from ctrlib.run.plan import find_notebooks, plan, planned, read_overrides
+from ctrlib.run.plan import declared_parameters, find_notebooks, plan, planned, read_overrides
 
 NOTEBOOKS = list(find_notebooks(ROOT).values())
 PAGES = [*sorted((ROOT / "book").glob("*.md")), *NOTEBOOKS]
@@ -126,7 +126,11 @@ def check_command(command: str) -> None:
     for name in ("device", "precision"):  # not every machine has it
         overrides.pop(name, None)
     if "dataset" in overrides or asked["profile"] in ("published", "paper"):
-        overrides["dataset"] = "synthetic"
+        declared = [
+            declared_parameters(path) for path in NOTEBOOKS if path.name[:2] in (asked["only"] or [path.name[:2]])
+        ]
+        several = all("datasets" in one for one in declared)
+        overrides |= {"datasets": ["synthetic"]} if several else {"dataset": "synthetic"}
     jobs = plan(ROOT, asked["profile"], list(asked["only"] or []), overrides)
     if asked["only"] and asked["profile"] == "quick":
         runs = {run.fingerprint for job in jobs for run in planned(job)[0]}

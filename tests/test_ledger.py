@@ -21,7 +21,8 @@ from ctrlib.store.runs import RunStore
 from ctrlib.study.conditions import Condition, Replicate
 from ctrlib.study.experiments import planned_conditions
 from ctrlib.study.parameters import StudyParameters
-from ctrlib.study.retraining import ENSEMBLE, ONE, PARTS, PREDECESSOR, ledger_table, removed
+from ctrlib.study.retraining import ONE, PREDECESSOR
+from ctrlib.study.retraining_page import ENSEMBLE, PARTS, ledger_table, removed
 
 COLUMNS = (*PARTS, "excess")
 

@@ -13,7 +13,7 @@ from IPython.core.interactiveshell import InteractiveShell
 from IPython.utils.capture import capture_output
 from processes import answer_of
 
-from ctrlib.run.plan import declared_parameters, find_profile
+from ctrlib.run.plan import asked_parameters, declared_parameters, find_profile
 from ctrlib.study.experiments import EXPERIMENTS
 from ctrlib.study.parameters import StudyParameters
 
@@ -66,9 +66,10 @@ def test_profiles_name_declared_parameters_with_valid_values(path: Path) -> None
     declared = {notebook.name[:2]: declared_parameters(notebook) for notebook in NOTEBOOKS}
     sections = find_profile(ROOT, path.stem)
     for number, own in declared.items():
-        asked = {**sections.get("all", {}), **sections.get(number, {})}
-        StudyParameters(**{**own, **{name: value for name, value in asked.items() if name in own}})
-    assert set(sections) <= {"all", *declared}
+        p = StudyParameters(**{**own, **asked_parameters(sections, number, own)})
+        assert all(p.each().values())
+        assert set(sections.get(number, {})) <= set(own)
+    assert set(sections) <= {"all", "data", *declared}
     assert all(any(name in own for own in declared.values()) for name in sections.get("all", {}))
 
 

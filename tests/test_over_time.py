@@ -7,9 +7,18 @@ import pytest
 from ctrlib.data.load import load_data
 from ctrlib.stats.paired import paired_difference
 from ctrlib.study.conditions import Replicate
+from ctrlib.study.drift_page import (
+    AVERAGE,
+    BELOW,
+    CHECKPOINT,
+    EFFECT,
+    ORACLE,
+    between_splits,
+    holds,
+    with_first_setting,
+)
 from ctrlib.study.experiments import planned_conditions
 from ctrlib.study.finetuning import main_comparison
-from ctrlib.study.over_time import AVERAGE, BELOW, CHECKPOINT, EFFECT, ORACLE, between_splits, holds, with_first_setting
 from ctrlib.study.parameters import StudyParameters
 from ctrlib.study.tables import together
 

@@ -1,6 +1,7 @@
 """What else could explain a gain, what else could be had for the price, and where the effect ends: the conditions of
 one replicate."""
 
+from dataclasses import replace
 from itertools import product
 
 from ctrlib.config import Recipe, Run, StoredMember
@@ -238,3 +239,13 @@ def real_clicks(r: Replicate) -> list[Condition]:
     if len(together) > 1:  # each is a member that the cohort of its own kind has trained
         finetuning(together, " + ".join(p.architectures[: p.instances]))
     return conditions
+
+
+def drift(r: Replicate) -> list[Condition]:
+    """:func:`main_comparison` of ``p.architecture`` under each of ``p.splits`` of one synthetic log, whose law moves by
+    ``p.drift`` and ``p.new_codes``: the same rows, divided at random or by time. The factor is ``split``."""
+    return [
+        replace(one, factors={**one.factors, "split": split})
+        for split in r.p.splits
+        for one in main_comparison(r.varied(split=split, architectures=(r.p.architecture,)))
+    ]

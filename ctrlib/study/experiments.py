@@ -18,7 +18,7 @@ from ctrlib.store.code import is_registered
 from ctrlib.store.published import committed_results
 from ctrlib.store.record import Record
 from ctrlib.store.runs import RunStore, open_store
-from ctrlib.study import cohorts, controls, couplings, finetuning, over_time, retraining, tuning
+from ctrlib.study import cohorts, controls, couplings, finetuning, retraining, tuning
 from ctrlib.study.conditions import Condition, Replicate, data_shape
 from ctrlib.study.pages import published_parameters
 from ctrlib.study.parameters import StudyParameters, literals
@@ -50,7 +50,7 @@ EXPERIMENTS: dict[str, Experiment] = {
             couplings.paper_fibinet,
             couplings.couplings,
             couplings.weights,
-            over_time.drift,
+            controls.drift,
             retraining.ledger,
             retraining.churn,
             tuning.equal_tuning,

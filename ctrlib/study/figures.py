@@ -575,7 +575,7 @@ def ledgers(table: pd.DataFrame, parts: Sequence[str]) -> Figure:
     """The parts of the excess log loss of each condition as a bar, means over replicates, a panel for each protocol.
 
     Args:
-        table: :func:`ctrlib.study.retraining.ledger_table`.
+        table: :func:`ctrlib.study.retraining_page.ledger_table`.
         parts: its columns, in the order of the bar.
     """
     for ax, part in panels(table, size=(WIDE[0], 1.4 + 0.36 * table["condition"].nunique())):
@@ -596,7 +596,7 @@ def churn_against_auc(table: pd.DataFrame, one: str, by: Sequence[str]) -> Figur
     one, a panel for each combination of ``by``. Up is better, left is steadier.
 
     Args:
-        table: :func:`ctrlib.study.retraining.churn_table`.
+        table: :func:`ctrlib.study.retraining_page.churn_table`.
         one: the condition that is one model.
         by: columns.
     """

@@ -1,26 +1,13 @@
-"""The main comparison where the law of the clicks moves, with test rows of all times or the latest."""
-
-from dataclasses import replace
+"""The page on drift: its tables of the main comparison with test rows of all times or the latest."""
 
 import pandas as pd
 
-from ctrlib.study.conditions import Condition, Replicate
-from ctrlib.study.finetuning import CONTROLS, COUPLED, main_comparison
+from ctrlib.study.finetuning import CONTROLS, COUPLED
 from ctrlib.study.tables import choose_by_validation, effects_by
 
 WITHIN = ("protocol", "architecture", "split")
 CHECKPOINT, ORACLE, BELOW = "AUC of the checkpoint", "oracle AUC", "checkpoint minus oracle"
 EFFECT, AVERAGE = "best mutual minus best control", "average minus best control"
-
-
-def drift(r: Replicate) -> list[Condition]:
-    """:func:`main_comparison` of ``p.architecture`` under each of ``p.splits`` of one synthetic log, whose law moves by
-    ``p.drift`` and ``p.new_codes``: the same rows, divided at random or by time. The factor is ``split``."""
-    return [
-        replace(one, factors={**one.factors, "split": split})
-        for split in r.p.splits
-        for one in main_comparison(r.varied(split=split, architectures=(r.p.architecture,)))
-    ]
 
 
 def with_best(replicates: pd.DataFrame) -> pd.DataFrame:
