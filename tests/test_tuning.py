@@ -11,7 +11,7 @@ from ctrlib.config import Run
 from ctrlib.run.plan import plan, planned
 from ctrlib.run.training import train_planned
 from ctrlib.store.runs import RunStore, open_store
-from ctrlib.study import experiments, tuning
+from ctrlib.study import experiments, tuning, tuning_page
 from ctrlib.study.conditions import Condition, Replicate
 from ctrlib.study.parameters import TUNED, StudyParameters
 from ctrlib.study.tables import replicate_table
@@ -124,16 +124,16 @@ def test_the_choice_is_by_validation_alone_and_its_rows_are_in_no_comparison(sta
 
 def test_tables_say_what_was_chosen_and_what_flips(stages) -> None:
     table = replicate_table(open_store(), stages[-1])
-    searches = tuning.search_table(table)
+    searches = tuning_page.search_table(table)
     assert set(searches["condition"]) == {"recipe", *TUNED}
     assert (searches["candidates"] == 2).all()
     best = searches[searches["chosen"]].set_index("condition")["valid_auc"]
     pd.testing.assert_series_equal(best, searches.groupby("condition", sort=False)["valid_auc"].max())
-    assert list(tuning.recipes(searches, parameters())["in_use"]) == [False]
+    assert list(tuning_page.recipes(searches, parameters())["in_use"]) == [False]
     best = searches[(searches["condition"] == "recipe") & searches["chosen"]].iloc[0]
     used = {name: best[name] for name in ("learning_rate", "embedding_l2", "dropout", "batch_norm")}
-    assert list(tuning.recipes(searches, parameters(**used))["in_use"]) == [True]
-    both = tuning.tuned_beside_untuned(tuning.compared(table), TUNED[2:])
+    assert list(tuning_page.recipes(searches, parameters(**used))["in_use"]) == [True]
+    both = tuning_page.tuned_beside_untuned(tuning_page.compared(table), TUNED[2:])
     assert list(both["treatment"]) == list(TUNED[2:])
     at = table[(table["setting"] == "tuned") & (table["replicate"] == 2)].set_index("condition")
     control = at.loc[at.loc[list(tuning.CONTROLS), "valid_auc"].idxmax(), "auc"]

@@ -214,13 +214,17 @@ def runs_same_code(
 @runs_app.command("publish")
 def runs_publish(
     profile: Annotated[str, typer.Option(help="Whose runs: a profile of `ctrlib study`.")] = "published",
+    only: Annotated[
+        str | None,
+        typer.Option(help="The number of a notebook: what it alone has goes to a file of its own, named as it is."),
+    ] = None,
 ) -> None:
     """Write the records and measures of a profile to [bold]book/results/PROFILE.parquet[/bold], to be committed.
 
     With that file in place the pages of the profile are made without training, weights or data. Runs that are not
     trained yet are counted and left out; the command can be repeated as they come.
 
-    [dim]ctrlib runs publish --profile published[/dim]
+    [dim]ctrlib runs publish --only 32[/dim]     the runs of notebook 32, to book/results/main_criteo.parquet
     """
     from ctrlib.data.folders import project_root
     from ctrlib.run.plan import plan
@@ -228,10 +232,12 @@ def runs_publish(
     from ctrlib.store.runs import open_store as own_store
 
     root = project_root()
-    path = root / "book" / "results" / f"{Path(profile).stem}.parquet"
-    jobs = [job for job in plan(root, profile, [], {}) if "on_this_machine" not in job.name]  # each reader trains that
+    jobs = plan(root, profile, [only] if only else [], {})
+    jobs = [job for job in jobs if "on_this_machine" not in job.name]  # each reader trains that
+    name = jobs[0].name.partition("_")[2] if only else Path(profile).stem
+    path = root / "book" / "results" / f"{name}.parquet"
     with reporting("gathering records"):
-        found = publish(jobs, own_store(), path)
+        found = publish(jobs, own_store(), path, apart=only is not None)
     if stale := [job.number for job in jobs if not job.is_done()]:
         complain(f"not executed with these runs, so measures of theirs may be missing: {', '.join(stale)}")
     say(

@@ -70,10 +70,11 @@ def train_planned(
     return lines
 
 
-def publish(jobs: list[Job], store: "RunStore", path: Path) -> dict[str, int]:
+def publish(jobs: list[Job], store: "RunStore", path: Path, apart: bool = False) -> dict[str, int]:
     """Write what the pages of these jobs are made of to ``path``: run records, measures and facts about data sets.
 
-    What the file holds already stays, so that a store need not hold it any more: pages can be published one by one.
+    What the file holds already stays, so that a store need not hold it any more. With ``apart`` what other files in its
+    folder hold is left to them: pages that share runs are published one by one.
 
     Returns:
         How many there are of each kind, and under ``missing`` how many runs of the plan are not trained yet.
@@ -91,11 +92,16 @@ def publish(jobs: list[Job], store: "RunStore", path: Path) -> dict[str, int]:
         if all(predictions.get(name) == checksum for name, checksum in one["runs"]):
             measures[one["key"]] = {name: one.get(name) for name in ("key", "value", "code")}
     names = sorted({run.data.name for run in runs.values() if run.data.synthetic is None})
-    entries = [("run", record.content) for record in records.values()]
-    entries += [("measure", one) for one in measures.values()]
-    entries += [("data", {"name": name, "draws": data_draws(name)}) for name in names]
-    write(path, entries)
-    return {"run": len(records), "measure": len(measures), "data": len(names), "missing": len(runs) - len(records)}
+    entries = [("run", record.fingerprint, record.content) for record in records.values()]
+    entries += [("measure", key, one) for key, one in measures.items()]
+    entries += [("data", name, {"name": name, "draws": data_draws(name)}) for name in names]
+    if apart:
+        others = Results(path.parent, without=path)
+        known = {"run": others.runs, "measure": others.measures, "data": {}}
+        entries = [(kind, name, content) for kind, name, content in entries if name not in known[kind]]
+    write(path, [(kind, content) for kind, _, content in entries])
+    counts = {kind: sum(one[0] == kind for one in entries) for kind in ("run", "measure", "data")}
+    return {**counts, "missing": len(runs) - len(records)}
 
 
 def refuse_mixed(records: dict[str, "Record"]) -> None:

@@ -33,7 +33,8 @@ MARK, ZEROS = b"SHA-256 of this file with zeros in this place: ", b"0" * 64
 
 
 class Results:
-    """The results in one file, or in all of a folder, which may be missing; of a name in two files, the last counts.
+    """The results in one file, or in all of a folder, which may be missing, ``without`` one of them; of a name in two
+    files, the last counts.
 
     Attributes:
         runs: contents of run.json by fingerprint.
@@ -41,11 +42,10 @@ class Results:
         data: draws by name of the data set.
     """
 
-    def __init__(self, place: Path) -> None:
+    def __init__(self, place: Path, without: Path | None = None) -> None:
         place = Path(place)
-        files = [
-            RecordFile(path) for path in ([place] if place.suffix == ".parquet" else sorted(place.glob("*.parquet")))
-        ]
+        paths = [place] if place.suffix == ".parquet" else sorted(place.glob("*.parquet"))
+        files = [RecordFile(path) for path in paths if path != without]
         self.runs, self.measures, self.data = (Entries(files, kind) for kind in NAMES)
 
 
