@@ -16,7 +16,6 @@ from ctrlib.config import Run
 from ctrlib.data.folders import project_root
 from ctrlib.run.plan import declared_parameters, plan
 from ctrlib.store import ensure
-from ctrlib.store.measures import pooled_difference
 from ctrlib.store.published import committed_results
 from ctrlib.store.runs import RunStore
 from ctrlib.study import verdicts
@@ -309,89 +308,11 @@ def test_page_13_a_part_of_the_gap_and_what_it_costs_on_the_way() -> None:
 
 
 def page(number: str):
-    """Page 14's or 15's table at the usual size, without mixed cohorts, of one architecture; and the parameters."""
+    """Page 15's table at the usual size, without mixed cohorts, of one architecture; and the parameters."""
     replicates, p = replicates_of(number), conditions_of(number)[0]
     usual = replicates[replicates["instances"] == p.instances]
     kinds = usual[~usual["cohort"].str.contains("+", regex=False)]
     return usual, kinds, kinds[kinds["cohort"] == p.architecture], p
-
-
-def test_page_14_peers_help_where_going_on_alone_does_not() -> None:
-    usual, kinds, _, p = page("14")
-    weak, strong = p.mutual_weights
-    alone = family(kinds, ["cohort"], CONTINUED, "checkpoint")
-    tuned = family(usual, ["weight", "cohort"], *MUTUAL)
-    begun = family(kinds, ["weight", "cohort"], "mutual", "checkpoint")
-
-    assert_all(alone.loc[STOPPED], "no difference shown", low=-0.001, high=0)
-    assert len(tuned.loc[STOPPED, weak]) == 5
-    assert_all(tuned.loc[STOPPED, weak], "gain", 0.0002, 0.0004)
-    assert_all(tuned.loc[STOPPED, strong], "gain", 0.001, 0.0022)
-    together = family(usual, ["weight", "cohort"], *MUTUAL, value="ensemble_auc").loc[STOPPED]
-    gained = together.index[together["verdict"] == "gain"].tolist()
-    assert [name for weight, name in gained if weight == strong] == ["DCN", "DeepFM"]
-    assert {name for weight, name in gained if weight == weak} == {*together.loc[weak].index} - {"FiBiNET"}
-    assert_all(begun.loc[STOPPED], "no difference shown")
-
-    assert_all(alone.loc[FIXED], "gain", 0.01, 0.03)
-    assert_all(tuned.loc[FIXED, weak], "no difference shown", low=-0.00015, high=0.00015)
-    assert_all(tuned.loc[FIXED, strong], low=-0.0045, high=-0.001)
-    assert {*tuned.loc[FIXED, strong]["P(better)"]} == {0}
-    assert [*tuned.loc[FIXED, strong].query("verdict == 'loss'").index] == ["FiBiNET + DCN + PNN + DeepFM", "PNN"]
-    assert_all(begun.loc[FIXED], low=0.01)
-
-    single = kinds[kinds["protocol"] == STOPPED]
-    means = single.groupby(["cohort", "condition", "weight", "coupling start"], dropna=False)["auc"].mean()
-    untouched = single[single["condition"] == "checkpoint"].groupby("cohort")["ensemble_auc"].mean()
-    above = means[means > untouched.reindex(means.index.get_level_values("cohort")).to_numpy()]
-    assert above.index.droplevel("coupling start").tolist() == [("PNN", "mutual from scratch", strong)]
-
-
-def test_page_14_a_tenth_of_the_rate_and_how_many() -> None:
-    _, _, deepfm, p = page("14")
-    strong = p.mutual_weights[-1]
-    (full, full_start), (tenth, tenth_start) = (
-        [
-            family(deepfm, ["weight"], f"mutual{rate}", control)["difference"][STOPPED, strong]
-            for control in (f"{CONTINUED}{rate}", "checkpoint")
-        ]
-        for rate in ("", " lr/10")
-    )
-    assert tenth / full == pytest.approx(0.5, abs=0.1)
-    assert tenth_start == pytest.approx(full_start, abs=0.0002)
-    assert -0.0003 < family(deepfm, [], f"{CONTINUED} lr/10", "checkpoint").loc[STOPPED, "difference"] < 0
-
-    replicates = replicates_of("14")
-    of_sizes = family(replicates[replicates["cohort"] == p.architecture], ["weight", "instances"], *MUTUAL)
-    sizes = of_sizes["difference"].unstack("instances")
-    assert (sizes.loc[STOPPED][2] / sizes.loc[STOPPED][4]).between(0.8, 1).all()
-    assert sizes.loc[(FIXED, strong), 2] < sizes.loc[(FIXED, strong), 4] < 0
-
-
-def test_page_14_from_scratch() -> None:
-    _, kinds, deepfm, p = page("14")
-    weak, strong = p.mutual_weights
-    first = kinds[kinds["coupling start"].isna() | (kinds["coupling start"] == p.starts[0])]
-    scratch = family(first, ["weight", "cohort"], *SCRATCH)
-    strongly, weakly = (STOPPED, strong, "PNN"), [(STOPPED, weak, "DCN"), (FIXED, weak, "DeepFM")]
-    assert {*scratch.index[scratch["verdict"] == "gain"]} == {strongly, *weakly}
-    assert_all(scratch.loc[weakly], "gain", 0.00005, 0.00025)
-    assert scratch.loc[strongly, "difference"] == pytest.approx(0.002, abs=0.0005)
-    assert "loss" not in {*scratch["verdict"]}
-    worse = family(first, ["weight", "cohort"], *SCRATCH, value="logloss").loc[(FIXED, strong)]
-    assert worse.index[worse["verdict"] == "gain"].tolist() == ["FiBiNET", "PNN"]
-
-    later = family(deepfm, ["weight", "coupling start"], *SCRATCH)
-    curves = later["difference"].xs(weak, level="weight").unstack("coupling start")
-    assert np.ptp(curves.to_numpy(), axis=1).max() < 0.00002
-    assert_all(later.xs(strong, level="weight"), "no difference shown")
-    _, store, trained = conditions_of("14")
-    for protocol in p.protocols:
-        here = {"protocol": protocol, "cohort": p.architecture, "weight": strong, "coupling start": p.starts[0]}
-        at = [one for one in trained if all(here.get(name, level) == level for name, level in one.factors.items())]
-        treated, control = ([one.records for one in at if one.name == name] for name in SCRATCH)
-        assert len(treated) == len(control) == len(p.seeds)
-        assert pooled_difference(store, treated, control).low > 0
 
 
 def test_page_15_losses_and_one_exception() -> None:
@@ -449,34 +370,6 @@ def by_target(usual: pd.DataFrame) -> pd.DataFrame:
     conditions = {condition: condition for condition in ("mutual", "frozen peers", "self-anchor", "shuffled peers")}
     by = ["protocol", "weight"]
     return effects_of_each(usual, by, conditions, CONTINUED).set_index([*by, "treatment"]).sort_index()
-
-
-def test_page_14_targets() -> None:
-    _, _, usual, p = page("14")
-    found, (weak, strong) = by_target(usual), p.mutual_weights
-    end = found.loc[STOPPED, "difference"].unstack("treatment")
-    assert 1.9 < end.loc[weak, "self-anchor"] / end.loc[weak, "mutual"] < 2.3
-    assert 0.55 < end.loc[strong, "self-anchor"] / end.loc[strong, "mutual"] < 0.75
-    assert_all(found.loc[STOPPED].drop("shuffled peers", level="treatment").drop((strong, "self-anchor")), "gain")
-    assert found.loc[(STOPPED, strong, "self-anchor"), "verdict"] == "no difference shown"
-    others = family(usual, ["weight"], "frozen peers", "self-anchor").loc[STOPPED]
-    assert_all(others, "gain")
-    assert {*others["P(better)"]} == {1}
-    assert others["difference"].round(4).tolist() == [0.0002, 0.0008]
-    live = family(usual, ["weight"], "frozen peers", "mutual").loc[STOPPED]
-    assert live.loc[weak, "verdict"] == "gain"
-    assert -verdicts.NEGLIGIBLE < live.loc[strong, "low"] < 0 < live.loc[strong, "high"] < verdicts.NEGLIGIBLE
-    for condition, verdict in (("mutual", "gain"), ("frozen peers", "gain"), ("self-anchor", "no difference shown")):
-        assert family(usual, ["weight"], condition, "checkpoint").loc[(STOPPED, strong), "verdict"] == verdict
-    shuffled = found.xs("shuffled peers", level="treatment").loc[STOPPED]
-    assert shuffled["verdict"].tolist() == ["no difference shown", "loss"]
-    assert -0.015 < shuffled.loc[strong, "difference"] < -0.01
-
-    early = found.loc[FIXED]
-    frozen = early.loc[(slice(None), ["frozen peers", "self-anchor"]), :]
-    assert "gain" not in {*frozen["verdict"]}
-    ratio = frozen.loc[strong, "difference"] / early.loc[(strong, "mutual"), "difference"]
-    assert ratio.between(4.5, 6).all()
 
 
 def test_page_15_targets() -> None:

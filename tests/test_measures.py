@@ -231,13 +231,13 @@ def test_pages_are_published_one_by_one(trained, tmp_path, monkeypatch) -> None:
     assert not fresh.fingerprints()
 
 
-def test_a_page_apart_leaves_what_other_files_hold_to_them(trained, tmp_path, monkeypatch) -> None:
+def test_a_page_leaves_what_other_files_hold_to_them(trained, tmp_path, monkeypatch) -> None:
     store, alone, together = trained
     wanted = [[record.run for record in alone], [record.run for record in (*alone, *together)]]
     measured_first, folder = group_scores(store, alone), tmp_path / "results"
     for name, runs in zip(("first", "second"), wanted, strict=True):
         monkeypatch.setattr(training, "planned", lambda job, runs=runs: (runs, "cpu"))
-        found = training.publish([None], store, folder / f"{name}.parquet", apart=True)
+        found = training.publish([None], store, folder / f"{name}.parquet")
         assert found["missing"] == 0
     own, everything = Results(folder / "second.parquet"), Results(folder)
     assert list(own.runs) == [record.fingerprint for record in together]

@@ -114,7 +114,7 @@ def test_the_published_study_can_be_planned_where_no_data_are_prepared(monkeypat
     """What its records say of the real data is enough."""
     monkeypatch.setenv("CTRLIB_DATA", str(tmp_path / "none"))
     jobs = plan(ROOT, "published", [], {})
-    real = {job.parameters["dataset"] for job in jobs if job.parameters.get("dataset", "synthetic") != "synthetic"}
+    real = {at.dataset for job in jobs for at in job.settings.each().values()}
     assert {"criteo_100k", "frappe"} <= real
     assert data_digest("frappe") != data_digest("criteo_100k")
     with pytest.raises(UserError, match="movielens"):

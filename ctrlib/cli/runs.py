@@ -222,9 +222,10 @@ def runs_publish(
     """Write the records and measures of a profile to [bold]book/results/PROFILE.parquet[/bold], to be committed.
 
     With that file in place the pages of the profile are made without training, weights or data. Runs that are not
-    trained yet are counted and left out; the command can be repeated as they come.
+    trained yet are counted and left out, as are those that another file in the folder holds; the command can be repeated
+    as they come.
 
-    [dim]ctrlib runs publish --only 32[/dim]     the runs of notebook 32, to book/results/main_criteo.parquet
+    [dim]ctrlib runs publish --only 14[/dim]     the runs of notebook 14, to book/results/main_criteo.parquet
     """
     from ctrlib.data.folders import project_root
     from ctrlib.run.plan import plan
@@ -237,7 +238,7 @@ def runs_publish(
     name = jobs[0].name.partition("_")[2] if only else Path(profile).stem
     path = root / "book" / "results" / f"{name}.parquet"
     with reporting("gathering records"):
-        found = publish(jobs, own_store(), path, apart=only is not None)
+        found = publish(jobs, own_store(), path)
     if stale := [job.number for job in jobs if not job.is_done()]:
         complain(f"not executed with these runs, so measures of theirs may be missing: {', '.join(stale)}")
     say(

@@ -70,11 +70,11 @@ def train_planned(
     return lines
 
 
-def publish(jobs: list[Job], store: "RunStore", path: Path, apart: bool = False) -> dict[str, int]:
+def publish(jobs: list[Job], store: "RunStore", path: Path) -> dict[str, int]:
     """Write what the pages of these jobs are made of to ``path``: run records, measures and facts about data sets.
 
-    What the file holds already stays, so that a store need not hold it any more. With ``apart`` what other files in its
-    folder hold is left to them: pages that share runs are published one by one.
+    What the file holds already stays, so that a store need not hold it any more. What other files in its folder hold is
+    left to them, so that pages that share runs can be published one by one.
 
     Returns:
         How many there are of each kind, and under ``missing`` how many runs of the plan are not trained yet.
@@ -95,10 +95,9 @@ def publish(jobs: list[Job], store: "RunStore", path: Path, apart: bool = False)
     entries = [("run", record.fingerprint, record.content) for record in records.values()]
     entries += [("measure", key, one) for key, one in measures.items()]
     entries += [("data", name, {"name": name, "draws": data_draws(name)}) for name in names]
-    if apart:
-        others = Results(path.parent, without=path)
-        known = {"run": others.runs, "measure": others.measures, "data": {}}
-        entries = [(kind, name, content) for kind, name, content in entries if name not in known[kind]]
+    others = Results(path.parent, without=path)
+    elsewhere = {"run": others.runs, "measure": others.measures, "data": {}}
+    entries = [(kind, name, content) for kind, name, content in entries if name not in elsewhere[kind]]
     write(path, [(kind, content) for kind, _, content in entries])
     counts = {kind: sum(one[0] == kind for one in entries) for kind in ("run", "measure", "data")}
     return {**counts, "missing": len(runs) - len(records)}

@@ -57,7 +57,6 @@ EXPERIMENTS: dict[str, Experiment] = {
         )
     },
     "on_this_machine": finetuning.is_it_noise,  # the headline at a size that nobody waits for
-    "real_criteo": controls.real_clicks,
     "real_frappe": controls.real_clicks,
     **dict.fromkeys(("main_criteo", "main_frappe", "main_ml1m", "main_synthetic"), finetuning.on_one_log),
 }

@@ -73,8 +73,13 @@ def provenance(p: StudyParameters, conditions: Iterable[Condition], beside_publi
     trained = f"trained {days[0]}" if days[0] == days[-1] else f"trained {days[0]} to {days[-1]}"
     commit = source_commit()
     spent = humanize(sum(content["seconds"] for content in records))
+    seeds: dict[object, set[int]] = {}
+    for one in conditions:
+        seeds.setdefault(one.factors.get("data"), set()).add(one.seed)
+    fewest, most = min(map(len, seeds.values())), max(map(len, seeds.values()))
+    replicates = f"{fewest} to {most} replicates" if fewest < most else counted(most, "replicate")
     facts = [
-        f"profile *{as_text(p.profile)}*, data *{as_text(', '.join(data))}*, {counted(len(p.seeds), 'replicate')}",
+        f"profile *{as_text(p.profile)}*, data *{as_text(', '.join(data))}*, {replicates}",
         f"{counted(len(records), 'run')} with {spent} of training, {trained}",
         f"on {as_text('; '.join(places))}",
         *(
