@@ -142,8 +142,8 @@ def test_where_a_rival_is_missing_there_is_no_row() -> None:
 
 def test_an_outcome_names_where_and_how_much() -> None:
     rows = [("log_a", 0.002, 0.001, 0.003, "gain"), ("b", 0.0, -0.001, 0.001, "no difference shown")]
-    table = pd.DataFrame(rows, columns=["data", "difference", "low", "high", "verdict"])
-    least = "+0.0000 (no difference shown, interval -0.0010 to +0.0010)"
-    most = "+0.0020 (gain, interval +0.0010 to +0.0030)"
+    table = pd.DataFrame(rows, columns=["data", "difference", "low", "high", "verdict"]).assign(level=0.975)
+    least = "+0.0000 (no difference shown, 97.5 % interval -0.0010 to +0.0010)"
+    most = "+0.0020 (gain, 97.5 % interval +0.0010 to +0.0030)"
     assert outcome(table) == f"gain on log a. no difference shown on b. From {least} to {most}"
     assert outcome(table.iloc[1:]) == f"{least} on b"

@@ -10,7 +10,7 @@ from ctrlib.config import Run
 from ctrlib.coupling import complete
 from ctrlib.errors import UserError
 from ctrlib.study import couplings, figures
-from ctrlib.study.tables import against_the_best, choose_by_validation
+from ctrlib.study.tables import PEERS, choose_by_validation, three_ways
 
 
 def by_label(conditions, *names: str) -> dict:
@@ -119,14 +119,15 @@ def test_the_best_control_is_subtracted_from_every_treatment() -> None:
     ]
     controls = ["checkpoint", "continued training", "solo from scratch"]
     table = choose_by_validation(pd.DataFrame(rows), "best control", controls, ["data", "protocol"])
-    pairs = {"mutual": "continued training", "mutual from scratch": "solo from scratch", "absent": "checkpoint"}
-    found = against_the_best(table, ["data", "protocol", "rate", "weight"], pairs)
+    found = three_ways(table, ["data", "protocol", "rate", "weight"], PEERS | {"absent": ("absent", "checkpoint")})
     best = np.array([0.71, 0.80, 0.75])
-    treated = [key for key in auc if key[0] in pairs]
-    assert list(zip(found["condition"], found["weight"], strict=True)) == [(key[0], key[2]) for key in treated]
+    treated, without = [key for key in auc if "mutual" in key[0]], dict(PEERS.values())
+    rows = list(zip(found["treatment"], found["weight"], strict=True))
+    assert rows == [("fine-tuned", -1), ("fine-tuned", 2), ("from scratch", 2)]
     np.testing.assert_allclose(found["difference"], [np.mean(auc[key] - best) for key in treated])
-    own = {"mutual": auc["continued training", "lr", None], "mutual from scratch": auc["solo from scratch", None, None]}
-    np.testing.assert_allclose(found["against_own"], [np.mean(auc[key]) - np.mean(own[key[0]]) for key in treated])
+    own = [np.mean(auc[key]) - np.mean(auc[without[key[0]], key[1], None]) for key in treated]
+    np.testing.assert_allclose(found["over_alone"], own)
+    np.testing.assert_allclose(found["over_checkpoint"], [np.mean(auc[key]) - 0.75 for key in treated])
     assert found["level"].nunique() == 1
     assert found["level"].iloc[0] == pytest.approx(1 - 0.05 / 3), "one family"
 

@@ -83,7 +83,7 @@ def test_each_effect_is_given_three_times() -> None:
     by = table.set_index(["condition", "replicate"])["auc"]
     assert (1e3 * (by[main_page.SAME] - 0.7) - np.arange(6)).tolist() == pytest.approx([2, 3] * 3)
     found = main_page.peers_beyond(table).set_index("treatment")
-    effects = 1e3 * found[["from_continued", "difference", "from_checkpoint"]]
+    effects = 1e3 * found[["over_alone", "difference", "over_checkpoint"]]
     assert effects.loc["chosen"].tolist() == pytest.approx([3.5, 5, 6])  # (5 - 2, 7 - 3), (5 - 2, 7 - 0), (5, 7)
     assert effects.loc["paper's own"].tolist() == pytest.approx([0.5, 3, 4])
     assert main_page.candidates(table).endswith("them: DeepFM, early stopping 4 and 2.")

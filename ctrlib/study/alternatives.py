@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike
 from ctrlib.store.measures import growing_ensembles
 from ctrlib.store.runs import RunStore
 from ctrlib.study.conditions import Condition
+from ctrlib.study.finetuning import CONTROLS
 from ctrlib.study.inside import serving_cost
 from ctrlib.study.parameters import Rival
 from ctrlib.study.tables import by_factors, choose_by_validation, family, overlap, replicate_table
@@ -30,7 +31,7 @@ def with_rivals(replicates: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     """
     there = set(replicates["condition"])
     rivals = [name for name in get_args(Rival) if name in there]
-    offered = {"control": ["checkpoint", "continued training"], "of the rivals": rivals}
+    offered = {"control": CONTROLS, "of the rivals": rivals}
     offered |= {name: [name] for name in ("mutual", *rivals)}
     for name, candidates in offered.items():
         replicates = choose_by_validation(replicates, CHOSEN + name, candidates, WITHIN)

@@ -2,21 +2,11 @@
 
 import pandas as pd
 
-from ctrlib.study.finetuning import CONTROLS, COUPLED
-from ctrlib.study.tables import choose_by_validation, effects_by
+from ctrlib.study.tables import effects_by
 
 WITHIN = ("protocol", "architecture", "split")
 CHECKPOINT, ORACLE, BELOW = "AUC of the checkpoint", "oracle AUC", "checkpoint minus oracle"
 EFFECT, AVERAGE = "best mutual minus best control", "average minus best control"
-
-
-def with_best(replicates: pd.DataFrame) -> pd.DataFrame:
-    """The replicate table of :func:`drift` and, within each protocol and split, ``best control`` and ``best mutual``,
-    chosen by validation, and ``average``, the ensemble of the best control."""
-    table = choose_by_validation(replicates, "best control", CONTROLS, WITHIN)
-    table = choose_by_validation(table, "best mutual", COUPLED, WITHIN)
-    best = table[table["condition"] == "best control"]
-    return pd.concat([table, best.assign(condition="average", auc=best["ensemble_auc"])], ignore_index=True)
 
 
 def between_splits(table: pd.DataFrame) -> pd.DataFrame:
@@ -26,7 +16,7 @@ def between_splits(table: pd.DataFrame) -> pd.DataFrame:
     beyond other test rows), and how the effects of peers and average against the best control change.
 
     Args:
-        table: :func:`with_best`.
+        table: of :func:`ctrlib.study.tables.with_best` within :data:`WITHIN` and ``with_average``.
     """
     names = ("checkpoint", "best control", "best mutual", "average")
     key = ["protocol", "replicate", "split"]
@@ -41,16 +31,14 @@ def between_splits(table: pd.DataFrame) -> pd.DataFrame:
     }
     rows = [values.rename("auc").reset_index().assign(measure=name) for name, values in measures.items()]
     told = pd.concat(rows).rename(columns={"split": "condition"})
-    found, order = (
-        effects_by(told, ["protocol", "measure"], "chronological", "random"),
-        list(table["protocol"].unique()),
-    )
+    found = effects_by(told, ["protocol", "measure"], "chronological", "random")
+    order = list(table["protocol"].unique())
     return found.sort_values("protocol", key=lambda names: names.map(order.index), kind="stable", ignore_index=True)
 
 
 def with_first_setting(table: pd.DataFrame, weight: float) -> pd.DataFrame:
-    """The table of :func:`with_best` in which mutual fine-tuning at ``weight`` and the rate of the pretraining, the
-    paper's setting where the weight is 1, and continued training at that rate have names of their own."""
+    """The table with names of their own for mutual fine-tuning at ``weight`` and the rate of the pretraining, which at
+    weight 1 is the paper's setting, and for continued training at that rate."""
     names, at_first = table["condition"].copy(), table["rate"] == "lr"
     names[(names == "mutual") & at_first & (table["weight"] == weight)] = "first setting"
     names[(names == "continued training") & at_first] = "continued training, first rate"

@@ -21,7 +21,7 @@ from matplotlib.ticker import NullFormatter, StrMethodFormatter
 from matplotlib_inline.config import InlineBackend
 from pandas.io.formats.style import Styler
 
-from ctrlib.study.tables import compare, differences, level_words, over_replicates, together
+from ctrlib.study.tables import MILLI, compare, differences, level_words, over_replicates, spoken, together
 
 # Okabe and Ito's colours and darker ones between them, distinguishable with colour-blind eyes.
 COLOURS = {
@@ -48,7 +48,6 @@ PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#2
 LINES = ("-", "--", ":", "-.", (0, (5, 1)), (0, (1, 2)), (0, (3, 1, 1, 1)))
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 SINGLE, WIDE = (6.0, 3.8), (8.6, 3.8)
-MILLI = 1e3  # AUC differences are shown in thousandths
 Drawn = TypeVar("Drawn", Axes, Figure)
 
 
@@ -126,21 +125,16 @@ def canvas(size: tuple[float, float] = SINGLE) -> Axes:
 
 
 def panels(
-    table: pd.DataFrame, by: str | Sequence[str] = "protocol", size: tuple[float, float] = WIDE
+    table: pd.DataFrame, by: str | Sequence[str] = "protocol", size: tuple[float, float] = WIDE, sharey: bool = True
 ) -> Iterator[tuple[Axes, pd.DataFrame]]:
     """A panel side by side for each combination of ``by``, with its part of the table; titled by the combination."""
     by = [by] if isinstance(by, str) else list(by)
     parts = list(table.groupby(by, sort=False))
-    _, axes = plt.subplots(1, len(parts), figsize=size, sharey=True, squeeze=False, layout="constrained")
+    _, axes = plt.subplots(1, len(parts), figsize=size, sharey=sharey, squeeze=False, layout="constrained")
     for ax, (key, part) in zip(axes[0], parts, strict=True):
         names = [spoken(key[0]), *(f"{spoken(name)} {value:g}" for name, value in zip(by[1:], key[1:], strict=True))]
         ax.set_title("\n".join(names), fontsize="medium")
         yield ax, part
-
-
-def spoken(name: object) -> str:
-    """A column or factor value as a reader says it."""
-    return str(name).replace("_", " ")
 
 
 def style(n: int) -> dict[str, Any]:
@@ -426,8 +420,8 @@ def measures_along(tables: dict[str, pd.DataFrame], x: str, by: str, xlabel: str
         by: the factor that gives the lines.
         xlabel: what x is.
     """
-    _, axes = plt.subplots(1, len(tables), figsize=WIDE, squeeze=False, layout="constrained")
-    for ax, (measure, table) in zip(axes[0], tables.items(), strict=True):
+    shown = pd.concat([table.assign(measure=measure) for measure, table in tables.items()])
+    for ax, table in panels(shown, "measure", sharey=False):
         for n, (line, part) in enumerate(table.groupby(by, sort=False)):
             part = part.sort_values(x)
             intervals(ax, n, part[x], part, "difference", MILLI, spoken(line))
@@ -437,13 +431,12 @@ def measures_along(tables: dict[str, pd.DataFrame], x: str, by: str, xlabel: str
         ax.set_xscale("symlog", linthresh=float(table[x].abs().min()), linscale=0.3)
         ax.set_xticks(ticks, [f"{value:g}" for value in ticks], fontsize="small", rotation=60)
         ax.minorticks_off()
-        ax.set_title(measure, fontsize="medium")
-    figure = axes[0, 0].figure
-    axes[0, 0].set_ylabel("thousandths")
+    figure = ax.figure
+    figure.axes[0].set_ylabel("thousandths")
     figure.supxlabel(xlabel, fontsize="medium")
-    lines = axes[0, 0].get_legend_handles_labels()
+    lines = figure.axes[0].get_legend_handles_labels()
     figure.legend(*lines, loc="outside upper center", ncols=2, fontsize="small", frameon=False)
-    return attach_table(figure, pd.concat([table.assign(measure=measure) for measure, table in tables.items()]))
+    return attach_table(figure, shown)
 
 
 def effect_matrix(table: pd.DataFrame, label: str) -> Axes:

@@ -1,7 +1,7 @@
 """What the pages of the main comparison share: what peers give beyond the best that needs no peer, on one data set.
 
 Best control and best mutual learning are chosen by validation in each replicate
-(:func:`ctrlib.study.recommendation.with_best`). The effects of the main table are one family; the answer is read there.
+(:func:`ctrlib.study.tables.with_best`). The effects of the main table are one family; the answer is read there.
 """
 
 from collections.abc import Sequence
@@ -14,20 +14,23 @@ from ctrlib.store.runs import RunStore
 from ctrlib.study import figures
 from ctrlib.study.conditions import Condition
 from ctrlib.study.finetuning import BY_RULE, PAPERS_OWN
-from ctrlib.study.notebook import show_table
 from ctrlib.study.parameters import StudyParameters
-from ctrlib.study.recommendation import with_best
-from ctrlib.study.tables import effects_against, effects_by, effects_of_each, level_words, rarity_table
+from ctrlib.study.tables import (
+    PEERS,
+    bounds,
+    by_appearance,
+    effects_against,
+    effects_by,
+    rarity_table,
+    signed,
+    spoken,
+    three_ways,
+    with_best,
+)
 from ctrlib.study.verdicts import NEGLIGIBLE
 
 SAME = "same without peers"
 MUTUAL = {"paper's own": (PAPERS_OWN[0], PAPERS_OWN[1]), "chosen": ("best mutual", SAME)}  # and each without its peers
-WITHOUT_PEERS = {"mutual": "continued training", "mutual from scratch": "solo from scratch"}
-CONTROL_COLUMNS = {
-    "continued training": "from_continued",
-    "best control": "difference",
-    "checkpoint": "from_checkpoint",
-}
 LOOK = {  # of the figure: condition, score, marker
     "best control": ("best control", "auc", {"color": figures.GREY}),
     "mutual, chosen": ("best mutual", "auc", {"color": figures.PALETTE[0]}),
@@ -49,26 +52,20 @@ def with_sides(replicates: pd.DataFrame, p: StudyParameters) -> pd.DataFrame:
     architecture and protocol in words, and which architectures have peers at one rate only."""
     several = "data" in replicates and replicates["data"].nunique() > 1
     replicates = replicates.assign(setting=[
-        f"{row['data']}, " * several + f"{row['architecture']}, {figures.spoken(row['protocol'])}"
+        f"{row['data']}, " * several + f"{row['architecture']}, {spoken(row['protocol'])}"
         + ", one rate" * (row["architecture"] in p.one_rate)
         for row in replicates.assign(data=replicates.get("data")).to_dict("records")
     ])  # fmt: skip
     table, within = with_best(replicates, levels(replicates)), [*levels(replicates), "replicate", "rate"]
     chosen = replicates.loc[table.loc[table["condition"] == "best mutual", "row"].astype(int)]
-    wanted = chosen[within].assign(condition=chosen["condition"].map(WITHOUT_PEERS))
+    wanted = chosen[within].assign(condition=chosen["condition"].map(dict(PEERS.values())))
     same = wanted.merge(replicates, how="left", on=[*within, "condition"]).assign(condition=SAME, rate=None)
     return pd.concat([table, same], ignore_index=True)
 
 
 def peers_beyond(table: pd.DataFrame) -> pd.DataFrame:
-    """The family of the page: mutual learning at the paper's own setting and as chosen, each minus the best control,
-    beside the mean differences ``from_continued`` (the same without peers) and ``from_checkpoint``."""
-    found = effects_of_each(table, levels(table), {what: names[0] for what, names in MUTUAL.items()}, "best control")
-    mean = table.groupby(["setting", "condition"])["auc"].mean()
-    rows = list(zip(found["setting"], found["treatment"], strict=True))
-    found["from_continued"] = [mean[at, MUTUAL[what][0]] - mean[at, MUTUAL[what][1]] for at, what in rows]
-    found["from_checkpoint"] = [mean[at, MUTUAL[what][0]] - mean[at, "checkpoint"] for at, what in rows]
-    return found
+    """The family of the page: mutual learning at the paper's own setting and as chosen, against three controls."""
+    return by_appearance(three_ways(table, levels(table), MUTUAL), ["setting"])
 
 
 def answer(effects: pd.DataFrame, architecture: str) -> str:
@@ -82,9 +79,9 @@ def answer(effects: pd.DataFrame, architecture: str) -> str:
             verb += ", by less than a thousandth" * small
         else:
             verb = "make no difference of a thousandth" if small else "are not shown to help"
-        interval = f"{100 * row['level']:.4g} % interval {row['low']:+.4f} to {row['high']:+.4f}"
-        where = figures.spoken(row["protocol"]) + f" ({row.get('data')})" * bool(rows["protocol"].duplicated().any())
-        clauses.append(f"under {where} peers {verb}, {row['difference']:+.4f} AUC ({interval})")
+        interval = f"{100 * row['level']:.4g} % interval {bounds(row)}"
+        where = spoken(row["protocol"]) + f" ({row.get('data')})" * bool(rows["protocol"].duplicated().any())
+        clauses.append(f"under {where} peers {verb}, {signed(row['difference'])} AUC ({interval})")
     clauses.append(f"{int(rows['replicates'].min())} replicates")
     return f"Beyond the best that needs no peer, {architecture}: {'; '.join(clauses)}."
 
@@ -106,18 +103,6 @@ def dumbbells(table: pd.DataFrame) -> Axes:
     ]
     look = {what: marker for what, (_, _, marker) in LOOK.items()}
     return figures.dumbbells(pd.concat(parts), look, ("best control", "mutual, chosen"))
-
-
-def show_peers_beyond(effects: pd.DataFrame) -> None:
-    """The main table in thousandths of AUC, interval and verdict by the best control; nothing where it has no row."""
-    if effects.empty:
-        return
-    shown = pd.DataFrame({"setting": effects["setting"] + ": " + effects["treatment"]})
-    for name, column in CONTROL_COLUMNS.items():
-        shown[f"minus {name}"] = [f"{figures.MILLI * value:+.2f}" for value in effects[column]]
-    bounds = figures.MILLI * effects[["low", "high"]].to_numpy()
-    shown[level_words(effects["level"].iloc[0])] = [f"{low:+.2f} to {high:+.2f}" for low, high in bounds]
-    show_table(shown.assign(verdict=effects["verdict"]), numbers=effects)
 
 
 def score_table(table: pd.DataFrame) -> pd.DataFrame:

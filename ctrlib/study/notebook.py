@@ -27,7 +27,7 @@ from ctrlib.study import figures
 from ctrlib.study.conditions import Condition
 from ctrlib.study.experiments import published_conditions
 from ctrlib.study.parameters import StudyParameters
-from ctrlib.study.tables import effects_by, level_words, member_table, stopped_early
+from ctrlib.study.tables import bounds, effects_by, in_words, level_words, member_table, signed, spoken, stopped_early
 
 
 def say(text: str) -> None:
@@ -196,9 +196,8 @@ def styled(
     """The table that :func:`show_table` shows, for :func:`publish`; ``numbers`` as there."""
     if isinstance(formats, str):
         formats = {name: formats for name in table.select_dtypes("floating").columns}
-    spoken = {name: str(name).replace("_", " ") for name in table.columns}
-    by_column = {spoken[name]: form for name, form in formats.items()}
-    shown = table.assign(protocol=table["protocol"].map(figures.spoken)) if "protocol" in table else table
+    by_column = {spoken(name): form for name, form in formats.items()}
+    shown = table.assign(protocol=table["protocol"].map(spoken)) if "protocol" in table else table
     styler = shown.rename(columns=spoken).style.hide().format(by_column, escape="html")
     styler = styler.format_index(escape="html", axis="columns")
     # the class that the book's themes know, and those that MathJax passes by
@@ -219,14 +218,10 @@ def show_data(store: RunStore, conditions: Iterable[Condition]) -> pd.DataFrame:
     return table
 
 
-def in_words(row: pd.Series) -> str:
-    """A row of :func:`ctrlib.study.tables.effects_by` for a sentence: difference, verdict, the interval it is from."""
-    return f"{row['difference']:+.4f} ({row['verdict']}, interval {row['low']:+.4f} to {row['high']:+.4f})"
-
-
 def where(*factors: Any) -> str:
-    """The levels of factors as a reader says them; not Markdown, see :func:`as_text`."""
-    return ", ".join(figures.spoken(one) for one in factors)
+    """The levels of factors that are not missing, as a reader says them; not Markdown, see :func:`as_text`."""
+    said = (f"{one:g}" if isinstance(one, float) else spoken(one) for one in factors if one == one)
+    return ", ".join(said)
 
 
 def outcome(table: pd.DataFrame) -> str:
@@ -243,7 +238,7 @@ def outcome(table: pd.DataFrame) -> str:
 
 def interval_column(table: pd.DataFrame) -> list[str]:
     """The columns ``low`` and ``high`` in words."""
-    return [f"{low:+.4f} to {high:+.4f}" for low, high in zip(table["low"], table["high"], strict=True)]
+    return [bounds(row) for row in table.to_dict("records")]
 
 
 def show_effects(table: pd.DataFrame) -> None:
@@ -256,57 +251,32 @@ def show_effects(table: pd.DataFrame) -> None:
     """
     what = list(table.columns[: table.columns.get_loc("difference")])
     shown = table[what].copy()
-    shown["difference"] = [f"{value:+.4f}" for value in table["difference"]]
+    shown["difference"] = table["difference"].map(signed)
     shown[f"{100 * table['level'].iloc[0]:.4g} % interval"] = interval_column(table)
     shown["verdict"] = table["verdict"]
     show_table(shown, {name: "{:g}" for name in shown.select_dtypes("number").columns}, numbers=table)
 
 
-def show_three_ways(
-    table: pd.DataFrame, settings: Sequence[str], alone: str = "continued training", setting: str = "setting"
-) -> None:
+def show_three_ways(table: pd.DataFrame, what: Sequence[str], alone: str = "continued training") -> None:
     """Show rows of :func:`ctrlib.study.tables.three_ways` in thousandths of AUC; the verdict goes by the best control.
 
     Args:
-        table: the rows.
-        settings: what each row is called.
-        alone: the control that is otherwise the same.
-        setting: what the column of the settings is called.
+        table: the rows; nothing is shown of none.
+        what: columns that together say what a row is.
+        alone: what the control that is otherwise the same is called.
     """
+    if table.empty:
+        return
     best = f"over the best control (intervals: {level_words(table['level'].iloc[0])})"
-    numbers = table[["difference", "low", "high"]].to_numpy() * figures.MILLI
+    rows = table.to_dict("records")
     shown = {
-        setting: list(settings),
-        f"over {alone}": [f"{figures.MILLI * value:+.2f}" for value in table["over_alone"]],
-        "over the checkpoint": [f"{figures.MILLI * value:+.2f}" for value in table["over_checkpoint"]],
-        best: [f"{mean:+.2f} ({low:+.2f} to {high:+.2f})" for mean, low, high in numbers],
+        ", ".join(map(spoken, what)): [where(*(row[name] for name in what)) for row in rows],
+        f"over {alone}": [signed(row["over_alone"], milli=True) for row in rows],
+        "over the checkpoint": [signed(row["over_checkpoint"], milli=True) for row in rows],
+        best: [f"{signed(row['difference'], milli=True)} ({bounds(row, milli=True)})" for row in rows],
         "verdict": list(table["verdict"]),
     }
     show_table(pd.DataFrame(shown), numbers=table)
-
-
-def thousandths(mean: float, low: float, high: float, level: float, verdict: str) -> str:
-    """A difference of AUCs in thousandths for a sentence, with its interval and what that shows."""
-    mean, low, high = (figures.MILLI * value for value in (mean, low, high))
-    interval = f"interval {low:+.2f} to {high:+.2f}, {level_words(level)}"
-    return f"**{mean:+.2f}** thousandths of AUC ({interval}: {verdict})"
-
-
-def show_against_the_best(table: pd.DataFrame, what: dict[str, str]) -> None:
-    """Show rows of :func:`ctrlib.study.tables.against_the_best` in thousandths of AUC: what was compared, difference
-    from the row's own control, difference from the best control with its interval, verdict.
-
-    Args:
-        table: the rows.
-        what: columns to say what was compared by -> their headers.
-    """
-    shown = table[list(what)].rename(columns=what)
-    shown["against its own control"] = [f"{1e3 * value:+.2f}" for value in table["against_own"]]
-    bounds = zip(table["difference"], table["low"], table["high"], strict=True)
-    header = f"against the best control ({100 * table['level'].iloc[0]:.4g} % interval)"
-    shown[header] = [f"{1e3 * mean:+.2f} ({1e3 * low:+.2f} to {1e3 * high:+.2f})" for mean, low, high in bounds]
-    shown["verdict"] = table["verdict"]
-    show_table(shown, {name: "{:g}" for name in shown.select_dtypes("number").columns}, numbers=table)
 
 
 def show_ratios(rows: pd.DataFrame) -> None:

@@ -11,9 +11,17 @@ import pandas as pd
 
 from ctrlib.store.record import Record
 from ctrlib.study.conditions import Condition
-from ctrlib.study.finetuning import CONTROLS, COUPLED
 from ctrlib.study.parameters import StudyParameters
-from ctrlib.study.tables import LEVEL, choose_by_validation, effects_of_each, over_replicates
+from ctrlib.study.tables import (
+    BEST,
+    LEVEL,
+    choose_by_validation,
+    effects_of_each,
+    in_words,
+    over_replicates,
+    with_average,
+    with_best,
+)
 from ctrlib.study.verdicts import NEGLIGIBLE
 
 WITHIN = ("protocol", "architecture")
@@ -27,31 +35,20 @@ OPTIONS = {
 FEW_REPLICATES = 5  # Student's factor is large below
 
 
-def with_best(replicates: pd.DataFrame, within: Sequence[str] = WITHIN) -> pd.DataFrame:
-    """The replicate table of the main comparison and, within each level of the factors ``within``, the conditions
-    ``best control`` and ``best mutual``, chosen by validation. The column ``row`` says which row each is."""
-    table = replicates.assign(row=range(len(replicates)))
-    table = choose_by_validation(table, "best control", CONTROLS, within)
-    return choose_by_validation(table, "best mutual", COUPLED, within)
-
-
 def with_options(replicates: pd.DataFrame) -> pd.DataFrame:
-    """The replicate table of ``your_log`` with the conditions of :func:`with_best`, ``best distilled``, also chosen by
-    validation, and ``average``, the ensemble of the best control."""
-    table = choose_by_validation(with_best(replicates), "best distilled", ["distilled"], WITHIN)
-    best = table[table["condition"] == "best control"]
-    average = best.assign(condition="average", auc=best["ensemble_auc"], logloss=best["ensemble_logloss"])
-    return pd.concat([table, average], ignore_index=True)
+    """The replicate table of ``your_log`` with the conditions of :func:`ctrlib.study.tables.with_best`, ``best
+    distilled``, also chosen by validation, and ``average``, the ensemble of the best control."""
+    return with_average(choose_by_validation(with_best(replicates), "best distilled", ["distilled"], WITHIN))
 
 
 def against_the_best_control(table: pd.DataFrame, value: str = "auc") -> pd.DataFrame:
     """Each of :data:`OPTIONS` minus the best control, one family: see :func:`ctrlib.study.tables.family`."""
-    return effects_of_each(table, WITHIN, OPTIONS, "best control", value)
+    return effects_of_each(table, WITHIN, OPTIONS, BEST, value)
 
 
 def best_architecture(table: pd.DataFrame, protocol: str) -> str:
     """The architecture whose best control has the best validation AUC, mean over replicates."""
-    best = table[(table["condition"] == "best control") & (table["protocol"] == protocol)]
+    best = table[(table["condition"] == BEST) & (table["protocol"] == protocol)]
     return best.groupby("architecture", sort=False)["valid_auc"].mean().idxmax()
 
 
@@ -83,7 +80,7 @@ def recommend(table: pd.DataFrame, effects: pd.DataFrame, instances: int, rows: 
     none gains, but one may                  one model, and more time or rows for a verdict
     =======================================  =============================================================
     """
-    one = table[table["condition"] == "best control"]
+    one = table[table["condition"] == BEST]
     signal = over_replicates(one["auc"] - 0.5, one, LEVEL)
     missed = _missed(effects, rows)
     if not signal.low > 0:
@@ -96,7 +93,10 @@ def recommend(table: pd.DataFrame, effects: pd.DataFrame, instances: int, rows: 
     scores = (
         f"The best without peers has validation AUC {one['valid_auc'].mean():.4f} and test AUC {one['auc'].mean():.4f}."
     )
-    options = (f"{name[0].upper()}{name[1:]}: {_words(row)}." for name, row in by_option.iterrows())
+    options = (
+        f"{name[0].upper()}{name[1:]} against the best without peers, in AUC: {in_words(row)}."
+        for name, row in by_option.iterrows()
+    )
     reasons = (scores, *options, missed)
     gains = by_option.loc[by_option["verdict"] == "gain", "difference"]
     single = gains.drop("average of the models", errors="ignore")
@@ -191,8 +191,3 @@ def _missed(effects: pd.DataFrame, rows: int) -> str:
         more = float(f"{rows * (half / NEGLIGIBLE) ** 2:.1g}")
         words += f" To see {NEGLIGIBLE:g}, the margin of the field, about {more:,.0f} rows would be needed."
     return words
-
-
-def _words(row: pd.Series) -> str:
-    interval = f"{100 * row['level']:.4g} % interval {row['low']:+.4f} to {row['high']:+.4f}"
-    return f"{row['difference']:+.4f} AUC against the best without peers ({row['verdict']}, {interval})"

@@ -4,7 +4,7 @@ Every table has the columns ``condition`` and ``replicate`` and a column for eac
 always).
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,9 +17,13 @@ from ctrlib.stats.paired import PairedDifference, holm, paired_difference, relat
 from ctrlib.store.measures import group_scores, rarity_scores
 from ctrlib.store.runs import RunStore
 from ctrlib.study.conditions import Condition
+from ctrlib.study.finetuning import CONTROLS, COUPLED
 
 LEVEL = 0.95  # coverage of every interval
+MILLI = 1e3  # AUC differences are shown in thousandths
 BEST = "best control"  # the condition that choose_by_validation makes of those without peers
+FINETUNED = {"fine-tuned": ("mutual", "continued training")}
+PEERS = FINETUNED | {"from scratch": ("mutual from scratch", "solo from scratch")}  # and each without its peers
 Comparison = tuple[dict[str, Any], pd.DataFrame, tuple[str, str]]
 """What a row of a family says of itself, the replicate table, (treatment, control) in it."""
 SCORES = (
@@ -125,6 +129,27 @@ def level_words(level: float) -> str:
     return f"{100 * level:.4g} %" + ("" if level == LEVEL else f" each, {100 * LEVEL:g} % together")
 
 
+def spoken(name: object) -> str:
+    """A column or factor value as a reader says it."""
+    return str(name).replace("_", " ")
+
+
+def signed(value: float, milli: bool = False) -> str:
+    """A difference of AUCs as text, or thousandths of it."""
+    return f"{MILLI * value:+.2f}" if milli else f"{value:+.4f}"
+
+
+def bounds(row: Mapping[str, float], milli: bool = False) -> str:
+    """The interval of a row as text, ``low`` to ``high``."""
+    return f"{signed(row['low'], milli)} to {signed(row['high'], milli)}"
+
+
+def in_words(row: Mapping[str, Any], milli: bool = False) -> str:
+    """A row of :func:`family` for a sentence: difference, verdict, the interval it is from."""
+    interval = f"{100 * row['level']:.4g} % interval {bounds(row, milli)}"
+    return f"{signed(row['difference'], milli)} ({row['verdict']}, {interval})"
+
+
 def is_identical(found: PairedDifference) -> bool:
     """Whether nothing differs in any of several replicates."""
     return found.mean == 0 and found.sd == 0
@@ -186,17 +211,32 @@ def effects_by(
     return family(comparisons_by(replicates, factors, treatment, control), value)
 
 
+def effects_of_pairs(
+    replicates: pd.DataFrame, factors: Sequence[str], pairs: dict[str, tuple[str, str]], column: str, value: str = "auc"
+) -> pd.DataFrame:
+    """As :func:`effects_by`, of several pairs (label, in ``column`` -> treatment, control), all rows one family."""
+    rows = [
+        ({**at, column: label}, *rest)
+        for label, pair in pairs.items()
+        for at, *rest in comparisons_by(replicates, factors, *pair)
+    ]
+    return by_appearance(family(rows, value), factors)
+
+
 def effects_against(
     replicates: pd.DataFrame, factors: Sequence[str], treatment: str, controls: dict[str, str], value: str = "auc"
 ) -> pd.DataFrame:
-    """As :func:`effects_by`, against each of several controls (label -> condition, in the column ``against``); all
-    rows are one family."""
-    rows = [
-        ({**at, "against": label}, *rest)
-        for label, control in controls.items()
-        for at, *rest in comparisons_by(replicates, factors, treatment, control)
-    ]
-    return by_appearance(family(rows, value), factors)
+    """One treatment against each of several controls (label, in ``against`` -> condition), a family."""
+    pairs = {label: (treatment, control) for label, control in controls.items()}
+    return effects_of_pairs(replicates, factors, pairs, "against", value)
+
+
+def effects_of_each(
+    replicates: pd.DataFrame, factors: Sequence[str], treatments: dict[str, str], control: str, value: str = "auc"
+) -> pd.DataFrame:
+    """Each of several treatments (label, in ``treatment`` -> condition) against one control, a family."""
+    pairs = {label: (treatment, control) for label, treatment in treatments.items()}
+    return effects_of_pairs(replicates, factors, pairs, "treatment", value)
 
 
 def comparisons_by(replicates: pd.DataFrame, factors: Sequence[str], treatment: str, control: str) -> list[Comparison]:
@@ -240,6 +280,20 @@ def choose_by_validation(
     return pd.concat([replicates, pd.DataFrame(rows)], ignore_index=True)
 
 
+def with_best(replicates: pd.DataFrame, within: Sequence[str] = ("protocol", "architecture")) -> pd.DataFrame:
+    """The replicate table and, within each level of the factors ``within``, the conditions ``best control`` and ``best
+    mutual``, chosen by validation. The column ``row`` says which row each is."""
+    table = choose_by_validation(replicates.assign(row=range(len(replicates))), BEST, CONTROLS, within)
+    return choose_by_validation(table, "best mutual", COUPLED, within)
+
+
+def with_average(table: pd.DataFrame) -> pd.DataFrame:
+    """The table of :func:`with_best` and ``average``, the ensemble of the best control."""
+    best = table[table["condition"] == BEST]
+    average = best.assign(condition="average", auc=best["ensemble_auc"], logloss=best["ensemble_logloss"])
+    return pd.concat([table, average], ignore_index=True)
+
+
 def at_each_level(replicates: pd.DataFrame, condition: str, factor: str) -> pd.DataFrame:
     """The replicate table in which a condition that has one level of ``factor`` stands at each level of the others: the
     checkpoint of fine-tunings of several lengths."""
@@ -250,20 +304,33 @@ def at_each_level(replicates: pd.DataFrame, condition: str, factor: str) -> pd.D
 
 
 def three_ways(
-    replicates: pd.DataFrame,
-    factors: Sequence[str],
-    treatment: str = "mutual",
-    alone: str = "continued training",
-    value: str = "auc",
+    replicates: pd.DataFrame, factors: Sequence[str], pairs: dict[str, tuple[str, str]] = FINETUNED, value: str = "auc"
 ) -> pd.DataFrame:
-    """As :func:`effects_by`, of a condition with peers against the best control (:func:`choose_by_validation`, which
-    has made it). Beside it the mean differences ``over_alone``, to training without peers that is otherwise the same,
-    and ``over_checkpoint``."""
-    effects = effects_by(replicates, factors, treatment, BEST, value)
-    for column, control in (("over_alone", alone), ("over_checkpoint", "checkpoint")):
-        beside = effects_by(replicates, factors, treatment, control, value)["difference"]
-        effects.insert(effects.columns.get_loc("difference"), column, beside)
-    return effects
+    """Conditions with peers against three controls: one row per pair, by its label in ``treatment``, and combination of
+    those of the ``factors`` that the treatment stands under; one without rows is passed over.
+
+    Everything of :func:`family` is against the best control, which :func:`choose_by_validation` has made, and all rows
+    are one family. Before it stand the mean differences ``over_alone`` and ``over_checkpoint``.
+
+    Args:
+        replicates: see :func:`replicate_table`.
+        factors: as for :func:`effects_by`.
+        pairs: label -> treatment, and the control that trains without peers and is otherwise the same.
+        value: the column compared.
+    """
+    best, beside = [], []
+    for label, (treatment, alone) in pairs.items():
+        treated = replicates[replicates["condition"] == treatment]
+        mine = [name for name in factors if len(treated) and treated[name].notna().all()]
+        sides = (comparisons_by(replicates, mine, treatment, one) for one in (BEST, alone, "checkpoint") if mine)
+        for (at, *against), *others in zip(*sides, strict=True):
+            best.append(({"treatment": label, **at}, *against))
+            beside.append([compare(table, *pair, value).mean for _, table, pair in others])
+    table = family(best, value)
+    at = table.columns.get_loc("difference")
+    for column, values in zip(("over_checkpoint", "over_alone"), np.transpose(beside)[::-1], strict=True):
+        table.insert(at, column, values)
+    return table
 
 
 def training_cost(replicates: pd.DataFrame, factors: Sequence[str], treatment: str, alone: str) -> pd.DataFrame:
@@ -282,42 +349,6 @@ def training_cost(replicates: pd.DataFrame, factors: Sequence[str], treatment: s
         }
     )
     return table.reset_index()
-
-
-def against_the_best(
-    replicates: pd.DataFrame, factors: Sequence[str], pairs: dict[str, str], value: str = "auc"
-) -> pd.DataFrame:
-    """One row per treatment of ``pairs`` (treatment -> control under the same factors) and combination of those of the
-    ``factors`` that it stands under: the mean difference from that control in ``against_own``, and everything of
-    :func:`family` against the condition ``best control`` (of :func:`choose_by_validation`); all rows are one family.
-
-    A treatment without rows is passed over.
-    """
-    best, own = [], []
-    for treatment, control in pairs.items():
-        treated = replicates[replicates["condition"] == treatment]
-        mine = [name for name in factors if len(treated) and treated[name].notna().all()]
-        if mine:
-            about = comparisons_by(replicates, mine, treatment, "best control")
-            best += [({"condition": treatment, **at}, *rest) for at, *rest in about]
-            own += [
-                compare(table, *pair, value).mean
-                for _, table, pair in comparisons_by(replicates, mine, treatment, control)
-            ]
-    table = family(best, value)
-    table.insert(table.columns.get_loc("difference"), "against_own", own)
-    return table
-
-
-def effects_of_each(
-    replicates: pd.DataFrame, factors: Sequence[str], treatments: dict[str, str], control: str, value: str = "auc"
-) -> pd.DataFrame:
-    """One row per combination of ``factors`` and treatment (label -> condition, in the column ``treatment``), all
-    against one control, a family. See :func:`effects_by`."""
-    labels = replicates["condition"].map({condition: label for label, condition in treatments.items()})
-    told = replicates.assign(treatment=labels, condition=replicates["condition"].where(labels.isna(), "treated"))
-    table = effects_by(told, [*factors, "treatment"], "treated", control, value)
-    return by_appearance(table, factors)
 
 
 def family(comparisons: list[Comparison], value: str = "auc") -> pd.DataFrame:

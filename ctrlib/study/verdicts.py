@@ -15,7 +15,7 @@ import pandas as pd
 from scipy.stats import spearmanr
 
 from ctrlib.stats.paired import PairedDifference, paired_difference
-from ctrlib.study.finetuning import CONTROLS, COUPLED, HEADLINE
+from ctrlib.study.finetuning import CONTROLS, HEADLINE
 from ctrlib.study.tables import (
     BEST,
     LEVEL,
@@ -25,7 +25,10 @@ from ctrlib.study.tables import (
     level_words,
     member_effects,
     overlap_in,
+    signed,
+    spoken,
     together,
+    with_best,
 )
 
 # AUC below which this field's benchmark calls two results the same (BARS, issue 17). It is the one margin of the study:
@@ -35,7 +38,6 @@ Claim = Literal["gain", "loss", "no gain", "next to nothing", "the same"]
 AGAINST = ("checkpoint", BEST)
 MAIN = {"criteo_100k": "main_criteo", "frappe": "main_frappe", "ml1m": "main_ml1m", "synthetic": "main_synthetic"}
 """By data set, the experiment with its main comparison."""
-WITHIN = ("protocol", "architecture")
 FOUND = f"found against the best control, thousandths of AUC ({level_words(LEVEL)} interval, each by itself)"
 WEAK, STRONG = 1.0, 20.0  # the paper's weight, and the one that a competition's runner-up used
 SHALLOW = {"LR", "FM"}  # no MLP, and so far behind the others that pairs with them decide claims 4 to 6
@@ -133,7 +135,7 @@ class Finding:
         )
 
     def _written(self, value: float) -> str:
-        return {"%": f"{value:+.3f} %", "rank": f"{value:+.2f}"}.get(self.unit, f"{1e3 * value:+.2f}")
+        return {"%": f"{value:+.3f} %", "rank": f"{value:+.2f}"}.get(self.unit, signed(value, milli=True))
 
 
 def judge(found: PairedDifference, claim: Claim = "gain") -> str:
@@ -188,7 +190,7 @@ def with_choices(replicates: pd.DataFrame) -> pd.DataFrame:
     """
     table = replicates.replace({"condition": dict(zip(HEADLINE, ("mutual", "continued training"), strict=True))})
     table = table if "architecture" in table else table.assign(architecture="")
-    return choose_by_validation(choose_by_validation(table, BEST, CONTROLS, WITHIN), "best mutual", COUPLED, WITHIN)
+    return with_best(table)
 
 
 def scores(table: pd.DataFrame, condition: str, value: str = "auc", **at: Any) -> pd.Series:
@@ -317,7 +319,7 @@ def claims_table(findings: Iterable[Finding], statements: Iterable[Statement], d
 def _by_protocol(findings: Iterable[Finding]) -> dict[str, list[Finding]]:
     found: dict[str, list[Finding]] = {}
     for one in findings:
-        found.setdefault(one.protocol.replace("_", " "), []).append(one)
+        found.setdefault(spoken(one.protocol), []).append(one)
     return found
 
 
