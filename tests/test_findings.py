@@ -28,6 +28,7 @@ from ctrlib.study.experiments import (
 )
 from ctrlib.study.finetuning import HEADLINE, condition_name
 from ctrlib.study.inside import similarity
+from ctrlib.study.main_page import peers_beyond, with_sides
 from ctrlib.study.tables import (
     compare,
     effects_by,
@@ -305,6 +306,22 @@ def test_page_13_a_part_of_the_gap_and_what_it_costs_on_the_way() -> None:
     gains = scratch.query("verdict == 'gain'")
     assert {(rows, noise) for rows, _, noise in gains.index} == {(many, 0.75)}
     assert begun["share"].lt(tuned["share"]).mean() > 0.8
+
+
+def test_page_14_and_the_readme_on_criteo() -> None:
+    """Chosen by validation peers add one to three thousandths; at the paper's own setting no gain is shown; the
+    average of the checkpoints gains more."""
+    p, _, _ = conditions_of("14")
+    table = with_sides(replicates_of("14"), p)
+    effects = peers_beyond(table).set_index(["treatment", "architecture", "protocol"]).sort_index()
+    assert (effects["replicates"] == 10).all()
+    assert effects.loc["chosen", "difference"].between(0.001, 0.003).all()
+    assert (effects.loc["chosen"].loc["DeepFM", "verdict"] == "gain").all()
+    assert "loss" not in set(effects.loc["chosen", "verdict"])
+    assert "gain" not in set(effects.loc["paper's own", "verdict"])
+    mean = table.groupby(["setting", "condition"])[["auc", "ensemble_auc"]].mean()
+    averages, chosen = (mean.xs(name, level="condition") for name in ("checkpoint", "best mutual"))
+    assert (averages["ensemble_auc"] > chosen["auc"]).all()
 
 
 def page(number: str):
