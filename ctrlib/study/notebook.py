@@ -267,14 +267,14 @@ def show_three_ways(table: pd.DataFrame, what: Sequence[str], alone: str = "cont
     """
     if table.empty:
         return
-    best = f"over the best control (intervals: {level_words(table['level'].iloc[0])})"
+    best = f"over the best control ({level_words(table['level'].iloc[0])})"
     rows = table.to_dict("records")
     shown = {
         ", ".join(map(spoken, what)): [where(*(row[name] for name in what)) for row in rows],
-        f"over {alone}": [signed(row["over_alone"], milli=True) for row in rows],
-        "over the checkpoint": [signed(row["over_checkpoint"], milli=True) for row in rows],
         best: [f"{signed(row['difference'], milli=True)} ({bounds(row, milli=True)})" for row in rows],
         "verdict": list(table["verdict"]),
+        f"over {alone}": [signed(row["over_alone"], milli=True) for row in rows],
+        "over the checkpoint": [signed(row["over_checkpoint"], milli=True) for row in rows],
     }
     show_table(pd.DataFrame(shown), numbers=table)
 
