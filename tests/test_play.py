@@ -106,7 +106,7 @@ def test_the_chart_on_the_landing_page_reads_its_numbers(built_book, browse):
         rows = list(csv.DictReader(lines))
     found = "[...document.querySelectorAll('.chart-row')].map(e => e.getAttribute('aria-label'))"
     first = "document.querySelector('.chart-row').focus()"
-    drawing = "document.querySelector('.glued-figure .drawing-box').checkVisibility()"
+    drawing = "document.querySelector('.glued-figure:has(.chart) .drawing-box').checkVisibility()"
     steps = (found, first, "ArrowDown", texts(".chart [role=status]"), drawing)
     labels, _, (words,), still_visible = browse(visit(built_book / "book" / "intro.html", *steps))
     assert len(labels) == len({(row["protocol"], row["comparison"]) for row in rows})

@@ -19,14 +19,14 @@ CPU = {"processor": "Fast *CPU* <b>9</b>", "device": "cpu", "torch": "2.13.0"}
 GPU = {"processor": "Fast CPU", "device": "NVIDIA H100", "torch": "2.13.0+cu130"}
 
 
-def condition(*records: tuple[str, float, str, dict]) -> SimpleNamespace:
+def condition(*records: tuple[str, float, str, dict], seed: int = 1) -> SimpleNamespace:
     contents = [
         {"seconds": s, "finished": day + "T10:00:00Z", "environment": where, "run": {"data": {"name": "synthetic"}}}
         for _, s, day, where in records
     ]
     pairs = zip(records, contents, strict=True)
     found = [SimpleNamespace(fingerprint=one[0], content=content) for one, content in pairs]
-    return SimpleNamespace(experiment="", records=found)
+    return SimpleNamespace(experiment="", records=found, factors={}, seed=seed)
 
 
 @pytest.fixture
@@ -39,9 +39,9 @@ def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_a_run_of_several_conditions_counts_once(said: list[str]) -> None:
     p = StudyParameters(profile="quick", seeds=(1, 2, 3))
     one, two, three = ("a", 100.0, "2026-11-02", CPU), ("b", 200.0, "2026-11-05", CPU), ("c", 1200.0, "2026-11-03", GPU)
-    provenance(p, [condition(one, two), condition(one, three)])
+    provenance(p, [condition(one, two), condition(one, three, seed=3)])
     (line,) = said
-    assert "profile *quick*, data *synthetic*, 3 replicates" in line
+    assert "profile *quick*, data *synthetic*, 2 replicates" in line
     assert "3 runs with 25 minutes of training, trained 2026-11-02 to 2026-11-05" in line
     assert line.count("Fast") == 1
     assert "NVIDIA H100, torch 2.13.0&#43;cu130" in line
