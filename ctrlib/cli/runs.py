@@ -222,8 +222,8 @@ def runs_publish(
     """Write the records and measures of a profile to [bold]book/results/PROFILE.parquet[/bold], to be committed.
 
     With that file in place the pages of the profile are made without training, weights or data. Runs that are not
-    trained yet are counted and left out, as are those that another file in the folder holds; the command can be repeated
-    as they come.
+    trained yet are counted and left out, as are those that another file in the folder holds; the command can be
+    repeated as they come.
 
     [dim]ctrlib runs publish --only 14[/dim]     the runs of notebook 14, to book/results/main_criteo.parquet
     """

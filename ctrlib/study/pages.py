@@ -64,8 +64,9 @@ def asked_parameters(
     asked = {**sections.get("all", {}), **own}
     if "per_dataset" in declared:
         given = asked.get("per_dataset", declared["per_dataset"])
-        labels = asked.get("datasets", declared["datasets"])
-        asked["per_dataset"] = {one: {**data.get(one, {}), **given.get(one, {})} for one in labels}
+        if isinstance(given, dict) and all(isinstance(part, dict) for part in given.values()):  # else it is refused
+            labels = [*asked.get("datasets", declared["datasets"]), *(overrides or {}).get("per_dataset", ())]
+            asked["per_dataset"] = {one: {**data.get(one, {}), **given.get(one, {})} for one in labels}
     elif (label := asked.get("dataset")) in data:
         asked = {**sections.get("all", {}), "dataset": label, **data[label], **own}
         asked["dataset"] = data[label].get("dataset", label)

@@ -206,6 +206,8 @@ class StudyParameters(Settings):
             raise ValueError("batch_size=1: must be at least 2 with batch_norm, which compares the rows of a batch")
         if self.lag and self.split == "random":
             raise ValueError(f"lag={self.lag}: must be 0 with split 'random', which has no earlier rows")
+        if strange := [name for name in self.per_dataset if name not in self.datasets]:
+            raise ValueError(f"per_dataset names {strange[0]!r}, which is not among datasets {quoted(self.datasets)}")
         for name in type(self).model_fields:
             entries = getattr(self, name)
             if isinstance(entries, tuple) and name != "hidden_units" and len(set(entries)) != len(entries):
