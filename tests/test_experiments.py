@@ -31,7 +31,7 @@ from ctrlib.study.experiments import (
     planned_runs,
     train_conditions,
 )
-from ctrlib.study.finetuning import CONTROLS, HEADLINE, condition_name
+from ctrlib.study.finetuning import CONTROLS
 from ctrlib.study.pages import asked_parameters
 from ctrlib.study.parameters import Rival, StudyParameters
 from ctrlib.study.tables import (
@@ -48,7 +48,6 @@ from ctrlib.study.tables import (
     member_table,
     over_replicates,
     replicate_table,
-    share_of_gap,
     sides_of_pairs,
     slope_table,
     three_ways,
@@ -131,28 +130,6 @@ def test_continued_training_differs_from_mutual_by_the_coupling_alone(protocol, 
     expected = (2, 0, "last") if fixed else (p.max_epochs, 2, "best")
     assert (found.epochs, found.patience, found.keep) == expected
     assert found.learning_rate == 0.005
-
-
-def test_fine_tuning_is_every_combination_once() -> None:
-    p = parameters(architectures=["DeepFM"], seeds=[1], protocols=["fixed_epochs"], full_cross=True)
-    conditions = {one.name: one for one in planned_conditions("finetune_mutually", p)}
-    headline = planned_conditions("finetune_mutually", p.model_copy(update={"full_cross": False}))
-    assert {one.name for one in headline} == {*HEADLINE, *(name for name in conditions if " state " not in name)}
-    kinds = ("continued training", "mutual")
-    combos = [(k, r, o) for k in kinds for r in ("lr", "lr/10") for o in ("reset", "keep")]
-    others = {"checkpoint", "solo from scratch", "mutual from scratch", "solo from scratch, own orders"}
-    assert set(conditions) == {condition_name(*combo) for combo in combos} | others
-    assert set(HEADLINE) <= set(conditions)
-    for kind, rate, optimizer in combos:
-        found = conditions[condition_name(kind, rate, optimizer)].runs
-        assert len(found) == (1 if kind == "mutual" else 3)
-        for run in found:
-            assert run.coupling.is_solo == (kind != "mutual")
-            assert run.recipe.learning_rate == pytest.approx(p.learning_rate / (10 if rate == "lr/10" else 1))
-            assert {start.optimizer for start in run.start} == {optimizer}
-    own, shared = (conditions[f"solo from scratch{kind}"].members for kind in (", own orders", ""))
-    assert [len({one.order_seed for one in members}) for members in (own, shared)] == [3, 1]
-    assert [one.init_seed for one in own] == [one.init_seed for one in shared]
 
 
 @PROTOCOLS
@@ -370,8 +347,8 @@ def test_begin_gives_parameters_and_the_store(monkeypatch, tmp_path) -> None:
     p, store = begin({**parameters().model_dump(), **spelled, "In": [], "anything": object()})
     assert p == parameters()
     assert store.root == tmp_path
-    with pytest.raises(UserError, match="Did you mean 'finetune_mutually'"):
-        planned_conditions("finetune_mutualy", p)
+    with pytest.raises(UserError, match="Did you mean 'main_criteo'"):
+        planned_conditions("main_crito", p)
     assert planned_runs("speed", p) == []
 
 
@@ -565,21 +542,17 @@ def test_effects_by_factor_pair_the_right_conditions() -> None:
     assert found["replicates"].tolist() == [3, 3, 3]
 
 
-def test_share_of_gap_and_slope_are_counted_by_hand() -> None:
+def test_a_slope_is_counted_by_hand() -> None:
     rng, levels = np.random.default_rng(3), np.array([100, 200, 800])
     solo = 0.7 + rng.normal(0, 0.01, (3, 4))
     effect = 0.01 + 0.002 * np.log2(levels / 100)[:, None] + rng.normal(0, 1e-4, (3, 4))
     rows = [
-        {"replicate": g, "rows": level, "kind": "x", "oracle_auc": 0.8, "condition": name, "auc": auc[n, g]}
+        {"replicate": g, "rows": level, "kind": "x", "condition": name, "auc": auc[n, g]}
         for name, auc in {"solo": solo, "mutual": solo + effect}.items()
         for n, level in enumerate(levels)
         for g in range(4)
     ]
     replicates = pd.DataFrame(rows)
-    shares = share_of_gap(replicates, ["kind", "rows"], "mutual", "solo").set_index("rows").loc[levels]
-    expected = effect.mean(axis=1) / (0.8 - solo.mean(axis=1))
-    assert shares["share"].to_numpy() == pytest.approx(expected, rel=1e-12)
-    assert ((shares["low"] < expected) & (expected < shares["high"])).all()
     slope = slope_table(replicates, "rows", ["kind"], "mutual", "solo").iloc[0]
     assert slope["slope"] == pytest.approx(np.polyfit(np.log2(levels), effect, 1)[0].mean(), rel=1e-9)
     assert slope["verdict"] == "grows"

@@ -19,24 +19,16 @@ from ctrlib.store import ensure
 from ctrlib.store.published import committed_results
 from ctrlib.store.runs import RunStore
 from ctrlib.study import verdicts
-from ctrlib.study.experiments import (
-    COMPOSITE_PAGES,
-    checked_parameters,
-    planned_conditions,
-    published_by_data,
-    train_conditions,
-)
-from ctrlib.study.finetuning import HEADLINE, condition_name
+from ctrlib.study.expectations import EXPECTED, published_findings, published_pages
+from ctrlib.study.experiments import checked_parameters, planned_conditions, train_conditions
 from ctrlib.study.inside import similarity
 from ctrlib.study.main_page import peers_beyond, with_sides
 from ctrlib.study.tables import (
+    BEST,
     compare,
     effects_by,
     effects_of_each,
-    mean_over,
-    member_table,
     replicate_table,
-    share_of_gap,
 )
 
 FIXED, STOPPED = BOTH = ["fixed_epochs", "early_stopping"]
@@ -47,13 +39,16 @@ PROTOCOLS = pytest.mark.parametrize("protocol", BOTH)
 THREE = ["DeepFM", "DCN", "PNN"]
 
 
+def records_only() -> RunStore:
+    """A store of the committed records alone."""
+    return RunStore(Path("/nonexistent/records only"), results=committed_results())
+
+
 def settings_of(number: str):
     """Name of a page's experiment, its parameters, and a store of the committed records alone."""
     (job,) = plan(project_root(), "published", [number], {})
     p = checked_parameters(**{**declared_parameters(job.source), **job.parameters})
-    store = RunStore(Path("/nonexistent/records only"))
-    store.results = committed_results()
-    return job.name.partition("_")[2], p, store
+    return job.name.partition("_")[2], p, records_only()
 
 
 def test_settings_of_earlier_records_are_read_and_keep_their_names() -> None:
@@ -130,52 +125,6 @@ def test_page_01_disagreement_and_what_an_ensemble_gains() -> None:
     assert gain[FIXED] > 2 * gain[STOPPED] > 0
     assert by["churn"][FIXED] > by["churn"][STOPPED]
     assert by["auc"][FIXED] < by["auc"][STOPPED] < by["ensemble_auc"][STOPPED]
-
-
-def test_page_02_beside_the_control_and_beside_the_checkpoint() -> None:
-    replicates = replicates_of("02")
-
-    def gains(treatment: str, control: str) -> pd.DataFrame:
-        return family(replicates, ["architecture"], treatment, control)
-
-    pairs = {
-        (rate, state): gains(condition_name("mutual", rate, state), condition_name(CONTINUED, rate, state))
-        for rate in ("lr", "lr/10")
-        for state in ("reset", "keep")
-    }
-    for found in pairs.values():
-        assert_all(found, "gain")
-    full, tenth = (pairs[rate, "reset"] for rate in ("lr", "lr/10"))
-    at_full, at_tenth = full["difference"], tenth["difference"]
-    assert_all(full, "gain", 0.0005, 0.002)
-    assert_all(full.drop((FIXED, "FiBiNET")), "gain", 0.0005, 0.0015)
-    assert (at_tenth < 0.55 * at_full).all()
-    scratch = gains(*SCRATCH)
-    assert scratch.loc[(STOPPED, "FiBiNET"), "verdict"] != "gain"
-    assert_all(scratch.drop((STOPPED, "FiBiNET")), "gain", 0.0005)
-
-    mutual, solo = HEADLINE
-    slow, slow_alone = (gains(condition_name(kind, "lr/10", "reset"), "checkpoint") for kind in MUTUAL)
-    assert (slow_alone["difference"][FIXED][THREE] > 3 * at_full[FIXED][THREE]).all()
-    assert_all(slow.loc[[STOPPED]], low=0)
-    assert (at_tenth[STOPPED] > slow_alone["difference"][STOPPED]).all()
-    alone, together = (gains(condition, "checkpoint") for condition in (solo, mutual))
-    assert_all(alone.loc[[STOPPED]], high=0)
-    back = -at_full[STOPPED] / alone["difference"][STOPPED]
-    assert (back[THREE] > 0.95).all()
-    assert 0.4 < back["FiBiNET"] < 0.6
-    assert "gain" not in {*together["verdict"][STOPPED], *alone["verdict"][FIXED]}
-    at_start = alone["verdict"][FIXED]
-    assert [*at_start.index[at_start == "loss"]] == ["FiBiNET"]
-
-    mean = replicates.groupby(["protocol", "architecture", "condition"])[["auc", "ensemble_auc", "churn"]].mean()
-    assert {*mean["auc"][STOPPED].unstack("architecture").idxmax()[THREE]} == {"mutual from scratch"}
-    of_all = mean.groupby(["protocol", "condition"])["ensemble_auc"].mean().unstack("condition")
-    assert (of_all[mutual] > of_all[solo]).all()
-    churn = mean["churn"].unstack("condition")
-    assert (churn[mutual] < churn[solo]).all()
-    singles = mean["auc"].groupby(["protocol", "architecture"]).max()
-    assert (mean["ensemble_auc"].xs("checkpoint", level="condition") > singles).all()
 
 
 @PROTOCOLS
@@ -261,67 +210,42 @@ def test_page_12_what_does_as_much(protocol: str) -> None:
     assert alone <= mean["auc"]["mutual"] if protocol == FIXED else alone > mean["auc"]["mutual"]
 
 
-def test_what_the_readme_says_of_synthetic_clicks() -> None:
-    pooled = mean_over(replicates_of("02"), "architecture")
-    for _, at in pooled.groupby("protocol"):
-        mean = at[at["condition"] == "checkpoint"][["auc", "ensemble_auc"]].mean()
-        for pair in (HEADLINE, SCRATCH):
-            found = compare(at, *pair)
-            assert 0 < found.low < found.mean < 0.002
-            assert mean["ensemble_auc"] - mean["auc"] > found.mean
-
-
 def test_the_readmes_picture_is_of_these_records() -> None:
     """``python -m benchmarks.readme_picture`` draws it anew."""
     sys.path.insert(0, str(project_root()))
     from benchmarks.readme_picture import made_of, picture
 
     drawn = (project_root() / "book" / "_static" / "effects.png").read_bytes()
-    assert b"Description\0" + made_of(picture(replicates_of("02"))).encode() in drawn
+    assert b"Description\0" + made_of(picture()).encode() in drawn
 
 
-def test_page_13_a_part_of_the_gap_and_what_it_costs_on_the_way() -> None:
-    replicates, factors = replicates_of("13"), ["rows", "width", "logit_sd"]
-    few, many = conditions_of("13")[0].row_levels
-    by = ["protocol", *factors]
-    tuned, begun = (share_of_gap(replicates, by, *pair).set_index(by) for pair in (MUTUAL, SCRATCH))
-    end, equal = tuned.loc[STOPPED], tuned.loc[FIXED]
-    assert (end["low"] > 0).all()
-    assert 0.05 < end["share"].min() < 0.25 < end["share"].max() < 0.3
-    by_width, by_noise = (end["share"].unstack(name) for name in ("width", "logit_sd"))
-    assert (by_width[64] > by_width[16]).all()
-    assert (by_noise[3.0] < by_noise[1.5]).all()
-    assert end["share"].loc[many].mean() > end["share"].loc[few].mean()
-    effects = family(replicates, factors, *MUTUAL)["difference"].loc[STOPPED]
-    assert (effects.loc[many] < effects.loc[few]).all()
-    costs, later = (equal["share"].loc[rows].unstack("logit_sd") for rows in (few, many))
-    assert (costs < 0).all(axis=None)
-    assert (costs[0.75] > costs[1.5]).all()
-    assert (costs[1.5] > costs[3.0]).all()
-    assert (equal["low"].loc[many].unstack("logit_sd")[0.75] > 0).all()
-    assert (later[3.0] < 0).all()
-    scratch = family(replicates, factors, *SCRATCH).loc[STOPPED]
-    assert (scratch["low"] > 0).sum() == 2
-    assert len(scratch) == 12
-    gains = scratch.query("verdict == 'gain'")
-    assert {(rows, noise) for rows, _, noise in gains.index} == {(many, 0.75)}
-    assert begun["share"].lt(tuned["share"]).mean() > 0.8
+MAIN_PAGES = {"criteo_100k": "14", "ml1m": "13"}
 
 
-def test_page_14_and_the_readme_on_criteo() -> None:
-    """Chosen by validation peers add one to three thousandths; at the paper's own setting no gain is shown; the
-    average of the checkpoints gains more."""
-    p, _, _ = conditions_of("14")
-    table = with_sides(replicates_of("14"), p)
-    effects = peers_beyond(table).set_index(["treatment", "architecture", "protocol"]).sort_index()
-    assert (effects["replicates"] == 10).all()
-    assert effects.loc["chosen", "difference"].between(0.001, 0.003).all()
-    assert (effects.loc["chosen"].loc["DeepFM", "verdict"] == "gain").all()
-    assert "loss" not in set(effects.loc["chosen", "verdict"])
+@cache
+def sides_of(number: str) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Of a main comparison its replicate table with both sides, and its effects."""
+    table = with_sides(replicates_of(number), conditions_of(number)[0])
+    return table, peers_beyond(table).set_index(["treatment", "architecture", "protocol"]).sort_index()
+
+
+@pytest.mark.parametrize("data", MAIN_PAGES)
+def test_the_readme_on_the_main_comparisons(data: str) -> None:
+    """At the paper's own setting no gain is shown, and the average of the checkpoints gains more than the peers."""
+    table, effects = sides_of(MAIN_PAGES[data])
     assert "gain" not in set(effects.loc["paper's own", "verdict"])
-    mean = table.groupby(["setting", "condition"])[["auc", "ensemble_auc"]].mean()
+    mean = table[table["protocol"] == STOPPED].groupby(["setting", "condition"])[["auc", "ensemble_auc"]].mean()
     averages, chosen = (mean.xs(name, level="condition") for name in ("checkpoint", "best mutual"))
     assert (averages["ensemble_auc"] > chosen["auc"]).all()
+
+
+def test_the_readme_on_criteo() -> None:
+    """Chosen by validation peers add one to three thousandths."""
+    chosen = sides_of("14")[1].loc["chosen"]
+    assert (chosen["replicates"] == 10).all()
+    assert chosen["difference"].between(0.001, 0.003).all()
+    assert (chosen.loc["DeepFM", "verdict"] == "gain").all()
+    assert "loss" not in set(chosen["verdict"])
 
 
 def page(number: str):
@@ -408,24 +332,15 @@ def test_page_15_targets() -> None:
         assert_all(cost.drop((FIXED, weak)), "loss")
 
 
-def test_page_16_every_claim_has_a_verdict_against_both_controls() -> None:
-    """Its sentences follow from the records by rule: that there is one for each claim is all that can be held."""
-    page, p, store = settings_of("16")
-    conditions = {name: train_conditions(p, store, planned_conditions(name, p)) for name in COMPOSITE_PAGES[page]}
-    tuned = replicate_table(store, conditions["finetune_mutually"])
-    judged = [*verdicts.of_finetuning(tuned), *verdicts.of_companions(member_table(conditions["mix_architectures"]))]
-    judged += verdicts.of_instances(replicate_table(store, conditions["how_many_instances"]))
-    judged += verdicts.of_epochs(replicate_table(store, conditions["how_many_epochs"]))
-    expected = {(name, protocol, one) for name in verdicts.PAPER for protocol in BOTH for one in verdicts.AGAINST}
-    found = [(one.statement.text, one.protocol, one.against) for one in judged]
-    assert set(found) > expected
-    assert len(found) == len(set(found))
-    shown = verdicts.claims_table(judged, verdicts.PAPER.values(), "synthetic")
-    assert not shown.isin(["–"]).any(axis=None)
-    lift = [one.interval() for one in judged if one.statement == verdicts.LIFT]
-    assert all(one.high < 0.25 for one in lift), "per cent; the paper's smallest lift"
-    assert "synthetic" in published_by_data("how_many_instances")
-    assert published_by_data("no_such_page") == {}
+def test_page_16_the_verdicts_that_readers_take_away() -> None:
+    """By data set, with early stopping: the paper's first two claims against the best control, E1 and E3."""
+    found = verdicts.finding_table(published_findings(records_only(), published_pages()))
+    stopped = found[(found["protocol"] == STOPPED) & found["against"].isin(["", BEST])]
+    shown = stopped.pivot_table(index="claim", columns="data", values="verdict", aggfunc="first")[[*MAIN_PAGES]]
+    assert shown.loc[[*list(verdicts.PAPER)[:2], EXPECTED["E1"].text, EXPECTED["E3"].text]].to_dict("list") == {
+        "criteo_100k": ["contradicted", "inconclusive", "supported", "supported"],
+        "ml1m": ["contradicted", "inconclusive", "supported", "supported"],
+    }
 
 
 def test_page_19_less_is_lost_together() -> None:

@@ -168,7 +168,7 @@ def test_the_command_fails_what_lacks_runs_and_executes_the_rest(tmp_path, monke
     )
     assert first.exit_code == 1
     assert "error: 01_train_independent.ipynb: 1 of its 8" in first.output
-    assert "02_finetune_mutually done" in " ".join(first.output.split())
+    assert "02_main_synthetic done" in " ".join(first.output.split())
     assert asked == [(None, "tcp://there:8786"), (3, None)]
     assert both.exit_code == 2
     assert "give one of them" in both.output

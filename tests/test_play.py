@@ -1,6 +1,5 @@
 """The things to try: what their scripts compute is what ctrlib computes, and they answer to the keyboard."""
 
-import csv
 import json
 from pathlib import Path
 
@@ -99,21 +98,6 @@ def test_adding_to_every_logit_leaves_the_auc(stage, browse):
     assert name in ("0.1", "1.1")
     assert dragged[0] != more[0]
     assert 0 < float(value) < 1
-
-
-def test_the_chart_on_the_landing_page_reads_its_numbers(built_book, browse):
-    with (built_book / "_static" / "data" / "fig-02-effects.csv").open(encoding="utf-8", newline="") as lines:
-        rows = list(csv.DictReader(lines))
-    found = "[...document.querySelectorAll('.chart-row')].map(e => e.getAttribute('aria-label'))"
-    first = "document.querySelector('.chart-row').focus()"
-    drawing = "document.querySelector('.glued-figure:has(.chart) .drawing-box').checkVisibility()"
-    steps = (found, first, "ArrowDown", texts(".chart [role=status]"), drawing)
-    labels, _, (words,), still_visible = browse(visit(built_book / "book" / "intro.html", *steps))
-    assert len(labels) == len({(row["protocol"], row["comparison"]) for row in rows})
-    assert words == labels[1]
-    mean = float(next(row["mean"] for row in rows if row["comparison"] in words and row["protocol"] == "fixed_epochs"))
-    assert f"{1000 * mean:+.2f}".replace("-", "−") in words
-    assert not still_visible, "one picture, not two"
 
 
 def test_without_scripts_there_are_words_and_the_figure(built_book, browse):

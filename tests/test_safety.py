@@ -111,9 +111,9 @@ def test_figures_show_text() -> None:
     with plt.rc_context():
         figures.use_style()
         names = ["$x", "$x^2$", "$\\frac{$"]
-        replicates = pd.DataFrame({"condition": names * 2, "replicate": [1, 1, 1, 2, 2, 2], "auc": 0.6})
-        replicates["ensemble_auc"], replicates["protocol"] = 0.7, "$p"
-        ax = figures.conditions(replicates, names).axes[0]
+        rows = pd.DataFrame({"setting": names * 2, "replicate": [1, 1, 1, 2, 2, 2], "difference": 0.1})
+        both = pd.concat([rows.assign(what=what) for what in "ab"])
+        ax = figures.dumbbells(both, {"a": {"color": "black"}, "b": {}}, ("a", "b"))
         ax.figure.canvas.draw()
         labels = ax.get_yticklabels()
         assert [label.get_text() for label in labels] == names
@@ -125,16 +125,12 @@ def test_logarithmic_axes_show_plain_numbers() -> None:
     """Names are drawn letter by letter, so matplotlib's own labels of powers would show their code."""
     with plt.rc_context():
         figures.use_style()
-        row = {"protocol": "early_stopping", "width": 16, "share": 0.1, "low": 0.0, "high": 0.2}
-        shares = pd.DataFrame([{**row, "rows": rows} for rows in (3000, 9000)])
-        figure = figures.gap_shares(shares, "rows", ["width"])
         effect = {"form": "mse", "difference": 0.1, "low": 0, "high": 1}
         effects = pd.DataFrame([{**effect, "weight": weight} for weight in (0.1, 20.0)])
         ax = figures.effect_curves(effects, "weight", "form", log=True)
-        for one, expected in ((figure.axes[0], ["3000", "9000"]), (ax, ["0.1", "20"])):
-            one.figure.canvas.draw()
-            assert [label.get_text() for label in one.get_xticklabels()] == expected
-            assert not any(label.get_text() for label in one.get_xticklabels(minor=True))
+        ax.figure.canvas.draw()
+        assert [label.get_text() for label in ax.get_xticklabels()] == ["0.1", "20"]
+        assert not any(label.get_text() for label in ax.get_xticklabels(minor=True))
         plt.close("all")
 
 

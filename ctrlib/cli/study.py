@@ -46,7 +46,7 @@ def study(
 
     [dim]ctrlib study[/dim]                                    all notebooks, minutes on a laptop
 
-    [dim]ctrlib study --only 02 --set instances=5[/dim]        one notebook, five models in a cohort
+    [dim]ctrlib study --only 21 --set instances=5[/dim]        one notebook, five models in a cohort
 
     [dim]ctrlib study --set dataset=criteo --set "seeds=[1,2,3]" --set device=cuda[/dim]
 

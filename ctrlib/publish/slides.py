@@ -4,8 +4,8 @@
 ``fragment``, ``notes``, ``skip``, ``-``). In them a number is written as on the pages of the book, and a figure is an
 image whose address is a notebook and a figure of it::
 
-    {glue:text}`/notebooks/02_finetune_mutually.ipynb::effect:+.4f`
-    ![What is to be seen](/notebooks/02_finetune_mutually.ipynb#fig-02-effects)
+    {glue:text}`/notebooks/14_main_criteo.ipynb::peers:+.4f`
+    ![What is to be seen](/notebooks/14_main_criteo.ipynb#fig-14-answer)
 
 The result is one HTML file for reveal.js, which lies beside it; nothing is fetched.
 """

@@ -172,17 +172,6 @@ def your_log(r: Replicate) -> list[Condition]:
     return conditions
 
 
-def where_it_ends(r: Replicate) -> list[Condition]:
-    """Open question 4: rows of data, width of the model and noise of the clicks, in every combination, on the
-    synthetic data, whose oracle AUC is known."""
-    conditions = []
-    for rows, width, noise in product(r.p.row_levels, r.p.width_levels, r.p.noise_levels):
-        at = r.varied(rows=rows, hidden_units=(width,) * len(r.p.hidden_units), logit_sd=noise)
-        found = {**finetuned(at.pretraining(), at.coupling(), at.recipe()), **at.both_from_scratch(at.coupling())}
-        conditions += r.conditions(found, rows=rows, width=width, logit_sd=noise)
-    return conditions
-
-
 def real_clicks(r: Replicate) -> list[Condition]:
     """The study in small, for a prepared data set: fine-tuned and from scratch at every weight of the peers, for each
     architecture; for ``p.architecture`` also at a tenth of the learning rate, with later starts of the coupling, with

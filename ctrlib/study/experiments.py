@@ -30,7 +30,6 @@ EXPERIMENTS: dict[str, Experiment] = {
         make.__name__: make
         for make in (
             finetuning.train_independent,
-            finetuning.finetune_mutually,
             cohorts.how_many_instances,
             cohorts.mix_architectures,
             finetuning.is_it_noise,
@@ -41,7 +40,6 @@ EXPERIMENTS: dict[str, Experiment] = {
             cohorts.own_or_shared_embeddings,
             cohorts.who_listens_to_whom,
             controls.alternatives_at_equal_cost,
-            controls.where_it_ends,
             controls.rivals,
             controls.serving_frontier,
             controls.your_log,
@@ -61,18 +59,6 @@ EXPERIMENTS: dict[str, Experiment] = {
     **dict.fromkeys(("main_criteo", "main_frappe", "main_ml1m", "main_synthetic"), finetuning.on_one_log),
 }
 
-COMPOSITE_PAGES = {
-    "paper_beside_ours": (
-        "finetune_mutually",
-        "how_many_instances",
-        "mix_architectures",
-        "how_many_epochs",
-        "how_strong_and_in_which_form",
-    )
-}
-"""Notebooks that show the runs of several experiments."""
-
-
 NEEDS_TWO = {
     "how_many_instances": ("sizes",),
     "mix_architectures": ("architectures", "companions"),
@@ -87,12 +73,11 @@ SEARCHES = ("equal_tuning",)
 
 
 def need_comparison(notebook: str, p: StudyParameters) -> None:
-    """Raise :class:`UserError` where a parameter leaves a notebook, or an experiment on it, nothing to compare."""
-    for experiment in COMPOSITE_PAGES.get(notebook, (notebook,)):
-        names = NEEDS_TWO.get(experiment, ())
-        if names and len({entry for name in names for entry in getattr(p, name)}) < 2:
-            problem = f"{names[0]}={shown(list(getattr(p, names[0])))} leaves {notebook} nothing to compare"
-            raise UserError(f"{problem}; allowed: two or more{' with ' * (len(names) > 1)}{' '.join(names[1:])}")
+    """Raise :class:`UserError` where a parameter leaves a notebook nothing to compare."""
+    names = NEEDS_TWO.get(notebook, ())
+    if names and len({entry for name in names for entry in getattr(p, name)}) < 2:
+        problem = f"{names[0]}={shown(list(getattr(p, names[0])))} leaves {notebook} nothing to compare"
+        raise UserError(f"{problem}; allowed: two or more{' with ' * (len(names) > 1)}{' '.join(names[1:])}")
     if notebook in SEARCHES:
         tuning.need_fresh_replicates(p)
     if notebook == "how_strong_and_in_which_form" and p.coupling_form not in p.forms:
@@ -174,16 +159,14 @@ def published_conditions(conditions: Iterable[Condition]) -> tuple[StudyParamete
     Raises:
         UserError: they are of no notebook of this project.
     """
-    experiments = tuple(dict.fromkeys(one.experiment for one in conditions))
-    by_parts = {parts: page for page, parts in COMPOSITE_PAGES.items()}
-    p = published_parameters(by_parts.get(experiments, experiments[0]))
-    return p, [one for name in experiments for one in published_records(name, p)]
+    experiment = next(iter(conditions)).experiment
+    p = published_parameters(experiment)
+    return p, published_records(experiment, p)
 
 
 def planned_runs(notebook: str, p: StudyParameters) -> list[Run]:
     """The distinct runs that a notebook asks for, those that others start from first; none where it trains nothing."""
-    experiments = COMPOSITE_PAGES.get(notebook, (notebook,) if notebook in EXPERIMENTS else ())
-    conditions = [one for experiment in experiments for one in planned_conditions(experiment, p)]
+    conditions = planned_conditions(notebook, p) if notebook in EXPERIMENTS else ()
     runs = {run.fingerprint: run for one in conditions for run in one.runs}
     return sorted(runs.values(), key=lambda run: run.start is not None or run.teachers is not None)
 

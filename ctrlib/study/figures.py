@@ -249,25 +249,6 @@ def gap_scatter(table: pd.DataFrame) -> Axes:
 # Figures of conditions and effects -----------------------------------------------------------------------------------
 
 
-def conditions(replicates: pd.DataFrame, order: list[str], by: str = "protocol") -> Figure:
-    """Mean member AUC of each condition, a panel for each value of ``by``: one thin line per replicate, thick dots for
-    the mean over replicates, and the ensemble of each condition as open dots."""
-    at, shown = range(len(order)), replicates[replicates["condition"].isin(order)]
-    for ax, table in panels(shown, by, (WIDE[0], 1.2 + 0.36 * len(order))):
-        for _, part in table.groupby("replicate"):
-            aucs = part.set_index("condition").loc[order, "auc"]
-            ax.plot(aucs, at, color=GREY, linewidth=0.8, marker=".", alpha=0.8, zorder=2)
-        mean = table.groupby("condition")[["auc", "ensemble_auc"]].mean().loc[order]
-        ax.scatter(mean["auc"], at, s=60, color=PALETTE[0], zorder=4, label="mean of members")
-        ring = {"facecolors": "none", "edgecolors": PALETTE[1]}
-        ax.scatter(mean["ensemble_auc"], at, s=55, **ring, zorder=4, label="their ensemble")
-        ax.set_yticks(at, order)
-        ax.set(xlabel="test AUC", ylabel="")
-    ax.invert_yaxis()  # of all panels, which share it
-    legend(ax, loc="best")
-    return attach_table(ax.figure, shown[[by, "condition", "replicate", "auc", "ensemble_auc"]])
-
-
 def effects(
     replicates: pd.DataFrame, comparisons: dict[str, tuple[str, str]], value: str = "auc", by: str = "protocol"
 ) -> Figure:
@@ -302,7 +283,7 @@ def effects(
             if np.isfinite(result.low):
                 ax.hlines(y, result.low, result.high, color=colour, linewidth=2.2, zorder=3)
             ax.scatter([result.mean], [y], s=44, color=colour, zorder=4)
-            first = {by: part[by].iloc[0], "comparison": label, "value": value}  # chart.js reads the first two
+            first = {by: part[by].iloc[0], "comparison": label, "value": value}
             bounds = {
                 "mean": result.mean / MILLI,
                 "low": result.low / MILLI,
@@ -495,46 +476,25 @@ def matrices(by_name: dict[str, np.ndarray]) -> Figure:
     return attach_table(figure, pd.DataFrame(entries, columns=["matrix", "student", "teacher", "weight"]))
 
 
-def gap_shares(shares: pd.DataFrame, x: str, lines: Sequence[str]) -> Figure:
-    """Share of the gap to the oracle AUC that is closed, with its interval, along ``x`` (a logarithmic axis)."""
-    for ax, part in panels(shares):
-        for n, (key, line) in enumerate(part.groupby(list(lines), sort=False)):
-            label = ", ".join(f"{spoken(name)} {value:g}" for name, value in zip(lines, key, strict=True))
-            line = line.sort_values(x)
-            intervals(ax, n, line[x] * (1 + 0.02 * n), line, "share", 100, label)
-        ax.axhline(0, color=INK, linewidth=1)
-        ax.set(xlabel=spoken(x), ylabel="share of the gap closed, %")
-        log_axis(ax.xaxis, part[x])
-        ax.label_outer()
-    legend(ax, fontsize="x-small")
-    return attach_table(ax.figure, shares)
-
-
 def verdict_grid(verdicts: pd.DataFrame) -> Figure:
-    """The claims (rows) by control and protocol (columns), coloured and named by verdict, a panel for each data set.
+    """The claims (rows) by data set and control (columns), coloured and named by verdict; nothing where none was found.
 
     Args:
-        verdicts: :func:`ctrlib.study.verdicts.finding_table`, of one measure for each claim.
+        verdicts: :func:`ctrlib.study.verdicts.finding_table`, of one protocol and one measure for each claim.
     """
-    verdicts = verdicts.assign(column=verdicts["against"] + "\n" + verdicts["protocol"].map(spoken))
-    columns = list(dict.fromkeys(verdicts.sort_values("against", ascending=False, kind="stable")["column"]))
-    parts = dict(iter(verdicts.groupby("data", sort=False)))
-    sizes = [part["claim"].nunique() for part in parts.values()]
-    size = (WIDE[0], 0.7 + 0.6 * len(parts) + 0.45 * sum(sizes))
-    below = {"sharex": True, "height_ratios": sizes, "squeeze": False, "layout": "constrained"}
-    figure, axes = plt.subplots(len(parts), 1, figsize=size, **below)
-    for ax, (data, part) in zip(axes[:, 0], parts.items(), strict=True):
-        claims = list(dict.fromkeys(part["claim"]))
-        for row in part.itertuples():
-            x, y = columns.index(row.column), claims.index(row.claim)
-            ax.barh(y, 0.96, left=x - 0.48, height=0.9, color=VERDICTS[row.verdict])
-            ink = INK if row.verdict == "inconclusive" else "white"
-            ax.text(x, y, row.verdict, ha="center", va="center", color=ink, fontsize="small")
-        ax.set_yticks(range(len(claims)), claims)
-        ax.set_xticks(range(len(columns)), columns)
-        ax.set_title(data, fontsize="medium", loc="left")
-        ax.invert_yaxis()
-        ax.grid(visible=False)
+    found = verdicts.assign(column=verdicts["data"] + "\n" + verdicts["against"])
+    claims, columns = (list(dict.fromkeys(found[name])) for name in ("claim", "column"))
+    figure, ax = plt.subplots(figsize=(WIDE[0], 0.9 + 0.42 * len(claims)), layout="constrained")
+    for row in found.itertuples():
+        x, y = columns.index(row.column), claims.index(row.claim)
+        ax.barh(y, 0.96, left=x - 0.48, height=0.9, color=VERDICTS[row.verdict])
+        ink = INK if row.verdict == "inconclusive" else "white"
+        ax.text(x, y, row.verdict, ha="center", va="center", color=ink, fontsize="x-small")
+    ax.set_yticks(range(len(claims)), claims)
+    ax.set_xticks(range(len(columns)), columns, fontsize="x-small")
+    ax.xaxis.tick_top()
+    ax.set_ylim(len(claims) - 0.5, -0.5)
+    ax.grid(visible=False)
     return attach_table(figure, verdicts)
 
 

@@ -16,45 +16,15 @@ from ctrlib.study.conditions import (
 )
 
 RATES = {"lr": 1.0, "lr/10": 0.1, "lr/100": 0.01}  # of fine-tuning, as parts of the learning rate of the pretraining
-HEADLINE = ("mutual lr state reset", "continued training lr state reset")  # the comparison fixed before any run
 CONTROLS = ("checkpoint", "continued training", "continued training, Adam kept", "solo from scratch")
 COUPLED = ("mutual", "mutual from scratch")  # and those without peers, to choose the best of either
 PAPERS_OWN = ("mutual, one epoch", "continued training, one epoch")  # the paper's setting, and its control
 BY_RULE = tuple(f"{one}, by rule" for one in ("mutual from scratch", "solo from scratch", "checkpoint"))  # of stopping
 
 
-def condition_name(kind: str, rate: str, optimizer: str) -> str:
-    """``continued training`` or ``mutual``; ``lr`` or ``lr/10``; ``reset`` or ``keep``."""
-    return f"{kind} {rate} {'state kept' if optimizer == 'keep' else 'state reset'}"
-
-
-def crossed(full: bool) -> list[tuple[str, str]]:
-    """The learning rates and treatments of Adam's state of :func:`finetune_mutually`; the headline's alone, or all."""
-    rates = ("lr", "lr/10")
-    return [(rate, state) for rate in rates for state in ("reset", "keep")] if full else [("lr", "reset")]
-
-
 def train_independent(r: Replicate) -> list[Condition]:
     """N models trained without peers."""
     return r.conditions({"independent": r.pretraining()})
-
-
-def finetune_mutually(r: Replicate) -> list[Condition]:
-    """Claims 1 and 2: each architecture from checkpoints and from scratch, with and without peers; with ``full_cross``
-    fine-tuned at the same and a tenth of the learning rate, with Adam's state kept and reset (:func:`crossed`)."""
-    conditions = []
-    for architecture in r.p.architectures:
-        names, coupling = [architecture] * r.p.instances, r.coupling()
-        pretrained = r.pretraining(names)
-        found = {"checkpoint": pretrained}
-        for rate, state in crossed(r.p.full_cross):
-            train = r.recipe(learning_rate=r.p.learning_rate * RATES[rate])
-            found[condition_name("continued training", rate, state)] = continued_training(pretrained, train, state)
-            found[condition_name("mutual", rate, state)] = mutual_finetuning(pretrained, coupling, train, state)
-        found |= r.both_from_scratch(coupling, names)
-        found["solo from scratch, own orders"] = r.pretraining(names, r.p.epochs + r.p.finetune_epochs)
-        conditions += r.conditions(found, architecture=architecture)
-    return conditions
 
 
 def main_comparison(r: Replicate) -> list[Condition]:

@@ -4,7 +4,8 @@ Best control and best mutual learning are chosen by validation in each replicate
 (:func:`ctrlib.study.tables.with_best`). The effects of the main table are one family; the answer is read there.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -14,6 +15,7 @@ from ctrlib.store.runs import RunStore
 from ctrlib.study import figures
 from ctrlib.study.conditions import Condition
 from ctrlib.study.finetuning import BY_RULE, PAPERS_OWN
+from ctrlib.study.pages import published_parameters
 from ctrlib.study.parameters import StudyParameters
 from ctrlib.study.tables import (
     PEERS,
@@ -22,12 +24,13 @@ from ctrlib.study.tables import (
     effects_against,
     effects_by,
     rarity_table,
+    replicate_table,
     signed,
     spoken,
     three_ways,
     with_best,
 )
-from ctrlib.study.verdicts import NEGLIGIBLE
+from ctrlib.study.verdicts import DATA, MAIN, NEGLIGIBLE, data_name
 
 SAME = "same without peers"
 MUTUAL = {"paper's own": (PAPERS_OWN[0], PAPERS_OWN[1]), "chosen": ("best mutual", SAME)}  # and each without its peers
@@ -74,16 +77,19 @@ def answer(effects: pd.DataFrame, architecture: str) -> str:
     else they *make no difference of a thousandth* (within the margin) or *are not shown to help*."""
     rows, clauses = effects[(effects["architecture"] == architecture) & (effects["treatment"] == "chosen")], []
     for row in rows.to_dict("records"):
-        small = row["low"] > -NEGLIGIBLE and row["high"] < NEGLIGIBLE
-        if verb := {"gain": "help", "loss": "do harm"}.get(row["verdict"]):
-            verb += ", by less than a thousandth" * small
-        else:
-            verb = "make no difference of a thousandth" if small else "are not shown to help"
         interval = f"{100 * row['level']:.4g} % interval {bounds(row)}"
         where = spoken(row["protocol"]) + f" ({row.get('data')})" * bool(rows["protocol"].duplicated().any())
-        clauses.append(f"under {where} peers {verb}, {signed(row['difference'])} AUC ({interval})")
+        clauses.append(f"under {where} peers {verb(row)}, {signed(row['difference'])} AUC ({interval})")
     clauses.append(f"{int(rows['replicates'].min())} replicates")
     return f"Beyond the best that needs no peer, {architecture}: {'; '.join(clauses)}."
+
+
+def verb(effect: Mapping[str, Any]) -> str:
+    """What peers do, by an effect with interval and verdict: see :func:`answer`."""
+    small = effect["low"] > -NEGLIGIBLE and effect["high"] < NEGLIGIBLE
+    if found := {"gain": "help", "loss": "do harm"}.get(effect["verdict"]):
+        return found + ", by less than a thousandth" * small
+    return "make no difference of a thousandth" if small else "are not shown to help"
 
 
 def candidates(table: pd.DataFrame) -> str:
@@ -113,12 +119,20 @@ def score_table(table: pd.DataFrame) -> pd.DataFrame:
     return mean.loc[list(table["setting"].unique())].reset_index()
 
 
+def rarity_sides(
+    store: RunStore, conditions: Sequence[Condition], table: pd.DataFrame, architecture: str
+) -> pd.DataFrame:
+    """Best mutual and best control of one architecture in each part of the test rows by rarity."""
+    sides = table[table["condition"].isin(["best control", "best mutual"]) & (table["architecture"] == architecture)]
+    columns = ["setting", "protocol", "condition", "replicate", "overlap", "row"]
+    return rarity_table(store, conditions, sides[columns])
+
+
 def rarity_effects(
     store: RunStore, conditions: Sequence[Condition], table: pd.DataFrame, architecture: str, value: str = "auc"
 ) -> pd.DataFrame:
-    """Best mutual minus best control of one architecture in each part of the test rows by rarity, a family."""
-    sides = table[table["condition"].isin(["best control", "best mutual"]) & (table["architecture"] == architecture)]
-    parts = rarity_table(store, conditions, sides[["setting", "condition", "replicate", "overlap", "row"]])
+    """The former minus the latter of :func:`rarity_sides`, a family."""
+    parts = rarity_sides(store, conditions, table, architecture)
     return effects_by(parts, ["setting", "part"], "best mutual", "best control", value)
 
 
@@ -138,3 +152,116 @@ def over_all_rows(store: RunStore, conditions: Sequence[Condition], table: pd.Da
         bounds = {"difference": found.estimate, "low": found.low, "high": found.high, "p": found.p_value}
         rows.append({"setting": setting, **bounds})
     return pd.DataFrame(rows)
+
+
+def over_logs(store: RunStore, pages: Mapping[tuple[str, str], list[Condition]]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The first architecture of each published main comparison with early stopping, a row of ``setting`` a data set:
+    the replicate table of :func:`with_sides`; and :func:`peers_beyond`, with the intervals of the page, and the mean
+    gain of the checkpoints' ``ensemble``.
+
+    Args:
+        pages: see :func:`ctrlib.study.expectations.published_pages`.
+    """
+    tables, effects = [pd.DataFrame()], [pd.DataFrame()]
+    for experiment in MAIN.values():
+        if conditions := [one for (name, _), found in pages.items() if name == experiment for one in found]:
+            p = published_parameters(experiment)
+            table = with_sides(replicate_table(store, conditions), p)
+            for rows, to in ((table, tables), (peers_beyond(table), effects)):
+                names = rows["data"].map(data_name)
+                first = (rows["architecture"] == p.architectures[0]) & (rows["protocol"] == "early_stopping")
+                to.append(rows[first & names.isin(list(MAIN))].assign(setting=names.map(DATA)))
+    table, found = (pd.concat(parts, ignore_index=True) for parts in (tables, effects))
+    if len(found):
+        start = table[table["condition"] == "checkpoint"].groupby("setting")[["auc", "ensemble_auc"]].mean()
+        found["ensemble"] = found["setting"].map(start["ensemble_auc"] - start["auc"])
+    return table, found
+
+
+def answer_over_logs(effects: pd.DataFrame) -> str:
+    """The second of :func:`over_logs` in words: what peers give beyond the best control, chosen and at the paper's own
+    setting, the data sets where they do the same together."""
+    parts = []
+    for treatment, how in (("chosen", "Chosen by validation"), ("paper's own", "At the paper's own setting")):
+        said: dict[str, list[str]] = {}
+        for row in effects[effects["treatment"] == treatment].to_dict("records") if len(effects) else ():
+            said.setdefault(verb(row), []).append(f"{row['setting']} ({signed(row['difference'], milli=True)})")
+        if said:
+            parts.append(f"{how}, peers {'; they '.join(f'{what} on {_and(names)}' for what, names in said.items())}.")
+    return f"{' '.join(parts)} Thousandths of test AUC beyond the best that needs no peer." if parts else "No records."
+
+
+def logs_table(effects: pd.DataFrame) -> pd.DataFrame:
+    """The second of :func:`over_logs` for a reader, thousandths of AUC."""
+    chosen, own = (effects[effects["treatment"] == name].set_index("setting") for name in ("chosen", "paper's own"))
+    levels = " or ".join(f"{100 * one:.4g}" for one in sorted(set(chosen["level"])))
+    return pd.DataFrame(
+        {
+            "data": list(chosen.index),
+            f"peers beyond the best control ({levels} % interval)": [
+                f"{signed(row['difference'], milli=True)} ({bounds(row, milli=True)})"
+                for row in chosen.to_dict("records")
+            ],
+            "verdict": list(chosen["verdict"]),
+            "at the paper's own setting": [
+                f"{signed(row['difference'], milli=True)} ({row['verdict']})"
+                for row in own.loc[chosen.index].to_dict("records")
+            ],
+            "over the checkpoint: best control": [
+                signed(one, milli=True) for one in chosen["over_checkpoint"] - chosen["difference"]
+            ],
+            "with peers": [signed(one, milli=True) for one in chosen["over_checkpoint"]],
+            "ensemble": [signed(one, milli=True) for one in chosen["ensemble"]],
+        }
+    )
+
+
+def _and(names: Sequence[str]) -> str:
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+
+
+def glued(table: pd.DataFrame, effects: pd.DataFrame, p: StudyParameters) -> dict[str, Any]:
+    """What other pages of the book show of a main comparison, of its first architecture: under the last protocol what
+    was chosen against three controls, the mean scores of one model and of the average, and the paper's own setting
+    (``own``); the latter under the first protocol as well (``fixed``).
+
+    Args:
+        table: see :func:`with_sides`.
+        effects: see :func:`peers_beyond`.
+        p: the parameters of the page.
+    """
+    architecture, protocol = p.architectures[0], p.protocols[-1]
+    mine = effects[effects["architecture"] == architecture].set_index(["treatment", "protocol"])
+    chosen, own, fixed = (
+        mine.loc[[(name, at)]].iloc[0]
+        for name, at in (("chosen", protocol), ("paper's own", protocol), ("paper's own", p.protocols[0]))
+    )
+    at = table[table["setting"] == chosen["setting"]].groupby("condition")[["auc", "ensemble_auc", "oracle_auc"]].mean()
+    start = at.loc["checkpoint"]
+    return {
+        "answer": answer(effects, architecture),
+        "candidates": candidates(table),
+        "peers": chosen["difference"],
+        "low": chosen["low"],
+        "high": chosen["high"],
+        "from_checkpoint": chosen["over_checkpoint"],
+        "from_continued": chosen["over_alone"],
+        "own_peers": own["difference"],
+        "own_from_checkpoint": own["over_checkpoint"],
+        "own_from_continued": own["over_alone"],
+        "fixed_peers": fixed["difference"],
+        "fixed_from_checkpoint": fixed["over_checkpoint"],
+        "fixed_from_continued": fixed["over_alone"],
+        "checkpoint_auc": start["auc"],
+        "control_auc": at.loc["best control", "auc"],
+        "mutual_auc": at.loc["best mutual", "auc"],
+        "ensemble_auc": start["ensemble_auc"],
+        "oracle_auc": start["oracle_auc"],
+        "ensemble": start["ensemble_auc"] - start["auc"],
+        "replicates": int(chosen["replicates"]),
+        "instances": p.instances,
+        "protocol": spoken(protocol),
+        "architecture": architecture,
+        "data": ", ".join(p.datasets),
+        "profile": p.profile,
+    }

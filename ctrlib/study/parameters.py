@@ -97,7 +97,6 @@ class StudyParameters(Settings):
     mutual_weight: float = value(1.0, "total weight of the peers in the loss; the paper: 1", ge=0, le=1e6)
     coupling_form: Form = value("mse", "distance of two predictions; mse of probabilities is the paper's")
     coupling_target: Target = value("live", "coupling target")
-    full_cross: bool = value(False, "also fine-tune at a tenth of the learning rate, and with Adam's state kept")
     epoch_counts: tuple[Annotated[int, Field(ge=1, le=100)], ...] = values(
         (1, 2, 3, 4, 5), "epochs of fine-tuning, each trained anew from the checkpoints"
     )
@@ -127,11 +126,6 @@ class StudyParameters(Settings):
     rates: tuple[Rate, ...] = values(("lr", "lr/10"), "rates of going on, as parts of that of the pretraining", 1)
     settings: int = value(4, "settings of rate and embedding L2 among which each served model is chosen", ge=1, le=4)
     submodels: tuple[Annotated[int, Field(ge=1, le=100)], ...] = values((4, 8), "MLPs in one TabM-DeepFM (K)", 1)
-    row_levels: tuple[Annotated[int, Field(ge=100)], ...] = values((10_000, 40_000), "training rows to compare")
-    width_levels: tuple[Annotated[int, Field(ge=1, le=65536)], ...] = values((16, 64), "widths of each hidden layer")
-    noise_levels: tuple[Annotated[float, Field(gt=0, le=10)], ...] = values(
-        (0.75, 1.5, 3.0), "spreads of the true logit: the smaller, the noisier the clicks"
-    )
     search_size: int = value(16, "settings that a search tries", ge=2, le=1000)
     search_seed: int = value(0, "draws the settings of a search", ge=0)
     search_more: dict[Literal["search_size", "search_seed", "search_l2", "search_dropouts"], Any] = value(
@@ -169,7 +163,7 @@ class StudyParameters(Settings):
             given["datasets"] = [str(one) if type(one) is int else one for one in given["datasets"]]
         for name, value in given.items():
             entries = value if isinstance(value, list | tuple) else [value]
-            if name not in ("batch_norm", "full_cross") and any(isinstance(entry, bool) for entry in entries):
+            if name != "batch_norm" and any(isinstance(entry, bool) for entry in entries):
                 raise ValueError(f"{name}={quoted(value)}: must not be true or false")
         return given
 

@@ -13,7 +13,7 @@ import pandas as pd
 
 from ctrlib.errors import UserError
 from ctrlib.stats.metrics import relative_improvement
-from ctrlib.stats.paired import PairedDifference, holm, paired_difference, relative_difference
+from ctrlib.stats.paired import PairedDifference, holm, paired_difference
 from ctrlib.store.measures import group_scores, rarity_scores
 from ctrlib.store.runs import RunStore
 from ctrlib.study.conditions import Condition
@@ -400,20 +400,6 @@ def differences(replicates: pd.DataFrame, treatment: str, control: str, value: s
     """The paired difference of each replicate: what figures draw as dots."""
     scores = replicates.set_index(["condition", "replicate"])[value]
     return scores[treatment] - scores[control]
-
-
-def share_of_gap(replicates: pd.DataFrame, factors: Sequence[str], treatment: str, control: str) -> pd.DataFrame:
-    """One row per combination of ``factors``: which share of the gap between the control and the oracle AUC the
-    treatment closes, a ratio of means over replicates with Fieller's interval."""
-    rows = []
-    for about, part in by_factors(replicates, factors):
-        at = part.set_index(["condition", "replicate"])
-        treated, other = at.loc[treatment], at.loc[control]
-        gap, gain = other["oracle_auc"] - other["auc"], treated["auc"] - other["auc"]
-        found = relative_difference(gap + gain, gap, LEVEL, overlap_in(part))
-        means = {"control": other["auc"].mean(), "oracle": other["oracle_auc"].mean()}
-        rows.append({**about, **means, "share": found.mean, "low": found.low, "high": found.high})
-    return pd.DataFrame(rows)
 
 
 def slope_table(

@@ -15,7 +15,7 @@ import pandas as pd
 from scipy.stats import spearmanr
 
 from ctrlib.stats.paired import PairedDifference, paired_difference
-from ctrlib.study.finetuning import CONTROLS, HEADLINE
+from ctrlib.study.finetuning import CONTROLS
 from ctrlib.study.tables import (
     BEST,
     LEVEL,
@@ -34,10 +34,19 @@ from ctrlib.study.tables import (
 # AUC below which this field's benchmark calls two results the same (BARS, issue 17). It is the one margin of the study:
 # an interval of 95 % within it on both sides is two one-sided tests at 2.5 % (TOST).
 NEGLIGIBLE = 1e-3
-Claim = Literal["gain", "loss", "no gain", "next to nothing", "the same"]
+Claim = Literal["gain", "loss", "no gain", "next to nothing", "the same", "not above", "not below", "beyond"]
 AGAINST = ("checkpoint", BEST)
 MAIN = {"criteo_100k": "main_criteo", "frappe": "main_frappe", "ml1m": "main_ml1m", "synthetic": "main_synthetic"}
 """By data set, the experiment with its main comparison."""
+DATA = {"criteo_100k": "Criteo", "frappe": "Frappe", "ml1m": "MovieLens", "synthetic": "synthetic clicks"}
+"""By data set, what a reader calls it."""
+
+
+def data_name(label: str) -> str:
+    """The data set of a label of a profile: ``synthetic`` of any size."""
+    return "synthetic" if label.startswith("synthetic") else label
+
+
 FOUND = f"found against the best control, thousandths of AUC ({level_words(LEVEL)} interval, each by itself)"
 WEAK, STRONG = 1.0, 20.0  # the paper's weight, and the one that a competition's runner-up used
 SHALLOW = {"LR", "FM"}  # no MLP, and so far behind the others that pairs with them decide claims 4 to 6
@@ -46,7 +55,7 @@ SHALLOW = {"LR", "FM"}  # no MLP, and so far behind the others that pairs with t
 @dataclass(frozen=True)
 class Statement:
     """What is claimed: in words, the rule of :func:`judge`, what an interval above and below zero means in words, the
-    page that shows it (``main``: of :data:`MAIN`), and what the paper reports."""
+    experiment that shows it (``main``: those of :data:`MAIN`), and what the paper reports."""
 
     text: str
     rule: Claim
@@ -55,10 +64,6 @@ class Statement:
     page: str
     paper: str = ""
 
-    def page_of(self, data: str) -> str:
-        """The experiment that gives it for a data set."""
-        return MAIN.get(data, "main_comparison") if self.page == "main" else self.page
-
 
 # What the paper reports (arXiv 2406.12087): relative gains of 0.25 to 0.66 %, four instances best, five "almost no
 # impact", the best of unlike models worse and the weaker ones better, further epochs degrade.
@@ -66,11 +71,11 @@ PAPER = {
     one.text: one
     for one in (
         Statement(
-            "fine-tuning together lifts the AUC",
+            "fine-tuning together, as the paper does, lifts the AUC",
             "gain", "peers lift it", "peers lower it", "main", "+0.25 to +0.66 % relative",
         ),
         Statement(
-            "from scratch it does not help",
+            "from scratch, at the same weight, it does not help",
             "no gain", "peers help", "peers cost", "main", "no gain, slightly worse",
         ),
         Statement(
@@ -149,6 +154,9 @@ def judge(found: PairedDifference, claim: Claim = "gain") -> str:
     no gain             below zero, or within the margin          above zero, however little
     next to nothing     below zero, or within the margin          above zero and not within the margin
     the same            within the margin                         excludes zero and not within it
+    not above           below the margin                          above the margin
+    not below           above the negative margin                 below it
+    beyond              outside the margin, on either side        within the margin
     ==================  ========================================  ====================================
     """
     above, below, within = found.low > 0, found.high < 0, found.within(NEGLIGIBLE)
@@ -158,6 +166,9 @@ def judge(found: PairedDifference, claim: Claim = "gain") -> str:
         "no gain": (not above and (below or within), above),
         "next to nothing": (below or within, above and not within),
         "the same": (within, (above or below) and not within),
+        "not above": (found.high < NEGLIGIBLE, found.low > NEGLIGIBLE),
+        "not below": (found.low > -NEGLIGIBLE, found.high < -NEGLIGIBLE),
+        "beyond": (found.low > NEGLIGIBLE or found.high < -NEGLIGIBLE, within),
     }[claim]
     return "supported" if supported else "contradicted" if contradicted else "inconclusive"
 
@@ -184,20 +195,11 @@ def finding(
         )
 
 
-def with_choices(replicates: pd.DataFrame) -> pd.DataFrame:
-    """The replicate table of ``main_comparison``, ``finetune_mutually`` or ``how_strong_and_in_which_form`` with the
-    conditions of the first named as in it, an architecture, and, by validation, ``best control`` and ``best mutual``.
-    """
-    table = replicates.replace({"condition": dict(zip(HEADLINE, ("mutual", "continued training"), strict=True))})
-    table = table if "architecture" in table else table.assign(architecture="")
-    return with_best(table)
-
-
 def scores(table: pd.DataFrame, condition: str, value: str = "auc", **at: Any) -> pd.Series:
     """``value`` of a condition at the paper's rate, by architecture and replicate, empty where there is none.
 
     Args:
-        table: see :func:`with_choices`.
+        table: a replicate table with architectures.
         condition: its name.
         value: a column.
         **at: other factors and their levels; one that the table does not have distinguishes nothing.
@@ -216,8 +218,8 @@ def less(treated: pd.Series, control: pd.Series) -> pd.Series:
 
 def of_finetuning(replicates: pd.DataFrame, data: str = "synthetic") -> Iterator[Finding]:
     """Claims 1 and 2 at the paper's rate and weight, mean over the architectures; from the replicate table of
-    ``main_comparison`` or ``finetune_mutually``."""
-    for protocol, at in with_choices(replicates).groupby("protocol", sort=False):
+    ``main_comparison``."""
+    for protocol, at in with_best(replicates).groupby("protocol", sort=False):
         for against in AGAINST:
             about, control = {"data": data, "protocol": protocol, "against": against}, scores(at, against)
             share = 100 * less(scores(at, "mutual", weight=WEAK), control) / control.mean()
@@ -302,18 +304,40 @@ def finding_table(findings: Sequence[Finding]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def claims_table(findings: Iterable[Finding], statements: Iterable[Statement], data: str) -> pd.DataFrame:
-    """One row per statement for one data set: its verdict against the checkpoint, against the best control, and in a
-    sentence what was found against the latter; a dash and the page that would show it where there is no record."""
-    findings = [one for one in findings if one.data == data]
+def verdicts_by_data(
+    findings: Sequence[Finding], statements: Iterable[Statement], against: Sequence[str] = ("",)
+) -> pd.DataFrame:
+    """One row per statement that something was found to, a column for each data set: its verdicts against each of the
+    controls of ``against``, joined by an arrow; a dash where there is no record. ``""`` stands for all findings."""
+    there, rows = _data_in(findings), []
+    for statement in statements:
+        mine = [one for one in findings if one.statement.text == statement.text]
+        cells = {DATA.get(data, data): _verdicts([one for one in mine if one.data == data], against) for data in there}
+        if mine:
+            rows.append({"claim": statement.text, **cells})
+    return pd.DataFrame(rows, columns=["claim", *(DATA.get(data, data) for data in there)])
+
+
+def found_table(findings: Sequence[Finding], statements: Iterable[Statement]) -> pd.DataFrame:
+    """One row per statement and data set: in a sentence what was found, against the best control where that is one of
+    several controls; of what nothing was found, the page that would show it."""
     rows = []
     for statement in statements:
-        mine = [one for one in findings if one.statement == statement]
-        cells = {f"against the {name}": _verdicts(one for one in mine if one.against in (name, "")) for name in AGAINST}
-        said = _sentence([one for one in mine if one.against != "checkpoint"])
-        said = said or f"No record; {statement.page_of(data)} would show it."
-        rows.append({"claim": statement.text, **cells, FOUND: said})
+        mine = [one for one in findings if one.statement.text == statement.text and one.against != "checkpoint"]
+        for data in _data_in(mine):
+            if said := _sentence([one for one in mine if one.data == data]):
+                rows.append({"claim": statement.text, "data": DATA.get(data, data), FOUND: said})
+        if not mine:
+            rows.append(
+                {"claim": statement.text, "data": "–", FOUND: f"No record yet; {statement.page} would show it."}
+            )
     return pd.DataFrame(rows)
+
+
+def _data_in(findings: Iterable[Finding]) -> list[str]:
+    """Their data sets, those of :data:`MAIN` first."""
+    there = dict.fromkeys(one.data for one in findings)
+    return [*(data for data in MAIN if data in there), *(data for data in there if data not in MAIN)]
 
 
 def _by_protocol(findings: Iterable[Finding]) -> dict[str, list[Finding]]:
@@ -323,12 +347,17 @@ def _by_protocol(findings: Iterable[Finding]) -> dict[str, list[Finding]]:
     return found
 
 
-def _verdicts(findings: Iterable[Finding]) -> str:
-    """One word where all protocols and measures agree, else the verdicts of each protocol; a dash for none."""
+def _verdicts(findings: Iterable[Finding], against: Sequence[str]) -> str:
+    """One word where all protocols, controls and measures agree, else the verdicts of each protocol, from control to
+    control; a dash for none."""
     by = {}
     for protocol, part in _by_protocol(findings).items():
-        words = pd.Series([one.verdict() for one in part]).value_counts(sort=False)
-        by[protocol] = words.index[0] if len(words) == 1 else ", ".join(f"{n} {word}" for word, n in words.items())
+        words = []
+        for name in against:
+            rows = [one.verdict() for one in part if name in ("", one.against) or not one.against]
+            counts = pd.Series(rows).value_counts(sort=False)
+            words.append(rows[0] if len(counts) == 1 else ", ".join(f"{n} {word}" for word, n in counts.items()))
+        by[protocol] = " → ".join(dict.fromkeys(words))
     if len(set(by.values())) < 2:
         return next(iter(by.values()), "–")
     return "; ".join(f"{protocol}: {word}" for protocol, word in by.items())
