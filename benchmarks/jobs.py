@@ -5,10 +5,12 @@
 
 import os
 import resource
+import shlex
 import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 
@@ -329,6 +331,41 @@ def start(cores: int, what: str, tries: int = 3) -> dict:
     unit = 1 if sys.platform == "darwin" else 1024
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * unit / 1e6
     return {"value": min(seconds), "unit": "s", "peak_mb": round(peak, 1), "detail": {"tries": seconds}}
+
+
+def command(cores: int, line: str, clone: str, needs_environment: bool = True) -> dict:
+    """Wall time of a command line in a clone of this project, which is made where it is not there yet, with the
+    environment in it; ``peak_mb`` is the most that all its processes held together (shared pages counted in each)."""
+    import threading
+
+    import psutil
+
+    root, place = Path(__file__).resolve().parent.parent, Path(clone)
+    if not place.exists():
+        subprocess.run(["git", "clone", "-q", str(root), clone], check=True)
+    commands = place / ".venv" / "bin" if needs_environment else Path(sys.executable).parent
+    environment = {**os.environ, "PATH": f"{commands}{os.pathsep}{os.environ['PATH']}"}
+    for name in ("PYTHONPATH", "CTRLIB_RUNS", "CTRLIB_DATA"):
+        environment.pop(name, None)
+    began, peak, over = time.perf_counter(), 0.0, threading.Event()
+    child = subprocess.Popen(shlex.split(line), cwd=place, env=environment, stdout=subprocess.DEVNULL)
+
+    def watch() -> None:
+        nonlocal peak
+        while not over.wait(0.3):
+            with suppress(psutil.Error):
+                family = [psutil.Process(child.pid), *psutil.Process(child.pid).children(recursive=True)]
+                peak = max(peak, sum(one.memory_info().rss for one in family) / 1e6)
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    code = child.wait()
+    seconds = time.perf_counter() - began
+    over.set()
+    watcher.join()
+    if code:
+        raise RuntimeError(f"{line}: ended with {code}")
+    return {"value": seconds, "unit": "s", "peak_mb": round(peak, 1), "detail": {"line": line}}
 
 
 def synthetic(cores: int, rows: int) -> dict:

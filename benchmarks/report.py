@@ -301,6 +301,16 @@ def start_rows(book: Book) -> list[list]:
     ]
 
 
+def waiting_rows(book: Book) -> list[list]:
+    """What a person waits for: seconds here, which only say something about this machine, and peak memory."""
+    rows = []
+    for what in book.whats("waiting"):
+        found = book.rows("waiting", what, "seconds")
+        note = found["detail"].iloc[0]["line"]
+        rows.append(row_of("waiting", f"{what}: seconds", found["value"], float(found["peak_mb"].max()), note))
+    return rows
+
+
 def synthetic_rows(book: Book) -> list[list]:
     """Making rows against numpy drawing one number per cell, and two cores against one."""
     rows = []
@@ -412,6 +422,7 @@ ROWS = {
     "precision": precision_rows,
     "auc": auc_rows,
     "start": start_rows,
+    "waiting": waiting_rows,
     "synthetic": synthetic_rows,
     "scale": scale_rows,
     "encode": encode_rows,

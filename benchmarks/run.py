@@ -27,13 +27,13 @@ Contenders take turns: repeat 1 of each, repeat 2 of each, and so on; every meas
 pinned to one core. What else the machine did meanwhile is noted, so run it when nothing else does.
 One JSON file with every measurement goes to benchmarks/results/; the table shows ratios within that file only.
 
-Suites: train (each peer, one model), floor (products, bandwidth), cohort (K=4, two cores), workers (overhead of a
-run), precision (bf16), auc, start, synthetic, encode (raw text), scale (rows, codes, members), stream, gpu (skipped
-without one).
+Suites: train (each peer, one model), floor (products, bandwidth), study (the sizes of the book), cohort (K=4, two
+cores), workers (overhead of a run), precision (bf16), auc, start, waiting (the commands of the README in a fresh
+clone), synthetic, encode (raw text), scale (rows, codes, members), stream, gpu (skipped without one).
 
 Examples:
 
-  python -m benchmarks.run                          everything, 30 to 40 minutes on two cores
+  python -m benchmarks.run                          everything, about an hour on two cores
 
   python -m benchmarks.run --only train,floor       the peers and the floor
 

@@ -172,6 +172,37 @@ def start(quick: bool, folder: Path) -> list[Group]:
     return [Group(contenders, 2 if quick else REPEATS)]
 
 
+WAITS = {  # what a person waits for in a fresh clone, in this order, and the command
+    "environment": "make env",
+    "make book, first": "make book",
+    "make book, again": "make book",
+    "nothing to do": "ctrlib study",
+    "plan": "ctrlib study --plan",
+    "re-run: five models": "ctrlib study --only 21 --set instances=5",
+    "re-run: weight 20": "ctrlib study --only 21 --set mutual_weight=20",
+    "re-run: main comparison": "ctrlib study --only 02",
+    "papermill": "papermill notebooks/01_train_independent.ipynb out.ipynb -p instances 2",
+    "tests": "make test",
+}
+
+
+def waiting(quick: bool, folder: Path) -> list[Group]:
+    """The commands of the README and of pages in a fresh clone with two cores, and the most memory they hold."""
+    waits = {"plan": "ctrlib study --help"} if quick else WAITS
+    contenders = [
+        Contender(
+            what,
+            "seconds",
+            "command",
+            {"line": line, "needs_environment": what != "environment" and not quick},
+            cores=2,
+            by_repeat=lambda repeat: {"clone": str(Path(folder) / f"clone-{repeat}")},
+        )
+        for what, line in waits.items()
+    ]
+    return [Group(contenders, 1 if quick else 3)]
+
+
 def synthetic(quick: bool, folder: Path) -> list[Group]:
     """Ten million rows of synthetic data with two cores to use; a tenth of it with one and with two."""
     rows = 70_000 if quick else 1_000_000
@@ -253,6 +284,7 @@ SUITES: dict[str, Callable[[bool, Path], list[Group]]] = {
     "precision": precision,
     "auc": auc,
     "start": start,
+    "waiting": waiting,
     "synthetic": synthetic,
     "encode": encode,
     "scale": scale,

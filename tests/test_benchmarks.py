@@ -158,6 +158,7 @@ def test_other_suites_ratios():
         *measurements("auc", "cohort AUC", "ctrlib", [1.5], detail={"auc": [0.7, 0.8 + 1e-12, 0.9]}),
         *measurements("start", "start", "ctrlib --help", [0.5]),
         *measurements("start", "start", "python -c pass", [0.02]),
+        *measurements("waiting", "plan", "seconds", [1.5, 2.5], detail={"line": "ctrlib study --plan"}),
         *measurements("scale", "members", "K=1", [1.0]),
         *measurements("scale", "members", "K=10", [12.0]),
     ]
@@ -171,6 +172,7 @@ def test_other_suites_ratios():
         "DeepFM: largest AUC difference bf16 - fp32 over seeds": 3e-4,
         "scikit-learn / ctrlib time": 4.0,
         "ctrlib --help / bare interpreter": 25.0,
+        "plan: seconds": 2.0,
         "time per step and model, K=10 / K=1": 1.2,
     }
     assert {what: row(made, what)["value"] for what in expected} == pytest.approx(expected)

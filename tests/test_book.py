@@ -79,7 +79,7 @@ PARTS = {  # an older page has the first of the forms, a newer one the rhythm th
     "what to notice": r"^## (?:What to notice|What it means|Meaning and limits)",
     "limits": r"^\*\*Limits\.\*\*|^## .*limits$",
     "exercises": r"^## Exercises",
-    "the command to run it again": r"\*\*(?:Run it again|Measure it yourself)[^`]*`(?:ctrlib study|make bench)",
+    "how to run it again": r"\*\*(?:Run it again|Measure it yourself)[^`]*`(?:``bash\n)?(?:ctrlib study|make b)",
 }
 
 
@@ -88,7 +88,8 @@ def test_experiment_pages_have_all_parts_and_say_what_they_were_made_from(notebo
     lacking = [part for part, how in PARTS.items() if not re.search(how, TEXTS[notebook], flags=re.MULTILINE)]
     assert not lacking
     code = code_of(notebook)
-    trains, says = max(code.find("train_conditions(p"), code.find("train_stages(")), code.find("provenance(p")
+    trains = max(code.find(f"{how}(") for how in ("train_conditions", "train_stages", "published_pages"))
+    says = code.find("provenance(p")
     assert (trains < 0) == (says < 0), f"{notebook.name}: provenance(p, conditions) belongs after its training"
     assert trains <= says
 

@@ -113,7 +113,7 @@ def test_commands_on_pages_are_taken(path, command):
     check_command(PLACEHOLDER.sub("DeepFM", command) if "TwoTower" in command else command)
     exercises = " ".join(" ".join(one.task.split()) for one in EXERCISES.get(path, []))
     number = path.name[:2]
-    if command in exercises and number.isdigit():
+    if command in exercises and number.isdigit() and number != "16":  # it trains nothing
         assert f"--only {number}" in command, "an exercise re-runs its own page"
 
 
@@ -125,7 +125,7 @@ def check_command(command: str) -> None:
     overrides = read_overrides(list(asked["set_"] or []))
     for name in ("device", "precision"):  # not every machine has it
         overrides.pop(name, None)
-    if "dataset" in overrides or asked["profile"] in ("published", "paper"):
+    if {"dataset", "datasets"} & overrides.keys() or asked["profile"] in ("published", "paper"):
         declared = [
             declared_parameters(path) for path in NOTEBOOKS if path.name[:2] in (asked["only"] or [path.name[:2]])
         ]
@@ -134,8 +134,7 @@ def check_command(command: str) -> None:
     jobs = plan(ROOT, asked["profile"], list(asked["only"] or []), overrides)
     if asked["only"] and asked["profile"] == "quick":
         runs = {run.fingerprint for job in jobs for run in planned(job)[0]}
-        longer = "--only 16" in command or "16]" in command  # all experiments at once; cohorts of sixteen
-        assert len(runs) <= (700 if longer else 210), "nobody waits"
+        assert len(runs) <= (700 if "16]" in command else 210), "nobody waits"  # cohorts of sixteen
 
 
 @pytest.mark.parametrize(

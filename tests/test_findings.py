@@ -239,6 +239,16 @@ def test_the_readme_on_the_main_comparisons(data: str) -> None:
     assert (averages["ensemble_auc"] > chosen["auc"]).all()
 
 
+def test_what_the_lesson_tells_of_three_controls() -> None:
+    """Under fixed epochs nearly all of the gain over the checkpoint is further training; after convergence an epoch at
+    the full rate harms, and the peers take away a part of it."""
+    fixed = sides_of("13")[1].loc[("paper's own", "DeepFM", FIXED)]
+    assert fixed["over_checkpoint"].item() > 0.005 > 20 * fixed["over_alone"].item() > 0
+    for number in ("13", "14"):
+        stopped = sides_of(number)[1].loc[("paper's own", "DeepFM", STOPPED)]
+        assert stopped["over_alone"].item() > 0.0005 > -0.002 > stopped["over_checkpoint"].item()
+
+
 def test_the_readme_on_criteo() -> None:
     """Chosen by validation peers add one to three thousandths."""
     chosen = sides_of("14")[1].loc["chosen"]

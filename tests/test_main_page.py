@@ -108,8 +108,13 @@ def test_each_effect_is_given_three_times() -> None:
 def test_the_answer_follows_from_the_interval(low, high, words) -> None:
     verdict = "gain" if low > 0 else "loss" if high < 0 else "no difference shown"
     row = {**HERE, "treatment": "chosen", "difference": 0.0005, "low": low, "high": high, "level": 0.975}
-    rows = pd.DataFrame([{**row, "verdict": verdict, "replicates": 6}, {**row, "treatment": "paper's own"}])
+    row |= {"over_checkpoint": 0.002}
+    row |= {"verdict": verdict, "replicates": 6}
+    rows = pd.DataFrame([row, {**row, "treatment": "paper's own"}])
     found = main_page.answer(rows, "DeepFM")
-    assert f"DeepFM: under early stopping {words}+0.0005 AUC (97.5 % interval {low:+.4f}" in found
-    assert found.endswith("; 6 replicates.")
+    assert f"DeepFM: under early stopping {words}+0.50 (97.5 % interval {1e3 * low:+.2f}" in found
+    assert found.endswith("over the checkpoint +2.00). 6 replicates.")
     assert found.count("peers") == 1
+    other = main_page.answer(rows.assign(architecture=["DeepFM", "PNN"], treatment="chosen", setting="PNN"), "DeepFM")
+    assert other.startswith(found)
+    assert other.endswith(f" Peers of others: PNN: {words.removeprefix('peers ')}+0.50.")

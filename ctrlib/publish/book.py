@@ -55,6 +55,7 @@ def assemble(root: Path, executed: Path, student: bool = False) -> Path:
     for number, notebook in notebooks.items():
         page = nbformat.read(executed / notebook.name, as_version=4)
         export_figure_data(page, number, static / "data")
+        put_number(page, number)
         nbformat.write(page, source / "notebooks" / notebook.name)
         offer_source(notebook, static / "notebooks")
     if student:
@@ -62,6 +63,12 @@ def assemble(root: Path, executed: Path, student: bool = False) -> Path:
     else:
         write_slides(root, executed, static / "slides", "../vendor")
     return source
+
+
+def put_number(page: nbformat.NotebookNode, number: str) -> None:
+    """Begin the title of a notebook's page with its number, by which commands name it."""
+    first = next(cell for cell in page.cells if cell.cell_type == "markdown")
+    first.source = first.source.replace("# ", f"# {int(number)} · ", 1)
 
 
 def leave_out_answers(source: Path) -> None:

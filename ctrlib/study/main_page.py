@@ -72,16 +72,22 @@ def peers_beyond(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def answer(effects: pd.DataFrame, architecture: str) -> str:
-    """What peers give one architecture beyond the best that needs none, as chosen, a clause a protocol: they *help* or
-    *do harm* where the interval excludes zero, and where it lies within the margin that is *less than a thousandth*;
-    else they *make no difference of a thousandth* (within the margin) or *are not shown to help*."""
-    rows, clauses = effects[(effects["architecture"] == architecture) & (effects["treatment"] == "chosen")], []
+    """What peers give one architecture beyond the best that needs none, as chosen, a clause a protocol, and over the
+    checkpoint: they *help* or *do harm* where the interval excludes zero, and where it lies within the margin that is
+    *less than a thousandth*; else they *make no difference of a thousandth* (within the margin) or *are not shown to
+    help*. Then, in a word, the other architectures."""
+    chosen, clauses = effects[effects["treatment"] == "chosen"], []
+    rows, others = (chosen[(chosen["architecture"] == architecture) == same] for same in (True, False))
     for row in rows.to_dict("records"):
-        interval = f"{100 * row['level']:.4g} % interval {bounds(row)}"
+        interval = f"{100 * row['level']:.4g} % interval {bounds(row, milli=True)}"
         where = spoken(row["protocol"]) + f" ({row.get('data')})" * bool(rows["protocol"].duplicated().any())
-        clauses.append(f"under {where} peers {verb(row)}, {signed(row['difference'])} AUC ({interval})")
-    clauses.append(f"{int(rows['replicates'].min())} replicates")
-    return f"Beyond the best that needs no peer, {architecture}: {'; '.join(clauses)}."
+        over = f"over the checkpoint {signed(row['over_checkpoint'], milli=True)}"
+        clauses.append(f"under {where} peers {verb(row)}, {signed(row['difference'], milli=True)} ({interval}; {over})")
+    said = f"Beyond the best that needs no peer, thousandths of AUC, {architecture}: {'; '.join(clauses)}"
+    more = "; ".join(
+        f"{r['setting']}: {verb(r)}, {signed(r['difference'], milli=True)}" for r in others.to_dict("records")
+    )
+    return f"{said}. {int(rows['replicates'].min())} replicates." + f" Peers of others: {more}." * bool(more)
 
 
 def verb(effect: Mapping[str, Any]) -> str:

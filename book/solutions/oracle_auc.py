@@ -1,4 +1,4 @@
-"""The reachable AUC, computed without labels, against the AUC of the true probabilities on drawn labels."""
+"""The oracle AUC, computed without labels, against the AUC of the true probabilities on drawn labels."""
 
 import numpy as np
 
