@@ -305,10 +305,15 @@ def finding_table(findings: Sequence[Finding]) -> pd.DataFrame:
 
 
 def verdicts_by_data(
-    findings: Sequence[Finding], statements: Iterable[Statement], against: Sequence[str] = ("",)
+    findings: Sequence[Finding],
+    statements: Iterable[Statement],
+    against: Sequence[str] = ("",),
+    protocol: str | None = None,
 ) -> pd.DataFrame:
     """One row per statement that something was found to, a column for each data set: its verdicts against each of the
-    controls of ``against``, joined by an arrow; a dash where there is no record. ``""`` stands for all findings."""
+    controls of ``against``, joined by an arrow; a dash where there is no record. ``""`` stands for all findings;
+    without a ``protocol`` the verdicts of all stand in a cell."""
+    findings = [one for one in findings if protocol in (None, one.protocol)]
     there, rows = _data_in(findings), []
     for statement in statements:
         mine = [one for one in findings if one.statement.text == statement.text]
