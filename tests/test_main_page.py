@@ -118,3 +118,14 @@ def test_the_answer_follows_from_the_interval(low, high, words) -> None:
     other = main_page.answer(rows.assign(architecture=["DeepFM", "PNN"], treatment="chosen", setting="PNN"), "DeepFM")
     assert other.startswith(found)
     assert other.endswith(f" Peers of others: PNN: {words.removeprefix('peers ')}+0.50.")
+
+
+def test_the_answer_over_logs_groups_data_sets_that_say_the_same() -> None:
+    row = {"difference": 0.0012, "low": 0.001, "high": 0.003, "verdict": "gain", "over_checkpoint": 0.001}
+    less = row | {"difference": -0.0002, "low": -0.0009, "high": 0.0005, "verdict": "no difference shown"}
+    rows = [row | {"setting": name, "treatment": "chosen", "ensemble": gain} for name, gain in (("A", 0.003), ("B", 0))]
+    rows.append(less | {"setting": "C", "treatment": "chosen", "ensemble": 0.002})
+    found = main_page.answer_over_logs(pd.DataFrame(rows))
+    assert found.startswith("Chosen by validation, peers help on A (+1.20) and B (+1.20); they make no difference of a")
+    assert found.endswith("The average of the untouched checkpoints gains more on A and C, and serves them all.")
+    assert main_page.answer_over_logs(pd.DataFrame()) == "No records."

@@ -194,7 +194,15 @@ def answer_over_logs(effects: pd.DataFrame) -> str:
             said.setdefault(verb(row), []).append(f"{row['setting']} ({signed(row['difference'], milli=True)})")
         if said:
             parts.append(f"{how}, peers {'; they '.join(f'{what} on {_and(names)}' for what, names in said.items())}.")
-    return f"{' '.join(parts)} Thousandths of test AUC beyond the best that needs no peer." if parts else "No records."
+    if not parts:
+        return "No records."
+    chosen = effects[effects["treatment"] == "chosen"]
+    more = list(chosen.loc[chosen["ensemble"] > chosen["over_checkpoint"], "setting"])
+    parts.append("Thousandths of test AUC beyond the best that needs no peer.")
+    parts.append(
+        f"The average of the untouched checkpoints gains more on {_and(more)}, and serves them all." * bool(more)
+    )
+    return " ".join(parts).strip()
 
 
 def logs_table(effects: pd.DataFrame) -> pd.DataFrame:
