@@ -1,4 +1,4 @@
-"""Not detaching the peers doubles the pull in a complete graph, and reaches the speaker in a one-way one."""
+"""Not detaching the peers doubles the gradient in a complete graph, and reaches the teachers in a one-way one."""
 
 import torch
 
@@ -6,7 +6,7 @@ from ctrlib.config import Coupling
 from ctrlib.coupling import complete, one_way, peer_loss
 
 
-def pull(weights, target):
+def gradient(weights, target):
     """Gradient of the summed peer losses in all logits."""
     torch.manual_seed(0)
     z = torch.randn(4, 6, dtype=torch.float64, requires_grad=True)
@@ -14,8 +14,8 @@ def pull(weights, target):
     return z.grad
 
 
-torch.testing.assert_close(pull(complete(4), "joint"), 2 * pull(complete(4), "live"))
-torch.testing.assert_close(pull(complete(4), "joint"), pull(complete(4, 2.0), "live"))
+torch.testing.assert_close(gradient(complete(4), "joint"), 2 * gradient(complete(4), "live"))
+torch.testing.assert_close(gradient(complete(4), "joint"), gradient(complete(4, 2.0), "live"))
 
-assert pull(one_way(4), "live")[1:].abs().max() == 0  # detached: who only speaks is left alone
-assert pull(one_way(4), "joint")[1:].abs().min() > 0  # not detached: the speakers are pulled as well
+assert gradient(one_way(4), "live")[1:].abs().max() == 0  # detached: a teacher gets no gradient
+assert gradient(one_way(4), "joint")[1:].abs().min() > 0  # not detached: the teachers get one as well

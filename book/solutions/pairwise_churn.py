@@ -15,7 +15,7 @@ def pairwise_churn(probabilities):
 random = np.random.default_rng(0)
 probabilities = random.random((4, 1000))
 assert abs(pairwise_churn(probabilities) - churn(probabilities).mean_difference) < 1e-12
-assert pairwise_churn(np.stack([probabilities[0]] * 3)) == 0  # twins
+assert pairwise_churn(np.stack([probabilities[0]] * 3)) == 0  # identical copies
 
 opposite = np.stack([np.zeros(10), np.ones(10)])  # one is sure of no click, the other of a click, on every row
 assert pairwise_churn(opposite) == 1  # no two models can differ more
