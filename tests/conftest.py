@@ -23,11 +23,13 @@ TINY = ROOT / "tests" / "tiny.yaml"
 @pytest.fixture(scope="session")
 def project_copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The project's files in a folder of their own, so that building leaves no trace in the checkout."""
+    from ctrlib.publish.book import TOP_FILES
+
     root = tmp_path_factory.mktemp("a project with späces")
     left_out = shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints", ".venv")
     for name in ("book", "notebooks", "ctrlib", "benchmarks"):
         shutil.copytree(ROOT / name, root / name, ignore=left_out)
-    for name in ("_config.yml", "_toc.yml", "requirements.lock", "pyproject.toml"):
+    for name in TOP_FILES:
         shutil.copy2(ROOT / name, root / name)
     toc = yaml.safe_load((root / "_toc.yml").read_text(encoding="utf-8"))
     listed = {Path(chapter["file"]).name for part in toc["parts"] for chapter in part["chapters"]}

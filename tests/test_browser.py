@@ -3,6 +3,7 @@
 Each page is visited once, and the tests look at what was noted there: one page in the usual run, all in the long one.
 """
 
+import asyncio
 from pathlib import Path
 from urllib.parse import unquote, urlparse
 
@@ -23,6 +24,8 @@ TYPESET = """(() => ({
   lost: [...document.fonts].filter(f => f.status === 'error').map(f => f.family),
   broken: [...document.images].filter(i => i.loading !== 'lazy' && !i.naturalWidth).map(i => i.src),
   title: document.title.trim(),
+  headings: document.querySelectorAll('h1').length,
+  cite: document.querySelectorAll('.cite pre + button.copybtn').length,
 }))()"""
 LINKS = """(() => ({
   links: [...document.querySelectorAll('a[href]')].map(a => a.href).filter(h => h.startsWith('file:')),
@@ -33,6 +36,18 @@ BARRIERS = """(async () => {
   const rules = RULES, found = await axe.run({exclude: ['.katex']}, {resultTypes: ['violations'], runOnly: rules});
   return found.violations.filter(v => ['serious', 'critical'].includes(v.impact))
     .map(v => v.id + ': ' + v.nodes.map(n => n.html.slice(0, 160)).slice(0, 3).join(' | '));
+})()"""
+# Every table and figure, folds opened: does its box, or else the window, end before it does? Does its box scroll?
+FITS = """(() => {
+  document.querySelectorAll('details').forEach(fold => fold.open = true);
+  const scrolls = e => ['auto', 'scroll'].includes(getComputedStyle(e).overflowX);
+  return [...document.querySelectorAll('article table, article svg.drawing')].filter(e => e.offsetParent !== null
+    || e.getBoundingClientRect().width).map(e => {
+    let box = e.parentElement;
+    while (box.localName !== 'article' && !scrolls(box)) box = box.parentElement;
+    const edge = box.getBoundingClientRect().right, cut = e.getBoundingClientRect().right > edge + 1;
+    return {cut, fits: edge <= innerWidth + 1 && (!cut || scrolls(box)), what: e.outerHTML.slice(0, 90)};
+  });
 })()"""
 # Whoever walks through a page with the Tab key: where the focus has been, and where it could not be seen.
 WALK = """(() => {
@@ -107,6 +122,8 @@ async def _visit(tab, page):
     problems += [f"asks for {url}" for url in requests if not url.startswith(("file:", "data:", "blob:"))]
     state = await tab.evaluate(TYPESET)
     problems += [] if state["title"] else ["no title"]
+    problems += [] if state["headings"] == 1 else [f"{state['headings']} headings of the first level"]
+    problems += [] if state["cite"] == 1 else ["no citation to copy"]
     problems += [f"broken image {source}" for source in state["broken"]]
     if _needs_maths(page):
         problems += [f"{name}: {state[name]}" for name in ("raw", "bad", "lost") if state[name]]
@@ -151,6 +168,43 @@ def test_nothing_is_wrong_on_a_page(built_book, visits, kind):
     """Neither in the console, on the way, in formulas, in size, nor for axe-core, the Tab key or a narrow phone."""
     assert {name: note[kind] for name, note in visits.items() if note[kind]} == {}
     assert any(_needs_maths(built_book / name) for name in visits), "no page with a formula: nothing was checked"
+
+
+def test_tables_and_figures_fit(built_book, browse):
+    """Nothing is cut on a desk; on a phone what is too wide scrolls inside its own box, and the page does not."""
+
+    async def task(tab):
+        wrong, seen = [], 0
+        for page in _pages(built_book):
+            await tab.open(page)
+            for size in (DESK, PHONE):
+                await tab.resize(size)
+                found = await tab.evaluate(FITS)
+                wrong += [f"{page.stem}, {size[0]}: {one['what']}" for one in found
+                          if not one["fits"] or (one["cut"] and size == DESK)]  # fmt: skip
+                wide = await tab.evaluate("document.scrollingElement.scrollWidth")
+                wrong += [f"{page.stem}, {size[0]}: the page is {wide} wide"] if wide > size[0] else []
+                seen += len(found)
+        return wrong, seen
+
+    wrong, seen = browse(task)
+    assert wrong == []
+    assert seen > 100
+
+
+def test_what_is_folded_is_not_printed_and_nothing_is_cut(built_book, browse):
+    async def task(tab):
+        await tab.open(next((built_book / "notebooks").glob("01_*.html")), size=(700, 900))
+        await tab.send("Emulation.setEmulatedMedia", media="print")
+        shown = "[...document.querySelectorAll('article SELECTOR')].filter(e => e.checkVisibility())"
+        folds = await tab.evaluate(shown.replace("SELECTOR", "details") + ".length")
+        blocks = shown.replace("SELECTOR", "pre")
+        return folds, await tab.evaluate(f"{blocks}.map(e => e.scrollWidth - e.clientWidth)")
+
+    folds, cut = browse(task)
+    assert folds == 0
+    assert cut
+    assert max(cut) <= 0
 
 
 def test_a_barrier_would_be_found(built_book, browse):
@@ -202,7 +256,14 @@ def test_search_finds_a_page_by_keyboard_alone(built_book, browse):
         for letter in "detached":
             await tab.press(letter, text=letter)
         await tab.press("Enter")
-        assert await tab.until("document.querySelectorAll('#search-results li a').length"), "nothing was found"
+        assert await tab.until("document.querySelector('#search-results .search-summary')?.innerText"), "no answer"
+        hits = await tab.evaluate("[...document.querySelectorAll('#search-results li a')].map(a => a.href)")
+        api = ["/book/api_" in hit for hit in hits]
+        assert hits, "nothing was found"
+        assert api == sorted(api), "pages stand before entries of the API"
+        assert any(api), "the word is on a page of the API as well, or nothing was compared"
+        await asyncio.sleep(0.3)
+        assert tab.problems == []
         await tab.evaluate("document.querySelector('#search-results li a').click()")
         return await tab.until(f"{there} && document.body.innerText.includes('detached')")
 

@@ -6,10 +6,15 @@ import re
 import shlex
 import subprocess
 import tomllib
+from datetime import date
 from pathlib import Path
 
 import pytest
 import yaml
+from bs4 import BeautifulSoup
+from footer import bibtex, footer
+
+from ctrlib.store.environment import source_commit
 
 ROOT = Path(__file__).resolve().parents[1]
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
@@ -85,6 +90,16 @@ def test_one_version_and_one_title_everywhere():
     for name in ("version", "title", "keywords", "license"):
         assert citation[name] == zenodo[name]
     assert [one["name"] for one in citation["authors"]] == [one["name"] for one in zenodo["creators"]]
+
+
+def test_the_footer_says_licences_version_date_and_how_to_cite():
+    citation, text = read("CITATION.cff"), footer(ROOT, date(2026, 1, 2))
+    said = BeautifulSoup(text, "html.parser")
+    assert all(word in said.p.text for word in ("CC BY 4.0", "MIT", f"Version {citation['version']}", "2026-01-02"))
+    entry = said.select_one(".highlight pre").text
+    assert entry == bibtex(citation, source_commit())
+    assert f"title = {{{citation['title']}}}" in entry
+    assert all(one["name"] in entry for one in citation["authors"])
 
 
 @pytest.mark.parametrize("name", ["CONTRIBUTING.md", "README.md", "book/teach.md", "book/environment.md"])

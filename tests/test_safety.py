@@ -63,11 +63,13 @@ def shown(monkeypatch) -> list:
 @pytest.mark.parametrize("name", NAMES)
 def test_tables_and_sentences_show_text(shown: list, name: str) -> None:
     """As a value and as a column of a page that is read as HTML; Markdown makes one paragraph of the same letters."""
-    notebook.show_table(pd.DataFrame({name: [name, "x"], "score": [0.5, np.nan]}))
+    notebook.show_table(pd.DataFrame({name: [name, "x"], "score": [0.5, np.nan]}), caption=name)
     notebook.say(f"about {notebook.as_text(name)}: 1")
-    table = shown[0]._repr_html_()
+    table = figures.table_bundle(shown[0])["text/html"]
     page = BeautifulSoup(table, "html.parser")
-    assert {tag.name for tag in page(True)} == {"style", "table", "thead", "tbody", "tr", "th", "td"}
+    assert {tag.name for tag in page(True)} == {"style", "table", "caption", "thead", "tbody", "tr", "th", "td"}
+    assert page.caption.text == name
+    assert [head["scope"] for head in page("th")] == ["col", "col"]
     assert {name, name.replace("_", " ")} <= set(page.strings)
     assert "mathjax_ignore" in table, "formulas in it are not set"
     for kind in ("commonmark", "gfm-like"):

@@ -15,6 +15,7 @@ from pathlib import Path
 from docutils import nodes
 from markupsafe import escape
 
+LEAST = 5 / 6  # a drawing is not shown smaller than this, so that its words of 10.8 points have 9 pixels
 STYLES = Path(__file__).parent.parent / "_static" / "figures.css"
 KNOWN = frozenset(re.findall(r"--fig-([0-9a-f]{6}):", STYLES.read_text(encoding="utf-8")))
 
@@ -43,7 +44,9 @@ def inline(svg: str, alternative: str, number: str) -> str:
     svg = re.sub(r"<[^>]+>", lambda tag: re.sub(r"(\d\.\d\d)\d+", r"\1", tag[0]), svg)
     svg = re.sub(r"\s*\n\s*", " ", svg)
     svg = recolour(re.sub(r"<style.*?</style>", "", svg, flags=re.DOTALL))
-    svg = svg.replace("<svg ", f'<svg class="drawing" role="img" aria-label="{escape(alternative)}" ', 1)
+    least = LEAST * float(re.search(r'viewBox="\S+ \S+ (\S+)', svg)[1])
+    opening = f'<svg class="drawing" role="img" aria-label="{escape(alternative)}" style="min-width: {least:.0f}px" '
+    svg = svg.replace("<svg ", opening, 1)
     return f'<div class="drawing-box">{svg}</div>'
 
 

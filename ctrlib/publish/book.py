@@ -21,7 +21,7 @@ from ctrlib.publish.slides import write_slides
 from ctrlib.store.environment import source_commit
 from ctrlib.study.pages import book_notebooks
 
-TOP_FILES = ("_config.yml", "_toc.yml", "requirements.lock", "pyproject.toml")  # a page lists the versions
+TOP_FILES = ("_config.yml", "_toc.yml", "requirements.lock", "pyproject.toml", "CITATION.cff")  # pages show them
 FOR_TEACHERS = ("book/teach.md",)
 FOR_TEACHERS_ONLY = "This page is for teachers and is left out of the students' edition."
 

@@ -113,7 +113,8 @@ def picture(figure: Figure) -> dict[str, str]:
 
 def table_bundle(table: Styler) -> dict[str, str]:
     """A styled table by MIME type: as it is shown, and its data (``table.numbers`` where it has them)."""
-    return {"text/html": table.to_html(), "text/csv": as_csv(getattr(table, "numbers", table.data))}
+    html = re.sub(r'<th(?= id="[^"]*_level\d)', '<th scope="col"', table.to_html())  # pandas has no setting for it
+    return {"text/html": html, "text/csv": as_csv(getattr(table, "numbers", table.data))}
 
 
 # What figures are made of --------------------------------------------------------------------------------------------

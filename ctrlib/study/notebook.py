@@ -5,6 +5,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from datetime import date
+from html import escape
 from itertools import product
 from typing import Any
 
@@ -120,8 +121,9 @@ def show_published(p: StudyParameters, conditions: Sequence[Condition]) -> None:
             shown[column] = [f"{d:+.4f} ({a:+.4f} to {b:+.4f})" for d, a, b in table[[column, low, high]].to_numpy()]
             shown = shown.drop(columns=[low, high])
         title = "What the peers are worth, here and on the published page"
-        html = f"<details><summary>{title}</summary>{styled(shown).to_html()}</details>"
-        display({"text/html": html, "text/csv": figures.as_csv(table)}, raw=True)
+        bundle = figures.table_bundle(styled(shown, numbers=table))
+        html = f"<details><summary>{title}</summary>{bundle['text/html']}</details>"
+        display({**bundle, "text/html": html}, raw=True)
 
 
 def peer_effects(conditions: Sequence[Condition], column: str) -> pd.DataFrame:
@@ -176,7 +178,10 @@ def hardware(environment: dict[str, Any]) -> str:
 
 
 def show_table(
-    table: pd.DataFrame, formats: dict[str, str] | str = "{:.4f}", numbers: pd.DataFrame | None = None
+    table: pd.DataFrame,
+    formats: dict[str, str] | str = "{:.4f}",
+    numbers: pd.DataFrame | None = None,
+    caption: str = "",
 ) -> None:
     """Show a table without its index, and offer its data as CSV.
 
@@ -186,14 +191,18 @@ def show_table(
         table: what is shown.
         formats: by column, or one for all columns of fractions.
         numbers: the data to offer, where what is shown holds words in place of numbers; the table itself unless given.
+        caption: what the table shows, above it.
     """
-    display(styled(table, formats, numbers))
+    display(styled(table, formats, numbers, caption))
 
 
 def styled(
-    table: pd.DataFrame, formats: dict[str, str] | str = "{:.4f}", numbers: pd.DataFrame | None = None
+    table: pd.DataFrame,
+    formats: dict[str, str] | str = "{:.4f}",
+    numbers: pd.DataFrame | None = None,
+    caption: str = "",
 ) -> Styler:
-    """The table that :func:`show_table` shows, for :func:`publish`; ``numbers`` as there."""
+    """The table that :func:`show_table` shows, for :func:`publish`; ``numbers`` and ``caption`` as there."""
     if isinstance(formats, str):
         formats = {name: formats for name in table.select_dtypes("floating").columns}
     by_column = {spoken(name): form for name, form in formats.items()}
@@ -203,7 +212,7 @@ def styled(
     # the class that the book's themes know, and those that MathJax passes by
     styler.set_table_attributes('class="dataframe tex2jax_ignore mathjax_ignore"')
     styler.numbers = table if numbers is None else numbers
-    return styler
+    return styler.set_caption(escape(caption)) if caption else styler
 
 
 def show_data(store: RunStore, conditions: Iterable[Condition]) -> pd.DataFrame:
