@@ -19,7 +19,7 @@ from ctrlib.study.main_page import dumbbells, over_logs
 def picture() -> Figure:
     """What peers give on each data set, and what needs none."""
     store = RunStore(Path("/nonexistent/records only"), results=committed_results())
-    return dumbbells(over_logs(store, published_pages())[0]).figure
+    return dumbbells(over_logs(store, published_pages())[0], 3).figure
 
 
 def made_of(figure: Figure) -> str:
