@@ -15,7 +15,7 @@ from pathlib import Path
 from docutils import nodes
 from markupsafe import escape
 
-LEAST = 5 / 6  # a drawing is not shown smaller than this, so that its words of 10.8 points have 9 pixels
+LEAST = 5 / 6  # pixels per point of a drawing: words have 9 pixels, and one of usual width fits a window of 400
 STYLES = Path(__file__).parent.parent / "_static" / "figures.css"
 KNOWN = frozenset(re.findall(r"--fig-([0-9a-f]{6}):", STYLES.read_text(encoding="utf-8")))
 

@@ -19,6 +19,9 @@ PATCHES = {
     # A list whose children are no list items, and an obsolete role.
     "bibliography": (r'<div role="list" class="citation-list">', '<div class="citation-list">'),
     "bibliography's entries": (r' role="doc-biblioentry"', ""),
+    # A second heading of the first level on every page, for paper only.
+    "printed title": (r'(id="jb-print-docs-body" class="onlyprint">\s*)<h1>(.*?)</h1>', r'\1<p class="h1">\2</p>'),
+    "header cells": (r'<th class="head', '<th scope="col" class="head'),
     "fold": (r'<summary aria-label="Toggle hidden content">', "<summary>"),
 }
 
