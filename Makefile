@@ -3,6 +3,8 @@
 # make pdf    the same book as one file to print, _build/book.pdf                    (needs Chromium or Chrome)
 # make student after make book: the edition without answers in _build/student/_build/html, notebooks without solutions
 # make slides after make book: the slides of the 90-minute lesson in _build/slides/lesson.html
+# make grade-pack after make book: the build exercises as notebooks that grade themselves, and all solutions as one PDF,
+#             in _build/grade
 # make wheelhouse all packages as files in wheelhouse/, for machines without a network: make book WHEELHOUSE=wheelhouse
 #             (WHEELS_FOR="--platform win_amd64 --python-version 3.12 --only-binary=:all:" for machines of another kind)
 # make links  after make book: every link to another site is tried
@@ -19,7 +21,7 @@ PROFILE ?= published
 TORCH   ?= 2.13.0
 READY   := .venv/.ready-torch-$(TORCH)
 
-.PHONY: book pdf student slides wheelhouse links pins test test-all soak fuzz env study bench clean
+.PHONY: book pdf student slides grade-pack wheelhouse links pins test test-all soak fuzz env study bench clean
 
 book: env
 	.venv/bin/ctrlib study --profile $(PROFILE)
@@ -33,6 +35,9 @@ student: env
 
 slides: env
 	.venv/bin/ctrlib slides --profile $(PROFILE)
+
+grade-pack: env
+	.venv/bin/ctrlib grade-pack
 
 links: env
 	.venv/bin/jupyter-book build _build/book_src --path-output _build/links --builder linkcheck
@@ -89,7 +94,7 @@ $(READY): requirements.lock pyproject.toml
 
 pins:
 	$(PYTHON) -m venv --clear _build/pins
-	_build/pins/bin/python -m pip install --quiet --disable-pip-version-check torch==$(TORCH) -e ".[book,dask,test]"
+	_build/pins/bin/python -m pip install --quiet --disable-pip-version-check torch==$(TORCH) -e ".[book,dask,grade,test]"
 	{ grep '^#' requirements.lock; _build/pins/bin/python -m pip freeze --exclude-editable | sed 's/+c[pu][u0-9]*$$//'; } > _build/requirements.lock
 	mv _build/requirements.lock requirements.lock
 	git --no-pager diff --stat requirements.lock

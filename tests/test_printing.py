@@ -63,6 +63,18 @@ def test_pages_become_one_document(book):
     assert section.path["id"] == "notebooks-01_x--p"
 
 
+def test_exercises_alone_are_a_document_of_the_pages_that_have_any(book):
+    loss = book / "book" / "loss.html"
+    one = '<div class="exercise"><p>Why?</p><details class="solution">So.</details></div></article>'
+    loss.write_text(loss.read_text(encoding="utf-8").replace("</article>", one), encoding="utf-8")
+    document = BeautifulSoup(one_document(book, exercises=True), "html.parser")
+    (page,) = document.select("section.page")
+    assert page["id"] == "book-loss"
+    assert page.get_text() == "book/lossWhy?So."
+    assert "open" in page.details.attrs
+    assert document.title.text == "A book: exercises and their solutions"
+
+
 @needs_browser
 def test_it_is_printed_with_bookmarks(book, tmp_path):
     content = print_book(book, tmp_path / "a folder" / "book.pdf").read_bytes()

@@ -2,14 +2,9 @@
 
 import numpy as np
 
-random = np.random.default_rng(0)
-truth = random.random(10_000)
-common = 0.1 * random.standard_normal(10_000)  # what all members get wrong alike
-own = 0.1 * random.standard_normal((4, 10_000))  # what each gets wrong on its own
 
-
-def parts(members):
-    """Error of the average, mean error of the members, disagreement; each a mean over rows."""
+def parts(members, truth):
+    """Error of the average, mean error, disagreement: squared, means over rows; members (K, rows), truth (rows,)."""
     average = members.mean(axis=0)
     error_of_average = ((average - truth) ** 2).mean()
     mean_error = ((members - truth) ** 2).mean()
@@ -17,16 +12,21 @@ def parts(members):
     return error_of_average, mean_error, disagreement
 
 
-error, mean_error, disagreement = parts(truth + common + own)
+random = np.random.default_rng(0)
+truth = random.random(10_000)
+common = 0.1 * random.standard_normal(10_000)  # what all members get wrong alike
+own = 0.1 * random.standard_normal((4, 10_000))  # what each gets wrong on its own
+members = truth + common + own
+
+error, mean_error, disagreement = parts(members, truth)
 assert abs(error - (mean_error - disagreement)) < 1e-12
 
 # "Coupling" that moves everybody halfway to the average: members get better, the average stays what it was.
-members = truth + common + own
 coupled = (members + members.mean(axis=0)) / 2
-after, mean_after, disagreement_after = parts(coupled)
+after, mean_after, disagreement_after = parts(coupled, truth)
 assert mean_after < mean_error
 assert disagreement_after < disagreement
 assert abs(after - error) < 1e-12
 
 # Nothing that the members do among themselves removes what they get wrong alike.
-assert abs(parts(np.stack([truth + common] * 4))[0] - (common**2).mean()) < 1e-12
+assert abs(parts(np.stack([truth + common] * 4), truth)[0] - (common**2).mean()) < 1e-12

@@ -16,7 +16,8 @@ def over_pairs(feature_emb):
 
 
 def over_fields(feature_emb):
-    """The same from the square of the sum and the sum of the squares."""
+    """The same by the formula over fields, without a loop over pairs."""
+    # each pair stands twice in the square of the sum, and each field once with itself
     square_of_sum = feature_emb.sum(dim=1).square().sum(dim=1)
     sum_of_squares = feature_emb.square().sum(dim=(1, 2))
     return (square_of_sum - sum_of_squares) / 2

@@ -5,16 +5,27 @@ import torch
 from ctrlib.config import Coupling
 from ctrlib.coupling import complete, peer_loss
 
-z = torch.tensor([[0.3, -1.2, 0.5], [0.1, -2.0, 0.5]], requires_grad=True)  # (N, B); they agree on the last row
-rows = z.shape[1]
-peer_loss(z, Coupling(weights=complete(2), form="kl")).sum().backward()
-p = z.detach().sigmoid()
 
-torch.testing.assert_close(z.grad[0], (p[0] - p[1]) / rows)  # the formula of the page
+def by_formula(own, peer):
+    """Gradient of the kl form, a mean over rows, in the own logits: logits (rows,) of both to (rows,)."""
+    return (own.sigmoid() - peer.sigmoid()) / len(own)
+
+
+def of_click_half(own, peer):
+    """The same without the no-click half."""
+    own, p = own.detach().clone().requires_grad_(), peer.detach().sigmoid()
+    half = p * (p.log() - torch.nn.functional.logsigmoid(own))
+    half.mean().backward()
+    return own.grad
+
+
+z = torch.tensor([[0.3, -1.2, 0.5], [0.1, -2.0, 0.5]], requires_grad=True)  # (N, B); they agree on the last row
+peer_loss(z, Coupling(weights=complete(2), form="kl")).sum().backward()
+own, peer = z.detach()
+
+torch.testing.assert_close(z.grad[0], by_formula(own, peer))  # the formula of the page
 assert z.grad[0, 2].abs() < 1e-7  # no pull where the two agree
 
-own = z.detach()[0].clone().requires_grad_()
-half = p[1] * (p[1].log() - torch.nn.functional.logsigmoid(own))  # the click half alone
-half.mean().backward()
-torch.testing.assert_close(own.grad, -p[1] * (1 - p[0]) / rows)  # always upwards
-assert own.grad[2] < 0  # and so there is a pull where the two agree: the slip that the page warns of
+half = of_click_half(own, peer)
+torch.testing.assert_close(half, -peer.sigmoid() * (1 - own.sigmoid()) / len(own))  # always upwards
+assert half[2] < 0  # and so there is a pull where the two agree: the slip that the page warns of

@@ -11,7 +11,7 @@ from ctrlib.cli.data import data_app
 from ctrlib.cli.decide import EXTRA, decide, predict
 from ctrlib.cli.output import complain
 from ctrlib.cli.runs import runs_app
-from ctrlib.cli.study import book, pdf, slides, study
+from ctrlib.cli.study import book, grade_pack, pdf, slides, study
 from ctrlib.errors import UserError
 
 EXIT_FAILED, EXIT_USER, EXIT_STOPPED = 1, 2, 130
@@ -58,8 +58,8 @@ app = typer.Typer(
     rich_markup_mode="rich",
     help="Does mutual learning help click-through-rate models? Data, studies and run records of this project.",
 )
-for command in (study, book, pdf, slides):
-    app.command(command.__name__)(command)
+for command in (study, book, pdf, slides, grade_pack):
+    app.command(command.__name__.replace("_", "-"))(command)
 app.command("decide", context_settings=EXTRA)(decide)
 app.command("predict")(predict)
 app.add_typer(data_app, name="data")

@@ -190,6 +190,29 @@ def pdf(
     say(f"The book on paper: {within_project(printed, root)}")
 
 
+def grade_pack(
+    out: Annotated[Path | None, typer.Option(help="Folder for it (default: _build/grade).")] = None,
+) -> None:
+    """Write the [bold]build[/bold] exercises as an assignment that grades itself, and all solutions as one PDF.
+
+    [dim]ctrlib grade-pack[/dim]     needs otter-grader; the PDF needs the rendered book and Chromium or Chrome
+    """
+    from ctrlib.data.folders import project_root
+    from ctrlib.errors import UserError
+    from ctrlib.publish.grading import write_pack
+    from ctrlib.publish.pdf import print_book
+
+    root = project_root()
+    folder = out.absolute() if out else root / "_build" / "grade"
+    count = write_pack(root, folder)
+    say(f"{count} questions: student/ without answers, autograder/ with answers and tests")
+    try:
+        say(f"All solutions on paper: {print_book(root / '_build' / 'html', folder / 'answer_key.pdf', True).name}")
+    except UserError as error:
+        say(f"No answer key on paper: {error}")
+    say(f"All in {within_project(folder, root)}")
+
+
 def within_project(path: Path, root: Path) -> str:
     """A path as seen from the project's folder."""
     return str(path.relative_to(root)) if path.is_relative_to(root) else str(path)

@@ -28,6 +28,7 @@ SHEETS = ("pygments.css", "vendor/katex/katex.min.css", "figures.css", "quiz.css
 SCRIPTS = ("vendor/katex/katex.min.js", "katex.js")
 # of no use on paper: buttons, links to files, folded code, scripts
 SCREEN_ONLY = "a.headerlink, script, button, .downloads, .open-notebook, details.hide, .onlyprint"
+EXERCISE = "div.exercise"
 PATIENCE_S = 300
 
 
@@ -50,8 +51,8 @@ def find_browser() -> str | None:
     return os.environ.get("CTR_BROWSER") or next((found for name in BROWSERS if (found := shutil.which(name))), None)
 
 
-def print_book(html: Path, pdf: Path) -> Path:
-    """Print the rendered book in the folder ``html`` to the file ``pdf``.
+def print_book(html: Path, pdf: Path, exercises: bool = False) -> Path:
+    """Print the rendered book in the folder ``html``, or its exercises with their solutions, to the file ``pdf``.
 
     Raises:
         UserError: there is no rendered book, no browser, or the browser wrote nothing.
@@ -62,7 +63,7 @@ def print_book(html: Path, pdf: Path) -> Path:
     if browser is None:
         raise UserError("printing needs Chromium or Chrome: install one, or name it in CTR_BROWSER; no PDF was made")
     document = html / "book" / "_print.html"  # beside the pages, so that what they load is found
-    document.write_text(one_document(html), encoding="utf-8")
+    document.write_text(one_document(html, exercises), encoding="utf-8")
     pdf.parent.mkdir(parents=True, exist_ok=True)
     pdf.unlink(missing_ok=True)
     try:
@@ -78,12 +79,15 @@ def print_book(html: Path, pdf: Path) -> Path:
     return pdf
 
 
-def one_document(html: Path) -> str:
-    """All pages as one HTML document with a title page and contents."""
+def one_document(html: Path, exercises: bool = False) -> str:
+    """All pages, or the exercises of those that have any, as one HTML document with a title page and contents."""
     first = read(html / "book" / "intro.html")
     pages = listed(first, html / "book")
+    if exercises:
+        pages = [page for page in pages if read(page.path).select_one(EXERCISE)]
     names = {page.path.resolve(): page.name for page in pages}
     title, author = first.select_one(".logo__title").get_text(strip=True), first.select_one('[class*="author"]')
+    title += ": exercises and their solutions" if exercises else ""
     body = [f'<header><p class="book-title">{title}</p><p>{author.get_text(strip=True) if author else ""}</p></header>']
     contents, part = ['<nav><p class="book-contents">Contents</p><ul>'], None
     for page in pages:
@@ -92,7 +96,7 @@ def one_document(html: Path) -> str:
             contents.append(f'<li class="part">{part}</li>' if part else "")
             body.append(f'<h1 class="part">{part}</h1>' if part else "")
         contents.append(f'<li><a href="#{page.name}">{page.title}</a></li>')
-        body.append(f'<section class="page" id="{page.name}">{content(page, names)}</section>')
+        body.append(f'<section class="page" id="{page.name}">{content(page, names, exercises)}</section>')
     body.insert(1, "".join([*contents, "</ul></nav>"]))
     head = [f'<link rel="stylesheet" href="../_static/{sheet}">' for sheet in SHEETS]
     head += [f'<script defer src="../_static/{script}"></script>' for script in SCRIPTS]
@@ -117,9 +121,13 @@ def listed(page: BeautifulSoup, folder: Path) -> list[Page]:
     return pages
 
 
-def content(page: Page, names: dict[Path, str]) -> str:
-    """The article of a page for paper: no controls, headings one level down, anchors of its own."""
+def content(page: Page, names: dict[Path, str], exercises: bool) -> str:
+    """The article of a page, or its exercises, for paper: no controls, headings one level down, anchors of its own."""
     article = read(page.path).select_one("article.bd-article")
+    if exercises:
+        kept = article.select(f"h1, {EXERCISE}")
+        article.clear()
+        article.extend(kept)
     for one in article.select(SCREEN_ONLY):
         one.decompose()
     for one in article.select("details"):

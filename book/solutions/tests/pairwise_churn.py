@@ -1,0 +1,6 @@
+import numpy as np
+
+from ctrlib.stats.metrics import churn
+
+probabilities = np.random.default_rng(1).random((3, 50))
+assert abs(pairwise_churn(probabilities) - churn(probabilities).mean_difference) < 1e-12
