@@ -134,7 +134,7 @@ class Coupling(Settings):
             elif len(row) != size:
                 raise ValueError(f"row {n} has {len(row)} weights, a {size} x {size} matrix is needed")
             elif row[n] != 0:
-                raise ValueError(f"member {n} cannot listen to itself (weights[{n}][{n}] = {row[n]})")
+                raise ValueError(f"member {n} cannot learn from itself (weights[{n}][{n}] = {row[n]})")
             means = "ensemble" in self.target or self.peer_weighting != "fixed" or self.teacher_weight
             if means and any(weight < 0 for weight in row):
                 raise ValueError(f"row {n} has a negative weight, which no mean of peers can have: {NEGATIVE}")
@@ -236,7 +236,7 @@ class Run(Settings):
             raise ValueError(f"{size} members but {len(self.start)} checkpoints")
         peers = f"{size} members" if self.teachers is None else f"{len(self.teachers)} teachers"
         if columns != len(self.teachers or self.members):
-            raise ValueError(f"{peers} to listen to but a {rows} x {columns} coupling matrix")
+            raise ValueError(f"{peers} to learn from but a {rows} x {columns} coupling matrix")
         target = self.coupling.target
         if target not in FROZEN and self.teachers is not None:
             raise ValueError(f"teachers do not learn, so they need target {' or '.join(map(repr, FROZEN))}")

@@ -5,8 +5,9 @@ A coupling is a matrix ``A``: row n holds the weights of the peers from which me
     loss of member n = BCE_n + sum_i A[n, i] * mean over the batch of d(prediction n, target i)
 
 With ``A = complete(N, 1)`` (every entry 1/(N-1)), d the squared difference of probabilities and live, detached
-peers this is the loss of Yilmaz & Aldemir 2024 (arXiv 2406.12087). Solo training is ``A = 0``. Live peers are the
-members themselves: A is K x K and its diagonal is zero. Frozen ones are T models that no longer learn: A is K x T.
+peers this is the loss of Yilmaz & Aldemir 2024 (arXiv 2406.12087). Training without peers is ``A = 0``. Live peers
+are the members themselves: A is K x K and its diagonal is zero. Frozen ones are T models that no longer learn: A is
+K x T.
 
 Legend: K members, T targets, B batch.
 """
@@ -69,10 +70,10 @@ def difference(own: Tensor, target: Tensor, form: Form) -> Tensor:
 def peer_targets(
     logits: Tensor, weights: Tensor, target: Target, frozen: Tensor | None, shuffle: Tensor | None
 ) -> Tensor:
-    """The logits each member is pulled to, as (1, T, B) or (K, 1, B): entry [n, i] is the target of n from peer i.
+    """The logits each member is drawn to, as (1, T, B) or (K, 1, B): entry [n, i] is the target of n from peer i.
 
-    ``live``: the peers as they are in this step, detached (the paper). ``joint``: not detached, so a pull reaches
-    both ends. ``frozen``: copies of the start or teachers, ``frozen`` (T, B). ``shuffled``: live, but rows permuted
+    ``live``: the peers as they are in this step, detached (the paper). ``joint``: not detached, so the gradient
+    reaches both. ``frozen``: copies of the start or teachers, ``frozen`` (T, B). ``shuffled``: live, but rows permuted
     within the batch by ``shuffle`` (B,), a negative control that keeps each peer's distribution. ``ensemble``: the
     detached mean probability of the member and its peers, the same for each of them.
     ``frozen_ensemble``: the mean probability of the member's frozen teachers, itself not among them.
@@ -141,7 +142,7 @@ def peer_loss(
         frozen: (T, B) logits of the frozen teachers, for the frozen targets, or (K, B) of peers seen a while ago.
         shuffle: (B,) permutation, for target ``shuffled``.
         labels: (B,), for ``adaptive`` weights.
-        own: (K, B) logits that are pulled, of auxiliary heads; ``logits`` themselves unless given.
+        own: (K, B) logits that get the gradient, of auxiliary heads; ``logits`` themselves unless given.
 
     Returns:
         (K,): ``sum_i A[n, i] * mean_b d(logits[n], target[n, i])``, plus the teacher's term where there is one.

@@ -309,8 +309,8 @@ def test_two_files_of_results_are_compared(trained, tmp_path) -> None:
     assert done.output.splitlines() == [
         "runs: 2 and 3, 2 of them in both, of which 2 differ",
         f"  only in the second: {third['fingerprint']} 2 DeepFM mutual mse live from scratch, draw 0",
-        f"  {second['fingerprint']} DeepFM solo from scratch, draw 0: differs at files.predictions.npz",
-        f"  {first['fingerprint']} DeepFM solo from scratch, draw 0: largest difference 0.0002 at test[0].auc",
+        f"  {second['fingerprint']} DeepFM alone from scratch, draw 0: differs at files.predictions.npz",
+        f"  {first['fingerprint']} DeepFM alone from scratch, draw 0: largest difference 0.0002 at test[0].auc",
         "measures: 1 and 1, 1 of them in both, of which 1 differ",
         "  k: largest difference 0.25 at auc[1]",
         "data: 0 and 0, 0 of them in both, of which 0 differ",

@@ -276,8 +276,8 @@ def test_progress_says_what_is_done_and_gives_signs_of_life(store, capsys, monke
     monkeypatch.setattr(progress, "SILENCE_S", -1.0)
     here(store, [quick(1, epochs=3), make_run([member(1), member(2)], complete(2))])
     out = capsys.readouterr().out
-    assert "[0/2] ... DeepFM solo from scratch, draw 0: epoch 2 of at most 3, validation AUC 0." in out
-    assert "[1/2] DeepFM solo from scratch, draw 0: AUC 0." in out
+    assert "[0/2] ... DeepFM alone from scratch, draw 0: epoch 2 of at most 3, validation AUC 0." in out
+    assert "[1/2] DeepFM alone from scratch, draw 0: AUC 0." in out
     assert "to go" in out
     assert "[2/2] 2 DeepFM mutual mse live from scratch, draw 0: AUC 0." in out
 

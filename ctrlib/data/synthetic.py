@@ -4,7 +4,7 @@ Each row has a latent cluster. A field's id is drawn from a Zipf law; in half of
 amount that belongs to the row's cluster, which makes the fields (weakly) dependent.
 The true logit is the sum of first-order effects, of planted pairs (dot products of rank-3 latent vectors) and of
 planted triples, scaled to ``logit_sd``; an intercept sets the click rate. The label is a coin with that probability.
-Because the probability is known, so are the best reachable AUC and log loss (:mod:`ctrlib.stats.metrics`).
+Because the probability is known, so are the best possible AUC and log loss (:mod:`ctrlib.stats.metrics`).
 
 Rows may have a time (:class:`Time`): then the planted effects drift, new ids appear, and the known probability is that
 of the row at its time. At time 0 the law is the one without time.

@@ -47,7 +47,7 @@ class AucCovariance:
         """The weighted sum of the AUCs with its normal interval (DeLong et al. 1988, equation 5, one row).
 
         Args:
-            weights: (K,), such as +1/N for each peer and -1/N for each of its solo controls.
+            weights: (K,), such as +1/N for each peer and -1/N for each of its controls.
             level: coverage of the interval.
         """
         weights = np.asarray(weights, dtype=np.float64)

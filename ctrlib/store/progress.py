@@ -62,7 +62,7 @@ def label(run: Run) -> str:
     cohort = " + ".join(
         f"{names.count(name)} {name}" if names.count(name) > 1 else name for name in dict.fromkeys(names)
     )
-    kind = "solo" if run.coupling.is_solo else f"mutual {run.coupling.form} {run.coupling.target}"
+    kind = "alone" if run.coupling.is_solo else f"mutual {run.coupling.form} {run.coupling.target}"
     start = "from scratch" if run.start is None else "from checkpoints"
     return f"{cohort} {kind} {start}, draw {run.data.draw}"
 

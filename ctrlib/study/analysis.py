@@ -180,7 +180,7 @@ def gradient_norms(
     labels: ArrayLike,
     batch_size: int = 1000,
 ) -> pd.DataFrame:
-    """How strongly, and how much in the same direction, the click loss and the peer loss pull at each member.
+    """How large the gradients of click loss and peer loss are for each member, and how much they agree in direction.
 
     Both gradients are those of a training step: of the mean click loss of a batch and of the weighted peer loss,
     through the same functions as in training. The models are in evaluation mode, without dropout and with the batch
@@ -196,7 +196,7 @@ def gradient_norms(
     Returns:
         a row per member and part (``all`` parameters, ``embedding``: tables with a row per id, ``dense``: the rest):
         member, part, click (norm), peer (norm), ratio (peer / click), cosine; norms and cosine averaged over batches.
-        Cosines are NaN where there is no pull from peers.
+        Cosines are NaN where the peers' gradient is zero.
     """
     ids, labels = torch.as_tensor(np.asarray(ids)).long(), torch.as_tensor(np.asarray(labels)).float()
     if not 1 <= batch_size <= len(ids):

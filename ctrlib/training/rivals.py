@@ -18,7 +18,7 @@ from ctrlib.training.dataset import Dataset
 
 
 def added_loss(logits: Tensor, recipe: Recipe, coupling: Coupling, base_rate: float) -> Tensor | float:
-    """R-Drop's term and the pull to the base rate of each member, (K,), from logits (K, B); 0.0 without either."""
+    """R-Drop's term and the distance to the base rate of each member, (K,), from logits (K, B); 0.0 without either."""
     loss: Tensor | float = 0.0
     if recipe.rdrop:
         loss = loss + recipe.rdrop * rdrop_loss(logits)
