@@ -1,6 +1,8 @@
 """The things to try: what their scripts compute is what ctrlib computes, and they answer to the keyboard."""
 
 import json
+import re
+from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +12,7 @@ from browser import needs_browser, texts, visit
 
 from ctrlib.config import Coupling
 from ctrlib.coupling import click_loss, complete, peer_loss
+from ctrlib.models import FM
 from ctrlib.stats import metrics
 
 pytestmark = needs_browser
@@ -70,6 +73,62 @@ def test_measures_are_those_of_ctrlib(stage, browse):
     assert np.trapezoid(y, x) == pytest.approx(auc)
 
 
+def flat(model, of=lambda parameter: parameter):
+    """The numbers of a factorization machine in the order of the page's script."""
+    parameters = (model.embedding.weight, model.first_order.weight, model.first_order.bias)
+    return torch.cat([of(parameter).detach().flatten() for parameter in parameters]).tolist()
+
+
+@pytest.mark.parametrize("target", ["live", "frozen"])
+def test_training_is_that_of_ctrlib(stage, browse, target):
+    """Losses and gradients of three factorization machines in three steps of Adam, and where these lead."""
+    dims, weight, models = (3, 5, 4), 20.0, [FM((3, 5, 4), 2).double() for _ in range(3)]
+    for parameter in (parameter for model in models for parameter in model.parameters()):
+        parameter.data = torch.from_numpy(RANDOM.normal(scale=0.5, size=parameter.shape))
+    frozen = deepcopy(models[::-1]) if target == "frozen" else []
+    ids, labels = RANDOM.integers(0, dims, size=(9, 3)), RANDOM.integers(0, 2, 9).astype(float)
+    stacked = (ids + models[0].embedding.offsets.numpy()).flatten().tolist()
+    start = [[flat(model) for model in cohort] for cohort in (models, frozen)]
+
+    expected, optimizer = [], torch.optim.Adam([p for model in models for p in model.parameters()], lr=0.01)
+    for _ in range(3):
+        optimizer.zero_grad()
+        logits = torch.stack([model(torch.from_numpy(ids)) for model in models])
+        given = {"frozen": torch.stack([model(torch.from_numpy(ids)) for model in frozen]).detach()} if frozen else {}
+        click = click_loss(logits, torch.from_numpy(labels))
+        peer = peer_loss(logits, Coupling(weights=complete(3, weight), target=target), **given)
+        (click + peer).sum().backward()
+        gradients = [flat(model, lambda parameter: parameter.grad) for model in models]
+        expected.append(
+            [[*parts, *g] for parts, g in zip(torch.stack([click, peer], 1).tolist(), gradients, strict=True)]
+        )
+        optimizer.step()
+
+    asked = f"""(([models, frozen]) => {{
+      play.train.rate = 0.01;
+      const step = () => play.train.step(models, {stacked}, {labels.tolist()}, {weight}, frozen.length ? frozen : null);
+      const steps = [0, 1, 2].map(() => step().map((one) => [one.click, one.peer, ...one.gradient]));
+      return [steps, models.map((model) => [...model.parameters])];
+    }})({json.dumps(start)}.map((cohort) => cohort.map((parameters) => ({{
+      ...play.train.model({list(dims)}, 2, 0), parameters: Float64Array.from(parameters) }}))))"""
+    ((steps, ends),) = browse(visit(stage("train"), asked))
+    np.testing.assert_allclose(steps, expected, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(ends, [flat(model) for model in models], rtol=0, atol=1e-5)
+
+
+def test_the_law_and_its_auc(stage, browse):
+    """Clicks are as frequent as stated; AUC with ties; a coupling without weight, or before its start, is none."""
+    data = "(({ labels, logits }) => [[...labels], [...logits].map(Math.round)])(play.train.data(3).test)"
+    auc = f"(([labels, scores]) => play.train.auc(labels, scores))({data})"
+    run = "[...play.train.run({ size: 2, frozen: false, draw: 1, weight: 0, start: 0, ...%s })].filter(Boolean)"
+    runs = [f"play.train.epochs = 2, {run % change}" for change in ("{}", "{ weight: 50, start: 1 }")]
+    (labels, scores), found, silent, late = browse(visit(stage("train"), data, auc, *runs))
+    assert np.mean(labels) == pytest.approx(0.25, abs=0.03)
+    assert found == pytest.approx(metrics.auc(labels, scores))
+    assert [one["coupled"] == one["alone"] for one in (*silent, *late)] == [True, True, True, False]
+    assert all(one["alone"] < one["average"] < one["oracle"] for one in silent)
+
+
 CELLS, STATUS = texts("tbody td"), texts("[role=status]")
 THIRD_SLIDER = "document.querySelectorAll('input[type=range]')[2].focus()"
 
@@ -100,16 +159,49 @@ def test_adding_to_every_logit_leaves_the_auc(stage, browse):
     assert 0 < float(value) < 1
 
 
+def test_models_are_trained_by_keyboard_in_seconds(stage, browse):
+    """The largest training takes a quarter of ten seconds of this processor, and it can be stopped."""
+    trained = "document.querySelector('[data-trained]')?.dataset.trained"
+
+    async def task(tab):
+        await tab.send("Performance.enable", timeDomain="threadTicks")  # the clock of the page's own thread
+        await tab.open(stage("train"))
+        for key in ("Tab", "End", *["Tab"] * 5, "Enter"):  # most models, then past weight, start, peers and draw
+            await tab.press(key)
+        await tab.until(trained, seconds=120)
+        spent = {one["name"]: one["value"] for one in (await tab.send("Performance.getMetrics"))["metrics"]}
+        await tab.send("Performance.disable")
+        assert tab.problems == []
+        words, cells = await tab.evaluate(f"[{STATUS}[0], {CELLS}]")
+        await tab.evaluate("document.querySelector('[data-trained]').removeAttribute('data-trained')")
+        for key in ("Enter", "Tab", "Enter"):
+            await tab.press(key)
+        epochs = await tab.until(trained)
+        return words, cells, spent["TaskDuration"], epochs, await tab.evaluate(STATUS)
+
+    words, cells, seconds, epochs, stopped = browse(task)
+    aucs = [float(number) for number in re.findall(r"0\.\d+", words)]
+    assert words.startswith("After epoch 15: One of 5 coupled models")
+    assert [f"{aucs[n]:.3f}" for n in (0, 2, 3)] == [cells[n] for n in (0, 4, 6)]
+    assert aucs[1] == pytest.approx(float(cells[0]) - float(cells[2]), abs=0.0011)
+    assert float(cells[2]) < float(cells[4]) < float(cells[6])
+    assert seconds < 2.5, "a phone is about four times slower"
+    assert int(epochs) < 15
+    assert stopped[0].startswith("Stopped.")
+
+
 def test_without_scripts_there_are_words_and_the_figure(built_book, browse):
     async def task(tab):
         await tab.send("Emulation.setScriptExecutionDisabled", value=True)
         try:
             await tab.send("Page.navigate", url=(built_book / "book" / "loss.html").as_uri())
             await tab.until("document.readyState === 'complete' && !!document.querySelector('[data-play]')")
-            return await tab.evaluate("['[data-play]', '.math'].map(e => document.querySelector(e).innerText)")
+            return await tab.evaluate(
+                "['[data-play=train]', '[data-play=coupling]', '.math'].map(e => document.querySelector(e).innerText)"
+            )
         finally:
             await tab.send("Emulation.setScriptExecutionDisabled", value=False)
 
-    shown, formula = browse(task)
-    assert "needs a browser that runs scripts" in shown
+    *shown, formula = browse(task)
+    assert all("needs a browser that runs scripts" in words for words in shown)
     assert formula.strip()

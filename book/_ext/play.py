@@ -10,7 +10,7 @@ Only pages that use a script load it.
 from docutils import nodes
 from sphinx.util.docutils import SphinxDirective
 
-STAGES = ("coupling", "auc")
+STAGES = ("coupling", "auc", "train")
 
 
 class Play(SphinxDirective):
