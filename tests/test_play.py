@@ -117,13 +117,13 @@ def test_training_is_that_of_ctrlib(stage, browse, target):
 
 
 def test_the_law_and_its_auc(stage, browse):
-    """Clicks are as frequent as stated; AUC with ties; a coupling without weight, or before its start, is none."""
+    """About one row in four is clicked; AUC with ties; a coupling without weight, or before its start, is none."""
     data = "(({ labels, logits }) => [[...labels], [...logits].map(Math.round)])(play.train.data(3).test)"
     auc = f"(([labels, scores]) => play.train.auc(labels, scores))({data})"
     run = "[...play.train.run({ size: 2, frozen: false, draw: 1, weight: 0, start: 0, ...%s })].filter(Boolean)"
     runs = [f"play.train.epochs = 2, {run % change}" for change in ("{}", "{ weight: 50, start: 1 }")]
     (labels, scores), found, silent, late = browse(visit(stage("train"), data, auc, *runs))
-    assert np.mean(labels) == pytest.approx(0.25, abs=0.03)
+    assert np.mean(labels) == pytest.approx(0.25, abs=0.04)
     assert found == pytest.approx(metrics.auc(labels, scores))
     assert [one["coupled"] == one["alone"] for one in (*silent, *late)] == [True, True, True, False]
     assert all(one["alone"] < one["average"] < one["oracle"] for one in silent)
@@ -181,7 +181,7 @@ def test_models_are_trained_by_keyboard_in_seconds(stage, browse):
 
     words, cells, seconds, epochs, stopped = browse(task)
     aucs = [float(number) for number in re.findall(r"0\.\d+", words)]
-    assert words.startswith("After epoch 15: One of 5 coupled models")
+    assert words.startswith("After epoch 15 one of 5 coupled models")
     assert [f"{aucs[n]:.3f}" for n in (0, 2, 3)] == [cells[n] for n in (0, 4, 6)]
     assert aucs[1] == pytest.approx(float(cells[0]) - float(cells[2]), abs=0.0011)
     assert float(cells[2]) < float(cells[4]) < float(cells[6])

@@ -7,8 +7,7 @@ play.train = {
   dims: [4, 6, 9, 14, 21, 32, 48], // ids of each field
   pairs: [[0, 6], [1, 5], [2, 4], [3, 5]], // of fields
   rows: { train: 4000, test: 5000 },
-  logitSd: 1.5,
-  clickRate: 0.25,
+  logit: { mean: -1.5, sd: 1.5 }, // about one row in four is clicked
   dim: 6, // of an embedding
   batch: 100,
   rate: 0.01,
@@ -36,7 +35,7 @@ play.train = {
 
   // training and test rows of one draw of the law: ids (rows x fields, stacked), labels and true logits
   data(seed) {
-    const { dims, pairs, rows } = play.train;
+    const { dims, pairs, rows, logit } = play.train;
     const { uniform, normal } = play.train.random(seed);
     const offsets = play.train.stack(dims);
     const laws = dims.map((dim) => {
@@ -63,17 +62,10 @@ play.train = {
     const parts = { train: make(rows.train), test: make(rows.test) };
     const { raw } = parts.train;
     const mean = raw.reduce((a, b) => a + b) / raw.length;
-    const scale = play.train.logitSd / Math.sqrt(raw.reduce((sum, value) => sum + (value - mean) ** 2, 0) / raw.length);
-    let [low, high] = [-50, 50]; // the intercept that sets the click rate
-    for (let turn = 0; turn < 50; turn += 1) {
-      const middle = (low + high) / 2;
-      const clicks = raw.reduce((sum, value) => sum + play.sigmoid(scale * value + middle), 0) / raw.length;
-      if (clicks < play.train.clickRate) low = middle;
-      else high = middle;
-    }
+    const scale = logit.sd / Math.sqrt(raw.reduce((sum, value) => sum + (value - mean) ** 2, 0) / raw.length);
     for (const part of Object.values(parts)) {
-      part.logits = part.raw.map((value) => scale * value + low);
-      part.labels = Float64Array.from(part.logits, (logit) => Number(uniform() < play.sigmoid(logit)));
+      part.logits = part.raw.map((value) => logit.mean + scale * (value - mean));
+      part.labels = Float64Array.from(part.logits, (z) => Number(uniform() < play.sigmoid(z)));
     }
     return parts;
   },
@@ -263,7 +255,7 @@ play.train = {
     const [low, high] = values.length ? [Math.floor(50 * Math.min(...values)) / 50, Math.max(...values) + 0.005] : [0.68, 0.82];
     const x = (epoch) => 42 + ((width - 114) * (epoch - 1)) / (EPOCHS - 1);
     const y = (auc) => 300 - (275 * (auc - low)) / (high - low);
-    const svg = play.shape("svg", { viewBox: `0 0 ${width} 335`, role: "img", "aria-label": `Test AUC after each epoch. ${rows.length ? result(rows.at(-1)) : "Nothing yet."}` });
+    const svg = play.shape("svg", { viewBox: `0 0 ${width} 335`, role: "img", "aria-label": `Test AUC after each epoch. ${rows.length ? `At the end ${result(rows.at(-1))}` : "Nothing yet."}` });
     for (let auc = low; auc < high + 1e-9; auc += 0.02) {
       svg.append(play.shape("path", { d: `M42 ${y(auc)}H${x(EPOCHS)}`, stroke: "currentcolor", "stroke-opacity": 0.15 }), text(36, y(auc) + 5, play.number(auc, 2), { "text-anchor": "end" }));
     }
@@ -287,7 +279,7 @@ play.train = {
     const { size } = shown.settings;
     const gap = auc(Math.abs(coupled - alone));
     const more = Number(gap) ? `${gap} ${coupled > alone ? "above" : "below"}` : "the same as";
-    return `One of ${size} coupled models has a test AUC of ${auc(coupled)}, ${more} one alone. The average of the ${size} alone has ${auc(average)}, the oracle ${auc(oracle)}.`;
+    return `one of ${size} coupled models has, on average, a test AUC of ${auc(coupled)}, ${more} one alone. The average of the ${size} alone has ${auc(average)}, the oracle ${auc(oracle)}.`;
   }
 
   function fill() {
@@ -297,13 +289,13 @@ play.train = {
     const latest = row(`coupled, weight ${settings.weight}${how}`, "coupled");
     if (rows.length === EPOCHS) tried = [...tried.filter(([words]) => words !== latest[0]), latest].slice(-5);
     const others = [row("one alone", "alone"), row(`average of ${settings.size} alone`, "average"), row("oracle", "oracle")];
-    numbers.replaceChildren(play.table("Test AUC; the best epoch is chosen on the same rows", ["", "last epoch", "best epoch"], [...(rows.length === EPOCHS ? tried : [latest]), ...others]));
+    numbers.replaceChildren(play.table("Test AUC, of single models the mean; the best epoch is chosen on the same rows", ["", "last epoch", "best epoch"], [...(rows.length === EPOCHS ? tried : [latest]), ...others]));
   }
 
   function end(prefix) {
     training = null;
     const { rows } = shown;
-    words.textContent = prefix + (rows.length ? `After epoch ${rows.length}: ${result(rows.at(-1))}` : "");
+    words.textContent = prefix + (rows.length ? `After epoch ${rows.length} ${result(rows.at(-1))}` : "");
     if (rows.length) fill();
     stage.dataset.trained = rows.length;
   }
