@@ -18,7 +18,7 @@ matrix = two_neighbours(5)
 Coupling(weights=matrix)  # accepts it: square, nothing negative, no member learns from itself
 assert all(abs(sum(row) - 1) < 1e-12 for row in matrix)  # the same total weight for each
 assert connected_groups(matrix) == [[0, 1, 2, 3, 4]]  # no member is cut off
-assert all(matrix[n][i] == matrix[i][n] for n in range(5) for i in range(5))  # each learns from its students
+assert all(matrix[n][i] == matrix[i][n] for n in range(5) for i in range(5))  # a teacher is a student of its students
 assert sum(weight > 0 for row in ring(5) for weight in row) == 5  # the ring of ctrlib: one neighbour each
 
 assert two_neighbours(2) == complete(2)  # with two members both neighbours are the same one

@@ -1,9 +1,9 @@
 """The *build* exercises as an assignment that grades itself, made with otter-grader.
 
 A program of ``book/solutions`` has four parts: a docstring; what it needs, which students get; functions or a class,
-of whose bodies students get ``...``; and checks of them, which are the hidden tests. The tests that students see are
-the lines of the file of the same name in ``book/solutions/tests``. Right answers are compared, not ways to them: a
-function that calls ctrlib's own passes.
+for whose bodies students get ``...``; and checks, which are the hidden tests. The tests that students see are the lines
+of the file of the same name in ``book/solutions/tests``. Tests compare answers: a function that only calls ctrlib's own
+passes as well.
 """
 
 import ast
@@ -26,8 +26,8 @@ NOTEBOOK = "exercises.ipynb"
 CONFIG = "# ASSIGNMENT CONFIG\nexport_cell: false\ntests:\n    ok_format: false"
 WELCOME = """# Build exercises
 
-Replace each `...` by your code and run the cell below it: it runs the tests that you may see. Others are run when your
-work is graded. Names and arguments of functions must stay. Save this file and hand it in.
+Replace each `...` by your code, and run the cell below it for the tests that you may see. Hidden tests follow when the
+work is graded. Keep the names and arguments of the functions. Save this file and hand it in.
 """
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
 
