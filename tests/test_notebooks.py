@@ -51,16 +51,6 @@ def test_a_notebook_declares_its_parameters_calls_the_library_and_defines_nothin
     assert sum(len(cell.source.splitlines()) for cell in code) <= 170, "a notebook shows, the module computes"
 
 
-def test_parameters_of_one_name_have_one_default() -> None:
-    """The last page plans the experiments of others by its own parameters: they must be the same."""
-    last = declared_parameters(next(path for path in NOTEBOOKS if path.stem == "16_paper_beside_ours"))
-    for number in ("02", "03", "04", "06"):
-        declared = declared_parameters(next(path for path in NOTEBOOKS if path.stem.startswith(number)))
-        if number == "02":  # by itself it shows one architecture, so that nobody waits for four
-            assert set(declared.pop("architectures")) <= set(last["architectures"])
-        assert {name: value for name, value in declared.items() if last.get(name, value) != value} == {}
-
-
 @pytest.mark.parametrize("path", PROFILES, ids=lambda path: path.stem)
 def test_profiles_name_declared_parameters_with_valid_values(path: Path) -> None:
     declared = {notebook.name[:2]: declared_parameters(notebook) for notebook in NOTEBOOKS}

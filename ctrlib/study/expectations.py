@@ -223,7 +223,7 @@ def of_tuning(store: RunStore, p: StudyParameters, conditions: list[Condition], 
     """E12."""
     fresh = tuning_page.compared(replicate_table(store, conditions))
     for protocol, at in fresh.groupby("protocol", sort=False):
-        auc = at.set_index(["setting", "condition", "replicate"])["auc"]
+        auc = at.set_index(["setting", "condition", "replicate"])["auc"].sort_index()
         untuned, tuned = (less(auc[one, "mutual"], auc[one, BEST]) for one in ("untuned", "tuned"))
         about = {"data": data, "protocol": protocol}
         yield from finding(EXPECTED["E12"], about, "tuned minus untuned effect, AUC", less(tuned, untuned), at)
@@ -233,7 +233,7 @@ def of_drift(store: RunStore, p: StudyParameters, conditions: list[Condition], d
     """E13: the effect on later test rows, times the sign of the mean effect under a random division."""
     table = with_best(replicate_table(store, conditions), drift_page.WITHIN)
     for protocol, at in table.groupby("protocol", sort=False):
-        auc = at.set_index(["split", "condition", "replicate"])["auc"]
+        auc = at.set_index(["split", "condition", "replicate"])["auc"].sort_index()
         drawn, later = (less(auc[split, "best mutual"], auc[split, BEST]) for split in ("random", "chronological"))
         what = "effect on later test rows, times the sign of that on rows of all times, AUC"
         about = {"data": data, "protocol": protocol}
