@@ -2,7 +2,7 @@ import torch
 
 from ctrlib.coupling import complete
 
-z = torch.randn(4, 6, dtype=torch.float64)
+z = torch.randn(4, 5, dtype=torch.float64)
 live = gradient(z, complete(4), "live")
 assert live.shape == z.shape
 assert live.abs().min() > 0
