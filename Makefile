@@ -37,6 +37,7 @@ slides: env
 	.venv/bin/ctrlib slides --profile $(PROFILE)
 
 grade-pack: env
+	$(INSTALL) -e ".[grade]"
 	.venv/bin/ctrlib grade-pack
 
 links: env
@@ -94,7 +95,7 @@ $(READY): requirements.lock pyproject.toml
 
 pins:
 	$(PYTHON) -m venv --clear _build/pins
-	_build/pins/bin/python -m pip install --quiet --disable-pip-version-check torch==$(TORCH) -e ".[book,dask,grade,test]"
+	_build/pins/bin/python -m pip install --quiet --disable-pip-version-check torch==$(TORCH) -e ".[book,dask,test]"
 	{ grep '^#' requirements.lock; _build/pins/bin/python -m pip freeze --exclude-editable | sed 's/+c[pu][u0-9]*$$//'; } > _build/requirements.lock
 	mv _build/requirements.lock requirements.lock
 	git --no-pager diff --stat requirements.lock

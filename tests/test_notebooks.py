@@ -126,6 +126,7 @@ def shown_by(cells: list[str]) -> str:
     """What IPython shows when cells are run, in a process that it may change."""
     with capture_output() as shown:
         shell = InteractiveShell()
+        shell.history_manager.enabled = False  # other processes may hold its file, and a line would say so
         for cell in cells:
             shell.run_cell(cell)
     return shown.stdout + shown.stderr

@@ -115,7 +115,7 @@ def write_pack(root: Path, folder: Path) -> int:
         UserError: otter-grader is not installed, or it refused the assignment; its own words are printed above.
     """
     if find_spec("otter") is None:
-        raise UserError("otter-grader is not installed here; `pip install 'ctrlib[grade]'` does it")
+        raise UserError("otter-grader is not installed here; `make grade-pack` installs it")
     folder.mkdir(parents=True, exist_ok=True)
     notebook = assignment(root)
     nbformat.write(notebook, folder / NOTEBOOK)
