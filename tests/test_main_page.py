@@ -126,6 +126,6 @@ def test_the_answer_over_logs_groups_data_sets_that_say_the_same() -> None:
     rows = [row | {"setting": name, "treatment": "chosen", "ensemble": gain} for name, gain in (("A", 0.003), ("B", 0))]
     rows.append(less | {"setting": "C", "treatment": "chosen", "ensemble": 0.002})
     found = main_page.answer_over_logs(pd.DataFrame(rows))
-    assert found.startswith("Chosen by validation, peers help on A (+1.20) and B (+1.20); they make no difference of a")
+    assert "peer: chosen by validation, peers help on A (+1.20) and B (+1.20); they make no difference of a" in found
     assert found.endswith("The average of the untouched checkpoints gains more on A and C, and serves them all.")
     assert main_page.answer_over_logs(pd.DataFrame()) == "No records."

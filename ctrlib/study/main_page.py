@@ -188,43 +188,41 @@ def answer_over_logs(effects: pd.DataFrame) -> str:
     """The second of :func:`over_logs` in words: what peers give beyond the best control, chosen and at the paper's own
     setting, the data sets where they do the same together."""
     parts = []
-    for treatment, how in (("chosen", "Chosen by validation"), ("paper's own", "At the paper's own setting")):
+    for treatment, how in (("chosen", "chosen by validation"), ("paper's own", "at the paper's own setting")):
         said: dict[str, list[str]] = {}
         for row in effects[effects["treatment"] == treatment].to_dict("records") if len(effects) else ():
             said.setdefault(verb(row), []).append(f"{row['setting']} ({signed(row['difference'], milli=True)})")
         if said:
-            parts.append(f"{how}, peers {'; they '.join(f'{what} on {_and(names)}' for what, names in said.items())}.")
+            parts.append(f"{how}, peers {'; they '.join(f'{what} on {_and(names)}' for what, names in said.items())}")
     if not parts:
         return "No records."
     chosen = effects[effects["treatment"] == "chosen"]
     more = list(chosen.loc[chosen["ensemble"] > chosen["over_checkpoint"], "setting"])
-    parts.append("Thousandths of test AUC beyond the best that needs no peer.")
-    parts.append(
-        f"The average of the untouched checkpoints gains more on {_and(more)}, and serves them all." * bool(more)
-    )
-    return " ".join(parts).strip()
+    where = "everywhere" if len(more) == len(chosen) else f"on {_and(more)}"
+    answer = f"In thousandths of test AUC beyond the best that needs no peer: {'; '.join(parts)}."
+    return answer + f" The average of the untouched checkpoints gains more {where}, and serves them all." * bool(more)
 
 
 def logs_table(effects: pd.DataFrame) -> pd.DataFrame:
     """The second of :func:`over_logs` for a reader, thousandths of AUC."""
     chosen, own = (effects[effects["treatment"] == name].set_index("setting") for name in ("chosen", "paper's own"))
-    levels = " or ".join(f"{100 * one:.4g}" for one in sorted(set(chosen["level"])))
+    levels = " or ".join(dict.fromkeys(f"{100 * one:.1f}" for one in sorted(chosen["level"])))
     return pd.DataFrame(
         {
             "data": list(chosen.index),
-            f"peers beyond the best control ({levels} % interval)": [
+            f"beyond the best control ({levels} % interval)": [
                 f"{signed(row['difference'], milli=True)} ({bounds(row, milli=True)})"
                 for row in chosen.to_dict("records")
             ],
             "verdict": list(chosen["verdict"]),
-            "at the paper's own setting": [
+            "the paper's own": [
                 f"{signed(row['difference'], milli=True)} ({row['verdict']})"
                 for row in own.loc[chosen.index].to_dict("records")
             ],
-            "over the checkpoint: best control": [
+            "over the checkpoint: no peers": [
                 signed(one, milli=True) for one in chosen["over_checkpoint"] - chosen["difference"]
             ],
-            "with peers": [signed(one, milli=True) for one in chosen["over_checkpoint"]],
+            "peers": [signed(one, milli=True) for one in chosen["over_checkpoint"]],
             "ensemble": [signed(one, milli=True) for one in chosen["ensemble"]],
         }
     )
