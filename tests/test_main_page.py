@@ -126,6 +126,14 @@ def test_the_answer_over_logs_groups_data_sets_that_say_the_same() -> None:
     rows = [row | {"setting": name, "treatment": "chosen", "ensemble": gain} for name, gain in (("A", 0.003), ("B", 0))]
     rows.append(less | {"setting": "C", "treatment": "chosen", "ensemble": 0.002})
     found = main_page.answer_over_logs(pd.DataFrame(rows))
-    assert "peer: chosen by validation, peers help on A (+1.20) and B (+1.20); they make no difference of a" in found
-    assert found.endswith("The average of the untouched checkpoints gains more on A and C, and serves them all.")
+    assert found.startswith(
+        "Peers help on A (+1.20) and B (+1.20); they make no difference of a thousandth on C (-0.20):"
+    )
+    assert "paper" not in found
+    assert found.endswith("gains more on A and C, at the price of serving them all.")
+    own = row | {"setting": "A", "treatment": "paper's own", "over_checkpoint": -0.003, "over_alone": 0.001}
+    for alone, why in ((0.001, True), (-0.001, False)):
+        said = main_page.answer_over_logs(pd.DataFrame([*rows, own | {"over_alone": alone}]))
+        assert "one epoch more at weight 1, stands at +1.20" in said
+        assert ("make up for a part" in said) == why
     assert main_page.answer_over_logs(pd.DataFrame()) == "No records."
