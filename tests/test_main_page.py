@@ -135,5 +135,5 @@ def test_the_answer_over_logs_groups_data_sets_that_say_the_same() -> None:
     for alone, why in ((0.001, True), (-0.001, False)):
         said = main_page.answer_over_logs(pd.DataFrame([*rows, own | {"over_alone": alone}]))
         assert "one epoch more at weight 1, stands at +1.20" in said
-        assert ("make up for a part" in said) == why
+        assert ("costs more than peers give back" in said) == why
     assert main_page.answer_over_logs(pd.DataFrame()) == "No records."

@@ -60,7 +60,7 @@ def test_a_data_set_is_published_when_no_record_is_lacking(monkeypatch) -> None:
     runs = {record.fingerprint: record.content for one in found for record in one.records}
     lacking = SimpleNamespace(runs={name: content for name, content in runs.items() if name != next(iter(runs))})
     monkeypatch.setattr(experiments, "committed_results", lambda: lacking)
-    assert published_by_data("is_it_noise") == {}
+    assert published_by_data("is_it_noise") == published_by_data("no_such_page") == {}
 
 
 def test_other_parameters_are_named_and_the_published_effects_stand_beside(said: list[str], monkeypatch) -> None:

@@ -199,7 +199,7 @@ def answer_over_logs(effects: pd.DataFrame) -> str:
     ]
     if len(own):
         found = _and([f"{signed(row['difference'], milli=True)}" for row in own.to_dict("records")])
-        why = ", since an epoch more harms these models and peers make up for a part of that"
+        why = ": in the mean the further epoch costs more than peers give back"
         harm = bool((own["over_checkpoint"] < 0).all() and (own["over_alone"] > 0).all())
         parts.append(f"The paper's own setting, one epoch more at weight 1, stands at {found}{why * harm}.")
     if more := list(chosen.loc[chosen["ensemble"] > chosen["over_checkpoint"], "setting"]):
