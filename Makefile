@@ -46,11 +46,13 @@ links: env
 study: env
 	.venv/bin/ctrlib study --profile $(PROFILE)
 
+# two processes; what shares one built book runs in one of them (tests/conftest.py)
+SPREAD ?= -n 2 --dist loadgroup
 test: env
-	.venv/bin/python -m pytest -m "not long"
+	.venv/bin/python -m pytest $(SPREAD) -m "not long"
 
 test-all: env
-	.venv/bin/python -m pytest
+	.venv/bin/python -m pytest $(SPREAD)
 
 KILLS ?= 100
 soak: env

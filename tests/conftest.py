@@ -20,6 +20,17 @@ ROOT = Path(__file__).resolve().parent.parent
 TINY = ROOT / "tests" / "tiny.yaml"
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With several processes (``-n 2 --dist loadgroup``) what shares the tiny study, its book or the browser runs in one
+    of them, and begins first; of the rest, the tests of one file."""
+    for item in items:
+        shared = {"tiny_study", "browse"} & {*getattr(item, "fixturenames", ())}
+        item.add_marker(pytest.mark.xdist_group("book" if shared else item.path.stem))
+    if any(item.config.getoption("numprocesses", None) for item in items[:1]):
+        items.sort(key=lambda item: item.get_closest_marker("xdist_group").args[0] != "book")
+
+
 @pytest.fixture(scope="session")
 def project_copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The project's files in a folder of their own, so that building leaves no trace in the checkout."""
