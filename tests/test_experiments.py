@@ -43,7 +43,6 @@ from ctrlib.study.tables import (
     differences,
     effects_by,
     family,
-    mean_over,
     member_effects,
     member_table,
     over_replicates,
@@ -228,27 +227,6 @@ def test_a_late_start_and_copies_that_differ_in_one_thing() -> None:
         if one.name == "checkpoint":
             kinds[one.factors["differ in"]] = [len(set(drawn)) for drawn in seeds]
     assert kinds == {"weights and order": [3, 3], "order": [1, 3], "nothing": [1, 1]}
-
-
-def test_on_real_clicks_controls_differ_from_mutual_by_the_coupling_target() -> None:
-    settings = {"architecture": "DCN", "architectures": ["DeepFM", "DCN"], "sizes": [2, 3, 5], "starts": [0, 2]}
-    settings |= {"seeds": [1], "protocols": ["early_stopping"], "mutual_weights": [1.0, 20.0]}
-    found = planned_conditions("real_frappe", parameters(**settings))
-    at = {(one.name, one.factors["cohort"], one.factors.get("weight")): one for one in found
-          if one.factors["instances"] == 3 and not one.factors.get("coupling start")}  # fmt: skip
-    targets = {"frozen peers": "frozen", "shuffled peers": "shuffled", "shuffled peers from scratch": "shuffled"}
-    assert {key[1:] for key in at if key[0] in targets} == {("DCN", 1.0), ("DCN", 20.0)}
-    for weight in (1.0, 20.0):
-        for name, target in targets.items():
-            twin = "mutual" + name.partition("peers")[2]
-            [control], [live] = at[name, "DCN", weight].runs, at[twin, "DCN", weight].runs
-            coupling = live.coupling.model_copy(update={"target": target})
-            assert live.coupling.target == "live"
-            assert control == live.model_copy(update={"coupling": coupling})
-        own, [frozen] = at["self-anchor", "DCN", weight].runs, at["frozen peers", "DCN", weight].runs
-        assert [(run.coupling.weights, run.coupling.target) for run in own] == [(((weight,),), "frozen")] * 3
-        assert tuple(run.start[0] for run in own) == frozen.start
-        assert tuple(run.members[0] for run in own) == frozen.members
 
 
 @PROTOCOLS
@@ -515,16 +493,6 @@ def test_the_cost_of_training_together() -> None:
     (found,) = training_cost(table, ["data"], "together", "alone").to_dict("records")
     assert found == {"data": "a log", "instances": 2, "member_epochs": 22, "member_epochs_without": 11,
                      "seconds_over_as_many": 2.0, "seconds_over_one": 4.0}  # fmt: skip
-
-
-def test_mean_over_a_factor_stays_within_replicates() -> None:
-    replicates = by_hand().assign(protocol="early_stopping", architecture="DCN")
-    replicates = replicates.assign(**dict.fromkeys(set(SCORES) - set(replicates), 1.0))
-    other = replicates.assign(architecture="PNN", auc=replicates["auc"] + 0.1)
-    found = mean_over(pd.concat([replicates, other]), "architecture").set_index(["condition", "replicate"])
-    expected = replicates.set_index(["condition", "replicate"])["auc"] + 0.05
-    pd.testing.assert_series_equal(found["auc"].sort_index(), expected.sort_index())
-    assert set(found.columns) == {"protocol", *SCORES}
 
 
 def test_effects_by_factor_pair_the_right_conditions() -> None:

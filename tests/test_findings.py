@@ -23,20 +23,13 @@ from ctrlib.study.expectations import EXPECTED, published_findings, published_pa
 from ctrlib.study.experiments import checked_parameters, planned_conditions, train_conditions
 from ctrlib.study.inside import similarity
 from ctrlib.study.main_page import peers_beyond, with_sides
-from ctrlib.study.tables import (
-    BEST,
-    compare,
-    effects_by,
-    effects_of_each,
-    replicate_table,
-)
+from ctrlib.study.tables import BEST, compare, replicate_table
 
 FIXED, STOPPED = BOTH = ["fixed_epochs", "early_stopping"]
 CONTINUED = "continued training"
 MUTUAL = ("mutual", CONTINUED)
 SCRATCH = ("mutual from scratch", "solo from scratch")
 PROTOCOLS = pytest.mark.parametrize("protocol", BOTH)
-THREE = ["DeepFM", "DCN", "PNN"]
 
 
 def records_only() -> RunStore:
@@ -96,19 +89,6 @@ def effect(*asked, **at) -> float:
     """Mean paired difference; NaN where its interval holds zero."""
     found = difference(*asked, **at)
     return found.mean if found.verdict != "no difference shown" else np.nan
-
-
-def family(rows: pd.DataFrame, factors: list[str], *pair: str, value: str = "auc") -> pd.DataFrame:
-    """Effects of a family of comparisons, with intervals that hold together, found by protocol and ``factors``."""
-    by = ["protocol", *factors]
-    return effects_by(rows, by, *pair, value).set_index(by).sort_index()
-
-
-def assert_all(rows: pd.DataFrame, verdict: str | None = None, low: float = -np.inf, high: float = np.inf) -> None:
-    """Every effect has the verdict, and its size lies between the bounds."""
-    assert len(rows) > 0
-    assert verdict is None or {*rows["verdict"]} == {verdict}
-    assert rows["difference"].between(low, high, inclusive="neither").all()
 
 
 @pytest.fixture(autouse=True)
@@ -260,90 +240,6 @@ def test_the_readme_on_what_peers_add() -> None:
         average = mean.loc["checkpoint", "ensemble_auc"] - mean.loc["checkpoint", "auc"]
         assert 1.7 < average / chosen["over_checkpoint"] < 3.5
         assert effects.loc[[("paper's own", "DeepFM", STOPPED)], "verdict"].item() == "loss"
-
-
-def page(number: str):
-    """Page 15's table at the usual size, without mixed cohorts, of one architecture; and the parameters."""
-    replicates, p = replicates_of(number), conditions_of(number)[0]
-    usual = replicates[replicates["instances"] == p.instances]
-    kinds = usual[~usual["cohort"].str.contains("+", regex=False)]
-    return usual, kinds, kinds[kinds["cohort"] == p.architecture], p
-
-
-def test_page_15_losses_and_one_exception() -> None:
-    main, alone, usual, p = page("15")
-    little, much = p.mutual_weights
-    slow_pair = ("mutual lr/10", f"{CONTINUED} lr/10")
-    tuned = family(alone, ["weight", "cohort"], *MUTUAL)
-    started = alone[alone["coupling start"].isna() | (alone["coupling start"] == 0)]
-    scratch = family(started, ["weight", "cohort"], *SCRATCH)["difference"]
-    weak, strong = (
-        tuned["difference"].xs(weight, level="weight").unstack("cohort")[THREE] for weight in (little, much)
-    )
-    assert weak.loc[FIXED].round(4).eq(-0.0003).all(axis=None)
-    of_main = family(main, ["weight", "cohort"], *MUTUAL)
-    lost, nothing = (of_main.loc[[(protocol, little, name) for name in THREE]] for protocol in BOTH)
-    assert_all(nothing, "no difference shown")
-    assert {*lost["P(better)"]} == {0}
-    assert [*lost.index[lost["verdict"] == "loss"]] == [(FIXED, little, "PNN")]
-    replicates = replicates_of("15")
-    sizes = family(replicates[replicates["cohort"] == p.architecture], ["weight", "instances"], *MUTUAL)["difference"]
-    assert (sizes.xs(little, level="weight").abs() < 0.0006).all()
-    assert sizes.groupby(["protocol", "weight"]).agg(np.ptp).max() < 0.001
-    every = [family(usual, ["weight"], *pair) for pair in (MUTUAL, slow_pair)]
-    every.append(family(usual, ["weight", "coupling start"], *SCRATCH))
-    assert every[1].loc[(STOPPED, 1.0), ["verdict", "P(better)"]].tolist() == ["gain", 1.0]
-    assert_all(every[1].loc[[(STOPPED, 1.0)]], "gain", 0.00005, 0.00015)
-    assert (pd.concat(every)["verdict"] == "gain").sum() == 1
-    assert (strong < -0.003).all(axis=None)
-    ratio = scratch.xs(20.0, level="weight").unstack("cohort")[THREE] / strong
-    assert ((ratio > 2.7) & (ratio < 5.5)).all(axis=None)
-    late = family(usual, ["weight", "coupling start"], *SCRATCH)["difference"]
-    late = late.xs(20, level="weight").unstack("coupling start")
-    assert (late[1.25] > late[0]).all()
-
-    going_on = family(alone, ["cohort"], CONTINUED, "checkpoint")["difference"]
-    assert [*going_on[STOPPED].index[going_on[STOPPED] < 0]] == ["FiBiNET"]
-    assert going_on[FIXED, "FiBiNET"] < 0
-    assert tuned.loc[(FIXED, 20, "FiBiNET"), "difference"] < 0
-    best = family(alone[alone["protocol"] == STOPPED], ["weight", "cohort"], *MUTUAL).loc[STOPPED]
-    assert best.query("verdict == 'gain' and difference > 0.002").index.tolist() == [(20, "FiBiNET")]
-
-    factors, values = ["protocol", "cohort", "condition", "weight"], ["auc", "ensemble_auc", "churn", "logloss"]
-    mean = alone.groupby(factors, dropna=False)[values].mean()
-    solo, start = (mean.xs(name, level="condition").droplevel("weight") for name in (CONTINUED, "checkpoint"))
-    pulled = mean.xs(("mutual", 20.0), level=["condition", "weight"])
-    assert (solo.loc[STOPPED, "logloss"] > start.loc[STOPPED, "logloss"]).all()
-    assert 0.72 < pulled["logloss"][STOPPED, "FiBiNET"] / solo["logloss"][STOPPED, "FiBiNET"] < 0.78
-    assert (solo["ensemble_auc"] - solo["auc"] > 0.0029).all()
-    assert (pulled["churn"] / solo["churn"]).between(0.4, 0.65).all()
-    assert (pulled["ensemble_auc"] < solo["ensemble_auc"]).all()
-
-
-def by_target(usual: pd.DataFrame) -> pd.DataFrame:
-    """Effects of every coupling target of a fine-tuned model against continued training."""
-    conditions = {condition: condition for condition in ("mutual", "frozen peers", "self-anchor", "shuffled peers")}
-    by = ["protocol", "weight"]
-    return effects_of_each(usual, by, conditions, CONTINUED).set_index([*by, "treatment"]).sort_index()
-
-
-def test_page_15_targets() -> None:
-    _, _, usual, p = page("15")
-    costs, (weak, strong) = by_target(usual)["difference"].unstack("treatment"), p.mutual_weights
-    at_strong = costs.xs(strong, level="weight")
-    assert (at_strong < 0).all(axis=None)
-    for condition in ("frozen peers", "self-anchor"):
-        ratio = at_strong[condition] / at_strong["mutual"]
-        assert ratio[FIXED] == pytest.approx(1 / 3, abs=0.04)
-        assert ratio[STOPPED] == pytest.approx(1 / 4, abs=0.05)
-    assert_all(family(usual, ["weight"], "frozen peers", "self-anchor"), "no difference shown")
-    alike = costs.xs(weak, level="weight")[["mutual", "frozen peers", "self-anchor"]]
-    assert np.ptp(alike.to_numpy(), axis=1).max() < 0.0003
-    assert costs["shuffled peers"].lt(costs.drop(columns="shuffled peers").min(axis=1)).all()
-    for condition in ("mutual", "frozen peers", "self-anchor"):
-        cost = family(usual, ["weight"], "shuffled peers", condition)
-        assert {*cost["P(better)"]} == {0}
-        assert_all(cost.drop((FIXED, weak)), "loss")
 
 
 def test_page_16_the_verdicts_that_readers_take_away() -> None:

@@ -1,5 +1,4 @@
-"""What else could explain a gain, what else could be had for the price, and where the effect ends: the conditions of
-one replicate."""
+"""What else could explain a gain, and what else could be had for the price: the conditions of one replicate."""
 
 from dataclasses import replace
 from itertools import product
@@ -169,64 +168,6 @@ def your_log(r: Replicate) -> list[Condition]:
         for weight in r.p.mutual_weights:
             found = {"distilled": offline_distillation(r, pretrained, weight)}
             conditions += r.conditions(found, architecture=architecture, weight=weight)
-    return conditions
-
-
-def real_clicks(r: Replicate) -> list[Condition]:
-    """The study in small, for a prepared data set: fine-tuned and from scratch at every weight of the peers, for each
-    architecture; for ``p.architecture`` also at a tenth of the learning rate, with later starts of the coupling, with
-    frozen and shuffled peers and the self-anchor, and in cohorts of other sizes; and one member of each architecture
-    together.
-
-    The factor ``cohort`` names who is in the cohort, ``instances`` how many.
-    """
-    p, conditions = r.p, []
-
-    def add(found: dict[str, Runs], cohort: str, size: int = p.instances, **factors: float) -> None:
-        conditions.extend(r.conditions(found, cohort=cohort, instances=size, **factors))
-
-    def finetuning(pretrained: Runs, cohort: str, rate: str = "") -> None:
-        size, train = len(pretrained), r.recipe(learning_rate=p.learning_rate / (10 if rate else 1))
-        add({f"continued training{rate}": continued_training(pretrained, train)}, cohort, size)
-        for weight in p.mutual_weights:
-            together = mutual_finetuning(pretrained, r.coupling(weight, size), train)
-            add({f"mutual{rate}": together}, cohort, size, weight=weight)
-
-    def controls(pretrained: Runs) -> None:
-        for weight in p.mutual_weights:
-            frozen, shuffled = (r.coupling(weight, target=target) for target in ("frozen", "shuffled"))
-            found = {
-                "frozen peers": mutual_finetuning(pretrained, frozen, r.recipe()),
-                "shuffled peers": mutual_finetuning(pretrained, shuffled, r.recipe()),
-                "self-anchor": self_anchor(r, pretrained, weight),
-                "shuffled peers from scratch": r.from_scratch(shuffled),
-            }
-            add(found, p.architecture, weight=weight)
-
-    def scratch(architecture: str, starts: tuple[float, ...]) -> None:
-        names = [architecture] * p.instances
-        add({"solo from scratch": r.from_scratch(None, names)}, architecture)
-        for weight, epochs in product(p.mutual_weights, starts):
-            runs = r.from_scratch(r.late_coupling(weight, epochs), names)
-            add({"mutual from scratch": runs}, architecture, weight=weight, **{"coupling start": epochs})
-
-    checkpoints = {}
-    for architecture in dict.fromkeys([p.architecture, *p.architectures]):
-        pretrained = checkpoints[architecture] = r.pretraining([architecture] * p.instances)
-        add({"checkpoint": pretrained}, architecture)
-        finetuning(pretrained, architecture)
-        scratch(architecture, p.starts if architecture == p.architecture else p.starts[:1])
-    finetuning(checkpoints[p.architecture], p.architecture, " lr/10")
-    controls(checkpoints[p.architecture])
-    largest = r.pretraining([p.architecture] * max(p.sizes))
-    if len(largest) > p.instances:  # its last members are in no cohort above
-        add({"checkpoint": largest}, p.architecture, len(largest))
-    for size in p.sizes:
-        if size != p.instances:
-            finetuning(largest[:size], p.architecture)
-    together = [checkpoints[name][n] for n, name in enumerate(p.architectures[: p.instances])]
-    if len(together) > 1:  # each is a member that the cohort of its own kind has trained
-        finetuning(together, " + ".join(p.architectures[: p.instances]))
     return conditions
 
 

@@ -4,7 +4,6 @@ An experiment is a function ``replicate -> conditions``; :data:`EXPERIMENTS` lis
 them by the name of their notebook, so that a plan can be made, and trained, without executing any notebook.
 """
 
-from collections import Counter
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import replace
@@ -55,7 +54,6 @@ EXPERIMENTS: dict[str, Experiment] = {
         )
     },
     "on_this_machine": finetuning.is_it_noise,  # the headline at a size that nobody waits for
-    "real_frappe": controls.real_clicks,
     **dict.fromkeys(("main_criteo", "main_frappe", "main_ml1m", "main_synthetic"), finetuning.on_one_log),
 }
 
@@ -130,22 +128,27 @@ def published_records(experiment: str, p: StudyParameters | None = None) -> list
         experiment: its name.
         p: the parameters of the page; those of the notebook of that name unless given.
     """
-    published, found = committed_results().runs, []
-    with suppress(UserError):  # no such page yet, or data whose rows are nowhere described
-        for one in planned_conditions(experiment, p or published_parameters(experiment)):
-            if all(run.fingerprint in published for run in one.runs):
-                records = (Record(Path(), run, published[run.fingerprint]) for run in one.runs)
-                found.append(replace(one, records=tuple(records)))
-    return found
+    return [one for one in _with_published(experiment, p) if one.records]
 
 
 def published_by_data(experiment: str) -> dict[str, list[Condition]]:
     """The conditions of :func:`published_records` by data set, of the data sets for which none is lacking."""
     found: dict[str, list[Condition]] = {}
-    for one in published_records(experiment):
+    for one in _with_published(experiment):
         found.setdefault(_data_of(one), []).append(one)
-    planned = Counter(map(_data_of, planned_conditions(experiment, published_parameters(experiment)) if found else ()))
-    return {data: conditions for data, conditions in found.items() if len(conditions) == planned[data]}
+    return {data: conditions for data, conditions in found.items() if all(one.records for one in conditions)}
+
+
+def _with_published(experiment: str, p: StudyParameters | None = None) -> list[Condition]:
+    """The conditions of the published page, with their records where all of a condition are published."""
+    published, found = committed_results().runs, []
+    with suppress(UserError):  # no such page yet, or data whose rows are nowhere described
+        for one in planned_conditions(experiment, p or published_parameters(experiment)):
+            contents = [(run, published.get(run.fingerprint)) for run in one.runs]
+            whole = all(content is not None for _, content in contents)
+            records = tuple(Record(Path(), *pair) for pair in contents) if whole else ()
+            found.append(replace(one, records=records))
+    return found
 
 
 def _data_of(condition: Condition) -> str:

@@ -161,13 +161,6 @@ def mean_churn(matrix: list[list[float]]) -> float:
     return float(pairs.mean()) if pairs.size else np.nan
 
 
-def mean_over(replicates: pd.DataFrame, factor: str) -> pd.DataFrame:
-    """The replicate table averaged over one factor: still one row per condition, replicate and other factors."""
-    first = ["condition", "replicate"]
-    key = [*first, *(name for name in replicates if name not in (*first, factor, *SCORES))]
-    return replicates.groupby(key, sort=False, as_index=False)[[*SCORES]].mean()
-
-
 def by_factors(table: pd.DataFrame, factors: Sequence[str]) -> Iterator[tuple[dict[str, Any], pd.DataFrame]]:
     """The rows of each combination of ``factors``, in the order of the table."""
     for key, part in table.groupby(list(factors), sort=False):
