@@ -63,13 +63,6 @@ def until(condition: Callable[[], object], what: str) -> object:
     return found
 
 
-def on_machine(name: str) -> None:
-    """From now on this process looks like one of another machine, whose processes nobody else can see."""
-    from ctrlib.store import locks
-
-    locks.this_machine = lambda: f"{name}/start"
-
-
 def is_alive(process: int) -> bool:
     with contextlib.suppress(psutil.NoSuchProcess):
         return psutil.Process(process).status() != psutil.STATUS_ZOMBIE
@@ -93,7 +86,7 @@ def serve_scheduler(answer, allowed_failures: int) -> None:
     asyncio.run(serve())
 
 
-def serve_worker(address: str, log: str, machine: str) -> None:
+def serve_worker(address: str, log: str) -> None:
     """A Dask worker that notes the beginning and the end of every training, and takes its time in between.
 
     A run whose first member has 13 hidden units kills it; one of 14 fails.
@@ -101,14 +94,10 @@ def serve_worker(address: str, log: str, machine: str) -> None:
     from distributed import Worker
 
     from ctrlib.errors import UserError
-    from ctrlib.store import locks
     from ctrlib.training import loop as trainer
 
     os.environ.pop("CTRLIB_RUNS", None)
     os.environ["CTRLIB_DATA"] = "/nowhere"  # the task has to bring it along
-    locks.HEARTBEAT_S = 0.4
-    if machine:
-        on_machine(machine)
     train = trainer.train
 
     def note(what: str, run) -> None:
@@ -152,10 +141,10 @@ def serve_bare_worker(address: str) -> None:
 
 
 class Cluster:
-    """A scheduler and workers, each a process; ``apart``: no worker sees the processes of another."""
+    """A scheduler and workers, each a process."""
 
-    def __init__(self, folder: Path, workers: int = 3, allowed_failures: int = 3, apart: bool = False):
-        self.apart, self.log = apart, folder / "trainings"
+    def __init__(self, folder: Path, workers: int = 3, allowed_failures: int = 3):
+        self.log = folder / "trainings"
         receive, send = PROCESSES.Pipe(duplex=False)
         self.scheduler = start(serve_scheduler, send, allowed_failures)
         assert receive.poll(LIMIT_S)
@@ -165,8 +154,7 @@ class Cluster:
             self.add()
 
     def add(self) -> None:
-        machine = f"machine {len(self.workers)}" if self.apart else ""
-        self.workers.append(start(serve_worker, self.address, str(self.log), machine))
+        self.workers.append(start(serve_worker, self.address, str(self.log)))
 
     def lines(self, what: str) -> list[list[str]]:
         """The noted beginnings (``began``) or ends (``ended``) of trainings: fingerprint and process."""

@@ -63,7 +63,7 @@ def test_a_plan_counts_every_run_once(ticking, tmp_path) -> None:
     a, b = make_run([member(1)]), make_run([member(2)])
     c = make_run([member(1)], start=[Checkpoint(run=a.fingerprint)])
     store.ensure([a])
-    held, clock = store.held([a, b, c]), Clock(store, "cpu")
+    held, clock = {run.fingerprint for run in (a, b, c) if store.find(run)}, Clock(store, "cpu")
     first, second, every = plan_parts({"first": [a, b], "second": [a, b, c]}, held, clock, cores=2)
     found = [(part.name, part.runs, part.trained, part.shared) for part in (first, second, every)]
     assert found == [("first", 2, 1, 0), ("second", 3, 1, 1), ("all", 3, 1, 0)]

@@ -46,7 +46,7 @@ def soon(monkeypatch) -> None:
 
 
 def run(tasks: list[Task], report=lambda line: None) -> dict[str, Exception | None]:
-    return {task.name: error for task, error in run_tasks(tasks, Threads(), report, str)}
+    return {task.name: error for task, error in run_tasks(tasks, Threads(), report)}
 
 
 def named(names: str | list[str], function: Callable[[str], bool], **after: set[str]) -> list[Task]:
@@ -94,13 +94,13 @@ def test_what_others_are_at_comes_when_the_rest_had_its_turn() -> None:
     tasks = named(["busy"], busy) + named([*"abcdefgh", "heir"], log.work, heir={"busy"})
     assert run(tasks, report=reports.append) == dict.fromkeys(["busy", *"abcdefgh", "heir"])
     assert looks[1] >= 14, "eight others began before the second look"
-    assert "['busy']" in reports
+    assert "waiting for 1 runs that other processes train" in reports
     assert log.events[-1] == "heir ends"
 
 
 def interrupt_after_one(tasks: list[Task], pool: Pool) -> None:
     with pool:
-        for _ in run_tasks(tasks, pool, print, str):
+        for _ in run_tasks(tasks, pool, print):
             raise KeyboardInterrupt
 
 

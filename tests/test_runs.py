@@ -1,9 +1,7 @@
 """The run store: whole or not there, checked before use, each run trained once, by real processes too."""
 
-import hashlib
 import json
 import os
-import pickle
 import shutil
 import signal
 import time
@@ -12,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from processes import PROCESSES, start
+from processes import PROCESSES, start, until
 from small import assert_same_member, make_run, member, refused, rows, same_state
 from stores import contents, here, quick, rewrite
 
@@ -20,6 +18,7 @@ from ctrlib.config import Checkpoint, Run
 from ctrlib.coupling import complete
 from ctrlib.stats import metrics
 from ctrlib.store import executors, progress
+from ctrlib.store.ensure import ensure_all
 from ctrlib.store.record import FILES, Damaged, write_record
 from ctrlib.store.runs import RunStore
 from ctrlib.training import loop as trainer
@@ -88,35 +87,6 @@ def test_the_record_of_another_run_under_this_name_is_refused(store) -> None:
     shutil.copytree(first.folder, second.folder)
     refused(store.open, second.fingerprint, kind=Damaged)
     assert RunStore(store.root).find(quick(2)) is None
-
-
-class Bomb:
-    """Leaves a file where it is unpickled."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = str(path)
-
-    def __reduce__(self):
-        return Path.touch, (Path(self.path),)
-
-
-def test_nothing_that_could_run_code_is_ever_loaded(store, tmp_path) -> None:
-    """Pickles in place of predictions and weights, with right checksums, by someone who can write to the store."""
-    folder, traces = here(store, [quick()])[0].folder, tmp_path / "it ran"
-    bomb = np.empty(1, dtype=object)
-    bomb[0] = Bomb(traces)
-    pickle.loads(pickle.dumps(bomb))
-    assert traces.exists(), "the bomb works"
-    traces.unlink()
-    np.savez(folder / "predictions.npz", valid=bomb, test=bomb)
-    torch.save({"0|weights.x": Bomb(traces)}, folder / "members.safetensors")
-    rewrite(
-        folder / "run.json", files={name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in FILES}
-    )
-    found = RunStore(store.root).verify(folder.name)
-    for read in (found.logits, found.states):
-        refused(read, kind=Damaged)
-    assert not traces.exists()
 
 
 # ---- each run once ---------------------------------------------------------------------------------------------------
@@ -229,6 +199,32 @@ def test_processes_share_the_work(tmp_path) -> None:
     assert max(sum(a <= moment < b for a, b in times) for moment, _ in times) >= 4
 
 
+def keep_lock(root: Path) -> None:
+    with RunStore(root).locked(quick().fingerprint):
+        (root / "held").touch()
+        time.sleep(90)
+
+
+def test_a_run_that_another_process_trains_is_left_to_it_until_that_ends(store, monkeypatch) -> None:
+    """Others come first; then a line says that there is waiting; the lock of a process that is killed is free."""
+    monkeypatch.setattr(progress, "SILENCE_S", -1.0)
+    other, lines = start(keep_lock, store.root), []
+    until((store.root / "held").exists, "lock")
+    assert store.train_unless_busy(quick(), "cpu") is None
+
+    def show(line: str) -> None:
+        lines.append(line)
+        if "waiting for 1 runs that other processes train" in line:
+            assert any(line.startswith("[1/2]") for line in lines), "the other one first"
+            other.kill()
+
+    records, failed = ensure_all(store, [quick(), quick(2)], "cpu", 1, show=show)
+    assert not failed
+    assert set(records) == {quick().fingerprint, quick(2).fingerprint}
+    other.join(90)
+    assert other.exitcode == -signal.SIGKILL
+
+
 # ---- disks -----------------------------------------------------------------------------------------------------------
 
 
@@ -247,26 +243,6 @@ def test_a_full_disk_is_said_and_nothing_is_lost(store, monkeypatch) -> None:
             assert f"{store.root}: no space left" in refused(here, RunStore(store.root), [quick(2), quick(1)])
         assert contents(store.root) == before
     assert len(here(RunStore(store.root), [quick(1), quick(2)])) == 2
-
-
-# ---- many records ----------------------------------------------------------------------------------------------------
-
-
-def test_a_plan_looks_at_records_far_faster_than_they_are_checked(store, capsys) -> None:
-    """And says what is damaged; the ratio is about one to eight."""
-    (record,) = here(store, [quick()])
-    runs = [quick(seed) for seed in range(2, 200)]
-    for run in runs:
-        shutil.copytree(record.folder, store.root / run.fingerprint)
-        rewrite(store.root / run.fingerprint / "run.json", run=run.model_dump(mode="json"), fingerprint=run.fingerprint)
-    began = time.process_time()
-    assert store.held(runs) == {run.fingerprint for run in runs}
-    looked = time.process_time()
-    assert all(store.find(run) for run in runs)
-    assert looked - began < (time.process_time() - looked) / 2
-    (store.root / runs[0].fingerprint / "run.json").write_text("{")
-    assert store.held(runs[:2]) == {runs[1].fingerprint}
-    assert "damaged record, will be trained again" in capsys.readouterr().out
 
 
 # ---- what is printed -------------------------------------------------------------------------------------------------

@@ -27,25 +27,25 @@ def open_store(folder: Path | None):
 def runs_list(store: Store = None) -> None:
     """List every run: its fingerprint, kept epochs, test AUC, seconds of training, data, and what it is.
 
-    Read as it stands there; [bold]ctrlib runs verify[/bold] compares checksums.
+    [bold]ctrlib runs verify[/bold] also compares the checksums of weights and predictions.
 
     [dim]ctrlib runs list[/dim]
     """
-    from ctrlib.data.files import read_plain
-    from ctrlib.store.content import Summary
+    from ctrlib.errors import UserError
     from ctrlib.store.progress import label
 
     found = open_store(store)
     lines = [f"{'run':16}  {'epoch':>7}  test AUC  {'seconds':>7}  what"]
     for name in found.fingerprints():
         try:
-            one = Summary.model_validate_json(read_plain(found.root / name / "run.json"))
-            epochs = "-".join(str(epoch) for epoch in sorted(set(one.kept_epochs)))
-            auc = fmean(test.auc for test in one.test)
-            what = " ".join(f"{one.run.data.name}: {label(one.run)}".split())
-            lines.append(f"{name}  {epochs:>7}  {auc:8.4f}  {one.seconds:7.1f}  {what}")
-        except (OSError, ValueError):
+            one = found.open(name)
+        except UserError:
             lines.append(f"{name}  not readable; `ctrlib runs verify` says why")
+            continue
+        epochs = "-".join(str(epoch) for epoch in sorted(set(one.content["kept_epochs"])))
+        auc = fmean(test["auc"] for test in one.content["test"])
+        what = " ".join(f"{one.run.data.name}: {label(one.run)}".split())
+        lines.append(f"{name}  {epochs:>7}  {auc:8.4f}  {one.seconds:7.1f}  {what}")
     typer.echo(visible("\n".join(lines)))  # thousands of lines: a table of rich would take ten times as long
     say(f"{len(lines) - 1} runs in {found.root}")
 
@@ -106,7 +106,7 @@ def runs_verify(
     from rich.progress import track
 
     from ctrlib.errors import UserError
-    from ctrlib.store.gc import unfinished_trainings
+    from ctrlib.store.checkpoints import STATE, read_state
     from ctrlib.store.record import Damaged
 
     found = open_store(store)
@@ -117,8 +117,12 @@ def runs_verify(
             found.verify(name)
         except UserError as problem:
             problems.append(("damaged" if isinstance(problem, Damaged) else "cannot be used", problem))
-    states = {} if runs else unfinished_trainings(found)
-    problems += [("damaged", problem) for problem in states.values() if problem]
+    states = [] if runs else sorted(found.root.glob(f".training-*/{STATE}"))
+    for state in states:
+        try:
+            read_state(state)
+        except (OSError, ValueError) as problem:
+            problems.append(("damaged", f"{state}: {problem}"))
     for kind, problem in sorted(problems, key=lambda one: one[0], reverse=True):
         complain(f"{kind}: {problem}")
     trainings = f", {len(states)} unfinished trainings" if states else ""
@@ -171,19 +175,19 @@ def runs_gc(
 
     [dim]ctrlib runs gc --delete[/dim]
     """
-    from ctrlib.store.gc import find_garbage, remove
+    from ctrlib.store.gc import garbage
 
     found = open_store(store)
-    garbage = {one: one.size / 1e6 for one in find_garbage(found, unfinished)}
-    if garbage:
+    listed = list(garbage(found, unfinished, delete))
+    if listed:
         shown = table("folder", "why", numbers=("MB",))
-        for one, size in garbage.items():
-            shown.add_row(one.folder.name, one.reason, f"{size:.1f}")
+        for one in listed:
+            shown.add_row(one.name, one.reason, f"{one.size / 1e6:.1f}")
         show(shown)
-    gone = remove(found, garbage, unfinished) if delete else list(garbage)
-    done = "freed" if delete else "can be freed" + (" with --delete" if garbage else "")
-    kept = f"; {len(garbage) - len(gone)} in use or whole again, and kept" if len(gone) < len(garbage) else ""
-    say(f"{found.root}: {len(gone)} folders, {sum(garbage[one] for one in gone):.1f} MB {done}{kept}")
+    gone = [one for one in listed if one.deleted] if delete else listed
+    done = "freed" if delete else "can be freed" + (" with --delete" if listed else "")
+    kept = f"; {len(listed) - len(gone)} in use or whole again, and kept" if len(gone) < len(listed) else ""
+    say(f"{found.root}: {len(gone)} folders, {sum(one.size for one in gone) / 1e6:.1f} MB {done}{kept}")
 
 
 @runs_app.command("same-code")

@@ -113,7 +113,7 @@ def show_plan(jobs: list[Any], workers: int | None) -> None:
             wanted[job.name], device = planned(job)
         distinct = {run.fingerprint: run for runs in wanted.values() for run in runs}
         store = open_store()
-        held = store.held(distinct.values())
+        held = {name for name, run in distinct.items() if store.find(run, verify=False)}
         clock = Clock(store, device)
         if missing := [run for name, run in distinct.items() if name not in held]:
             from ctrlib.training.loop import resolve_device

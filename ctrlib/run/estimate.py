@@ -206,7 +206,7 @@ def plan_parts(wanted: dict[str, list[Run]], held: set[str], clock: Clock, cores
 
     Args:
         wanted: the runs of each notebook, in order.
-        held: fingerprints of what the store has, see :meth:`ctrlib.store.runs.RunStore.held`.
+        held: fingerprints of what the store has.
         clock: estimates a run on the device that trains it.
         cores: how many runs are trained side by side; 1 on a GPU.
     """

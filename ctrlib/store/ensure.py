@@ -1,9 +1,7 @@
 """Many runs: which of them the store lacks, in which order they can be trained, and who trains them."""
 
-import contextlib
 import os
 import platform
-import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -13,8 +11,7 @@ from ctrlib.data.folders import data_root
 from ctrlib.data.workers import usable_cores
 from ctrlib.errors import UserError
 from ctrlib.store.code import is_registered, run_code
-from ctrlib.store.executors import POLL_S, Backend, InProcess, Pool, Task, progress_sink, run_tasks
-from ctrlib.store.locks import RunLock
+from ctrlib.store.executors import Backend, InProcess, Pool, Task, progress_sink, run_tasks
 from ctrlib.store.progress import Progress, label, print_line
 from ctrlib.store.record import Record, StoreError, builds_on, storage_error
 from ctrlib.store.runs import RunStore
@@ -51,8 +48,10 @@ def ensure_all(
     failed: dict[str, Exception] = {}
     if missing or not with_files:
         show(f"{len(distinct)} runs: {len(records)} in the store, {len(missing)} to train")
-        for reason, count in Counter(store.outdated[name] for name in store.outdated.keys() & distinct.keys()).items():
-            show(f"{count} of them are in the store, {reason}: they will be trained again; {SAME_CODE}")
+        reasons = Counter(store.passed_over[name] for name in distinct if name in store.passed_over)
+        for reason, count in reasons.items():
+            hint = f"; {SAME_CODE}" if "other code" in reason else ""
+            show(f"{count} of them are in the store, {reason}: they will be trained again{hint}")
     if missing:
         if not dask:
             check_precision(missing, device)
@@ -151,7 +150,7 @@ def _train_all(
         for name, run in by_name.items()
     ]
     with backend:
-        for task, error in run_tasks(tasks, backend, progress.beat, lambda names: _waiting_line(store, names)):
+        for task, error in run_tasks(tasks, backend, progress.beat):
             if isinstance(error, StoreError):
                 raise error  # all others would be trained for nothing
             yield by_name[task.name], error or _trained(store, task.name)
@@ -176,8 +175,7 @@ def train_task(
     if run.fingerprint != fingerprint or (mine := run_code(run)) != code:
         parts = "" if run.fingerprint != fingerprint else f" ({', '.join(p for p in code if code[p] != mine.get(p))})"
         raise UserError(f"{platform.node()}: has other code of ctrlib{parts}; install the one that asks for this run")
-    on_dask = threads is None
-    if on_dask:
+    if threads is None:
         from ctrlib.store.dask import worker_threads
 
         threads = worker_threads()
@@ -187,33 +185,8 @@ def train_task(
             )
     if data:
         os.environ["CTRLIB_DATA"] = data  # a kept worker would still have that of its start
-    store = RunStore(Path(root), checkpoint_s, says_damage=False)  # whoever asked for the run has said it
-    found = store.train_unless_busy(run, device, threads, progress_sink())
-    if found is None and on_dask:
-        watch_owner(store.lock(run.fingerprint))
-        found = store.train_unless_busy(run, device, threads, progress_sink())
-    return found is not None
-
-
-def watch_owner(lock: RunLock) -> None:
-    """Wait until the owner of a lock, on another machine, gives a sign of life or counts as dead.
-
-    A run that kills its worker comes to the next one while the dead one's lock still looks held. Were it then put off
-    as busy, Dask would take this task for done, and never count up how many workers died of the run.
-    """
-    first = lock.owner()
-    while lock.is_held() is None and (now := lock.owner()) and now.text == first.text:
-        time.sleep(POLL_S)
-
-
-def _waiting_line(store: RunStore, names: list[str]) -> str:
-    """Who trains what there is to wait for."""
-    owners = []
-    for name in names:
-        with contextlib.suppress(OSError):
-            owners.append(str(store.lock(name).owner() or "a process that did not say its name"))
-    found = ", ".join(dict.fromkeys(owners))
-    return f"waiting for {len(names)} runs that other processes train: {found}"
+    store = RunStore(Path(root), checkpoint_s)
+    return store.train_unless_busy(run, device, threads, progress_sink()) is not None
 
 
 def _trained(store: RunStore, name: str) -> Record:

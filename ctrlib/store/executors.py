@@ -173,13 +173,11 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def run_tasks(
-    tasks: list[Task], backend: Backend, report: Sink, waiting_line: Callable[[list[str]], str]
-) -> Iterator[tuple[Task, Exception | None]]:
+def run_tasks(tasks: list[Task], backend: Backend, report: Sink) -> Iterator[tuple[Task, Exception | None]]:
     """Do all tasks, as many at once as the backend takes; yields each with its error, or None, when it has ended.
 
-    A task that another process is at comes again when the others have had their turn; ``waiting_line`` says so when
-    only such are left. A task whose predecessor failed fails without being tried. ``report`` gets signs of life.
+    A task that another process is at comes again when the others have had their turn. A task whose predecessor failed
+    fails without being tried. ``report`` gets signs of life.
 
     Raises:
         BackendLost: the backend cannot go on.
@@ -200,7 +198,7 @@ def run_tasks(
             report(line)
         if not running:
             if busy:
-                report(waiting_line([task.name for task in busy]))
+                report(f"waiting for {len(busy)} runs that other processes train")
             time.sleep(POLL_S)
         for future in done:
             task = running.pop(future)

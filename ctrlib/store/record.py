@@ -1,10 +1,11 @@
-"""A finished run on disk: how its record is written, what its files hold, how they are read without trusting them.
+"""A finished run on disk: how its record is written, what its files hold, how they are read.
 
     run.json             settings, history, test metrics, environment, wall time, checksums
     members.safetensors  weights and Adam state of every member
     predictions.npz      validation and test logits, float32 (K, rows)
 
-Weights are safetensors and predictions plain arrays: nothing that could execute code is ever loaded.
+Each file has a checksum, so that what was damaged is never used. Weights are safetensors and predictions plain arrays:
+nothing that could execute code is ever loaded.
 """
 
 import errno
@@ -13,7 +14,6 @@ import io
 import re
 import shutil
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,10 +21,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ctrlib.config import NUMERICS_VERSION, Run, StoredMember
-from ctrlib.data.files import Irregular, read_plain, remove, seal, sync, unseal, write_synced
-from ctrlib.errors import UserError, shown
+from ctrlib.data.files import remove, seal, sync, unseal, write_synced
+from ctrlib.errors import UserError, first_problem, shown
 from ctrlib.store.code import run_code
-from ctrlib.store.content import read_logits, read_states, validate_content
 
 if TYPE_CHECKING:
     from ctrlib.training.dataset import Dataset
@@ -68,8 +67,8 @@ class Record:
 
     def logits(self, split: str = "test") -> np.ndarray:
         """Logits (K, rows) float32 of the kept weights on ``valid`` or ``test``."""
-        shape = (len(self.run.members), self.content["rows"][split])
-        return self._parsed("predictions.npz", lambda content: read_logits(content, split, shape))
+        with np.load(io.BytesIO(self.read("predictions.npz"))) as arrays:
+            return arrays[split]
 
     def probabilities(self, split: str = "test") -> np.ndarray:
         """Predicted click probabilities (K, rows) float64."""
@@ -77,7 +76,13 @@ class Record:
 
     def states(self) -> list[dict]:
         """Weights and Adam state of each member (see :data:`ctrlib.training.loop.State`)."""
-        return self._parsed("members.safetensors", lambda content: read_states(content, len(self.run.members)))
+        from safetensors.torch import load
+
+        states: list[dict] = [{} for _ in self.run.members]
+        for name, tensor in load(self.read("members.safetensors")).items():
+            member, _, key = name.partition("|")
+            states[int(member)][key] = tensor
+        return states
 
     def read(self, name: str) -> bytes:
         """The bytes of one of :data:`FILES`; :class:`Damaged` unless they are those that were written."""
@@ -86,13 +91,6 @@ class Record:
         if hashlib.sha256(content).hexdigest() != self.content["files"][name]:
             raise Damaged(f"{path}: its checksum is not the one recorded when it was written")
         return content
-
-    def _parsed(self, name: str, parse: Callable[[bytes], Any]) -> Any:
-        """What ``parse`` makes of a file whose checksum agrees."""
-        try:
-            return parse(self.read(name))
-        except ValueError as error:
-            raise Damaged(f"{self.folder / name}: not what a run record holds ({error})") from None
 
 
 def write_record(
@@ -169,9 +167,8 @@ def read_record(folder: Path) -> Record:
         )
     try:
         run = Run.model_validate(content["run"])
-        validate_content(content, len(run.members), FILES)
-    except (KeyError, ValueError, TypeError):
-        raise Damaged(f"{path}: not a whole run record") from None
+    except ValueError as error:
+        raise Damaged(f"{path}: settings that this ctrlib does not know ({first_problem(error)})") from None
     current = content["numerics"] == NUMERICS_VERSION
     if content["fingerprint"] != folder.name or (current and run.fingerprint != folder.name):
         raise Damaged(f"{path}: is the record of another run")
@@ -201,17 +198,13 @@ def test_metrics(logits: np.ndarray, labels: np.ndarray) -> list[dict]:
 
 
 def read_file(path: Path) -> bytes:
-    """The bytes of a file of a record; a missing file is damage, a forbidden one the user's to mend."""
+    """The bytes of a file of a record; one that cannot be read is damage, unless it is the user's to permit it."""
     try:
-        if path.parent.is_symlink():
-            raise Irregular("the folder of the record is a link")
-        return read_plain(path)
-    except (FileNotFoundError, NotADirectoryError):
-        raise Damaged(f"{path}: the file is missing") from None
-    except Irregular as error:
-        raise Damaged(f"{path}: {error}") from None
+        return path.read_bytes()
+    except PermissionError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from None
+        raise Damaged(f"{path}: {error.strerror or error}") from None
 
 
 def storage_error(error: OSError, root: Path) -> StoreError:

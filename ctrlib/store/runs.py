@@ -1,42 +1,31 @@
 """The run store: each run trained once, kept whole, checked before it is used.
 
 A store is a folder with one folder per fingerprint (:mod:`ctrlib.store.record`). One lock per run keeps two processes
-from training it twice. The state of an unfinished training lies in ``.training-FINGERPRINT``
-(:mod:`ctrlib.store.checkpoints`) until its record is there.
+from training it twice: a file lock of the system, which is free again as soon as its process has ended, however it
+ended. The state of an unfinished training lies in ``.training-FINGERPRINT`` (:mod:`ctrlib.store.checkpoints`) until its
+record is there.
 """
 
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from ctrlib.config import Data, Member, Run, StoredMember
-from ctrlib.data.files import read_plain
 from ctrlib.data.folders import need_folder_path, store_root
 from ctrlib.data.load import load_data, same_codes
 from ctrlib.errors import UserError
-from ctrlib.store.code import other_parts
-from ctrlib.store.content import Origin
+from ctrlib.store.code import other_parts, run_code
 from ctrlib.store.environment import environment, loaded_commit
-from ctrlib.store.locks import RunLock
 from ctrlib.store.progress import epoch_line, progress_line
 from ctrlib.store.published import Results, committed_results
-from ctrlib.store.record import (
-    FILES,
-    FORMAT,
-    NAME,
-    Damaged,
-    Record,
-    builds_on,
-    read_record,
-    storage_error,
-    write_record,
-)
+from ctrlib.store.record import FILES, NAME, Damaged, Record, builds_on, read_record, storage_error, write_record
 
 CHECKPOINT_S = 60.0  # seconds of training that an interruption may cost
 POLL_S = 0.5  # between two looks at a run that another process trains
@@ -49,16 +38,13 @@ class RunStore:
     has everything but its files; it is trained again only when somebody needs these.
     """
 
-    def __init__(
-        self, root: Path, checkpoint_s: float = CHECKPOINT_S, results: Results | None = None, says_damage: bool = True
-    ) -> None:
+    def __init__(self, root: Path, checkpoint_s: float = CHECKPOINT_S, results: Results | None = None) -> None:
         need_folder_path(root)
         self.root = Path(root)
         self.checkpoint_s = checkpoint_s
         self.results = results
-        self.outdated: dict[str, str] = {}  # what find passed over, and why
+        self.passed_over: dict[str, str] = {}  # the records that do not count, and why
         self._healthy: set[str] = set()
-        self._says_damage, self._said = says_damage, set[str]()
 
     # Looking --------------------------------------------------------------------------------------------------------
 
@@ -100,11 +86,12 @@ class RunStore:
             record.read(name)
         return record
 
-    def find(self, run: Run, with_files: bool = False) -> Record | None:
-        """The record of ``run``, or None when it has to be trained; damage is said, then trained again.
+    def find(self, run: Run, with_files: bool = False, verify: bool = True) -> Record | None:
+        """The record of ``run``, or None when it has to be trained.
 
-        So is what other code trained, or from other weights than those of its checkpoints and teachers now: see
-        ``outdated``. Records made before there were digests of the code count, and pages say so.
+        What is damaged does not count, nor what other code trained, or from other weights than those of its checkpoints
+        and teachers now: ``passed_over`` says why. Records made before there were digests of the code count, and pages
+        say so. Without ``verify``, as for a plan, the checksums of weights and predictions are not compared.
 
         Unless weights and predictions are needed, a published record will do. It goes before the one in the folder,
         which may come from another kind of machine: what is published stays one set of numbers, also where some of its
@@ -119,61 +106,34 @@ class RunStore:
         except OSError as error:
             raise storage_error(error, self.root) from None
         try:
-            record = self.open(name) if name in self._healthy else self.verify(name)
+            record = self.verify(name) if verify and name not in self._healthy else self.open(name)
         except Damaged as damage:
-            if self._says_damage and str(damage) not in self._said:
-                print(f"damaged record, will be trained again: {damage}", flush=True)
-            self._said.add(str(damage))
+            self.passed_over[name] = f"damaged ({damage})"
             return None
-        self._healthy.add(name)
+        if verify:
+            self._healthy.add(name)
         if reason := self._why_outdated(record.content):
-            self.outdated[name] = reason
+            self.passed_over[name] = reason
             return None
-        self.outdated.pop(name, None)
+        self.passed_over.pop(name, None)
         return replace(record, run=run)  # its rows may lie under another name now
 
-    def held(self, runs: Iterable[Run]) -> set[str]:
-        """Fingerprints of the runs that :meth:`find` would find. This is for a plan: no checksum is compared."""
-        published = self.results.runs if self.results else {}
-        glance = cache(self._glance)
-        held = set()
-        for run in runs:
-            name = run.fingerprint
-            if name not in published and (content := glance(name)):
-                counts = not self._why_outdated(content, glance)
-            else:
-                counts = name in published or self.find(run) is not None  # which says what is wrong
-            if counts:
-                held.add(name)
-        return held
-
-    def _glance(self, name: str) -> dict[str, Any] | None:
-        """What decides whether a record counts, as it stands in its file; None where that is none of the usual form."""
-        try:
-            found = Origin.model_validate_json(read_plain(self.root / name / "run.json"))
-        except (OSError, ValueError):
-            return None
-        usual = (found.format, found.fingerprint) == (FORMAT, name) and FILES[0] in found.files
-        return found.model_dump() if usual else None
-
-    def _opened(self, name: str) -> dict[str, Any] | None:
-        """The content of a record; None where it is damaged."""
-        try:
-            return self.open(name).content
-        except Damaged:
-            return None
-
-    def _why_outdated(self, content: dict[str, Any], read: Callable[[str], dict[str, Any] | None] | None = None) -> str:
-        """Why a healthy record does not count, empty if it does; ``read`` gives the contents of others."""
+    def _why_outdated(self, content: dict[str, Any]) -> str:
+        """Why a healthy record does not count, empty if it does."""
         if parts := other_parts(content.get("code", {})):
             return f"by other code ({', '.join(parts)})"
         for name, checksum in content.get("weights", {}).items():
-            if not (self.root / name).is_dir():
-                continue
-            base = (read or self._opened)(name)
-            if base is None or base["files"][FILES[0]] != checksum or self._why_outdated(base, read):
+            if (self.root / name).is_dir() and not self._has_weights(name, checksum):
                 return "from other weights than their checkpoints or teachers have now"
         return ""
+
+    def _has_weights(self, name: str, checksum: str) -> bool:
+        """Whether a record counts and has the weights of that checksum."""
+        try:
+            content = self.open(name).content
+        except Damaged:
+            return False
+        return content["files"][FILES[0]] == checksum and not self._why_outdated(content)
 
     def to_train_first(self, name: str) -> Run | None:
         """The run of that name if its weights have to be trained before they can be used; None where they are here."""
@@ -202,30 +162,35 @@ class RunStore:
         self, run: Run, device: str = "auto", threads: int = 1, tell: Callable[[str], None] | None = None
     ) -> Record | None:
         """As :meth:`train`, but None at once while another process, here or elsewhere, trains ``run``."""
-        lock = self.lock(run.fingerprint)
-        try:
-            (self.root / ".locks").mkdir(parents=True, exist_ok=True)
-            if not lock.acquire():
+        with self.locked(run.fingerprint) as mine:
+            if not mine:
                 return None
-        except OSError as error:
-            raise storage_error(error, self.root) from None
-        with lock:
             if record := self.find(run, with_files=True):
                 shutil.rmtree(self._training(run), ignore_errors=True)  # left by a kill just after the record
                 return record
-            return self._train(run, device, threads, tell, lock)
+            return self._train(run, device, threads, tell)
 
-    def lock(self, fingerprint: str) -> RunLock:
-        """The lock of a run; its folder is made by :meth:`train_unless_busy`."""
-        return RunLock(self.root / ".locks", fingerprint)
+    @contextmanager
+    def locked(self, fingerprint: str) -> Iterator[bool]:
+        """Hold the lock of a run meanwhile; False where another process holds it."""
+        folder = self.root / ".locks"
+        lock = FileLock(folder / fingerprint)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with suppress(Timeout):
+                lock.acquire(timeout=0)
+        except OSError as error:
+            raise storage_error(error, self.root) from None
+        try:
+            yield lock.is_locked
+        finally:
+            lock.release()
 
     def _training(self, run: Run) -> Path:
         """Where the state of an unfinished training lies."""
         return self.root / f".training-{run.fingerprint}"
 
-    def _train(
-        self, run: Run, device: str, threads: int, tell: Callable[[str], None] | None, lock: RunLock
-    ) -> Record | None:
+    def _train(self, run: Run, device: str, threads: int, tell: Callable[[str], None] | None) -> Record:
         import torch
 
         from ctrlib.fast import install
@@ -245,13 +210,11 @@ class RunStore:
                 teachers = [self._checkpoint(teacher, run.data) for teacher in run.teachers]
             dataset = load_data(run.data)
             place = resolve_device(device)
-            identity = f"{run.fingerprint} {environment(place)}"
+            identity = f"{run.fingerprint} {run_code(run)} {environment(place)}"
             checkpoints = Checkpoints(self._training(run), identity, self.checkpoint_s)
             on_epoch = tell and (lambda rows: tell(epoch_line(run, rows)))
             on_progress = tell and (lambda epoch, share: tell(progress_line(run, epoch, share)))
             trained = train(run, dataset, starts, device, on_epoch, on_progress, threads, checkpoints, teachers)
-            if lock.is_lost():  # this process slept, and another one took it for dead and trains in its place
-                return None
             about = {**environment(place), "products": trained.products, "threads": threads, "commit": loaded_commit()}
             record = write_record(self.root, run, trained, dataset, about, weights)
             checkpoints.clear()
