@@ -102,7 +102,7 @@ def study(
 def show_plan(jobs: list[Any], workers: int | None) -> None:
     """Show the runs of each notebook, how many the store holds, and how long the rest takes here."""
     from ctrlib.data.workers import usable_cores
-    from ctrlib.run.estimate import Clock, fleet_lines, plan_parts
+    from ctrlib.run.estimate import Clock, plan_parts
     from ctrlib.run.plan import planned, uncollected
     from ctrlib.store.progress import humanize
     from ctrlib.store.runs import open_store
@@ -114,29 +114,22 @@ def show_plan(jobs: list[Any], workers: int | None) -> None:
         distinct = {run.fingerprint: run for runs in wanted.values() for run in runs}
         store = open_store()
         held = {name for name, run in distinct.items() if store.find(run, verify=False)}
-        clock = Clock(store, device)
-        if missing := [run for name, run in distinct.items() if name not in held]:
+        if len(held) < len(distinct):
             from ctrlib.training.loop import resolve_device
 
             on_gpu = resolve_device(device).type == "cuda"  # processes that share one do not multiply its speed
             cores = 1 if on_gpu else workers or usable_cores()
-        parts = plan_parts(wanted, held, clock, cores)
-        seconds = {run.fingerprint: clock.estimate(run).likely for run in missing}
-    made = table("notebook", numbers=("runs", "stored", "shared", "train", "time"))
+        parts = plan_parts(wanted, held, Clock(store, device), cores)
+    made = table("notebook", numbers=("runs", "stored", "train", "time"))
     for part in parts:
-        counts = (part.runs, part.trained, part.shared, part.runs - part.trained - part.shared)
-        made.add_row(part.name, *(f"{count:,}" for count in counts), humanize(part.time.likely))
+        made.add_row(part.name, f"{part.runs:,}", f"{part.stored:,}", f"{part.to_train:,}", humanize(part.seconds))
     show(made)
     total = parts[-1]
-    where = f" on {cores} core(s), {humanize(total.time.most)} at most" if missing else ""
+    where = f" on {cores} core(s)" if total.to_train else ""
     say(
-        f"{len(missing):,} of {total.runs:,} distinct runs to train: about {humanize(total.time.likely)}{where}. "
-        "Shared: trained for an earlier notebook of the list."
+        f"{total.to_train:,} of {total.runs:,} distinct runs to train: about {humanize(total.seconds)}{where}. "
+        "A run is counted as one to train where the list first needs it."
     )
-    if sources := clock.epochs.sources():
-        say(f"Epochs of early stopping: {sources}.")
-    for line in fleet_lines(missing, seconds) if missing else []:
-        say(line)
 
 
 def book(

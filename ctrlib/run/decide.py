@@ -123,7 +123,7 @@ class Pace:
     def by_steps(cls, p: StudyParameters, clock: Clock) -> "Pace":
         """From a few steps, and the epochs of trainings alike."""
         runs = [run for _, run in search_runs(p)]
-        one, epochs = clock.estimate(runs[0]).likely, clock.epochs.likely(runs[0])
+        one, epochs = clock.seconds(runs[0]), clock.epochs(runs[0])
         return cls(one / epochs, epochs, one * len(runs))
 
     @classmethod

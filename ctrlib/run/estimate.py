@@ -1,24 +1,22 @@
 """How long a plan takes on this machine: a few training steps of each kind are timed and multiplied.
 
 Steps are timed on random rows of the right shape, so no data set is loaded. How many epochs early stopping takes is
-looked up in the records of such trainings, in the store and among the published ones (:class:`StoppedEpochs`).
+looked up in the records of such trainings, in the store and among the published ones.
 """
 
 import heapq
 import time
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import cached_property
-from statistics import median
+from statistics import fmean, median
+from typing import NamedTuple
 
 import numpy as np
 
 from ctrlib.config import Coupling, Data, Member, Recipe, Run, solo
-from ctrlib.data.files import parse_json, read_plain
+from ctrlib.errors import UserError
 from ctrlib.fast import install
-from ctrlib.store.progress import humanize
 from ctrlib.store.record import builds_on
 from ctrlib.store.runs import RunStore
 from ctrlib.study.conditions import data_shape
@@ -37,33 +35,36 @@ COUPLED = 1.4  # times as many
 STRONG = 10  # the total weight of the peers from which a coupling is strong
 
 
-@dataclass(frozen=True)
-class Estimate:
-    """Seconds that trainings take, probably and at most."""
-
-    likely: float
-    most: float
-
-    def __add__(self, other: "Estimate") -> "Estimate":
-        return Estimate(self.likely + other.likely, self.most + other.most)
-
-
 class Clock:
-    """Estimates runs on one device; the steps of each kind of model are timed once."""
+    """Says how long runs take on one device; the steps of each kind of model are timed once."""
 
     def __init__(self, store: RunStore, device: str = "auto") -> None:
         self.device = device
-        self.epochs = StoppedEpochs(store)
+        self._store = store
         self._seconds: dict[str, float] = {}
 
-    def estimate(self, run: Run) -> Estimate:
-        """Seconds of one run on one core (or on the GPU)."""
+    def seconds(self, run: Run) -> float:
+        """Of one run on one core (or on the GPU)."""
         rows, valid, test, dims = data_shape(run.data)
-        batch = run.recipe.batch_size
-        seconds = sum(self._step(member, run.recipe, dims) for member in run.members) * with_teachers(run)
-        epoch = seconds * (rows + FORWARD_SHARE * valid) / batch
-        once = RUN_S + seconds * FORWARD_SHARE * (valid + test) / batch
-        return Estimate(once + epoch * self.epochs.likely(run), once + epoch * run.recipe.epochs)
+        step = sum(self._step(member, run.recipe, dims) for member in run.members) * with_teachers(run)
+        trained, evaluated = rows * self.epochs(run), valid * (self.epochs(run) + 1) + test
+        return RUN_S + step * (trained + FORWARD_SHARE * evaluated) / run.recipe.batch_size
+
+    def epochs(self, run: Run) -> float:
+        """How many epochs a run takes: the mean over the trainings most alike, or else the usual number."""
+        for kind in kinds(run) if run.recipe.patience else ():
+            if kind in self._stopped:
+                return min(fmean(self._stopped[kind]), run.recipe.epochs)
+        return usual_epochs(run)
+
+    @cached_property
+    def _stopped(self) -> dict[tuple, list[int]]:
+        """The epochs that trainings with early stopping took, by what they are alike in."""
+        epochs: dict[tuple, list[int]] = {}
+        for run, count in stopped_trainings(self._store):
+            for kind in kinds(run):
+                epochs.setdefault(kind, []).append(count)
+        return epochs
 
     def _step(self, member: Member, recipe: Recipe, field_dims: tuple[int, ...]) -> float:
         kind = member.model_copy(update={"init_seed": 0, "order_seed": 0})
@@ -73,38 +74,6 @@ class Clock:
         if key not in self._seconds:
             self._seconds[key] = time_steps(kind, recipe, field_dims, self.device)
         return self._seconds[key]
-
-
-class StoppedEpochs:
-    """How many epochs trainings with early stopping took, from the records of a store and those published with it."""
-
-    def __init__(self, store: RunStore) -> None:
-        self.found: dict[str, str] = {}  # fingerprint of what was asked for -> where its number is from
-        self._store = store
-
-    @cached_property
-    def _epochs(self) -> dict[tuple, list[int]]:
-        epochs: dict[tuple, list[int]] = {}
-        for run, count in stopped_trainings(self._store):
-            for kind in kinds(run).values():
-                epochs.setdefault(kind, []).append(count)
-        return epochs
-
-    def likely(self, run: Run) -> float:
-        """The mean over the trainings most alike, or, where there are none, :data:`EPOCHS`; at most the cap."""
-        if not run.recipe.patience:
-            return run.recipe.epochs
-        for name, kind in kinds(run).items():
-            if kind in self._epochs:
-                self.found[run.fingerprint] = f"records of the same {name}"
-                return min(float(np.mean(self._epochs[kind])), run.recipe.epochs)
-        self.found[run.fingerprint] = "nothing alike, the usual number taken"
-        return usual_epochs(run)
-
-    def sources(self) -> str:
-        """In words, from what the epochs of how many trainings were taken."""
-        counts = Counter(self.found.values()).items()
-        return "; ".join(f"{count:,} from {source}" for source, count in counts)
 
 
 def usual_epochs(run: Run, scratch: float = EPOCHS["from scratch"]) -> float:
@@ -122,27 +91,22 @@ def with_teachers(run: Run) -> float:
     return 1 + FORWARD_SHARE * len(run.teachers or ())
 
 
-def kinds(run: Run) -> dict[str, tuple]:
+def kinds(run: Run) -> list[tuple]:
     """What a training is alike in, from much to little; the rows of synthetic data are part of its name, and the rule
     of early stopping of its start."""
     start = (run.start is not None, run.recipe.cuts)
     data = (run.data.name, run.data.synthetic and run.data.synthetic.train_rows, *start)
     architectures = tuple(sorted({member.architecture for member in run.members}))
     weight = max((weight for row in run.coupling.weights for weight in row), key=abs)
-    return {
-        "data, start, architecture and weight": (*data, architectures, weight),
-        "data, start and architecture": (*data, architectures),
-        "data and start": data,
-    }
+    return [(*data, architectures, weight), (*data, architectures), data]
 
 
 def stopped_trainings(store: RunStore) -> Iterator[tuple[Run, int]]:
-    """Finished trainings with early stopping and the epochs that they took. Records are read without checking them: it
-    is for an estimate, and there may be many."""
+    """Finished trainings with early stopping, in the store and published, and the epochs that they took."""
     published = store.results.runs if store.results else {}
     for name in [*published, *(name for name in store.fingerprints() if name not in published)]:
-        with suppress(OSError, ValueError, KeyError, TypeError):  # what cannot be read does not count
-            content = published[name] if name in published else parse_json(read_plain(store.root / name / "run.json"))
+        with suppress(UserError):  # what cannot be read does not count
+            content = published[name] if name in published else store.open(name).content
             if content["run"]["recipe"]["patience"]:
                 yield Run.model_validate(content["run"]), max(row["epoch"] for row in content["history"])
 
@@ -187,18 +151,14 @@ def time_steps(member: Member, recipe: Recipe, field_dims: tuple[int, ...], devi
     return median(seconds[WARM_UP:])
 
 
-@dataclass(frozen=True)
-class Part:
-    """One notebook of a plan: how many runs it has, how many the store holds, and the time of the rest.
-
-    ``shared`` are runs that an earlier notebook of the plan trains; their time counts there.
-    """
+class Part(NamedTuple):
+    """One notebook of a plan: its runs, how many the store holds, and how many others it is the first to need."""
 
     name: str
     runs: int
-    trained: int
-    shared: int
-    time: Estimate
+    stored: int
+    to_train: int
+    seconds: float
 
 
 def plan_parts(wanted: dict[str, list[Run]], held: set[str], clock: Clock, cores: int) -> list[Part]:
@@ -210,17 +170,17 @@ def plan_parts(wanted: dict[str, list[Run]], held: set[str], clock: Clock, cores
         clock: estimates a run on the device that trains it.
         cores: how many runs are trained side by side; 1 on a GPU.
     """
-    seen: set[str] = set()
+    seen = set(held)
     parts = []
     for name, runs in wanted.items():
-        missing = [clock.estimate(run) for run in runs if run.fingerprint not in held and run.fingerprint not in seen]
-        seen.update(run.fingerprint for run in runs)
-        trained = sum(run.fingerprint in held for run in runs)
-        likely, most = sum(one.likely for one in missing), sum(one.most for one in missing)
-        needed = Estimate(NOTEBOOK_S + likely / cores, NOTEBOOK_S + most / cores)
-        parts.append(Part(name, len(runs), trained, len(runs) - trained - len(missing), needed))
-    together = sum((part.time for part in parts), Estimate(0.0, 0.0))
-    return [*parts, Part("all", len(seen), len(seen & held), 0, together)]
+        new = [run for run in runs if run.fingerprint not in seen]
+        seen.update(run.fingerprint for run in new)
+        stored = sum(run.fingerprint in held for run in runs)
+        seconds = NOTEBOOK_S + sum(map(clock.seconds, new)) / cores
+        parts.append(Part(name, len(runs), stored, len(new), seconds))
+    distinct = {run.fingerprint for runs in wanted.values() for run in runs}
+    together = sum(part.to_train for part in parts), sum(part.seconds for part in parts)
+    return [*parts, Part("all", len(distinct), len(distinct & held), *together)]
 
 
 def makespan(runs: list[Run], seconds: dict[str, float], devices: int) -> float:
@@ -248,16 +208,3 @@ def makespan(runs: list[Run], seconds: dict[str, float], devices: int) -> float:
             if not after[place]:
                 heapq.heappush(ready, place)
     return now
-
-
-def fleet_lines(runs: list[Run], seconds: dict[str, float], fleets: Sequence[int] = (8, 64)) -> list[str]:
-    """For each number of devices a line: how long the runs take, how busy the devices are, what limits them."""
-    chain = makespan(runs, seconds, len(runs))
-    lines = []
-    for devices in fleets:
-        takes = makespan(runs, seconds, devices)
-        busy = sum(seconds.values()) / (devices * takes)
-        chained = takes < CHAINED * chain
-        limit = "the longest chain of runs that build on each other" if chained else "the number of devices"
-        lines.append(f"{devices} such devices: about {humanize(takes)}, {busy:.0%} busy; the limit is {limit}")
-    return lines
