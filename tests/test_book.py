@@ -4,14 +4,13 @@ import json
 import re
 import subprocess
 import sys
-import threading
 
 import pytest
 import yaml
 from pages import ROOT
 
 from ctrlib.publish import book
-from ctrlib.publish.book import one_at_a_time, render
+from ctrlib.publish.book import render
 from ctrlib.publish.exercises import page_text
 
 PAGES = sorted((ROOT / "book").glob("*.md"))
@@ -117,23 +116,6 @@ def test_citations_and_bibliography_agree():
     assert len(entries) == len(set(entries)), "a key stands twice in references.bib"
     used = {key.strip() for text in TEXTS.values() for keys in CITE.findall(text) for key in keys.split(",")}
     assert set(entries) <= used, f"in references.bib but never cited: {sorted(set(entries) - used)}"
-
-
-def test_a_second_build_waits_for_the_first(tmp_path, capsys) -> None:
-    order = []
-
-    def second() -> None:
-        with one_at_a_time(tmp_path / "book.lock"):
-            order.append("second")
-
-    with one_at_a_time(tmp_path / "book.lock"):
-        thread = threading.Thread(target=second)
-        thread.start()
-        thread.join(0.5)
-        order.append("first")
-    thread.join(10)
-    assert order == ["first", "second"]
-    assert "another process builds a book here; waiting" in capsys.readouterr().out
 
 
 def test_a_book_that_is_up_to_date_is_not_built_again(tmp_path, monkeypatch) -> None:

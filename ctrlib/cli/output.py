@@ -2,6 +2,8 @@
 
 import os
 import re
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -18,6 +20,22 @@ def reporting(start: str) -> Any:
     """A spinner on stderr whose text can be changed: ``with reporting("reading") as report: report("next step")``."""
     with console().status(start) as status:
         yield status.update
+
+
+@contextmanager
+def stage(title: str) -> Iterator[Callable[[str], None]]:
+    """Long work, with a function for its lines: on a terminal the last one is shown, elsewhere each of them."""
+    from rich.markup import escape
+
+    began, out = time.monotonic(), console()
+    style = {"markup": False, "highlight": False, "soft_wrap": True}
+    if out.is_terminal:
+        with out.status(title) as status:
+            yield lambda line: status.update(f"{title}\n  [dim]{escape(line)}[/dim]")
+    else:
+        out.print(title, **style)
+        yield lambda line: out.print(f"  {line}", **style)
+    out.print(f"{title}: done, {time.monotonic() - began:.0f} s", **style)
 
 
 def table(*texts: str, numbers: tuple[str, ...] = (), last: tuple[str, ...] = ()) -> Any:

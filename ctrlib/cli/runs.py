@@ -111,18 +111,13 @@ def runs_verify(
 
     found = open_store(store)
     names = [found.name(name) for name in runs] if runs else found.fingerprints()
+    states = [] if runs else sorted(found.root.glob(f".training-*/{STATE}"))
     problems = []
-    for name in track(names, "checking", transient=True):
+    for one in track([*names, *states], "checking", transient=True):
         try:
-            found.verify(name)
+            _ = read_state(one) if one in states else found.verify(one)
         except UserError as problem:
             problems.append(("damaged" if isinstance(problem, Damaged) else "cannot be used", problem))
-    states = [] if runs else sorted(found.root.glob(f".training-*/{STATE}"))
-    for state in states:
-        try:
-            read_state(state)
-        except (OSError, ValueError) as problem:
-            problems.append(("damaged", f"{state}: {problem}"))
     for kind, problem in sorted(problems, key=lambda one: one[0], reverse=True):
         complain(f"{kind}: {problem}")
     trainings = f", {len(states)} unfinished trainings" if states else ""

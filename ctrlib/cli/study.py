@@ -1,14 +1,12 @@
 """``ctrlib study``, ``book``, ``slides`` and ``pdf``: execute the notebooks, render book and slides, print the book."""
 
 import os
-import re
-import time
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from ctrlib.cli.output import complain, console, reporting, say, show, table
+from ctrlib.cli.output import complain, reporting, say, show, stage, table
 
 MOST_NOTEBOOKS = 4  # side by side: each kernel takes half a gigabyte
 
@@ -70,21 +68,18 @@ def study(
     jobs = plan(root, profile, only or [], read_overrides(set_ or []), out.absolute() if out else None)
     if plan_only:
         return show_plan(jobs, workers)
-    with Reporter() as reporter:
-        reporter.start("training what the notebooks ask for")
-        lacking = train_planned(jobs, reporter.line, workers, dask)
-        reporter.end("done")
-        outcomes = [Outcome(job, "failed", 0.0, lacking[job.number]) for job in jobs if job.number in lacking]
-        for outcome in outcomes:
-            outcome.job.failed_copy.unlink(missing_ok=True)
-        ready = [job for job in jobs if job.number not in lacking]
-        at_once = min(2 * usable_cores(), MOST_NOTEBOOKS)  # each waits half of its time
-        reporter.start(f"executing {len(ready)} notebooks, {at_once} at once")
-        for count, outcome in enumerate(execute_all(ready, root, reporter.line, at_once), start=1):
+    with stage("training what the notebooks ask for") as line:
+        lacking = train_planned(jobs, line, workers, dask)
+    outcomes = [Outcome(job, "failed", 0.0, lacking[job.number]) for job in jobs if job.number in lacking]
+    for outcome in outcomes:
+        outcome.job.failed_copy.unlink(missing_ok=True)
+    ready = [job for job in jobs if job.number not in lacking]
+    at_once = min(2 * usable_cores(), MOST_NOTEBOOKS)  # each waits half of its time
+    with stage(f"executing {len(ready)} notebooks, {at_once} at once") as line:
+        for count, outcome in enumerate(execute_all(ready, root, line, at_once), start=1):
             outcomes.append(outcome)
-            reporter.line(f"[{count}/{len(ready)}] {outcome.job.name}: {outcome.state}, {outcome.seconds:.0f} s")
-        reporter.end("done")
-        outcomes.sort(key=lambda outcome: outcome.job.number)
+            line(f"[{count}/{len(ready)}] {outcome.job.name}: {outcome.state}, {outcome.seconds:.0f} s")
+    outcomes.sort(key=lambda outcome: outcome.job.number)
     summary = table("notebook", "state", numbers=("seconds",))
     for outcome in outcomes:
         colour = "red" if outcome.state == "failed" else "green"
@@ -209,50 +204,3 @@ def grade_pack(
 def within_project(path: Path, root: Path) -> str:
     """A path as seen from the project's folder."""
     return str(path.relative_to(root)) if path.is_relative_to(root) else str(path)
-
-
-class Reporter:
-    """Progress of a study: on a terminal one moving line (notebook, run, time), elsewhere one line per event."""
-
-    def __init__(self) -> None:
-        self.console, self.progress = console(), None
-
-    def __enter__(self) -> "Reporter":
-        if self.console.is_terminal:
-            from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-
-            columns = SpinnerColumn(), TextColumn("{task.description}"), BarColumn(20), TimeElapsedColumn()
-            self.progress = Progress(*columns, console=self.console)
-            self.progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.progress:
-            self.progress.stop()
-
-    def start(self, title: str) -> None:
-        """The training or a notebook begins."""
-        self.title, self.began = title, time.monotonic()
-        if self.progress:
-            self.task = self.progress.add_task(title, total=None)
-        else:
-            self._print(title)
-
-    def line(self, text: str) -> None:
-        """A line of the training, with its count of runs, or of a notebook."""
-        if not self.progress:
-            self._print(f"  {text}")
-            return
-        counted = re.match(r"\[(\d+)/(\d+)\]", text)
-        done = {"completed": int(counted[1]), "total": int(counted[2])} if counted else {}
-        escaped = text.replace("[", r"\[")
-        self.progress.update(self.task, description=f"{self.title}\n  [dim]{escaped}[/dim]", **done)
-
-    def end(self, state: str) -> None:
-        """It ended: how, and after how many seconds."""
-        if self.progress:
-            self.progress.remove_task(self.task)
-        self._print(f"{self.title}: {state}, {time.monotonic() - self.began:.0f} s")
-
-    def _print(self, text: str) -> None:
-        self.console.print(text, markup=False, highlight=False, soft_wrap=True)

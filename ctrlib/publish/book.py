@@ -5,13 +5,11 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import nbformat
 import yaml
-from filelock import FileLock, Timeout
+from filelock import FileLock
 
 from ctrlib.config import digest
 from ctrlib.errors import UserError
@@ -104,7 +102,8 @@ def render(root: Path, executed: Path, out: Path | None = None, student: bool = 
     """
     out = out or (root / "_build" / "student" if student else root)
     page, made_of = out / "_build" / "html" / "index.html", out / "_build" / "html" / ".made-of"
-    with one_at_a_time(root / "_build" / "book.lock"):
+    (root / "_build").mkdir(exist_ok=True)
+    with FileLock(root / "_build" / "book.lock"):  # another process may build it just now
         now = inputs_digest(root, executed, student)
         if not (page.exists() and made_of.exists() and made_of.read_text(encoding="utf-8") == now):
             made_of.unlink(missing_ok=True)
@@ -122,22 +121,6 @@ def inputs_digest(root: Path, executed: Path, student: bool) -> str:
     files += [root / name for name in TOP_FILES]
     hashes = [[str(path), hashlib.sha256(path.read_bytes()).hexdigest()] for path in sorted(files)]
     return digest([hashes, source_commit(), sys.version, student])
-
-
-@contextmanager
-def one_at_a_time(lock: Path) -> Iterator[None]:
-    """Wait, and say so, while another process builds a book of this project."""
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    held = FileLock(lock)
-    try:
-        held.acquire(timeout=0)
-    except Timeout:
-        print("another process builds a book here; waiting for it", flush=True)
-        held.acquire()
-    try:
-        yield
-    finally:
-        held.release()
 
 
 def _render(root: Path, executed: Path, out: Path, page: Path, student: bool) -> None:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ctrlib.data.files import remove, replace_file
+from ctrlib.store.record import Damaged, read_file
 from ctrlib.training.cohort import Group, load_state, member_state
 from ctrlib.training.loop import Position
 
@@ -60,8 +61,8 @@ class Checkpoints:
             return Position()
         try:
             facts, tensors = read_state(self.folder / STATE)
-        except (OSError, ValueError) as error:
-            print(f"damaged checkpoint {self.folder}: {error}; the training starts from its beginning", flush=True)
+        except Damaged as damage:
+            print(f"damaged checkpoint, the training starts from its beginning: {damage}", flush=True)
             return Position()
         return restore_state(groups, facts, tensors) if facts["identity"] == self.identity else Position()
 
@@ -75,14 +76,14 @@ def read_state(path: Path) -> tuple[dict, dict[str, Tensor]]:
     """Facts and tensors of a saved state.
 
     Raises:
-        OSError, ValueError: it cannot be read, or is not what was written.
+        Damaged: it is not what was written.
     """
     from safetensors.torch import load
 
-    content = path.read_bytes()
+    content = read_file(path)
     checksum, content = content[:32], content[32:]
     if hashlib.sha256(content).digest() != checksum:
-        raise ValueError("its checksum is not that of its content")
+        raise Damaged(f"{path}: its checksum is not that of its content")
     tensors = load(content)
     return json.loads(tensors.pop("facts").numpy().tobytes()), tensors
 
