@@ -6,19 +6,19 @@
     measure   a measure of some runs (ctrlib.store.measures), its value as JSON, the digest of its code as settings
     data      what a plan has to know of a prepared data set: fingerprint, rows and field sizes of each draw
 
-and a checksum of the whole file. Names are read at once, the rest when the first entry is asked for. Whoever has these
-files can make every table and figure of the book, without training and without the data.
+and a checksum of the whole file. Whoever has these files can make every table and figure of the book, without training
+and without the data.
 """
 
 import hashlib
 import io
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ctrlib.data.files import parse_json, replace_file, sync
+from ctrlib.data.files import replace_file, sync
 from ctrlib.data.folders import MANIFEST, data_root, project_root
 from ctrlib.errors import UserError
 
@@ -45,86 +45,65 @@ class Results:
     def __init__(self, place: Path, without: Path | None = None) -> None:
         place = Path(place)
         paths = [place] if place.suffix == ".parquet" else sorted(place.glob("*.parquet"))
-        files = [RecordFile(path) for path in paths if path != without]
-        self.runs, self.measures, self.data = (Entries(files, kind) for kind in NAMES)
+        rows: dict[str, dict[str, tuple[pa.Table, int]]] = {kind: {} for kind in NAMES}
+        for table in [read_table(path) for path in paths if path != without]:
+            names = zip(table["kind"].to_pylist(), table["name"].to_pylist(), strict=True)
+            for row, (kind, name) in enumerate(names):
+                rows[kind][name] = table, row
+        self.runs, self.measures, self.data = map(Entries, rows.values())
 
 
 class Entries(Mapping[str, Any]):
-    """All entries of one kind by name; each becomes an object once, when it is first asked for."""
+    """All entries of one kind by name, rows of tables; each becomes an object when it is first asked for."""
 
-    def __init__(self, files: Iterable["RecordFile"], kind: str) -> None:
-        self._places = {name: (file, row) for file in files for row, name in file.names(kind)}
+    def __init__(self, rows: "dict[str, tuple[pa.Table, int]]") -> None:
+        self._rows = rows
         self._objects: dict[str, Any] = {}
 
     def __getitem__(self, name: str) -> Any:
+        """The content of a run, the value of a measure, the draws of a data set."""
         if name not in self._objects:
-            file, row = self._places[name]
-            self._objects[name] = file.entry(row)
+            kind, settings, content, history = (
+                self._cell(name, column) for column in ("kind", "settings", "content", "history")
+            )
+            entry = json.loads(content)
+            self._objects[name] = entry | {"run": json.loads(settings), "history": history} if kind == "run" else entry
         return self._objects[name]
 
     def code(self, name: str) -> str | None:
         """The digest of the code that computed a measure; None for one from before there were digests."""
-        file, row = self._places[name]
-        return file.code(row)
+        return self._cell(name, "settings")
+
+    def _cell(self, name: str, column: str) -> Any:
+        table, row = self._rows[name]
+        return table[column][row].as_py()
 
     def __contains__(self, name: object) -> bool:
-        return name in self._places
+        return name in self._rows
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._places)
+        return iter(self._rows)
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self._rows)
 
 
-class RecordFile:
-    """One file of results.
+def read_table(path: Path) -> "pa.Table":
+    """The rows of a file of results.
 
     Raises:
         UserError: the file cannot be read, or its checksum is not that of its content.
     """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
 
-    def __init__(self, path: Path) -> None:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
-        self.path = Path(path)
-        try:
-            content = self.path.read_bytes()
-            if not is_whole(content):
-                raise ValueError("its checksum is not that of its content")
-            self._file = pq.ParquetFile(pa.BufferReader(content))  # pq.read_table imports pandas for nothing
-            self._index = list(zip(*(column.to_pylist() for column in self._file.read(["kind", "name"])), strict=True))
-        except OSError as error:
-            raise UserError(f"{path}: cannot be read ({error.strerror or error})") from None
-        except ValueError as error:
-            raise UserError(f"{path}: damaged ({error}); get the file anew, or remove it") from None
-
-    def names(self, kind: str) -> list[tuple[int, str]]:
-        """Row and name of every entry of a kind."""
-        return [(row, name) for row, (found, name) in enumerate(self._index) if found == kind]
-
-    def entry(self, row: int) -> Any:
-        """The content of a run, the value of a measure, the draws of a data set."""
-        found = {name: column[row].as_py() for name, column in self._columns.items()}
-        try:
-            entry = parse_json(found["content"])
-            if self._index[row][0] == "run":
-                entry["run"] = parse_json(found["settings"])
-        except ValueError as error:
-            raise UserError(f"{self.path}: damaged (row {row}: {error}); get the file anew, or remove it") from None
-        if found["history"] is not None:
-            entry["history"] = found["history"]
-        return entry
-
-    def code(self, row: int) -> str | None:
-        """The digest of the code that computed a measure, where its row says it."""
-        return self._columns["settings"][row].as_py()
-
-    @cached_property
-    def _columns(self) -> dict[str, "pa.ChunkedArray"]:
-        table = self._file.read(["content", "settings", "history"])
-        return dict(zip(table.column_names, table.columns, strict=True))
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from None
+    if not is_whole(content):
+        raise UserError(f"{path}: damaged (its checksum is not that of its content); get the file anew, or remove it")
+    return pq.ParquetFile(pa.BufferReader(content)).read()  # pq.read_table imports pandas for nothing
 
 
 @lru_cache(maxsize=1)
@@ -196,19 +175,11 @@ def _row(kind: str, content: dict[str, Any]) -> dict[str, Any]:
     settings, history = content.get("code") if kind == "measure" else None, None
     if kind == "run":
         rest = dict(content)
-        settings = _compact(rest.pop("run"))
-        if all(_is_epoch(row) for row in content["history"]):
-            history = rest.pop("history")
+        settings, history = _compact(rest.pop("run")), rest.pop("history")
     else:
         rest = content[VALUES[kind]]
     name = content[NAMES[kind]]
     return {"kind": kind, "settings": settings, "name": name, "content": _compact(rest), "history": history}
-
-
-def _is_epoch(row: dict[str, Any]) -> bool:
-    """Whether a row of a history fits the columns, so that it comes back as it was."""
-    types = {**dict.fromkeys(COUNTS, int), **dict.fromkeys(NUMBERS, float)}
-    return {name: type(value) for name, value in row.items()} == types
 
 
 def _compact(content: Any) -> str:
