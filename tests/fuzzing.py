@@ -1,27 +1,17 @@
-"""A small fuzzer: valid inputs are changed at random, and what reads them may refuse, but not crash, hang or stray."""
+"""A small fuzzer: valid inputs are changed at random, and what reads them may refuse, but not crash or hang."""
 
 import os
 import random
 import signal
-import sys
-import sysconfig
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
-from pathlib import Path
 from typing import Any
 
 from ctrlib.errors import UserError
 
 SEED = os.environ.get("CTRLIB_SEED", "0")
 SECONDS = 60  # that one input may take: thousands of times the usual, so that a busy machine is no hang
-MEMORY = 2 << 30  # bytes that reading a small file may add
-EXECUTES = {
-    *("os.system", "os.exec", "os.posix_spawn", "os.spawn", "os.fork", "subprocess.Popen", "ctypes.dlopen"),
-    *("pickle.find_class", "socket.connect"),
-}
-ROOT = Path(__file__).parent.parent
-OWN_FILES = [str(Path(place).resolve()) for place in {*sysconfig.get_paths().values(), ROOT / "ctrlib"}]
 
 TOKENS = [
     *(b"0", b"-1", b"1e999", b"9" * 25, b"9" * 5000, b"NaN", b"null", b"[]", b"{}", b"[" * 3000, b'{"":' * 2000),
@@ -100,67 +90,30 @@ def _places(value: Any) -> Iterator[tuple[Any, Any]]:
         yield from _places(inner)
 
 
-class Stray(BaseException):
-    """Something that reading a file must not do."""
-
-
-_inside: list[Path] = []
-
-
-def _watch(event: str, arguments: tuple) -> None:
-    """Audit hook: while an input is read, no file outside its folder is opened and nothing is executed."""
-    if not _inside:
-        return
-    if event in EXECUTES or (event == "exec" and "it_ran" in str(arguments)):
-        raise Stray(f"{event} {arguments}")
-    if event == "open" and isinstance(arguments[0], str):
-        path = os.path.realpath(arguments[0])
-        if not os.path.isabs(arguments[0]) and ".." not in arguments[0]:
-            return  # below a folder that is open
-        if not path.startswith((str(_inside[0]), *OWN_FILES, "/proc/", "/sys/", "/dev/null")):
-            raise Stray(f"opened {path}")
-
-
-sys.addaudithook(_watch)
+class TooLong(BaseException):
+    """No error that what reads an input could take for one of its own."""
 
 
 @contextmanager
-def guarded(folder: Path) -> Iterator[None]:
-    """Within, :class:`Stray` is raised for an input that takes too long or leads out of ``folder``."""
+def in_time() -> Iterator[None]:
+    """Within, :class:`TooLong` is raised for an input that takes too long."""
 
     def late(*_: object) -> None:
-        raise Stray(f"took longer than {SECONDS} s")
+        raise TooLong(f"{SECONDS} s")
 
     before = signal.signal(signal.SIGALRM, late)
     signal.setitimer(signal.ITIMER_REAL, SECONDS)
-    _inside.append(folder.resolve())
     try:
         yield
     finally:
-        _inside.clear()
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
 
 
-@contextmanager
-def limited_memory() -> Iterator[None]:
-    """Within, this process cannot take much more memory than it has (where the system can say so)."""
-    import resource
-
-    import psutil
-
-    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
-    resource.setrlimit(resource.RLIMIT_AS, (psutil.Process().memory_info().vms + MEMORY, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
-
-
-def attempt(folder: Path, read: Callable[[], Any]) -> bool:
+def attempt(read: Callable[[], Any]) -> bool:
     """Read one input; True when it was accepted, False when it was refused in one line."""
     try:
-        with guarded(folder):
+        with in_time():
             read()
     except UserError as refusal:
         message = str(refusal)
@@ -172,14 +125,12 @@ def attempt(folder: Path, read: Callable[[], Any]) -> bool:
     return False
 
 
-def fuzz(
-    name: str, folder: Path, inputs: int, make: Callable[[random.Random], Any], read: Callable[[Any], Any]
-) -> None:
+def fuzz(name: str, inputs: int, make: Callable[[random.Random], Any], read: Callable[[Any], Any]) -> None:
     """Read so many inputs; a failure names the one that caused it, which the same seed makes again."""
     for number in range(inputs):
         made = make(random.Random(f"{SEED} {name} {number}"))
         try:
-            attempt(folder, lambda made=made: read(made))
+            attempt(lambda made=made: read(made))
         except BaseException as failure:
             failure.add_note(f"fuzzing {name}: input {number} with CTRLIB_SEED={SEED}: {str(made)[:300]}")
             raise
