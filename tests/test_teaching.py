@@ -17,7 +17,7 @@ from pages import ROOT
 from ctrlib.errors import UserError
 from ctrlib.publish.slides import SOURCE, ExecutedPages, arrange, slide_type, to_html, write_slides
 
-PICTURE = base64.b64encode(b"picture").decode()
+PICTURE = base64.b64encode(b"<svg/>").decode()
 CELLS = json.loads((ROOT / SOURCE).read_text(encoding="utf-8"))["cells"]
 
 
@@ -44,12 +44,12 @@ REASONS = {
 
 def test_numbers_and_figures_come_from_executed_pages(tmp_path):
     outputs = [glued("effect", "0.00123"), glued("name", "'a <b>'"), glued("far", "nan")]
-    page(tmp_path, "02_x", [shown({"image/png": PICTURE}), *outputs], {"mystnb": {"figure": {"name": "fig-x"}}})
+    page(tmp_path, "02_x", [shown({"image/svg+xml": "<svg/>"}), *outputs], {"mystnb": {"figure": {"name": "fig-x"}}})
     fill = ExecutedPages(tmp_path).fill
     assert fill("It is {glue:text}`/notebooks/02_x.ipynb::effect:+.4f`.") == "It is +0.0012."
     assert fill("{glue:text}`/notebooks/02_x.ipynb::name:s`") == "a &lt;b&gt;"
     assert fill("{glue:text}`/notebooks/02_x.ipynb::far:.2f`") == "nan"
-    image = f'<img src="data:image/png;base64,{PICTURE}" alt="A &quot;dot&quot;">'
+    image = f'<img src="data:image/svg+xml;base64,{PICTURE}" alt="A &quot;dot&quot;">'
     assert fill('![A "dot"](/notebooks/02_x.ipynb#fig-x)') == image
     for asked, reason in REASONS.items():
         with pytest.raises(UserError, match=re.escape(reason)):

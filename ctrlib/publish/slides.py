@@ -155,17 +155,8 @@ class ExecutedPages:
         """A figure of a notebook as an image that is part of the file."""
         figures: dict[str, str] = {}
         for label, output in self.outputs(name):
-            if label and (address := data_url(output.get("data", {}))):
-                figures.setdefault(label, address)
+            if label and (drawing := output.get("data", {}).get("image/svg+xml")):
+                figures.setdefault(label, base64.b64encode(drawing.encode()).decode())
         if figure not in figures:
             raise unknown(f"figure of {name}", figure, sorted(figures))
-        return f'<img src="{figures[figure]}" alt="{html.escape(alt)}">'
-
-
-def data_url(data: dict[str, str]) -> str:
-    """The picture of an output as an address that holds it; empty where there is none."""
-    if "image/png" in data:
-        return "data:image/png;base64," + "".join(data["image/png"].split())
-    if "image/svg+xml" in data:
-        return "data:image/svg+xml;base64," + base64.b64encode(data["image/svg+xml"].encode()).decode()
-    return ""
+        return f'<img src="data:image/svg+xml;base64,{figures[figure]}" alt="{html.escape(alt)}">'

@@ -133,11 +133,7 @@ class _Workers(ProcessPoolExecutor):
 
     def __init__(self, workers: int) -> None:
         context = multiprocessing.get_context("spawn")
-        try:
-            self.messages = context.SimpleQueue()
-        except OSError as error:
-            problem = f"no worker processes on this system (/dev/shm: {error.strerror})"
-            raise UserError(f"{problem}; allowed: --workers 1") from None
+        self.messages = context.SimpleQueue()
         super().__init__(workers, context, initializer=_start_worker, initargs=(self.messages,))
 
     def stop(self) -> None:
