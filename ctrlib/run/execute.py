@@ -39,13 +39,11 @@ def execute_all(jobs: list[Job], root: Path, on_line: Callable[[str], None], at_
     todo = [job for job in jobs if not job.is_done()]
     yield from (Outcome(job, "unchanged", 0.0) for job in jobs if job not in todo)
     with contextlib.ExitStack() as stack:
-        environment = dict(KERNEL_ENVIRONMENT)
         before = set(psutil.Process().children(recursive=True))
-        if len(todo) > 1:
-            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="ctrlib-"))
-            environment |= stack.enter_context(warm_kernels(Path(folder)))
-        stack.enter_context(mock.patch.dict(os.environ, environment))
         stack.enter_context(contextlib.chdir(root))
+        stack.enter_context(mock.patch.dict(os.environ, KERNEL_ENVIRONMENT))
+        if len(todo) > 1:
+            stack.enter_context(warm_kernels())
         pool = stack.enter_context(ThreadPoolExecutor(at_once))
 
         def one(job: Job) -> Outcome:

@@ -1,7 +1,7 @@
 """Jupyter kernels forked from one process that has imported everything: twenty notebooks import torch once.
 
-``warm_kernels`` puts a kernel named python3 before the installed one. It is a client that sends its arguments and
-its environment to the server, which forks; the client ends when the forked kernel does.
+``warm_kernels`` puts a kernel named python3 before the installed one. It is a client that sends its arguments to the
+server, which forks; the client ends when the forked kernel does.
 """
 
 import contextlib
@@ -12,9 +12,11 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from unittest import mock
 
 KERNEL_ENVIRONMENT = {
     "MPLBACKEND": "module://matplotlib_inline.backend_inline",  # whatever the shell says, figures go into the notebook
@@ -29,34 +31,30 @@ PRELOAD = (
 
 
 @contextlib.contextmanager
-def warm_kernels(folder: Path) -> Iterator[dict[str, str]]:
-    """The environment in which notebooks get such kernels; where nothing can be forked, the usual ones.
-
-    Args:
-        folder: an empty folder with a short path, for the server's socket.
-    """
+def warm_kernels() -> Iterator[None]:
+    """Meanwhile notebooks that this process executes get such kernels; where nothing can be forked, the usual ones."""
     if sys.platform != "linux":
-        yield {}
+        yield
         return
-    spec = folder / "kernels" / "python3" / "kernel.json"
-    spec.parent.mkdir(parents=True)
-    address = str(folder / "socket")
-    this = [sys.executable, "-m", "ctrlib.run.kernels"]
-    argv = [*this, "kernel", address, "-f", "{connection_file}"]
-    spec.write_text(json.dumps({"argv": argv, "display_name": "Python 3", "language": "python"}))
-    server = subprocess.Popen(
-        [*this, "serve", address],
-        env={**os.environ, **KERNEL_ENVIRONMENT},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        start_new_session=True,  # Ctrl-C is for the command, which ends its kernels
-    )
-    try:
-        server.stdout.readline()  # it listens; or it is gone, and each notebook says so
-        yield {"JUPYTER_PATH": str(folder)}
-    finally:
-        server.kill()
-        server.wait()
+    with tempfile.TemporaryDirectory(prefix="ctrlib-") as folder:  # a short path, for the server's socket
+        spec, address = Path(folder) / "kernels" / "python3" / "kernel.json", f"{folder}/socket"
+        spec.parent.mkdir(parents=True)
+        this = [sys.executable, "-m", "ctrlib.run.kernels"]
+        argv = [*this, "kernel", address, "-f", "{connection_file}"]
+        spec.write_text(json.dumps({"argv": argv, "display_name": "Python 3", "language": "python"}))
+        server = subprocess.Popen(
+            [*this, "serve", address],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            start_new_session=True,  # Ctrl-C is for the command, which ends its kernels
+        )
+        try:
+            server.stdout.readline()  # it listens; or it is gone, and each notebook says so
+            with mock.patch.dict(os.environ, JUPYTER_PATH=folder):
+                yield
+        finally:
+            server.kill()
+            server.wait()
 
 
 def serve(address: str) -> None:
@@ -89,15 +87,11 @@ def kernel(client: socket.socket) -> None:
     from ipykernel.kernelapp import IPKernelApp
 
     message, streams, _, _ = socket.recv_fds(client, 1_000_000, 3)
-    order = json.loads(message)
     for number, stream in enumerate(streams):
         os.dup2(stream, number)
-    os.environ.clear()
-    os.environ.update(order["environment"])
-    os.chdir(order["folder"])
     sys.path[0] = ""
     threading.Thread(target=_end_with, args=(client,), daemon=True).start()
-    arguments = [one for one in order["arguments"] if "log_level" not in one]
+    arguments = [one for one in json.loads(message) if "log_level" not in one]
     arguments += [
         "--IPKernelApp.exec_lines=%matplotlib inline",  # matplotlib was imported before there was a shell
         "--IPKernelApp.log_level=CRITICAL",  # else it says how to connect to it, as one started by hand does
@@ -116,8 +110,7 @@ def ask(address: str, arguments: list[str]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Jupyter sends it before it asks the kernel to end
     with socket.socket(socket.AF_UNIX) as server:
         server.connect(address)
-        order = {"arguments": arguments, "environment": dict(os.environ), "folder": os.getcwd()}
-        socket.send_fds(server, [json.dumps(order).encode()], [0, 1, 2])
+        socket.send_fds(server, [json.dumps(arguments).encode()], [0, 1, 2])
         server.recv(1)
 
 

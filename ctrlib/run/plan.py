@@ -105,17 +105,15 @@ def read_overrides(assignments: list[str]) -> dict[str, Any]:
         if not equals or not name.strip():
             raise UserError(f"--set {shown(text)}: must be name=value, as in --set instances=5")
         try:
-            overrides[name.strip()] = read_value(value, name.strip())
+            overrides[name.strip()] = read_value(value)
         except ValueError as error:
             raise UserError(f"--set {shown(text)}: {shown(value)} cannot be read as a value ({error})") from None
     return overrides
 
 
-def read_value(text: str, name: str = "") -> Any:
-    """A YAML value; 1e-4, which YAML 1.1 takes for text, is a number, and a data set may be called 2024."""
+def read_value(text: str) -> Any:
+    """A YAML value; 1e-4, which YAML 1.1 takes for text, is a number."""
     value = read_yaml(text)
-    if name in StudyParameters.model_fields and StudyParameters.model_fields[name].annotation is str:
-        return text.strip() if isinstance(value, int | float) and not isinstance(value, bool) else value
     if isinstance(value, str) and re.fullmatch(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", value):
         return float(value)
     return value
