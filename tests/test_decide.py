@@ -4,8 +4,9 @@ import io
 import json
 import re
 import time
-from contextlib import nullcontext, redirect_stdout
+from contextlib import redirect_stdout
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -98,49 +99,35 @@ def test_what_was_trained_is_not_trained_again(decided) -> None:
     assert "recipe: rate" in second
 
 
+def clock(seconds: float) -> SimpleNamespace:
+    """One by which each member of a run takes so long."""
+    return SimpleNamespace(seconds=lambda run: seconds * len(run.members))
+
+
 def test_fewer_minutes_leave_fewer_rows_in_steps_and_never_few(monkeypatch) -> None:
     monkeypatch.setattr(decide, "default_workers", lambda device: 4)
-    rows = {"rows": 800_000, "valid_rows": 100_000, "test_rows": 100_000}
-    p, pace = parameters(rows), decide.Pace(5.0, 20, 8 * 5.0 * 20)
-    cuts = [decide.rows_that_fit(p, pace, 60 * minutes) for minutes in (1e6, 30, 20, 10, 0.5)]
+    p = parameters({"rows": 800_000, "valid_rows": 100_000, "test_rows": 100_000})
+    cuts = [decide.rows_that_fit(p, clock(40.0), 60 * minutes) for minutes in (1e6, 30, 20, 10, 0.5)]
     assert {one for one, _ in cuts} == {1_000_000}
     assert cuts[0][1] == 1_000_000
     assert {fit for _, fit in cuts[1:]} <= set(decide.CUTS)
     assert cuts[1][1] > cuts[-1][1] == min(decide.CUTS)
     few = parameters({"rows": 8000, "valid_rows": 1000, "test_rows": 1000})
-    assert decide.rows_that_fit(few, pace, 30) == (10_000, 10_000)
+    assert decide.rows_that_fit(few, clock(40.0), 30) == (10_000, 10_000)
 
 
-def test_what_was_sought_on_too_many_rows_is_sought_again_on_fewer(monkeypatch) -> None:
-    """The steps promised an epoch of a second, the search took a hundred times as long; the second search is believed,
-    and what still does not fit is said before it is trained."""
-    sought, said, rates = [], [], iter([100.0, 1.0])
-
-    def search(store, p, show) -> pd.DataFrame:
-        sought.append(p.rows)
-        rate = next(rates)
-        return pd.DataFrame(
-            [{"learning_rate": 1e-3, "embedding_l2": 0.0, "valid_auc": 0.7, "seconds": rate * 10, "epochs": 10}]
-        )
-
-    def own_parameters(root, dataset, overrides) -> dict:
-        return own(root, "synthetic", {"rows": int(dataset), "valid_rows": 1000, "test_rows": 1000})
-
-    own, usual = decide.own_parameters, parameters({})
-    monkeypatch.setattr(decide, "search", search)
-    monkeypatch.setattr(decide, "own_parameters", own_parameters)
-    monkeypatch.setattr(decide.Pace, "by_steps", lambda p, clock: decide.Pace(1.0, 10, 80.0))
-    monkeypatch.setattr(decide, "default_workers", lambda device: 4)
-    arguments = (RunStore(Path("none")), folders.project_root(), "300000", {}, 3000.0, said.append, nullcontext)
-    asked, recipes = decide._with_recipe(*arguments, lambda rows: str(rows))
-    assert sought == [300_000, 60_000]
-    assert (asked["rows"], asked["learning_rate"], len(recipes)) == (60_000, 1e-3, 1)
-    assert [line.split()[:2] for line in said] == [["302,000", "rows"], ["recipe:", "rate"]]
-    training = decide.Training(RunStore(Path("none")), usual, decide.Pace(1.0, 10, 80.0), said.append, print)
-    monkeypatch.setattr(decide.Training, "replicate", lambda self, architecture, seed: None)
-    assert training.until(time.monotonic() + 1)[0] == {"seeds": [0, 1, 2], "architectures": ["DeepFM"]}
-    assert "replicates 1 to 3 take about" in said[2]
-    assert training.until(time.monotonic() + 1e6)[0] == {"seeds": [0, 1, 2, 3, 4], "architectures": ["DeepFM", "DCN"]}
+def test_three_replicates_are_trained_and_more_while_there_is_time(monkeypatch, tmp_path) -> None:
+    said, trained = [], []
+    monkeypatch.setattr(decide, "Clock", lambda *_: clock(1.0))
+    monkeypatch.setattr(decide, "ensure_all", lambda store, runs, *_, **__: trained.append(len(runs)) or ({}, {}))
+    arguments = RunStore(tmp_path), parameters({}), said.append, print
+    found = decide.train_until(time.monotonic() + 1, *arguments)
+    assert found == ({"seeds": [0, 1, 2], "architectures": ["DeepFM"]}, "2 replicates, DCN")
+    assert "replicates 1 to 3 take about" in said[0]
+    assert len(trained) == 3
+    found = decide.train_until(time.monotonic() + 1e6, *arguments)
+    assert found == ({"seeds": [0, 1, 2, 3, 4], "architectures": ["DeepFM", "DCN"]}, "")
+    assert len(trained) == 3 + 10
 
 
 @pytest.mark.parametrize(

@@ -1,14 +1,13 @@
 """One question for one log: what pays? A recipe is sought, as much is trained as the time allows, a page is made.
 
-The plan comes from rates measured here. A few steps are timed to see how many rows fit; the search of the recipe says
-how long an epoch takes and how many it takes, so whether so many rows do fit; each replicate says how long the next
-takes. All runs are kept in the run store, so the same command with more minutes goes on where this one ended.
+A few steps are timed here, which says how many rows and how many replicates fit; how many epochs a training takes is
+looked up in the records of those before. All runs are kept in the run store, so the same command with more minutes goes
+on where this one ended.
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ import pandas as pd
 
 from ctrlib.config import Run
 from ctrlib.errors import UserError
-from ctrlib.run.estimate import Clock, makespan, usual_epochs, with_teachers
+from ctrlib.run.estimate import Clock
 from ctrlib.run.execute import execute_all
 from ctrlib.run.plan import common_digests, make_job, require
 from ctrlib.run.predict import save_models
@@ -39,7 +38,6 @@ MOST_REPLICATES, LEAST_REPLICATES = 5, 3
 CUTS = (60_000, 100_000, 200_000, 500_000)  # rows to cut a log to; fewer save nothing: an epoch has fifty steps anyway
 NOTEBOOK_S = 45.0  # of executing it, with the logistic regressions
 RATES, PENALTIES = (1e-3, 5e-3), (0.0, 1e-5, 1e-4, 1e-3)  # of the search: learning rate, L2 on the embeddings
-RUN_S = 0.4  # of a run beside its epochs
 Say = Callable[[str], None]
 Working = Callable[[str], AbstractContextManager[Say]]
 Cut = Callable[[int], str]
@@ -73,10 +71,26 @@ def decide(
     """
     ends = time.monotonic() + 60 * minutes - NOTEBOOK_S
     store = open_store()
-    asked, recipes = _with_recipe(store, root, dataset, overrides, 60 * minutes - NOTEBOOK_S, say, working, cut)
+    asked = own_parameters(root, dataset, overrides)
     p = checked_parameters(**asked)
+    with working("timing a few steps"):
+        rows, fit = rows_that_fit(p, Clock(store, p.device), 60 * minutes - NOTEBOOK_S)
+    if cut and fit < rows:
+        say(f"{rows:,} rows would take longer: the first {fit:,} are used; with more --minutes more, trained anew")
+        asked = own_parameters(root, cut(fit), overrides)
+        p = checked_parameters(**asked)
+    elif fit < rows:
+        say(f"{rows:,} rows take longer than --minutes says: the search and {LEAST_REPLICATES} replicates do")
+    with working("seeking the recipe") as show:
+        recipes = search(store, p, show)
+    best = recipes.iloc[0]
+    asked |= {name: float(best[name]) for name in ("learning_rate", "embedding_l2")}
+    say(
+        f"recipe: rate {best['learning_rate']:g}, embedding L2 {best['embedding_l2']:g}, the best of {len(recipes)} by "
+        f"the validation AUC of one {p.architectures[0]} ({best['valid_auc']:.4f})"
+    )
     with working("training") as show:
-        found, left_out = Training(store, p, Pace.measured(recipes), say, show).until(ends)
+        found, left_out = train_until(ends, store, checked_parameters(**asked), say, show)
     stop_pools()
     folder.mkdir(parents=True, exist_ok=True)
     recipes.to_csv(folder / "recipes.csv", index=False, float_format="%.6g")
@@ -111,81 +125,24 @@ def shape_of(p: StudyParameters) -> tuple[int, int, int]:
     return data_shape(Replicate(p, p.seeds[0], p.protocols[0]).data)[:3]
 
 
-@dataclass(frozen=True)
-class Pace:
-    """Seconds of an epoch of one model, how many epochs one trained alone takes, seconds of core of the search."""
-
-    epoch_s: float
-    epochs: float
-    search_s: float
-
-    @classmethod
-    def by_steps(cls, p: StudyParameters, clock: Clock) -> "Pace":
-        """From a few steps, and the epochs of trainings alike."""
-        runs = [run for _, run in search_runs(p)]
-        one, epochs = clock.seconds(runs[0]), clock.epochs(runs[0])
-        return cls(one / epochs, epochs, one * len(runs))
-
-    @classmethod
-    def measured(cls, recipes: pd.DataFrame) -> "Pace":
-        """From the search, whose best recipe all others follow."""
-        best = recipes.iloc[0]
-        return cls(best["seconds"] / best["epochs"], best["epochs"], float(recipes["seconds"].sum()))
-
-    def seconds(self, runs: Sequence[Run], workers: int) -> float:
-        """On the wall, until ``workers`` have trained all of these."""
-        epochs = {
-            one.fingerprint: len(one.members) * with_teachers(one) * usual_epochs(one, self.epochs) for one in runs
-        }
-        return makespan(list(runs), {name: RUN_S + self.epoch_s * count for name, count in epochs.items()}, workers)
-
-
-def _with_recipe(
-    store: RunStore,
-    root: Path,
-    dataset: str,
-    overrides: dict,
-    seconds: float,
-    say: Say,
-    working: Working,
-    cut: Cut | None,
-) -> tuple[dict[str, Any], pd.DataFrame]:
-    """The parameters, on as many rows as fit and with the best recipe there, and all recipes. What was sought on too
-    many rows, because the epochs were more or slower than thought, is sought again on fewer."""
-    asked = own_parameters(root, dataset, overrides)
-    p, recipes = checked_parameters(**asked), None
-    with working("timing a few steps"):
-        pace = Pace.by_steps(p, Clock(store, p.device))
-    while True:
-        rows, fit = rows_that_fit(p, pace, seconds)
-        if cut and fit < rows:
-            say(f"{rows:,} rows would take longer: the first {fit:,} are used; with more --minutes more, trained anew")
-            asked = own_parameters(root, cut(fit), overrides)
-            p, recipes = checked_parameters(**asked), None
-        elif fit < rows and recipes is None:
-            say(f"{rows:,} rows take longer than --minutes says: the search and {LEAST_REPLICATES} replicates do")
-        if recipes is not None:
-            break
-        with working("seeking the recipe") as show:
-            recipes = search(store, p, show)
-        pace = Pace.measured(recipes)
-    best = recipes.iloc[0]
-    recipe = {name: float(best[name]) for name in ("learning_rate", "embedding_l2")}
-    say(
-        f"recipe: rate {best['learning_rate']:g}, embedding L2 {best['embedding_l2']:g}, the best of {len(recipes)} by "
-        f"the validation AUC of one {p.architectures[0]} ({best['valid_auc']:.4f})"
-    )
-    return asked | recipe, recipes
-
-
-def rows_that_fit(p: StudyParameters, pace: Pace, seconds: float) -> tuple[int, int]:
+def rows_that_fit(p: StudyParameters, clock: Clock, seconds: float) -> tuple[int, int]:
     """All rows of the data set, and how many of them, all or one of :data:`CUTS`, leave time for the search and the
     fewest replicates; if none do, the fewest that are worth a cut. Steps, so that a second time finds what the first
     has trained."""
-    rows, workers = sum(shape_of(p)), default_workers(p.device)
-    replicate = pace.seconds(planned_runs("your_log", p), workers)
-    fit = rows * seconds / (pace.search_s / workers + LEAST_REPLICATES * replicate)
+    rows, seeds = sum(shape_of(p)), range(LEAST_REPLICATES)
+    runs = [run for _, run in search_runs(p)] + replicates(p, p.architectures[0], seeds)
+    fit = rows * seconds / wall_seconds(clock, p, runs)
     return rows, rows if fit >= rows else min(rows, max((one for one in CUTS if one <= fit), default=CUTS[0]))
+
+
+def replicates(p: StudyParameters, architecture: str, seeds: Iterable[int]) -> list[Run]:
+    """The runs of some replicates of one architecture."""
+    return planned_runs("your_log", p.model_copy(update={"architectures": (architecture,), "seeds": tuple(seeds)}))
+
+
+def wall_seconds(clock: Clock, p: StudyParameters, runs: Iterable[Run]) -> float:
+    """How long the processes of this machine take together."""
+    return sum(map(clock.seconds, runs)) / default_workers(p.device)
 
 
 def search_runs(p: StudyParameters) -> list[tuple[dict[str, float], Run]]:
@@ -218,77 +175,58 @@ def search(store: RunStore, p: StudyParameters, show: Say) -> pd.DataFrame:
     return pd.DataFrame(rows).sort_values("valid_auc", ascending=False, kind="stable", ignore_index=True)
 
 
-class Training:
-    """Trains replicate by replicate and knows, from how long the earlier ones took, how long the next will.
+def train_until(ends: float, store: RunStore, p: StudyParameters, say: Say, show: Say) -> tuple[dict[str, Any], str]:
+    """Train until the next replicate would end after ``ends`` (of :func:`time.monotonic`), but three at least; then
+    further architectures that fit whole.
 
     Args:
+        ends: when to be through.
         store: keeps the runs.
         p: the parameters; its first architecture comes first.
-        pace: of the search.
         say: gets a line for each replicate.
         show: gets the lines of progress.
+
+    Returns:
+        The parameters of what is trained, and what was left out, in words.
+
+    Raises:
+        UserError: a run failed.
     """
+    first, *others = dict.fromkeys([*p.architectures, *ARCHITECTURES])
+    clock, seeds, architectures = Clock(store, p.device), list(range(LEAST_REPLICATES)), [first]
 
-    def __init__(self, store: RunStore, p: StudyParameters, pace: Pace, say: Say, show: Say) -> None:
-        self.store, self.p, self.pace, self.say, self.show = store, p, pace, say, show
-        self.workers = default_workers(p.device)
-        self.expected, self.took = 0.0, 0.0  # seconds of what was trained, by the pace and by the clock
+    def needed(architecture: str, seeds: Iterable[int]) -> float:
+        missing = [run for run in replicates(p, architecture, seeds) if store.find(run) is None]
+        return wall_seconds(clock, p, missing)
 
-    def until(self, ends: float) -> tuple[dict[str, Any], str]:
-        """Train until the next replicate would end after ``ends`` (of :func:`time.monotonic`), but three at least; then
-        further architectures that fit whole. The parameters of what is trained, and what was left out, in words."""
-        first, *others = dict.fromkeys([*self.p.architectures, *ARCHITECTURES])
-        seeds: list[int] = []
-        while len(seeds) < MOST_REPLICATES:
-            least = range(len(seeds), max(LEAST_REPLICATES, len(seeds) + 1))
-            needed = sum(self.seconds(first, seed) for seed in least)
-            if time.monotonic() + needed > ends:
-                if len(seeds) >= LEAST_REPLICATES:
-                    break
-                self.say(
-                    f"replicates {least[0] + 1} to {LEAST_REPLICATES} take about {humanize(needed)}, longer than "
-                    f"--minutes says; fewer have no verdict. What is trained is kept: stop it, and go on another time"
-                )
-            self.replicate(first, len(seeds))
-            seeds.append(len(seeds))
-        architectures = [first]
-        for other in others:
-            if time.monotonic() + sum(self.seconds(other, seed) for seed in seeds) > ends:
-                break
-            for seed in seeds:
-                self.replicate(other, seed)
-            architectures.append(other)
-        more = MOST_REPLICATES - len(seeds)
-        left = [f"{more} replicate{'s' * (more > 1)}"] * (more > 0)
-        left += [name for name in others if name not in architectures]
-        return {"seeds": seeds, "architectures": architectures}, ", ".join(left)
-
-    def seconds(self, architecture: str, seed: int) -> float:
-        """How long a replicate takes from now on, without what the store has."""
-        return self._by_pace(architecture, seed) * (self.took / self.expected if self.expected else 1.0)
-
-    def _by_pace(self, architecture: str, seed: int) -> float:
-        missing = [run for run in self.runs(architecture, seed) if self.store.find(run) is None]
-        return self.pace.seconds(missing, self.workers)
-
-    def runs(self, architecture: str, seed: int) -> list[Run]:
-        """The runs of one replicate of one architecture."""
-        return planned_runs("your_log", self.p.model_copy(update={"architectures": (architecture,), "seeds": (seed,)}))
-
-    def replicate(self, architecture: str, seed: int) -> None:
-        """Train one.
-
-        Raises:
-            UserError: a run of it failed.
-        """
-        expected, began = self._by_pace(architecture, seed), time.monotonic()
-        if not expected:
+    def train(architecture: str, seed: int) -> None:
+        if not (seconds := needed(architecture, [seed])):
             return
-        self.say(f"training replicate {seed + 1} of {architecture}, about {humanize(self.seconds(architecture, seed))}")
-        errors = ensure_all(self.store, self.runs(architecture, seed), self.p.device, show=self.show)[1]
+        say(f"training replicate {seed + 1} of {architecture}, about {humanize(seconds)}")
+        errors = ensure_all(store, replicates(p, architecture, [seed]), p.device, show=show)[1]
         if errors:
             raise UserError(f"{architecture}, replicate {seed + 1}: {next(iter(errors.values()))}")
-        self.expected, self.took = self.expected + expected, self.took + time.monotonic() - began
+
+    if time.monotonic() + (seconds := needed(first, seeds)) > ends:
+        say(
+            f"replicates 1 to {LEAST_REPLICATES} take about {humanize(seconds)}, longer than --minutes says; fewer "
+            "have no verdict. What is trained is kept: stop it, and go on another time"
+        )
+    for seed in seeds:
+        train(first, seed)
+    while len(seeds) < MOST_REPLICATES and time.monotonic() + needed(first, [len(seeds)]) <= ends:
+        train(first, len(seeds))
+        seeds.append(len(seeds))
+    for other in others:
+        if time.monotonic() + needed(other, seeds) > ends:
+            break
+        for seed in seeds:
+            train(other, seed)
+        architectures.append(other)
+    more = MOST_REPLICATES - len(seeds)
+    left = [f"{more} replicate{'s' * (more > 1)}"] * (more > 0)
+    left += [name for name in others if name not in architectures]
+    return {"seeds": seeds, "architectures": architectures}, ", ".join(left)
 
 
 def execute(root: Path, asked: dict[str, Any], output: Path) -> Path:
