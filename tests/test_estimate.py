@@ -2,12 +2,13 @@
 
 import numpy as np
 import pytest
+from reference import makespan
 from small import checkpoints, make_run, member
 
 from ctrlib.config import Checkpoint, Run
 from ctrlib.coupling import complete
 from ctrlib.run import estimate
-from ctrlib.run.estimate import Clock, makespan, plan_parts
+from ctrlib.run.estimate import Clock, plan_parts
 from ctrlib.store.published import Results, write
 from ctrlib.store.runs import RunStore
 

@@ -97,9 +97,8 @@ def test_a_scheduler_that_dies_is_said(tmp_path) -> None:
 
 def test_no_scheduler_is_said(monkeypatch) -> None:
     monkeypatch.setattr(dask, "CONNECT_S", 1)
-    assert "tcp://127.0.0.1:9" in refused(Dask, "tcp://127.0.0.1:9")
-    for address in ("nonsense", "10.0.0.1", "http://10.0.0.1:8787", "tcp://", ":8786", "host:port"):
-        assert f"--dask {address!r}: must be HOST:PORT" in refused(Dask, address)
+    for address in ("tcp://127.0.0.1:9", "http://10.0.0.1:8787", "nonsense"):
+        assert f"no Dask scheduler at {address!r}" in refused(Dask, address)
 
 
 def test_a_worker_that_lacks_the_project_is_named(tmp_path) -> None:

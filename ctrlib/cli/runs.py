@@ -146,9 +146,9 @@ def recompute_runs(count: int, seed: int, found, published: bool) -> None:
     say(f"{len(contents):,} runs {where}; computing {count} of them again, drawn by seed {seed}")
     matches = []
     with reporting("training") as tell:
-        for one in recompute(contents, count, seed, tell):
-            matches.append(one.matches)
-            say(f"{one}")
+        for line, match in recompute(contents, count, seed, tell):
+            matches.append(match)
+            say(line)
     say(f"{sum(matches)} of {len(matches)} match")
     if not all(matches):
         raise typer.Exit(1)

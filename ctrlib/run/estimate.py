@@ -4,7 +4,6 @@ Steps are timed on random rows of the right shape, so no data set is loaded. How
 looked up in the records of such trainings, in the store and among the published ones.
 """
 
-import heapq
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -17,7 +16,6 @@ import numpy as np
 from ctrlib.config import Coupling, Data, Member, Recipe, Run, solo
 from ctrlib.errors import UserError
 from ctrlib.fast import install
-from ctrlib.store.record import builds_on
 from ctrlib.store.runs import RunStore
 from ctrlib.study.conditions import data_shape
 from ctrlib.training.dataset import Dataset, Split
@@ -26,7 +24,6 @@ WARM_UP, TIMED = 2, 5
 FORWARD_SHARE = 0.35  # of a training step that an evaluation of as many rows takes: no way back, no update
 RUN_S = 0.1  # looking up, writing and fingerprinting a run
 NOTEBOOK_S = 5.0  # of a notebook beside others: kernel start, tables and figures
-CHAINED = 1.1  # a plan that takes less than this times its longest chain gains next to nothing from more devices
 # Epochs of early stopping where no record is alike. Seen: single models from scratch 8 to 11 on criteo_100k, 18 to 21
 # on ml1m and synthetic clicks, 27 to 35 on Frappe, coupled up to 1.9 times as many; continued 3 or 4, coupled 3 to 7 at
 # weight 1; at weight 20, 4 to 9 at the learning rate, at a hundredth of it 16 on ml1m, 80 or more on synthetic clicks.
@@ -181,30 +178,3 @@ def plan_parts(wanted: dict[str, list[Run]], held: set[str], clock: Clock, cores
     distinct = {run.fingerprint for runs in wanted.values() for run in runs}
     together = sum(part.to_train for part in parts), sum(part.seconds for part in parts)
     return [*parts, Part("all", len(distinct), len(distinct & held), *together)]
-
-
-def makespan(runs: list[Run], seconds: dict[str, float], devices: int) -> float:
-    """Seconds until ``devices`` equal devices have trained all runs, one run on each at a time.
-
-    The first run that waits for no other goes to the first free device, as in
-    :func:`ctrlib.store.executors.run_tasks`. ``seconds`` has the time of each run by fingerprint.
-    """
-    order = [run.fingerprint for run in runs]
-    after = [{one.run for one in builds_on(run)} & seconds.keys() for run in runs]
-    followers: dict[str, list[int]] = {name: [] for name in order}
-    for place, names in enumerate(after):
-        for name in names:
-            followers[name].append(place)
-    ready = [place for place, names in enumerate(after) if not names]
-    running: list[tuple[float, str]] = []
-    now = 0.0
-    while ready or running:
-        while ready and len(running) < devices:
-            name = order[heapq.heappop(ready)]
-            heapq.heappush(running, (now + seconds[name], name))
-        now, name = heapq.heappop(running)
-        for place in followers[name]:
-            after[place].discard(name)
-            if not after[place]:
-                heapq.heappush(ready, place)
-    return now

@@ -1,7 +1,6 @@
 """The workers of a Dask scheduler as a backend; needs the extra ``dask``."""
 
 import importlib
-import re
 import time
 from concurrent.futures import CancelledError
 
@@ -9,7 +8,6 @@ from ctrlib.errors import UserError, shown
 from ctrlib.store.executors import POLL_S, Backend, BackendLost
 
 CONNECT_S = 10
-ADDRESS = re.compile(r"((tcp|tls|wss?|ucxx?)://)?(\[[^\]\s]+\]|[^:/\s]+):\d{1,5}/?")
 WHERE = "as `dask scheduler` prints it when it starts one, such as tcp://10.0.0.1:8786"
 SLOT = "slot"  # the Dask resource of which a task takes one
 
@@ -28,13 +26,11 @@ class Dask(Backend):
             from distributed import Client
         except ImportError:
             raise UserError("Dask is not installed here; `pip install 'ctrlib[dask]'` does it") from None
-        if not ADDRESS.fullmatch(address):
-            raise UserError(f"--dask {shown(address)}: must be HOST:PORT or tcp://HOST:PORT, {WHERE}")
         try:
             self._client = Client(address, timeout=CONNECT_S, set_as_default=False)
         except (OSError, ValueError, TypeError) as error:
             reason = " ".join(str(error).split()) or type(error).__name__
-            raise UserError(f"no Dask scheduler at {address!r} ({reason}); {WHERE}") from None
+            raise UserError(f"no Dask scheduler at {shown(address)} ({reason}); give its address {WHERE}") from None
         self.address = address
         self.executor = self._client.get_executor(resources={SLOT: 1}, pure=False, retries=0)
         self._slots, self._looked = 0, -POLL_S

@@ -8,7 +8,6 @@ import random
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
@@ -25,37 +24,6 @@ TOLERANCE = 3e-3
 
 SAME = ("torch", "numpy", "processor", "instructions", "device", "products", "threads")
 """What of a record's environment has to agree for the same bits."""
-
-
-@dataclass(frozen=True)
-class Recomputed:
-    """A recorded run beside the same run trained now.
-
-    Attributes:
-        run: its settings.
-        recorded, now: test AUC of each member.
-        same_machine: whether both were trained with the same arithmetic, so that they have to agree bit for bit.
-    """
-
-    run: Run
-    recorded: list[float]
-    now: list[float]
-    same_machine: bool
-
-    @property
-    def difference(self) -> float:
-        """Largest difference of a member's AUC."""
-        return max(abs(a - b) for a, b in zip(self.recorded, self.now, strict=True))
-
-    @property
-    def matches(self) -> bool:
-        """Exactly on the same kind of machine, within :data:`TOLERANCE` elsewhere."""
-        return self.difference == 0 if self.same_machine else self.difference <= TOLERANCE
-
-    def __str__(self) -> str:
-        kind = "same kind of machine" if self.same_machine else f"other machine, tolerance {TOLERANCE:g}"
-        found = "bit for bit" if self.difference == 0 else f"largest difference of an AUC {self.difference:.2g}"
-        return f"{self.run.fingerprint} {label(self.run)}: {found} ({kind}){'' if self.matches else ' DOES NOT MATCH'}"
 
 
 def candidates(contents: dict[str, dict]) -> list[Run]:
@@ -80,19 +48,23 @@ def candidates(contents: dict[str, dict]) -> list[Run]:
 
 def recompute(
     contents: dict[str, dict], count: int, seed: int, tell: Callable[[str], None] | None = None
-) -> Iterator[Recomputed]:
-    """Train ``count`` recorded runs again, drawn by ``seed``, each in a store of its own, one after the other."""
+) -> Iterator[tuple[str, bool]]:
+    """Train ``count`` recorded runs again, drawn by ``seed``, each in a store of its own, one after the other.
+
+    Yields for each a line, and whether it matches: bit for bit where both were trained with the same arithmetic, within
+    :data:`TOLERANCE` elsewhere.
+    """
     chosen = candidates(contents)
     for run in random.Random(seed).sample(chosen, min(count, len(chosen))):
         before = contents[run.fingerprint]
-        device = before["environment"]["device"]
+        device, threads = before["environment"]["device"], before["environment"]["threads"]
         if before["environment"]["instructions"] == "AVX2":  # counts if this process has multiplied nothing yet
             os.environ.setdefault(INSTRUCTIONS, "AVX2")
         with tempfile.TemporaryDirectory() as folder:
-            record = RunStore(Path(folder)).train(
-                run, "cpu" if device == "cpu" else "auto", before["environment"]["threads"], tell
-            )
-        environments = before["environment"], record.content["environment"]
-        same = all(environments[0].get(name) == environments[1].get(name) for name in SAME)
-        aucs = [[test["auc"] for test in content["test"]] for content in (before, record.content)]
-        yield Recomputed(run, *aucs, same)
+            now = RunStore(Path(folder)).train(run, "cpu" if device == "cpu" else "auto", threads, tell).content
+        same = all(before["environment"].get(name) == now["environment"].get(name) for name in SAME)
+        difference = max(abs(a["auc"] - b["auc"]) for a, b in zip(before["test"], now["test"], strict=True))
+        matches = difference == 0 if same else difference <= TOLERANCE
+        kind = "same kind of machine" if same else f"other machine, tolerance {TOLERANCE:g}"
+        found = f"largest difference of an AUC {difference:.2g}" if difference else "bit for bit"
+        yield f"{run.fingerprint} {label(run)}: {found} ({kind}){'' if matches else ' DOES NOT MATCH'}", matches
