@@ -106,12 +106,13 @@ def runs_verify(
     from rich.progress import track
 
     from ctrlib.errors import UserError
-    from ctrlib.store.checkpoints import STATE, read_state
     from ctrlib.store.record import Damaged
 
     found = open_store(store)
     names = [found.name(name) for name in runs] if runs else found.fingerprints()
-    states = [] if runs else sorted(found.root.glob(f".training-*/{STATE}"))
+    states = [] if runs else sorted(found.root.glob(".training-*/state"))
+    if states:
+        from ctrlib.store.checkpoints import read_state  # which takes torch
     problems = []
     for one in track([*names, *states], "checking", transient=True):
         try:
