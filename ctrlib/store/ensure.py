@@ -135,9 +135,9 @@ def _train_all(
         root = root.resolve()
     else:
         cores = 1 if only_here else workers or default_workers(device)
-        workers = min(cores, len(missing))
-        threads = cores // workers
-        backend = Pool(workers) if workers > 1 else InProcess(progress.beat)
+        at_once = min(cores, len(missing))
+        threads = cores // at_once
+        backend = Pool(cores) if at_once > 1 else InProcess(progress.beat)
     data = None if isinstance(backend, InProcess) else str(data_root().absolute())
     by_name = {run.fingerprint: run for run in missing}
     tasks = [

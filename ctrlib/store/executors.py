@@ -102,16 +102,18 @@ class Pool(Backend):
     """``workers`` processes of this machine, kept for the next call: a fresh one imports torch for seconds."""
 
     def __init__(self, workers: int) -> None:
-        if workers not in _kept:
-            _kept[workers] = _Workers(workers)
-        self.workers, self.executor = workers, _kept[workers]
+        global _kept
+        if _kept is None or _kept.size != workers:
+            stop_pools()
+            _kept = _Workers(workers)
+        self.executor = _kept
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind:
-            self.executor.stop()
+            stop_pools()
 
     def slots(self) -> int:
-        return self.workers
+        return self.executor.size
 
     def lines(self, running: int) -> list[str]:
         found = []
@@ -133,27 +135,23 @@ class _Workers(ProcessPoolExecutor):
 
     def __init__(self, workers: int) -> None:
         context = multiprocessing.get_context("spawn")
-        self.messages = context.SimpleQueue()
+        self.size, self.messages = workers, context.SimpleQueue()
         super().__init__(workers, context, initializer=_start_worker, initargs=(self.messages,))
 
-    def stop(self) -> None:
-        """End the workers now; unfinished runs leave nothing behind but a lock nobody holds."""
-        for size in [size for size, kept in _kept.items() if kept is self]:
-            del _kept[size]
-        processes = list((self._processes or {}).values())
-        self.shutdown(wait=False, cancel_futures=True)
-        for process in processes:
-            process.terminate()
 
-
-_kept: dict[int, _Workers] = {}
+_kept: _Workers | None = None
 
 
 @atexit.register
 def stop_pools() -> None:
-    """End all idle workers, at the latest with the process that kept them."""
-    for workers in list(_kept.values()):
-        workers.stop()
+    """End the workers that are kept, at the latest with this process; what they have not finished is begun again."""
+    global _kept
+    if _kept:
+        processes = list((_kept._processes or {}).values())
+        _kept.shutdown(wait=False, cancel_futures=True)
+        for process in processes:
+            process.terminate()
+        _kept = None
 
 
 def _start_worker(messages: Any) -> None:
