@@ -4,18 +4,14 @@ import os
 import shutil
 import signal
 import sys
-import tempfile
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from processes import start
 from small import NOISY, assert_same_member, independent_groups, make_run, member, rows, without_time
 
 from ctrlib.config import Run
 from ctrlib.coupling import complete, solo
-from ctrlib.store import checkpoints
 from ctrlib.store.checkpoints import Checkpoints
 from ctrlib.store.record import FILES
 from ctrlib.store.runs import RunStore
@@ -58,16 +54,13 @@ class Cut(Exception):
 
 
 class CutAfter(Checkpoints):
-    """Stops the training after so many steps (the end of an epoch is one too); saves its state every so many."""
+    """Saves its state after each step (the end of an epoch is one too), and stops the training after so many."""
 
-    clock = 0  # steps of all trainings
-
-    def __init__(self, folder: Path, steps: int, every: int = 0) -> None:
-        super().__init__(folder, "this run", every)
+    def __init__(self, folder: Path, steps: int) -> None:
+        super().__init__(folder, "this run", 0.0)
         self.left = steps
 
     def after_step(self, groups, position) -> None:
-        CutAfter.clock += 1
         super().after_step(groups, position)
         self.left -= 1
         if self.left == 0:
@@ -116,29 +109,6 @@ def test_a_full_disk_costs_the_checkpoint_and_not_the_training(tmp_path: Path, m
     assert_same_member(trained, 0, trainer.train(run, rows(), device="cpu"), 0)
     assert "No space left" in capsys.readouterr().out
     assert not list(tmp_path.iterdir())
-
-
-@settings(max_examples=8)
-@given(cuts=st.lists(st.integers(1, 16), max_size=6), every=st.integers(1, 5))
-def test_a_cut_costs_no_more_than_the_interval(cuts: list[int], every: int) -> None:
-    """What is done twice is never more than lies between two states, by a clock that ticks with every step."""
-
-    def ends(folder: str, steps: int) -> bool:
-        keeper = CutAfter(Path(parent) / folder, steps, every)
-        try:
-            trainer.train(make_run(), rows(), device="cpu", checkpoints=keeper)
-        except Cut:
-            return False
-        return True
-
-    with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as parent:
-        patch.setattr(CutAfter, "clock", 0)
-        patch.setattr(checkpoints.time, "monotonic", lambda: CutAfter.clock)
-        assert ends("whole", -1)
-        needed = CutAfter.clock
-        if not any(ends("cut", steps) for steps in cuts):
-            assert ends("cut", -1)
-            assert needed <= CutAfter.clock - needed <= needed + every * len(cuts)
 
 
 STEP = steps.train_step
