@@ -179,7 +179,7 @@ def test_committed_results_serve_where_nothing_is_trained(trained, tmp_path, mon
     assert group_scores(fresh, found[2:]) == scores
     assert data_facts(fresh, found[0]) == facts
     assert not (tmp_path / "empty").exists()
-    with pytest.raises(Damaged, match="missing"):
+    with pytest.raises(Damaged, match="No such file"):
         found[0].logits()
 
 
