@@ -48,8 +48,8 @@ def ensure_all(
     failed: dict[str, Exception] = {}
     if missing or not with_files:
         show(f"{len(distinct)} runs: {len(records)} in the store, {len(missing)} to train")
-        reasons = Counter(store.passed_over[name] for name in distinct if name in store.passed_over)
-        for reason, count in reasons.items():
+        lacking = [name for name in distinct if name not in records and name in store.passed_over]
+        for reason, count in Counter(store.passed_over[name] for name in lacking).items():
             hint = f"; {SAME_CODE}" if "other code" in reason else ""
             show(f"{count} of them are in the store, {reason}: they will be trained again{hint}")
     if missing:
