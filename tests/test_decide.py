@@ -133,7 +133,6 @@ def test_three_replicates_are_trained_and_more_while_there_is_time(monkeypatch, 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["shop.csv", "--label", "clicked", "--out", str(folders.project_root() / "book" / "mine")], "is inside book/"),
         (["shop.csv", "--label", "clicked", "--set", "seeds=[1]"], "this command chooses it"),
         (["shop.csv", "--label", "bought"], "bought"),
         (["nothing_there"], "nothing_there"),

@@ -64,9 +64,6 @@ def decide(
     plan.find_notebooks(root)  # refuses any other folder than the project's, before anything is done
     name = re.sub(r"[^\w.-]+", "_", file.stem) or "log"
     folder = (out or Path(f"decide_{name}")).absolute()
-    for mine in ("book", "notebooks", "ctrlib"):
-        if folder.resolve().is_relative_to(root / mine):
-            raise UserError(f"--out {folder}: is inside {mine}/ of the project; give a folder of its own")
     overrides = read_overrides(set_ or [])
     for key in plan.CHOSEN:
         if key in overrides:
