@@ -61,7 +61,7 @@ def damaged(content, place):
 
 PACKED, BAD_PACKED = gzip.compress(text(CRITEO)), gzip.compress(text(with_cell(CRITEO, 20, 3, "many")))
 LATIN = "\n".join(with_line(CRITEO, 6, CRITEO[6].replace("0000", "caf\xe9", 1))).encode("latin-1")
-CUT_WORD, CHEAP = text(with_cell(CRITEO, 199, 39, "0000"))[:-1], with_cell(OWN, 9, 4, "cheap")
+CHEAP = with_cell(OWN, 9, 4, "cheap")
 HEADER = "\t".join(["label", *(f"x{i}" for i in range(39))])
 NO_CLICK = ["1" + line[1:] for line in CRITEO]
 BY_TIME = ["--split", "time"]
@@ -70,10 +70,9 @@ BAD = {
     "empty": ("criteo", [], r"a\.csv: the file is empty"),
     "blank": ("criteo", ["", "", ""], r"a\.csv: the file is empty"),
     "41 columns": ("criteo", with_line(CRITEO, 11, CRITEO[11] + "\tx"), r"a\.csv, line 12: 41 columns; allowed: 40"),
-    "cut word": ("criteo", CUT_WORD, r"line 200, column C26: '0000' is shorter .* cut off"),
-    "header": ("criteo", [HEADER, *CRITEO], r"line 1: 'label' looks like a header; allowed: no header"),
+    "header": ("criteo", [HEADER, *CRITEO], r"line 1, column label: 'label'; allowed: 0 or 1, and no header"),
     "encoding": ("criteo", LATIN, r"line 7: byte 0xe9 at position \d+ is not UTF-8"),
-    "cut gzip": ("criteo", PACKED[:-500], r"a\.gz: damaged gzip after [\d,]+ unpacked bytes"),
+    "cut gzip": ("criteo", PACKED[:-500], r"a\.gz: damaged gzip \(.*; download or copy it again"),
     "bad gzip sum": ("criteo", damaged(PACKED, len(PACKED) - 6), r"a\.gz: damaged gzip .*CRC"),
     "no gzip": ("criteo", CRITEO, r"a\.gz: damaged gzip \(it does not begin like one\)"),
     "bad row in gzip": ("criteo", BAD_PACKED, r"line 21, column I3: 'many'"),
@@ -88,7 +87,7 @@ BAD = {
     "avazu hour": ("avazu", with_cell(AVAZU, 4, 2, "23013325"), r"line 5, column hour: '23013325'; allowed: YYMMDDHH"),
     "avazu header only": ("avazu", AVAZU[:1], r"no rows below the header"),
     "draws by time": ("avazu", AVAZU, r"split by time has one draw", *BY_TIME, "--draws", "2"),
-    "frappe count": ("frappe", with_cell(FRAPPE, 3, 2, "x"), r"line 4, column cnt: 'x'"),
+    "frappe user": ("frappe", with_cell(FRAPPE, 3, 0, ""), r"line 4, column user: no value; allowed: an id"),
     "frappe time": ("frappe", FRAPPE, r"split 'time' .* has no time", *BY_TIME),
     "frappe label": ("frappe", FRAPPE, r"--label is for your own CSV", "--label", "cnt"),
     "label absent": ("own", OWN, r"unknown label column 'labl'.*mean 'label'\?", "--label", "labl"),
@@ -234,17 +233,10 @@ def test_as_a_process(tmp_path):
     assert (tmp_path / "elsewhere" / "criteo" / "dataset.json").exists()
 
 
-@pytest.mark.parametrize(
-    ("variable", "value", "words"),
-    [
-        ("ALL_PROXY", "socks5://127.0.0.1:9", "no connection by a SOCKS proxy"),
-        ("SSL_CERT_FILE", "/none.pem", "SSL_CERT_FILE=/none.pem: no such file"),
-    ],
-)
-def test_a_network_that_cannot_be_is_one_line(tmp_path, variable, value, words):
-    env = {**os.environ, variable: value}
+def test_a_proxy_that_cannot_be_used_is_one_line(tmp_path):
+    env = {**os.environ, "ALL_PROXY": "socks5://127.0.0.1:9"}
     done = spawn("data", "fetch", "frappe_x1", "--out", tmp_path, env=env)
-    assert_one_line(done.returncode, done.stderr, words)
+    assert_one_line(done.returncode, done.stderr, "SOCKS proxy.*what has arrived is kept")
 
 
 def test_a_terminal_that_is_not_utf8_shows_tables(tmp_path):
@@ -309,7 +301,7 @@ def test_ctrl_c_in_the_middle_leaves_nothing(tmp_path, earlier):
 def test_bad_rows_are_named_wherever_they_are(row, tmp_path):
     cut = r" \(it is the last line: the file seems cut off there\)" if row == 199 else ""
     for lines, pattern in (
-        (with_cell(CRITEO, row, 5, "x"), r", column I5: 'x'; allowed: a whole number or nothing"),
+        (with_cell(CRITEO, row, 5, "x"), r", column I5: 'x'; allowed: a whole number of at most 64 bits, or nothing"),
         (with_line(CRITEO, row, CRITEO[row].rsplit("\t", 1)[0]), rf": 39 columns; allowed: 40, tab-separated{cut}$"),
         ([*CRITEO[:row], "", *CRITEO[row:]], ": 0 columns; allowed: 40"),
     ):

@@ -15,7 +15,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +26,10 @@ from ctrlib.data.manifest import SPLITS
 from ctrlib.data.options import PrepareOptions
 from ctrlib.data.prepared import DrawWriter
 from ctrlib.data.workers import MOST_THREADS, usable_cores
-from ctrlib.errors import UserError
+from ctrlib.errors import UserError, shown
 from ctrlib.training.dataset import OOV
 
-MOST_FOLDS = 1000
+MOST_SHOWN = 40  # characters of a value in a message
 LEFT_OUT = len(SPLITS)  # the part of rows that are in none
 BATCH = 1 << 17  # rows
 
@@ -56,10 +56,12 @@ class Cells:
     """Columns of cells as numbers of values, in a temporary file in ``folder``. Use it in a ``with``.
 
     ``rows``: how many rows there are. Number 0 is a missing cell; number n stands for ``values(column)[n]``.
+    ``files``: of each file that was read its name, its rows, and what names the place of one of them.
     """
 
     def __init__(self, folder: Path, columns: Sequence[str]) -> None:
-        self.folder, self.columns, self.rows = folder, tuple(columns), 0
+        self.columns, self.rows = tuple(columns), 0
+        self.files: list[tuple[str, int, Callable[[int], str]]] = []
         self._categories = {name: pl.Categories.random() for name in columns}
         # polars forgets categories of which no series is left
         self._kept = [pl.Series([], dtype=pl.Categorical(categories)) for categories in self._categories.values()]
@@ -127,6 +129,24 @@ class Cells:
             found[start : start + rows] = np.frombuffer(self._file.read(sizes[place]), kinds[place])
             start, at = start + rows, at + sum(sizes)
         return found
+
+    def need(self, name: str, bad: pl.Series, allowed: str) -> None:
+        """Raise :class:`UserError` for the first row whose value of a column is one of the ``bad``, if there is any."""
+        if not bad.any():
+            return
+        numbers = self.column(name)
+        row = int(bad.to_numpy().take(numbers).argmax())
+        if not bad[int(numbers[row])]:
+            return
+        value, before = self.values(name)[int(numbers[row])], np.cumsum([0, *(rows for _, rows, _ in self.files)])
+        at = int(np.searchsorted(before, row, side="right")) - 1
+        path, _, place = self.files[at]
+        problem = "no value" if value is None else shown(str(value), MOST_SHOWN)
+        raise UserError(f"{path}, {place(row - int(before[at]))}, column {name}: {problem}; {allowed}")
+
+    def refuse(self, name: str, problem: str) -> UserError:
+        """The error for a whole column."""
+        return UserError(f"{self.files[0][0]}, column {name}: {problem}")
 
     def blocks(self) -> Iterator[tuple[slice, dict[str, np.ndarray]]]:
         """Block by block: which rows it holds, and the numbers of each column."""
@@ -265,19 +285,10 @@ def in_buckets(values: pl.Series, edges: np.ndarray) -> pl.Series:
     return pl.Series(buckets).set(values.is_null(), None)
 
 
-def count_bucket(number: pl.Expr) -> pl.Expr:
-    """Criteo's numeric transform: floor(ln(x)^2) for x > 2, x itself otherwise; null stays null."""
-    squared = number.clip(lower_bound=1).cast(pl.Float64).log().pow(2).floor().cast(pl.Int64)
-    return pl.when(number > 2).then(squared).otherwise(number)
-
-
-def count_buckets(values: pl.Series, where: str) -> pl.Series:
-    """:func:`count_bucket` of numbers, which must be whole."""
-    whole = values.cast(pl.Int64, strict=False)
-    if not (whole == values).all() or whole.null_count() > values.null_count():
-        problem = "holds fractions or numbers beyond 64 bits"
-        raise UserError(f"{where}: {problem}; allowed with numeric rule 'criteo': whole numbers")
-    return whole.to_frame("x").select(count_bucket(pl.col("x")))["x"]
+def count_buckets(numbers: pl.Series) -> pl.Series:
+    """Criteo's transform of whole numbers: floor(ln(x)^2) for x > 2, x itself otherwise; null stays null."""
+    squared = numbers.clip(lower_bound=1).cast(pl.Float64).log().pow(2).floor().cast(pl.Int64)
+    return squared.zip_with((numbers > 2).fill_null(False), numbers)
 
 
 def fit_vocabulary(
@@ -309,15 +320,12 @@ def counts_of(rows: RawRows, column: str, train: np.ndarray) -> np.ndarray:
     return np.bincount(rows.cells.column(column)[train], minlength=len(rows.cells.values(column)))
 
 
-def with_count_buckets(rows: RawRows, names: Sequence[str], path: Path) -> RawRows:
-    """The rows with Criteo's rule applied to the fields ``names`` (:func:`count_buckets`)."""
-    fields = [
-        Field(one.name, one.column, count_buckets(one.values, f"{path}, column {one.name}"))
-        if one.name in names
-        else one
-        for one in rows.fields
-    ]
-    return replace(rows, fields=fields)
+def whole_numbers(cells: Cells, name: str, values: pl.Series) -> pl.Series:
+    """The ``values`` of a column's numbers as Int64; :class:`UserError` for the first row that holds another."""
+    whole = values.cast(pl.Int64, strict=False)
+    bad = whole.is_null() & values.is_not_null() if values.dtype == pl.String else whole.ne_missing(values)
+    cells.need(name, bad, "allowed: a whole number of at most 64 bits, or nothing")
+    return whole
 
 
 def write_draw(

@@ -1,8 +1,10 @@
 """Writing files that are whole or not there, and reading them without trusting them."""
 
+import errno
 import hashlib
 import io
 import json
+import lzma
 import os
 import shutil
 import stat
@@ -10,7 +12,8 @@ import struct
 import warnings
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -22,8 +25,8 @@ from ctrlib.errors import UserError
 
 LONGEST_HEADER = 10_000  # bytes of a .npy header; numpy's own limit
 
-# What zipfile raises for a damaged file, besides OSError: among them the wrong text of a name, and unknown packing.
-DAMAGED_ZIP = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError, struct.error)
+# What unpacking a damaged file raises, besides OSError: among them the wrong text of a name, and unknown packing.
+DAMAGED = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError, ValueError, struct.error)
 
 
 class Irregular(OSError):
@@ -63,6 +66,17 @@ def open_raw(path: Path) -> io.BufferedReader:
         file.close()
         raise UserError(f"{path}: the file is empty")
     return file
+
+
+@contextmanager
+def name_damage(path: Path, kind: str) -> Iterator[None]:
+    """Within, what is wrong with a packed file becomes a :class:`UserError`; trouble of the disk stays as it is."""
+    try:
+        yield
+    except (*DAMAGED, OSError) as error:
+        if getattr(error, "errno", None) not in (None, errno.EINVAL):  # EINVAL: a zip may lead before its start
+            raise
+        raise UserError(f"{path}: damaged {kind} ({one_line(error)}); download or copy it again") from None
 
 
 def write_synced(path: Path, content: bytes) -> None:

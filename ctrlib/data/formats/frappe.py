@@ -8,11 +8,9 @@ import polars as pl
 
 from ctrlib.config import derive_seed
 from ctrlib.data.encode import Cells, RawRows
-from ctrlib.data.formats.criteo import INTEGER
-from ctrlib.data.formats.text import MOST_SHOWN, header_of, open_text, read_text
+from ctrlib.data.formats.text import header_of, open_text, read_text
 from ctrlib.data.options import PrepareOptions
-from ctrlib.data.prepared import bytes_per_row
-from ctrlib.errors import UserError, shown
+from ctrlib.errors import UserError
 
 COLUMNS = (
     *("user", "item", "cnt", "daytime", "weekday", "isweekend", "homework", "cost", "weather", "country", "city"),
@@ -33,31 +31,19 @@ def read(path: Path, scratch: Path, options: PrepareOptions, report: Callable[[s
     most = None if options.rows is None else options.rows + 1
     text = open_text(path, scratch, most, report, member="frappe.csv")
     columns = header_of(text, "\t", COLUMNS)
-    places = {name: columns.index(name) for name in ("user", "item")}
-    count = columns.index("cnt")
-
-    def check(cells: list[str], where: str) -> None:
-        if not INTEGER.fullmatch(cells[count]):
-            raise UserError(f"{where}, column cnt: {shown(cells[count], MOST_SHOWN)}; allowed: a whole number")
-        for name, place in places.items():
-            if not cells[place]:
-                raise UserError(f"{where}, column {name}: no value; allowed: an id")
-
-    with Cells(scratch, COLUMNS) as log:
-        size = (1 + options.negatives) * bytes_per_row(len(FIELDS), options.draws)
-        _, explain = read_text(text, log, columns, "\t", check, report, row_bytes=size)
-        explain()  # the log is small, so that each of its lines is looked at
+    with Cells(scratch, FIELDS) as log:
+        read_text(text, log, columns, "\t", report)
+        for name in ("user", "item"):
+            log.need(name, log.values(name).is_null(), "allowed: an id in every row")
         positives = pl.DataFrame({name: log.values(name).gather(log.column(name)) for name in FIELDS})
     users, items = (positives[name].rank("dense").to_numpy().astype(np.int64) - 1 for name in ("user", "item"))
-    try:
-        drawn = draw_negatives(users, items, options.negatives, derive_seed("negatives", options.split_seed))
-    except ValueError as error:
-        raise UserError(f"{text.name}: {error}") from None
+    drawn = draw_negatives(users, items, options.negatives, derive_seed("negatives", options.split_seed))
     catalogue = positives.select("item", "cost").unique("item", keep="first").sort("item")
     origin = np.repeat(np.arange(len(positives)), options.negatives)
     made = positives[origin].with_columns(catalogue["item"].gather(drawn), catalogue["cost"].gather(drawn))
     cells = Cells(scratch, FIELDS)
     cells.add_frame(pl.concat([positives, made]))
+    cells.files = log.files
     labels = np.concatenate([np.ones(len(positives), np.uint8), np.zeros(len(made), np.uint8)])
     units = np.concatenate([np.arange(len(positives)), origin]) if options.negatives_stay == "together" else None
     return RawRows([text.raw], cells, [cells.field(name) for name in FIELDS], labels, units=units)
@@ -67,12 +53,12 @@ def draw_negatives(users: np.ndarray, items: np.ndarray, per_row: int, seed: int
     """Item codes (N * per_row,), for row 0 first: uniform over all items that the row's user never used in the log.
 
     ``users`` and ``items`` are (N,) codes 0, 1, ...; draws are independent, so an item may come twice. Raises
-    ValueError when some user has used every item.
+    :class:`UserError` when some user has used every item.
     """
     size = int(items.max()) + 1
     used = np.unique(users * size + items)
     if np.bincount(used // size).max() == size:
-        raise ValueError(f"a user has used all {size} items, so no negative can be drawn; each user must have left one")
+        raise UserError(f"a user has used all {size} items, so no negative can be drawn; each user must have left one")
     rng = np.random.default_rng(seed)
     owner = np.repeat(users, per_row)
     drawn = rng.integers(0, size, len(owner))
