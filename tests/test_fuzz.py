@@ -36,7 +36,7 @@ from ctrlib.data import manifest, sources
 from ctrlib.data.files import seal
 from ctrlib.data.formats import avazu, criteo, frappe, own_table
 from ctrlib.data.options import PrepareOptions
-from ctrlib.data.prepared import open_draw, validate_dataset
+from ctrlib.data.prepared import open_draw
 from ctrlib.errors import UserError
 from ctrlib.run.plan import find_profile, read_overrides
 from ctrlib.store.checkpoints import NEWEST, Checkpoints, Position
@@ -251,7 +251,7 @@ def array_of_prepared_data(name: str, root: Path) -> Target:
         path.write_bytes(content)
         facts["draws"][0]["sha256"][name] = sha256(content)
         (folder / "dataset.json").write_bytes(signed(facts))
-        validate_dataset(open_draw(folder))
+        open_draw(folder)
 
     return seed, change, read
 
@@ -397,7 +397,7 @@ def test_bombs_are_refused(tmp_path: Path, monkeypatch) -> None:
 def test_codes_out_of_range_are_refused_even_with_right_checksums(tmp_path: Path) -> None:
     """As another program could write them: a model would look beyond the end of its table."""
     seed, _, read = array_of_prepared_data("train_ids.npy", tmp_path)
-    with pytest.raises(UserError, match="code 1000000; allowed: 0 to"):
+    with pytest.raises(UserError, match="holds the code 1000000"):
         read(seed[:-4] + (10**6).to_bytes(4, "little"))
-    with pytest.raises(UserError, match="code 1000000; allowed: 0 to"):
+    with pytest.raises(UserError, match="holds the code 1000000"):
         sources.load("own", 0, tmp_path)

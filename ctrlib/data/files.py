@@ -15,7 +15,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from pydantic_core import from_json
@@ -107,17 +107,16 @@ def sync_all(folder: Path) -> None:
         sync(path)
 
 
-def open_plain(path: Path) -> BinaryIO:
-    """Open a file for reading; :class:`Irregular` for anything else, which could lead elsewhere or never end."""
+def need_plain(path: Path) -> None:
+    """Raise :class:`Irregular` for anything but a file, which could lead elsewhere or never end."""
     if not stat.S_ISREG(path.lstat().st_mode):
         raise Irregular("a link, folder or device where a file should be")
-    return path.open("rb")
 
 
 def read_plain(path: Path) -> bytes:
-    """The bytes of a file; see :func:`open_plain`."""
-    with open_plain(path) as file:
-        return file.read()
+    """The bytes of a file; see :func:`need_plain`."""
+    need_plain(path)
+    return path.read_bytes()
 
 
 def parse_json(content: bytes | str) -> Any:

@@ -10,10 +10,10 @@ import numpy as np
 
 from ctrlib.config import SyntheticSettings, digest
 from ctrlib.data.files import file_sha256, need_space
-from ctrlib.data.folders import data_root, need_folder_path, new_folder, project_root
-from ctrlib.data.manifest import FILE, SPLITS, read_manifest, write_manifest
+from ctrlib.data.folders import data_root, is_prepared, need_folder_path, new_folder, project_root
+from ctrlib.data.manifest import SPLITS, read_manifest, write_manifest
 from ctrlib.data.options import Layout, PrepareOptions
-from ctrlib.data.prepared import open_draw, read_vocabulary, validate_dataset, verify_draw
+from ctrlib.data.prepared import open_draw, read_vocabulary, verify_draw
 from ctrlib.errors import UserError, shown, unknown
 from ctrlib.training.dataset import Dataset
 
@@ -195,9 +195,9 @@ def find(name: str, data_dir: Path | str | None = None) -> Path:
     plain = Path(name).name == name and name not in (".", "..")
     need_folder_path(name)
     try:
-        if plain and _is_prepared(root / name):
+        if plain and is_prepared(root / name):
             return root / name
-        if _is_prepared(folder := project_root() / Path(name).expanduser()):
+        if is_prepared(folder := project_root() / Path(name).expanduser()):
             return folder
     except OSError as error:
         raise UserError(f"data set {shown(name)} in {root}: cannot be read ({error.strerror or error})") from None
@@ -217,12 +217,7 @@ def find(name: str, data_dir: Path | str | None = None) -> Path:
 def _names(root: Path) -> list[str]:
     """Names that load at once: the embedded data and every prepared folder."""
     found = root.iterdir() if root.is_dir() else ()
-    return ["synthetic", *sorted(p.name for p in found if not p.name.startswith(".") and _is_prepared(p))]
-
-
-def _is_prepared(folder: Path) -> bool:
-    """Whether a folder is a prepared data set, or what is left of one that is damaged."""
-    return (folder / FILE).exists() or (folder / "draw-0").is_dir()
+    return ["synthetic", *sorted(p.name for p in found if not p.name.startswith(".") and is_prepared(p))]
 
 
 def verify(name: str, data_dir: Path | str | None = None, report: Callable[[str], None] = _quiet) -> list[str]:
@@ -286,7 +281,6 @@ def describe(
     from ctrlib.data import facts
 
     dataset = load(name, draw, data_dir, synthetic)
-    validate_dataset(dataset)  # a code beyond its field would be counted nowhere
     about: dict[str, Any] = {}
     entry: dict[str, Any] = {}
     words = None
