@@ -59,7 +59,7 @@ def damaged(content, place):
     return content[:place] + bytes([content[place] ^ 0xFF]) + content[place + 1 :]
 
 
-PACKED, BAD_PACKED = gzip.compress(text(CRITEO)), gzip.compress(text(with_cell(CRITEO, 20, 3, "many")))
+PACKED = gzip.compress(text(CRITEO))
 LATIN = "\n".join(with_line(CRITEO, 6, CRITEO[6].replace("0000", "caf\xe9", 1))).encode("latin-1")
 CHEAP = with_cell(OWN, 9, 4, "cheap")
 HEADER = "\t".join(["label", *(f"x{i}" for i in range(39))])
@@ -69,14 +69,9 @@ BAD = {
     # name: (data set, content, pattern of the message, further options)
     "empty": ("criteo", [], r"a\.csv: the file is empty"),
     "blank": ("criteo", ["", "", ""], r"a\.csv: the file is empty"),
-    "41 columns": ("criteo", with_line(CRITEO, 11, CRITEO[11] + "\tx"), r"a\.csv, line 12: 41 columns; allowed: 40"),
     "header": ("criteo", [HEADER, *CRITEO], r"line 1, column label: 'label'; allowed: 0 or 1, and no header"),
     "encoding": ("criteo", LATIN, r"line 7: byte 0xe9 at position \d+ is not UTF-8"),
-    "cut gzip": ("criteo", PACKED[:-500], r"a\.gz: damaged gzip \(.*; download or copy it again"),
     "bad gzip sum": ("criteo", damaged(PACKED, len(PACKED) - 6), r"a\.gz: damaged gzip .*CRC"),
-    "no gzip": ("criteo", CRITEO, r"a\.gz: damaged gzip \(it does not begin like one\)"),
-    "bad row in gzip": ("criteo", BAD_PACKED, r"line 21, column I3: 'many'"),
-    "the gzip explains it": ("criteo", damaged(BAD_PACKED, len(BAD_PACKED) - 6), r"damaged gzip .*CRC"),
     "all clicks": ("criteo", NO_CLICK, r"all 200 labels are 1"),
     "few rows": ("criteo", CRITEO[:8], r"8 rows are too few: the \w+ part of draw 0 has 1 rows?"),
     "shares": ("criteo", CRITEO, r"shares=.*add up to 1", "--shares", "0.8,0.3,0.1"),
@@ -85,20 +80,16 @@ BAD = {
     "avazu column": ("avazu", with_cell(AVAZU, 0, 17, "C99"), r"line 1: no column 'C15'"),
     "avazu label": ("avazu", with_cell(AVAZU, 4, 1, "yes"), r"line 5, column click: 'yes'"),
     "avazu hour": ("avazu", with_cell(AVAZU, 4, 2, "23013325"), r"line 5, column hour: '23013325'; allowed: YYMMDDHH"),
-    "avazu header only": ("avazu", AVAZU[:1], r"no rows below the header"),
     "draws by time": ("avazu", AVAZU, r"split by time has one draw", *BY_TIME, "--draws", "2"),
     "frappe user": ("frappe", with_cell(FRAPPE, 3, 0, ""), r"line 4, column user: no value; allowed: an id"),
     "frappe time": ("frappe", FRAPPE, r"split 'time' .* has no time", *BY_TIME),
-    "frappe label": ("frappe", FRAPPE, r"--label is for your own CSV", "--label", "cnt"),
     "label absent": ("own", OWN, r"unknown label column 'labl'.*mean 'label'\?", "--label", "labl"),
-    "time absent": ("own", OWN, r"unknown time column 'dya'.*mean 'day'\?", *BY_TIME, "--time-column", "dya"),
     "time not named": ("own", OWN, r"allowed: --time-column", *BY_TIME),
     "label as numeric": ("own", OWN, r"column label: is the label", "--numeric", "label"),
     "both kinds": ("own", OWN, r"shop: is named as numeric and as categorical", "--numeric=shop", "--categorical=s*"),
     "own number": ("own", CHEAP, r"line 10, column price: 'cheap'; allowed: a number or nothing", "--numeric=price"),
     "own label": ("own", with_cell(OWN, 9, 0, "5"), r"line 10, column label: '5'; allowed: 0"),
     "own long": ("own", with_line(OWN, 4, OWN[4] + ",9"), r"line 5: 7 columns; allowed: 6"),
-    "own quote": ("own", [*OWN[:4], '1,"2', *OWN[4:]], r"line \d+: .*allowed: valid comma"),
     "own no header": ("own", ["1,5,1", "0,7,2"], r"'1' names two columns \(is the header line"),
     "no parquet": ("own", OWN, r"a\.parquet: damaged Parquet"),
 }
@@ -149,12 +140,9 @@ def test_damaged_archives(tmp_path, earlier):
     raw, broken = path.read_bytes(), r"a\.parquet: damaged Parquet|a\.parquet, row"
     for name, file, bad, pattern in (
         ("frappe", "a.zip", whole[:-40], "damaged zip"),
-        ("frappe", "a.zip", damaged(whole, whole.index(b"frappe.csv") + 60), "damaged zip"),
         ("frappe", "a.zip", b"x" + whole[5:50], "damaged zip"),
         ("own", "a.parquet", raw[:-30], broken),
-        ("own", "a.parquet", damaged(raw, len(raw) - 150), broken),
         ("own", "a.parquet", damaged(raw, 40), broken),
-        ("own", "a.parquet", raw[:4], broken),
     ):
         (tmp_path / file).write_bytes(bad)
         assert_refused(name, tmp_path / file, earlier, pattern)

@@ -18,9 +18,10 @@ from test_encode import naive_codes
 
 from ctrlib.data import encode, files, sources
 from ctrlib.data.fetch import LARGER, fetch
-from ctrlib.data.formats.criteo import NUMBERS, WORDS
 from ctrlib.data.manifest import SPLITS, read_manifest
 from ctrlib.data.published import PUBLISHED
+from ctrlib.data.raw_logs import CRITEO_NUMBERS as NUMBERS
+from ctrlib.data.raw_logs import CRITEO_WORDS as WORDS
 from ctrlib.errors import UserError
 
 NAME, PATH = "frappe_x1", "datasets/reczoo/Frappe_x1/resolve/main/Frappe_x1.zip"

@@ -10,8 +10,8 @@ import polars as pl
 
 from ctrlib.data.columns import plain_numbers
 from ctrlib.data.encode import count_buckets, in_buckets, whole_numbers
-from ctrlib.data.formats.own_table import read_columns, without_missing
 from ctrlib.data.options import PrepareOptions
+from ctrlib.data.own_table import read_columns, without_missing
 from ctrlib.errors import UserError
 from ctrlib.training.dataset import OOV
 

@@ -13,9 +13,16 @@ import numpy as np
 import polars as pl
 
 from ctrlib.data.encode import Cells, Field, RawRows
-from ctrlib.data.formats import avazu, criteo
-from ctrlib.data.formats.text import TextFile, labels_of, read_text
 from ctrlib.data.manifest import SPLITS
+from ctrlib.data.raw_logs import (
+    AVAZU_COLUMNS,
+    AVAZU_FIELDS,
+    CRITEO_FIELDS,
+    CRITEO_NUMBERS,
+    criteo_fields,
+    hour_fields,
+)
+from ctrlib.data.text import TextFile, labels_of, read_text
 
 _CRITEO_TERMS = "Criteo's terms: not for commercial use, no redistribution; cite Criteo's Display Advertising Challenge"
 _AVAZU_TERMS = "terms: those of the Kaggle contest avazu-ctr-prediction; no redistribution"
@@ -51,7 +58,7 @@ class Published:
     @property
     def fields(self) -> tuple[str, ...]:
         """Names of the fields of the prepared rows."""
-        return avazu.FIELDS if self.treatment == "hour" else tuple(one for one in self.columns if one != self.label)
+        return AVAZU_FIELDS if self.treatment == "hour" else tuple(one for one in self.columns if one != self.label)
 
 
 def _parts(train: Any, valid: Any, test: Any) -> dict[str, Any]:
@@ -62,19 +69,19 @@ PUBLISHED = {
     "criteo_x1": Published(
         kind="criteo",
         repository="reczoo/Criteo_x1",
-        columns=("label", *criteo.FIELDS),
+        columns=("label", *CRITEO_FIELDS),
         rows=_parts(33_003_326, 8_250_124, 4_587_167),
         md5=_parts(
             "30b89c1c7213013b92df52ec44f52dc5", "f73c71fb3c4f66b6ebdfa032646bea72", "2c48b26e84c04a69b948082edae46f8c"
         ),
         row_bytes=320,
         terms=_CRITEO_TERMS,
-        numeric=criteo.NUMBERS,
+        numeric=CRITEO_NUMBERS,
     ),
     "criteo_x4": Published(
         kind="criteo",
         repository="reczoo/Criteo_x4",
-        columns=("Label", *criteo.FIELDS),
+        columns=("Label", *CRITEO_FIELDS),
         rows=_parts(36_672_493, 4_584_062, 4_584_062),
         md5=_parts(
             "4a53bb7cbc0e4ee25f9d6a73ed824b1a", "fba5428b22895016e790e2dec623cb56", "cfc37da0d75c4d2d8778e76997df2976"
@@ -99,7 +106,7 @@ PUBLISHED = {
     "avazu_x4": Published(
         kind="avazu",
         repository="reczoo/Avazu_x4",
-        columns=avazu.COLUMNS,
+        columns=AVAZU_COLUMNS,
         rows=_parts(32_343_172, 4_042_897, 4_042_898),
         md5=_parts(
             "de3a27264cdabf66adf09df82328ccaa", "33232931d84d6452d3f956e936cab2c9", "3ebb774a9ca74d05919b84a3d402986d"
@@ -147,10 +154,10 @@ def read_published(what: Published, files: dict[str, Path], scratch: Path, repor
         sizes.append(cells.rows - before)
     labels, parts = labels_of(cells, what.label), np.repeat(np.arange(len(SPLITS), dtype=np.uint8), sizes)
     if what.treatment == "counts":
-        return RawRows([], cells, criteo.fields_of(cells), labels, parts=parts)
+        return RawRows([], cells, criteo_fields(cells), labels, parts=parts)
     fields = []
     if what.treatment == "hour":  # text, as all fields of the benchmark are
-        fields = [Field(one.name, one.column, one.values.cast(pl.String)) for one in avazu.hour_fields(cells)]
+        fields = [Field(one.name, one.column, one.values.cast(pl.String)) for one in hour_fields(cells)]
     for name in what.fields[len(fields) :]:
         numeric = name in what.numeric
         fields.append(Field(name, name, cells.values(name).cast(pl.Float32)) if numeric else cells.field(name))

@@ -76,7 +76,7 @@ def prepare(
         raise UserError(f"{paths[-1]}: layout {layout!r} is read from one file; allowed: one --raw")
     if others and (len(others) < 2 or options.divides):
         raise UserError("three files divide the rows: give --valid and --test, and no option that divides them too")
-    from ctrlib.data.formats import avazu, criteo, frappe, own_table
+    from ctrlib.data import own_table, raw_logs
 
     settings = {
         **options.model_dump(mode="json", exclude={"layout", "min_count"}),
@@ -87,7 +87,8 @@ def prepare(
     def read(scratch: Path) -> "RawRows":
         if layout == "table":
             return own_table.read(paths, scratch, options, report, [Path(path) for path in others])
-        return {"criteo": criteo, "avazu": avazu, "frappe": frappe}[layout].read(paths[0], scratch, options, report)
+        of = {"criteo": raw_logs.read_criteo, "avazu": raw_logs.read_avazu, "frappe": raw_logs.read_frappe}[layout]
+        return of(paths[0], scratch, options, report)
 
     files = ", ".join(Path(path).name for path in (*paths, *others))
     facts = {"kind": layout, "source": {"file": files}, "settings": settings}

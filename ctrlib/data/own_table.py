@@ -1,6 +1,6 @@
 """Any Parquet or text file, or several of them, with a column of labels.
 
-Cells are read as they are (:mod:`ctrlib.data.formats.text`), then it is decided what each column is
+Cells are read as they are (:mod:`ctrlib.data.text`), then it is decided what each column is
 (:mod:`ctrlib.data.columns`), and what was decided, and why, goes into the prepared data set.
 """
 
@@ -20,9 +20,9 @@ import psutil
 from ctrlib.data.columns import EVIDENCE_ROWS, Decision, decide, plain_numbers, several_values, usual_marks
 from ctrlib.data.encode import MOST_SHOWN, Cells, Field, RawRows, count_buckets, ranked, whole_numbers
 from ctrlib.data.files import one_line, open_raw
-from ctrlib.data.formats.text import first_cells, header_of, needs_csv, open_text, read_text, separator_of
 from ctrlib.data.manifest import SPLITS
 from ctrlib.data.options import PrepareOptions
+from ctrlib.data.text import first_cells, header_of, needs_csv, open_text, read_text, separator_of
 from ctrlib.data.times import looks_like_times, read_times
 from ctrlib.errors import UserError, shown, unknown
 
