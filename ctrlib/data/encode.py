@@ -12,7 +12,6 @@ counts: in order of value). Rarer values, and values that training never shows, 
 import math
 import tempfile
 import time
-import weakref
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -67,7 +66,6 @@ class Cells:
         self._kept = [pl.Series([], dtype=pl.Categorical(categories)) for categories in self._categories.values()]
         self._typed: dict[str, pl.Series] = {}
         self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 (closed by __exit__)
-        weakref.finalize(self, self._file.close)  # also where reading is refused before there is a `with`
         self._blocks: list[tuple[int, list[np.dtype]]] = []  # rows, and the type of each column's numbers
 
     def __enter__(self) -> "Cells":

@@ -1,6 +1,6 @@
 """How raw rows become a prepared data set: the options of ``ctrlib data prepare``, stated once."""
 
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -114,11 +114,6 @@ class PrepareOptions(Settings):
     rows: int | None = Field(
         default=None, ge=10, description="Use only the first so many rows, for example of the full Criteo file."
     )
-
-    @field_validator("shares", mode="before")
-    @classmethod
-    def _shares_by_commas(cls, shares: Any) -> Any:
-        return tuple(shares.split(",")) if isinstance(shares, str) else shares
 
     @field_validator("shares")
     @classmethod
