@@ -9,8 +9,6 @@ import subprocess
 import sys
 import time
 
-import numpy as np
-import polars as pl
 import pytest
 from processes import answer_of
 from raw_files import avazu_lines, criteo_lines, frappe_lines, table_lines, write_frappe_zip, write_lines
@@ -133,19 +131,10 @@ def test_bad_input_is_one_line(case, tmp_path, earlier):
     assert_refused(name, tmp_path / file, earlier, pattern, *options)
 
 
-def test_damaged_archives(tmp_path, earlier):
-    whole = write_frappe_zip(tmp_path / "whole.zip", FRAPPE).read_bytes()
-    rng, path = np.random.default_rng(0), tmp_path / "whole.parquet"
-    pl.DataFrame({"label": rng.integers(0, 2, 500), "x": rng.integers(0, 9, 500)}).write_parquet(path)
-    raw, broken = path.read_bytes(), r"a\.parquet: damaged Parquet|a\.parquet, row"
-    for name, file, bad, pattern in (
-        ("frappe", "a.zip", whole[:-40], "damaged zip"),
-        ("frappe", "a.zip", b"x" + whole[5:50], "damaged zip"),
-        ("own", "a.parquet", raw[:-30], broken),
-        ("own", "a.parquet", damaged(raw, 40), broken),
-    ):
-        (tmp_path / file).write_bytes(bad)
-        assert_refused(name, tmp_path / file, earlier, pattern)
+def test_archives(tmp_path, earlier):
+    path = write_frappe_zip(tmp_path / "a.zip", FRAPPE)
+    path.write_bytes(path.read_bytes()[:-40])
+    assert_refused("frappe", path, earlier, "damaged zip")
     other = write_frappe_zip(tmp_path / "b.zip", FRAPPE, member="../other.csv")
     assert_refused("frappe", other, earlier, r"0 files named frappe\.csv in the zip; allowed: exactly 1")
     write_frappe_zip(tmp_path / "c.zip", FRAPPE, member="../../frappe.csv")  # a path out of the zip is not followed

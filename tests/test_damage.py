@@ -1,6 +1,7 @@
 """Files that ctrlib keeps, damaged in every way: noticed before they are used, named in one line, the rest used."""
 
 import contextlib
+import errno
 import io
 import json
 import os
@@ -19,7 +20,7 @@ from typer.testing import CliRunner
 from ctrlib.cli import app
 from ctrlib.config import Run
 from ctrlib.coupling import complete
-from ctrlib.data import sources
+from ctrlib.data import encode, sources
 from ctrlib.store.checkpoints import NEWEST
 from ctrlib.store.gc import find_garbage, remove
 from ctrlib.store.record import FILES, Damaged
@@ -341,12 +342,23 @@ def test_what_may_not_be_written_or_read_is_said(two_runs: Path, two_sets: Path,
     assert ("umask 002" in said) == ("CTRLIB_RUNS" in said)
 
 
-def test_too_small_a_disk_is_known_before_it_is_written_to(two_sets: Path, tmp_path: Path, monkeypatch) -> None:
-    """The earlier data set stays, nothing half-made does."""
+def test_a_disk_that_is_too_small_or_fills_up(two_sets: Path, tmp_path: Path, monkeypatch) -> None:
+    """Known before where it can be; else one line. The earlier data set stays, nothing half-made does."""
     root = shutil.copytree(two_sets, tmp_path / "sets")
     before, usage = contents(root), shutil.disk_usage(root)
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1000))
-    code, said = command("data", "prepare", "one", "--raw", root / "raw.csv", "--out", root, "--layout", "table")
-    assert (code, said.count("\n")) == (2, 1)
-    assert "are needed on this disk" in said
+
+    def prepare() -> tuple[int, str]:
+        return command("data", "prepare", "one", "--raw", root / "raw.csv", "--out", root, "--layout", "table")
+
+    def fill(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1000))
+        known = prepare()
+    monkeypatch.setattr(encode, "write_draw", fill)
+    late = prepare()
+    assert (known[0], known[1].count("\n"), late[0], late[1].count("\n")) == (2, 1, 1, 1)
+    assert "are needed on this disk" in known[1]
+    assert "no space left on the disk" in late[1]
     assert contents(root) == before

@@ -12,7 +12,7 @@ import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from raw_files import avazu_lines, criteo_lines, frappe_lines, table_lines, write_frappe_zip, write_lines
+from raw_files import avazu_lines, criteo_lines, frappe_lines, write_frappe_zip, write_lines
 
 from ctrlib.data import encode, own_table, raw_logs
 from ctrlib.data.encode import (
@@ -191,20 +191,6 @@ def test_buckets_equal_plain_python(train, other, buckets):
     assert in_buckets(pl.Series("x", other, dtype=pl.Float64), edges).to_list() == [
         None if v is None else sum(edge < v for edge in expected) for v in other
     ]
-
-
-def test_own_table_kinds(tmp_path):
-    path = write_lines(tmp_path / "shop.csv", table_lines(3000))
-    rows, made = read(own_table.read, path, tmp_path, drop=("day",))
-    assert list(made) == ["colour", "shop", "price", "visits"]
-    assert rows.numeric == ("price", "visits")
-    assert None in made["colour"]
-    named, _ = read(own_table.read, path, tmp_path, drop=("day",), numeric=("shop",), categorical=("v*", "price"))
-    assert named.numeric == ("shop",)
-    pl.read_csv(path).write_parquet(tmp_path / "shop.parquet")
-    same, typed = read(own_table.read, tmp_path / "shop.parquet", tmp_path, drop=("day",))
-    assert (typed, same.numeric) == (made, rows.numeric)
-    assert same.labels.tolist() == rows.labels.tolist()
 
 
 @pytest.mark.parametrize(

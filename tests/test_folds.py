@@ -47,15 +47,6 @@ def test_folds_test_each_row_once_in_the_order_of_the_file(tmp_path, suffix):
     assert np.array_equal(scores, np.arange(600.0))
 
 
-def test_folds_by_text_are_in_order_of_text(tmp_path):
-    frame = folded(tmp_path).with_columns(pl.col("fold").replace_strict({0: "b", 1: "a", 2: "c", 3: "é", 10: "B"}))
-    frame.write_parquet(tmp_path / "own.parquet")
-    folder = sources.prepare("own", tmp_path / "own.parquet", tmp_path, PrepareOptions(fold_column="fold"))
-    assert read_manifest(folder)["folds"] == ["B", "a", "b", "c", "é"]
-    expected = frame.filter(pl.col("fold") == "B")["label"].to_list()
-    assert sources.load("own", 0, tmp_path).test.labels.tolist() == expected
-
-
 def test_numbers_by_criteos_rule(tmp_path):
     frame = folded(tmp_path)
     options = PrepareOptions(fold_column="fold", numeric=("n",), numeric_rule="criteo", min_count=1, drop=("row",))

@@ -23,7 +23,7 @@ import polars as pl
 
 from ctrlib.data.manifest import SPLITS
 from ctrlib.data.options import PrepareOptions
-from ctrlib.data.prepared import DrawWriter
+from ctrlib.data.prepared import write_draw
 from ctrlib.data.workers import MOST_THREADS, usable_cores
 from ctrlib.errors import UserError, shown
 from ctrlib.training.dataset import OOV
@@ -326,7 +326,7 @@ def whole_numbers(cells: Cells, name: str, values: pl.Series) -> pl.Series:
     return whole
 
 
-def write_draw(
+def encode_draw(
     folder: Path,
     draw: int,
     rows: RawRows,
@@ -354,18 +354,15 @@ def write_draw(
         text = pl.col("value").cast(pl.String).fill_null("")
         tables.append(known.select(pl.lit(one.name).alias("field"), text, "code"))
         codes.append(of_number)
-    sizes = {name: rows for name, (rows, _) in part_sizes(part, rows.labels).items()}
-    progress = Progress(report, f"{step}: encoding", total)
-    with DrawWriter(folder, draw, sizes, len(rows.fields)) as writer:
-        for name, ids, labels in _encoded(rows, codes, part):
-            writer.append(name, ids, labels)
-            progress.add(len(labels))
-        names = [one.name for one in rows.fields]
-        entry = writer.finish(names, [table.height + 1 for table in tables], pl.concat(tables))
+    dims = {one.name: table.height + 1 for one, table in zip(rows.fields, tables, strict=True)}
+    blocks = _encoded(rows, codes, part, Progress(report, f"{step}: encoding", total))
+    entry = write_draw(folder, draw, part_sizes(part, rows.labels), dims, blocks, pl.concat(tables))
     return entry | {"edges": {name: list(map(str, found.tolist())) for name, found in edges.items()}}
 
 
-def _encoded(rows: RawRows, codes: list[np.ndarray], part: np.ndarray) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+def _encoded(
+    rows: RawRows, codes: list[np.ndarray], part: np.ndarray, progress: Progress
+) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
     """Block by block and part by part: name, codes (n, F) int32 and labels (n,) of its rows, in their order."""
     with ThreadPoolExecutor(min(usable_cores(), MOST_THREADS)) as pool:
         for here, numbers in rows.cells.blocks():
@@ -380,3 +377,4 @@ def _encoded(rows: RawRows, codes: list[np.ndarray], part: np.ndarray) -> Iterat
             for place, name in enumerate(SPLITS):
                 chosen = np.flatnonzero(part[here] == place)
                 yield name, ids.take(chosen, axis=0), rows.labels[here][chosen]
+                progress.add(len(chosen))

@@ -21,7 +21,6 @@ from ctrlib.data.files import name_damage, need_space, one_line, open_raw
 from ctrlib.data.folders import data_root
 from ctrlib.data.manifest import SPLITS, read_manifest
 from ctrlib.data.options import PrepareOptions
-from ctrlib.data.prepared import bytes_per_row
 from ctrlib.data.published import PUBLISHED, Published, read_published
 from ctrlib.data.sources import make
 from ctrlib.errors import UserError, unknown
@@ -85,7 +84,7 @@ def _files(
     files = {part: folder / f"{part}.csv" for part in SPLITS}
     missing = {part: file for part, file in files.items() if not file.exists()}
     needed = sum(what.rows[part] for part in missing) * what.row_bytes
-    needed += sum(what.rows.values()) * bytes_per_row(len(what.fields), draws=1)
+    needed += sum(what.rows.values()) * (6 * len(what.fields) + 1)  # numbers while it is prepared, and codes
     need_space(folder, needed, _ANOTHER)
     zipped = Path(archive) if archive is not None else folder / what.archive
     if missing and not (archive or zipped.exists()):

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from ctrlib.config import digest
-from ctrlib.data.files import BrokenSeal, Irregular, read_sealed, write_sealed
+from ctrlib.data.files import Irregular, read_sealed, write_sealed
 from ctrlib.data.folders import MANIFEST
 from ctrlib.errors import UserError, shown
 
@@ -33,10 +33,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         manifest = read_sealed(path)  # alike in every format
     except FileNotFoundError:
         raise UserError(f"{path}: not found, so this is no prepared data set; {PREPARE_AGAIN}") from None
-    except BrokenSeal as error:
-        raise UserError(f"{path}: damaged, or written by an earlier ctrlib ({error}); {PREPARE_AGAIN}") from None
     except (Irregular, ValueError) as error:
-        raise UserError(f"{path}: damaged ({error}); {PREPARE_AGAIN}") from None
+        raise UserError(f"{path}: damaged, or written by an earlier ctrlib ({error}); {PREPARE_AGAIN}") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error})") from None
     if (version := manifest.get("format")) != FORMAT_VERSION:

@@ -92,7 +92,7 @@ def read(
             said.append(f"cells hold several values ({shown(cell, MOST_SHOWN)}); each whole cell is one category")
         if not (made.numeric or options.time_column or others) and looks_like_times(made.values):
             split = f"--time-column {name} --split time"
-            said.append(f"holds times ({shown(str(made.values.drop_nulls()[0]), MOST_SHOWN)}); {split} divides by them")
+            said.append(f"holds times ({shown(str(made.values.min()), MOST_SHOWN)}); {split} divides by them")
         notes += [f"{name}: {line}" for line in said]
         kind = str(made.values.dtype)
         columns[name] = {"numeric": made.numeric, "why": made.why, "change": change, "type": kind}

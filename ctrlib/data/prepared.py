@@ -15,10 +15,10 @@ vocabulary may only know its own training rows.
 import hashlib
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
@@ -31,65 +31,53 @@ ROWS_TOGETHER = 1 << 16  # rows looked at together
 NOTE, LARGE = ".verified.json", 1 << 28  # bytes
 
 
-def bytes_per_row(fields: int, draws: int) -> int:
-    """Roughly the bytes that a row takes on disk: its numbers while it is prepared, and its codes in each draw."""
-    return 2 * fields + draws * (4 * fields + 1)
+def write_draw(
+    folder: Path,
+    draw: int,
+    sizes: dict[str, tuple[int, int]],
+    dims: dict[str, int],
+    blocks: Iterable[tuple[str, np.ndarray, np.ndarray]],
+    vocabulary: Any,
+) -> dict[str, Any]:
+    """Write the files of a draw below ``folder``; return its entry for dataset.json.
 
-
-class DrawWriter:
-    """The files of one draw, written row by row in blocks. Use it in a ``with``, and ``finish`` it there.
-
-    ``rows`` says how many rows each part will have.
+    Args:
+        sizes: of each part the rows and the clicks.
+        dims: the number of codes of each field.
+        blocks: the rows, as part, codes (n, F) int32 and labels (n,) uint8; those of a part in their order.
+        vocabulary: a frame of field, value, code.
     """
+    place, sums = folder / f"draw-{draw}", {}
+    place.mkdir()
+    with ExitStack() as stack:
+        files = {}
 
-    def __init__(self, folder: Path, draw: int, rows: dict[str, int], fields: int) -> None:
-        self.draw, self.rows = draw, rows
-        self.clicks = dict.fromkeys(rows, 0)
-        self._folder, self._fields = folder / f"draw-{draw}", fields
-        self._files: dict[str, BinaryIO] = {}
-        self._sums: dict[str, Any] = {}
-        self._open = ExitStack()
+        def write(name: str, data: memoryview) -> None:
+            files[name].write(data)
+            sums[name].update(data)
 
-    def __enter__(self) -> "DrawWriter":
-        self._folder.mkdir()
-        for part, count in self.rows.items():
-            for kind, shape, dtype in (("ids", (count, self._fields), "<i4"), ("labels", (count,), "|u1")):
+        for part, (rows, _) in sizes.items():
+            for kind, shape, dtype in (("ids", (rows, len(dims)), "<i4"), ("labels", (rows,), "|u1")):
                 name, head = f"{part}_{kind}.npy", io.BytesIO()
                 np.lib.format.write_array_header_1_0(head, {"descr": dtype, "fortran_order": False, "shape": shape})
                 # Python's own file, so that a full disk is reported as such
-                self._files[name] = self._open.enter_context(open(self._folder / name, "wb"))
-                self._sums[name] = hashlib.sha256()
-                self._write(name, head.getbuffer())
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._open.close()
-
-    def _write(self, name: str, data: memoryview) -> None:
-        self._files[name].write(data)
-        self._sums[name].update(data)
-
-    def append(self, part: str, ids: np.ndarray, labels: np.ndarray) -> None:
-        """Add rows to a part: ``ids`` (n, F) int32, ``labels`` (n,) uint8."""
-        self._write(f"{part}_ids.npy", np.ascontiguousarray(ids, "<i4").data)
-        self._write(f"{part}_labels.npy", np.ascontiguousarray(labels, np.uint8).data)
-        self.clicks[part] += int(np.count_nonzero(labels))
-
-    def finish(self, names: Sequence[str], dims: Sequence[int], vocabulary: Any) -> dict[str, Any]:
-        """Close the files, add ``vocabulary`` (a frame: field, value, code); return the entry for dataset.json."""
-        self._open.close()
-        path, packed = self._folder / VOCABULARY, io.BytesIO()
-        vocabulary.write_parquet(packed)
-        path.write_bytes(packed.getbuffer())
-        entry = {
-            "fields": [{"name": name, "dim": dim} for name, dim in zip(names, dims, strict=True)],
-            "rows": self.rows,
-            "click_rate": {part: self.clicks[part] / count for part, count in self.rows.items()},
-            "sha256": {name: total.hexdigest() for name, total in self._sums.items()},
-        }
-        name = fingerprint(entry)
-        entry["sha256"] = {**entry["sha256"], VOCABULARY: file_sha256(path)}
-        return {"draw": self.draw, **entry, "fingerprint": name}
+                files[name], sums[name] = stack.enter_context(open(place / name, "wb")), hashlib.sha256()
+                write(name, head.getbuffer())
+        for part, ids, labels in blocks:
+            write(f"{part}_ids.npy", np.ascontiguousarray(ids, "<i4").data)
+            write(f"{part}_labels.npy", np.ascontiguousarray(labels, np.uint8).data)
+    packed = io.BytesIO()
+    vocabulary.write_parquet(packed)
+    (place / VOCABULARY).write_bytes(packed.getbuffer())
+    entry = {
+        "fields": [{"name": name, "dim": dim} for name, dim in dims.items()],
+        "rows": {part: rows for part, (rows, _) in sizes.items()},
+        "click_rate": {part: clicks / rows for part, (rows, clicks) in sizes.items()},
+        "sha256": {name: total.hexdigest() for name, total in sums.items()},
+    }
+    name = fingerprint(entry)
+    entry["sha256"][VOCABULARY] = file_sha256(place / VOCABULARY)
+    return {"draw": draw, **entry, "fingerprint": name}
 
 
 def open_draw(folder: Path, draw: int = 0, trust: bool = True) -> Dataset:

@@ -144,7 +144,7 @@ def _write_draws(
         report(f"{step}: dividing the rows")
         part = encode.division(rows, draw, options)
         _need_classes(rows, draw, encode.part_sizes(part, rows.labels))
-        entry = encode.write_draw(
+        entry = encode.encode_draw(
             staging, draw, rows, part, settings["min_count"], report, step, bucketed, options.buckets
         )
         if rows.time is not None:
