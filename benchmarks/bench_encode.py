@@ -173,8 +173,7 @@ def own_peak_mb() -> float:
 
 def prepare_with_ctrlib(order: dict):
     """What `ctrlib data prepare` does, splits, hashes and files included."""
-    from ctrlib.data import sources
-    from ctrlib.data.formats import criteo  # noqa: F401 (imported before the clock starts)
+    from ctrlib.data import raw_logs, sources  # noqa: F401 (raw_logs: imported before the clock starts)
     from ctrlib.data.options import PrepareOptions
 
     options = PrepareOptions(layout="criteo", min_count=MIN_COUNT)

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from ctrlib.data.formats.criteo import NUMBERS
-from ctrlib.data.hub.published import PUBLISHED
 from ctrlib.data.manifest import SPLITS
+from ctrlib.data.published import PUBLISHED
+from ctrlib.data.raw_logs import CRITEO_NUMBERS as NUMBERS
 
 AVAZU_HEADER = (
     "id,click,hour,C1,banner_pos,site_id,site_domain,site_category,app_id,app_domain,app_category,device_id,device_ip,"

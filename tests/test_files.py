@@ -77,7 +77,7 @@ def assert_safe(events, made: Path) -> None:
     synced = [what for kind, what in events[:place] if kind == "fsync"]
     assert {before, *parts} <= set(synced)
     assert ("fsync", made.parent) in events[place:]
-    gone = [n for n, (kind, what) in enumerate(events) if kind == "rmtree" and ".old-" in what.name]
+    gone = [n for n, (kind, what) in enumerate(events) if kind == "rmtree" and what.name.endswith(".old")]
     assert all(n > events.index(("fsync", made.parent), place) for n in gone), "the earlier one goes last"
 
 
@@ -88,7 +88,7 @@ def test_what_is_made_survives_a_loss_of_power(tmp_path, events):
     for seed in (0, 1):
         events.clear()
         assert_safe(events, sources.prepare("own", raw, tmp_path, PrepareOptions(split_seed=seed)))
-    assert any(kind == "rmtree" and ".old-" in what.name for kind, what in events)
+    assert any(kind == "rmtree" and what.name.endswith(".old") for kind, what in events)
     run = make_run([member(1)])
     (tmp_path / "runs").mkdir()
     events.clear()

@@ -162,8 +162,8 @@ def data_fetch(
 
     [bold]ctrlib data fetch criteo_x4 --min-count 2[/bold]   (the benchmark's setting criteo_x4_002)
     """
-    from ctrlib.data.hub.fetch import fetch
-    from ctrlib.data.hub.published import PUBLISHED
+    from ctrlib.data.fetch import fetch
+    from ctrlib.data.published import PUBLISHED
 
     _say_where(out)
     if name in PUBLISHED:

@@ -175,5 +175,5 @@ def several_values(cells: pl.Series) -> str | None:
         made = cells.filter(cells.str.contains(mark, literal=True).fill_null(False)).head(10_000)
         pieces = made.str.split(mark).explode().str.strip_chars().n_unique()
         if len(made) >= 5 and len(made) > 0.2 * min(len(cells), 10_000) and pieces < len(made):
-            return made[0]
+            return made.min()
     return None

@@ -12,10 +12,9 @@ counts: in order of value). Rarer values, and values that training never shows, 
 import math
 import tempfile
 import time
-import weakref
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +23,12 @@ import polars as pl
 
 from ctrlib.data.manifest import SPLITS
 from ctrlib.data.options import PrepareOptions
-from ctrlib.data.prepared import DrawWriter
+from ctrlib.data.prepared import write_draw
 from ctrlib.data.workers import MOST_THREADS, usable_cores
-from ctrlib.errors import UserError
+from ctrlib.errors import UserError, shown
 from ctrlib.training.dataset import OOV
 
-MOST_FOLDS = 1000
+MOST_SHOWN = 40  # characters of a value in a message
 LEFT_OUT = len(SPLITS)  # the part of rows that are in none
 BATCH = 1 << 17  # rows
 
@@ -56,16 +55,17 @@ class Cells:
     """Columns of cells as numbers of values, in a temporary file in ``folder``. Use it in a ``with``.
 
     ``rows``: how many rows there are. Number 0 is a missing cell; number n stands for ``values(column)[n]``.
+    ``files``: of each file that was read its name, its rows, and what names the place of one of them.
     """
 
     def __init__(self, folder: Path, columns: Sequence[str]) -> None:
-        self.folder, self.columns, self.rows = folder, tuple(columns), 0
+        self.columns, self.rows = tuple(columns), 0
+        self.files: list[tuple[str, int, Callable[[int], str]]] = []
         self._categories = {name: pl.Categories.random() for name in columns}
         # polars forgets categories of which no series is left
         self._kept = [pl.Series([], dtype=pl.Categorical(categories)) for categories in self._categories.values()]
         self._typed: dict[str, pl.Series] = {}
         self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 (closed by __exit__)
-        weakref.finalize(self, self._file.close)  # also where reading is refused before there is a `with`
         self._blocks: list[tuple[int, list[np.dtype]]] = []  # rows, and the type of each column's numbers
 
     def __enter__(self) -> "Cells":
@@ -127,6 +127,24 @@ class Cells:
             found[start : start + rows] = np.frombuffer(self._file.read(sizes[place]), kinds[place])
             start, at = start + rows, at + sum(sizes)
         return found
+
+    def need(self, name: str, bad: pl.Series, allowed: str) -> None:
+        """Raise :class:`UserError` for the first row whose value of a column is one of the ``bad``, if there is any."""
+        if not bad.any():
+            return
+        numbers = self.column(name)
+        row = int(bad.to_numpy().take(numbers).argmax())
+        if not bad[int(numbers[row])]:
+            return
+        value, before = self.values(name)[int(numbers[row])], np.cumsum([0, *(rows for _, rows, _ in self.files)])
+        at = int(np.searchsorted(before, row, side="right")) - 1
+        path, _, place = self.files[at]
+        problem = "no value" if value is None else shown(str(value), MOST_SHOWN)
+        raise UserError(f"{path}, {place(row - int(before[at]))}, column {name}: {problem}; {allowed}")
+
+    def refuse(self, name: str, problem: str) -> UserError:
+        """The error for a whole column."""
+        return UserError(f"{self.files[0][0]}, column {name}: {problem}")
 
     def blocks(self) -> Iterator[tuple[slice, dict[str, np.ndarray]]]:
         """Block by block: which rows it holds, and the numbers of each column."""
@@ -265,19 +283,10 @@ def in_buckets(values: pl.Series, edges: np.ndarray) -> pl.Series:
     return pl.Series(buckets).set(values.is_null(), None)
 
 
-def count_bucket(number: pl.Expr) -> pl.Expr:
-    """Criteo's numeric transform: floor(ln(x)^2) for x > 2, x itself otherwise; null stays null."""
-    squared = number.clip(lower_bound=1).cast(pl.Float64).log().pow(2).floor().cast(pl.Int64)
-    return pl.when(number > 2).then(squared).otherwise(number)
-
-
-def count_buckets(values: pl.Series, where: str) -> pl.Series:
-    """:func:`count_bucket` of numbers, which must be whole."""
-    whole = values.cast(pl.Int64, strict=False)
-    if not (whole == values).all() or whole.null_count() > values.null_count():
-        problem = "holds fractions or numbers beyond 64 bits"
-        raise UserError(f"{where}: {problem}; allowed with numeric rule 'criteo': whole numbers")
-    return whole.to_frame("x").select(count_bucket(pl.col("x")))["x"]
+def count_buckets(numbers: pl.Series) -> pl.Series:
+    """Criteo's transform of whole numbers: floor(ln(x)^2) for x > 2, x itself otherwise; null stays null."""
+    squared = numbers.clip(lower_bound=1).cast(pl.Float64).log().pow(2).floor().cast(pl.Int64)
+    return squared.zip_with((numbers > 2).fill_null(False), numbers)
 
 
 def fit_vocabulary(
@@ -309,18 +318,15 @@ def counts_of(rows: RawRows, column: str, train: np.ndarray) -> np.ndarray:
     return np.bincount(rows.cells.column(column)[train], minlength=len(rows.cells.values(column)))
 
 
-def with_count_buckets(rows: RawRows, names: Sequence[str], path: Path) -> RawRows:
-    """The rows with Criteo's rule applied to the fields ``names`` (:func:`count_buckets`)."""
-    fields = [
-        Field(one.name, one.column, count_buckets(one.values, f"{path}, column {one.name}"))
-        if one.name in names
-        else one
-        for one in rows.fields
-    ]
-    return replace(rows, fields=fields)
+def whole_numbers(cells: Cells, name: str, values: pl.Series) -> pl.Series:
+    """The ``values`` of a column's numbers as Int64; :class:`UserError` for the first row that holds another."""
+    whole = values.cast(pl.Int64, strict=False)
+    bad = whole.is_null() & values.is_not_null() if values.dtype == pl.String else whole.ne_missing(values)
+    cells.need(name, bad, "allowed: a whole number of at most 64 bits, or nothing")
+    return whole
 
 
-def write_draw(
+def encode_draw(
     folder: Path,
     draw: int,
     rows: RawRows,
@@ -348,18 +354,15 @@ def write_draw(
         text = pl.col("value").cast(pl.String).fill_null("")
         tables.append(known.select(pl.lit(one.name).alias("field"), text, "code"))
         codes.append(of_number)
-    sizes = {name: rows for name, (rows, _) in part_sizes(part, rows.labels).items()}
-    progress = Progress(report, f"{step}: encoding", total)
-    with DrawWriter(folder, draw, sizes, len(rows.fields)) as writer:
-        for name, ids, labels in _encoded(rows, codes, part):
-            writer.append(name, ids, labels)
-            progress.add(len(labels))
-        names = [one.name for one in rows.fields]
-        entry = writer.finish(names, [table.height + 1 for table in tables], pl.concat(tables))
+    dims = {one.name: table.height + 1 for one, table in zip(rows.fields, tables, strict=True)}
+    blocks = _encoded(rows, codes, part, Progress(report, f"{step}: encoding", total))
+    entry = write_draw(folder, draw, part_sizes(part, rows.labels), dims, blocks, pl.concat(tables))
     return entry | {"edges": {name: list(map(str, found.tolist())) for name, found in edges.items()}}
 
 
-def _encoded(rows: RawRows, codes: list[np.ndarray], part: np.ndarray) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+def _encoded(
+    rows: RawRows, codes: list[np.ndarray], part: np.ndarray, progress: Progress
+) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
     """Block by block and part by part: name, codes (n, F) int32 and labels (n,) of its rows, in their order."""
     with ThreadPoolExecutor(min(usable_cores(), MOST_THREADS)) as pool:
         for here, numbers in rows.cells.blocks():
@@ -374,3 +377,4 @@ def _encoded(rows: RawRows, codes: list[np.ndarray], part: np.ndarray) -> Iterat
             for place, name in enumerate(SPLITS):
                 chosen = np.flatnonzero(part[here] == place)
                 yield name, ids.take(chosen, axis=0), rows.labels[here][chosen]
+                progress.add(len(chosen))

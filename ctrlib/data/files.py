@@ -1,8 +1,10 @@
 """Writing files that are whole or not there, and reading them without trusting them."""
 
+import errno
 import hashlib
 import io
 import json
+import lzma
 import os
 import shutil
 import stat
@@ -10,9 +12,10 @@ import struct
 import warnings
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from pydantic_core import from_json
@@ -22,8 +25,8 @@ from ctrlib.errors import UserError
 
 LONGEST_HEADER = 10_000  # bytes of a .npy header; numpy's own limit
 
-# What zipfile raises for a damaged file, besides OSError: among them the wrong text of a name, and unknown packing.
-DAMAGED_ZIP = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError, struct.error)
+# What unpacking a damaged file raises, besides OSError: among them the wrong text of a name, and unknown packing.
+DAMAGED = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError, ValueError, struct.error)
 
 
 class Irregular(OSError):
@@ -65,6 +68,17 @@ def open_raw(path: Path) -> io.BufferedReader:
     return file
 
 
+@contextmanager
+def name_damage(path: Path, kind: str) -> Iterator[None]:
+    """Within, what is wrong with a packed file becomes a :class:`UserError`; trouble of the disk stays as it is."""
+    try:
+        yield
+    except (*DAMAGED, OSError) as error:
+        if getattr(error, "errno", None) not in (None, errno.EINVAL):  # EINVAL: a zip may lead before its start
+            raise
+        raise UserError(f"{path}: damaged {kind} ({one_line(error)}); download or copy it again") from None
+
+
 def write_synced(path: Path, content: bytes) -> None:
     """Write and force to disk, so that a rename never makes an empty file visible."""
     with path.open("wb") as file:
@@ -93,17 +107,16 @@ def sync_all(folder: Path) -> None:
         sync(path)
 
 
-def open_plain(path: Path) -> BinaryIO:
-    """Open a file for reading; :class:`Irregular` for anything else, which could lead elsewhere or never end."""
+def need_plain(path: Path) -> None:
+    """Raise :class:`Irregular` for anything but a file, which could lead elsewhere or never end."""
     if not stat.S_ISREG(path.lstat().st_mode):
         raise Irregular("a link, folder or device where a file should be")
-    return path.open("rb")
 
 
 def read_plain(path: Path) -> bytes:
-    """The bytes of a file; see :func:`open_plain`."""
-    with open_plain(path) as file:
-        return file.read()
+    """The bytes of a file; see :func:`need_plain`."""
+    need_plain(path)
+    return path.read_bytes()
 
 
 def parse_json(content: bytes | str) -> Any:

@@ -7,7 +7,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from ctrlib.data.files import sync, sync_all
+from filelock import FileLock, Timeout
+
+from ctrlib.data.files import remove, sync, sync_all
 from ctrlib.errors import UserError
 
 MANIFEST = "dataset.json"
@@ -53,6 +55,11 @@ def need_folder_path(path: Path | str) -> None:
         )
 
 
+def is_prepared(folder: Path) -> bool:
+    """Whether a folder is a prepared data set, or what is left of one that is damaged."""
+    return (folder / MANIFEST).exists() or (folder / "draw-0").is_dir()
+
+
 @contextmanager
 def new_folder(root: Path, name: str) -> Iterator[Path]:
     """A hidden folder beside ``root/name`` that takes that name when the ``with`` ends well, and is removed otherwise.
@@ -61,83 +68,55 @@ def new_folder(root: Path, name: str) -> Iterator[Path]:
     left behind is cleared away first.
     """
     folder = Path(root) / name
-    if folder.exists() and not _is_prepared(folder):
+    if folder.exists() and not is_prepared(folder):
         raise UserError(f"{folder}: exists but is no prepared data set; choose another name or folder")
-    if other := _clear_leftovers(folder):
-        raise UserError(f"{folder}: process {other} prepares it just now; wait for it, or choose another name")
-    staging = folder.with_name(f".{name}.new-{os.getpid()}")
     above = [parent for parent in folder.parents if not parent.exists()]
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    staging, earlier, lock = (folder.with_name(f".{name}.{kind}") for kind in ("new", "old", "lock"))
     try:
-        staging.mkdir(parents=True)
-        yield staging
-        _replace(staging, folder)
+        with FileLock(lock, timeout=0):
+            if earlier.exists() and not folder.exists():  # killed between the two renames of _replace
+                earlier.rename(folder)
+            remove(staging)
+            remove(earlier)
+            try:
+                staging.mkdir()
+                yield staging
+                _replace(staging, folder, earlier)
+            finally:
+                _remove_surely(staging)
+                lock.unlink(missing_ok=True)
+    except Timeout:
+        raise UserError(
+            f"{folder}: another process prepares it just now; wait for it, or choose another name"
+        ) from None
     finally:
-        try:
-            shutil.rmtree(staging, ignore_errors=True)
-        except KeyboardInterrupt:  # polars and Python may each report one Ctrl-C, the second one just here
-            shutil.rmtree(staging, ignore_errors=True)
-            raise
         for parent in above:  # folders made for nothing; one with the data set in it stays
             with suppress(OSError):
                 parent.rmdir()
 
 
-def _is_prepared(folder: Path) -> bool:
-    """Whether a folder is a prepared data set, or what is left of one."""
-    if (folder / MANIFEST).is_file():
-        return True
-    return folder.is_dir() and all(re.fullmatch(r"dataset.json|draw-[0-9]+", path.name) for path in folder.iterdir())
+def _remove_surely(folder: Path) -> None:
+    try:
+        shutil.rmtree(folder, ignore_errors=True)
+    except KeyboardInterrupt:  # polars and Python may each report one Ctrl-C, the second one just here
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
 
 
-def _replace(staging: Path, folder: Path) -> None:
-    """Give ``staging`` the name of ``folder``; an earlier folder of that name steps back if that fails.
+def _replace(staging: Path, folder: Path, earlier: Path) -> None:
+    """Give ``staging`` the name of ``folder``; what is there steps back to ``earlier``, and returns if that fails.
 
     All of the new one is on disk before the earlier one is removed.
     """
     sync_all(staging)
-    if not folder.exists():
-        staging.rename(folder)
-        sync(folder.parent)
-        return
-    earlier = folder.with_name(f".{folder.name}.old-{os.getpid()}")
-    folder.rename(earlier)
+    if folder.exists():
+        folder.rename(earlier)
     try:
         staging.rename(folder)
     except BaseException:
-        earlier.rename(folder)
+        if earlier.exists():
+            earlier.rename(folder)
         raise
     sync(folder.parent)
     shutil.rmtree(earlier, ignore_errors=True)
-
-
-def _clear_leftovers(folder: Path) -> int:
-    """Remove what earlier preparations of ``folder`` left when they were killed; give back one that was set aside.
-
-    Returns:
-        The number of a process that is at it now, else 0.
-    """
-    at_work = 0
-    for kind in ("old", "new"):
-        start = f".{folder.name}.{kind}-"
-        for left in sorted(folder.parent.glob(f"{start}*")):
-            process = left.name.removeprefix(start)
-            if not process.isdecimal():
-                continue
-            if _runs(int(process), left.stat().st_ctime):
-                at_work = int(process)
-                continue
-            if kind == "old" and not folder.exists():
-                left.rename(folder)
-            else:
-                shutil.rmtree(left, ignore_errors=True)
-    return at_work
-
-
-def _runs(process: int, since: float) -> bool:
-    """Whether another process of that number is running that was there at that time."""
-    import psutil
-
-    try:
-        return process != os.getpid() and psutil.Process(process).create_time() <= since
-    except psutil.Error:
-        return False

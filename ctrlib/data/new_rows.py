@@ -9,9 +9,9 @@ import numpy as np
 import polars as pl
 
 from ctrlib.data.columns import plain_numbers
-from ctrlib.data.encode import count_buckets, in_buckets
-from ctrlib.data.formats.own_table import read_columns, without_missing
+from ctrlib.data.encode import count_buckets, in_buckets, whole_numbers
 from ctrlib.data.options import PrepareOptions
+from ctrlib.data.own_table import read_columns, without_missing
 from ctrlib.errors import UserError
 from ctrlib.training.dataset import OOV
 
@@ -48,7 +48,7 @@ def encode_new(
                 if name in edges:
                     text = in_buckets(text, np.array(edges[name], np.float64))
                 elif one["numeric"]:
-                    text = count_buckets(text, f"{path}, column {name}")
+                    text = count_buckets(whole_numbers(cells, name, text))
                 of_value = text.cast(pl.String).fill_null("").replace_strict(vocabulary[name], default=OOV)
                 codes[:, place] = of_value.cast(pl.Int32).to_numpy().take(cells.column(name))
     return codes

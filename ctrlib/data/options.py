@@ -1,6 +1,6 @@
 """How raw rows become a prepared data set: the options of ``ctrlib data prepare``, stated once."""
 
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -8,7 +8,7 @@ from ctrlib.config import Settings
 from ctrlib.errors import UserError
 
 Layout = Literal["criteo", "avazu", "frappe", "table"]
-_OWN, _FRAPPE = {"only": "table"}, {"only": "frappe"}  # layouts that an option is for
+OWN, FRAPPE = "Own data: ", "Frappe: "  # how the help of an option begins that is for one layout alone
 
 
 class PrepareOptions(Settings):
@@ -18,63 +18,53 @@ class PrepareOptions(Settings):
         default=None,
         description="Layout of the raw file, when NAME does not say it. (Default: table, your own CSV or Parquet.)",
     )
-    label: str = Field(default="label", description="Own data: the column with 0 and 1.", json_schema_extra=_OWN)
+    label: str = Field(default="label", description="Own data: the column with 0 and 1.")
     positive: str | None = Field(
         default=None,
         description="Own data: the label that counts as a click, 'yes' or '>3'; all others do not. (Default: 1, true.)",
-        json_schema_extra=_OWN,
     )
     drop_label: tuple[str, ...] = Field(
         default=(),
         description="Own data: labels whose rows are left out, such as 3, or missing.",
-        json_schema_extra=_OWN,
     )
     drop: tuple[str, ...] = Field(
         default=(),
         description="Own data: columns to leave out; repeat it or use commas. Patterns work: 'id,debug_*'.",
-        json_schema_extra=_OWN,
     )
     numeric: tuple[str, ...] = Field(
         default=(),
         description="Own data: columns to cut into buckets. Without it: fractions, and whole numbers that look like a "
         "quantity. Patterns work: 'I*'.",
-        json_schema_extra=_OWN,
     )
     categorical: tuple[str, ...] = Field(
         default=(),
         description="Own data: columns whose every value is a category, such as ids stored as numbers: 'C*'.",
-        json_schema_extra=_OWN,
     )
     missing: tuple[str, ...] = Field(
         default=(),
         description="Own data: cells that mean nothing is there, such as -999. (Always: empty ones; and among numbers "
         "the usual marks, such as NA.)",
-        json_schema_extra=_OWN,
     )
     decimal: Literal[".", ","] | None = Field(
         default=None,
         description="Own data: the decimal mark of numbers. (Default: the one that fits.)",
-        json_schema_extra=_OWN,
     )
     separator: str | None = Field(
         default=None,
         pattern=r'^[^"\r\n]{1,8}$',
         description="Own data: what stands between columns, such as '|', '::' or tab. (Default: what divides all "
         "first lines alike.)",
-        json_schema_extra=_OWN,
     )
     buckets: int = Field(
         default=20,
         ge=2,
         le=1000,
         description="Own data: buckets of a numeric column, equally full in train.",
-        json_schema_extra=_OWN,
     )
     numeric_rule: Literal["quantile", "criteo"] = Field(
         default="quantile",
         description="Own data: quantile: buckets fitted on train. criteo: x above 2 becomes floor(ln(x)^2), for "
         "counts.",
-        json_schema_extra=_OWN,
     )
     split: Literal["random", "time"] = Field(
         default="random",
@@ -99,41 +89,31 @@ class PrepareOptions(Settings):
     time_column: str | None = Field(
         default=None,
         description="Own data: the column to sort by for --split time; it is no feature.",
-        json_schema_extra=_OWN,
     )
     time_format: str | None = Field(
         default=None,
         description="Own data: how its text is written, such as '%d.%m.%Y %H:%M', or number. (Default: numbers, ISO "
         "8601, or the form that every row fits if it is one only.)",
-        json_schema_extra=_OWN,
     )
     fold_column: str | None = Field(
         default=None,
         description="Own data: the column that says the fold of a row; it is no feature. As many draws as folds: draw "
         "d tests on fold d, validates on the next and trains on the rest, so each row is tested once. Or it says "
         "train, valid and test: one draw.",
-        json_schema_extra=_OWN,
     )
     negatives: int = Field(
         default=2,
         ge=1,
         le=100,
         description="Frappe: items drawn for each use, among those the user never used.",
-        json_schema_extra=_FRAPPE,
     )
     negatives_stay: Literal["together", "apart"] = Field(
         default="together",
         description="Frappe: whether a use and its negatives stay in one part, or rows are divided one by one.",
-        json_schema_extra=_FRAPPE,
     )
     rows: int | None = Field(
         default=None, ge=10, description="Use only the first so many rows, for example of the full Criteo file."
     )
-
-    @field_validator("shares", mode="before")
-    @classmethod
-    def _shares_by_commas(cls, shares: Any) -> Any:
-        return tuple(shares.split(",")) if isinstance(shares, str) else shares
 
     @field_validator("shares")
     @classmethod
@@ -173,9 +153,10 @@ class PrepareOptions(Settings):
     def refuse_unused(self, layout: str) -> None:
         """Raise :class:`UserError` for an option that the layout would ignore, which is a mistake."""
         for name, one in type(self).model_fields.items():
-            only = (one.json_schema_extra or {}).get("only", layout)
-            if only != layout and getattr(self, name) != one.default:
-                flag = "--" + name.replace("_", "-")
-                if only == "frappe":
-                    raise UserError(f"{flag} is for the Frappe log; layout {layout!r} has its own negatives")
+            if getattr(self, name) == one.default:
+                continue
+            flag = "--" + name.replace("_", "-")
+            if one.description.startswith(OWN) and layout != "table":
                 raise UserError(f"{flag} is for your own CSV or Parquet; layout {layout!r} has fixed columns")
+            if one.description.startswith(FRAPPE) and layout != "frappe":
+                raise UserError(f"{flag} is for the Frappe log; layout {layout!r} has its own negatives")

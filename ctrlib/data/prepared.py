@@ -14,184 +14,89 @@ vocabulary may only know its own training rows.
 
 import hashlib
 import io
-import math
-import stat
-from collections.abc import Sequence
-from contextlib import ExitStack
+import json
+from collections.abc import Iterable
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ctrlib.data.files import open_plain, read_npy_header
-from ctrlib.data.manifest import (
-    FILE,
-    PREPARE_AGAIN,
-    SPLITS,
-    VOCABULARY,
-    fingerprint,
-    read_manifest,
-)
-from ctrlib.data.verified import Files
+from ctrlib.data.files import Irregular, file_sha256, need_plain, one_line, parse_json, read_plain, replace_file
+from ctrlib.data.manifest import FILE, PREPARE_AGAIN, SPLITS, VOCABULARY, fingerprint, read_manifest
 from ctrlib.errors import UserError
 from ctrlib.training.dataset import Dataset, Split
 
 ROWS_TOGETHER = 1 << 16  # rows looked at together
+NOTE, LARGE = ".verified.json", 1 << 28  # bytes
 
 
-def validate_dataset(dataset: Dataset) -> None:
-    """Raise :class:`UserError` unless shapes and types agree, codes are in range and each part has both classes."""
-    where = f"data set {dataset.name!r}, draw {dataset.draw}"
-    fields = len(dataset.field_names)
-    if fields == 0 or len(dataset.field_dims) != fields:
-        raise UserError(
-            f"{where}: {fields} field names and {len(dataset.field_dims)} field sizes; allowed: as many, > 0"
-        )
-    if len(set(dataset.field_names)) != fields:
-        raise UserError(f"{where}: a field name occurs twice in {list(dataset.field_names)}; allowed: unique names")
-    for part, split in dataset.splits().items():
-        place = f"{where}, {part}"
-        if split.labels.ndim != 1 or split.labels.dtype != np.uint8:
-            raise UserError(f"{place}: labels are {split.labels.dtype}{split.labels.shape}; allowed: uint8 (N,)")
-        if split.ids.dtype != np.int32 or split.ids.shape != (len(split), fields):
-            raise UserError(
-                f"{place}: ids are {split.ids.dtype}{split.ids.shape}; allowed: int32 {(len(split), fields)}"
-            )
-        if split.probability is not None and split.probability.shape != split.labels.shape:
-            raise UserError(f"{place}: probability has shape {split.probability.shape}; allowed: {split.labels.shape}")
-        if len(split) == 0:
-            raise UserError(f"{place}: no rows; allowed: at least one row of each class")
-        lowest, highest = _range(split.ids)
-        for name, size, low, high in zip(dataset.field_names, dataset.field_dims, lowest, highest, strict=True):
-            if low < 0 or high >= size:
-                raise UserError(f"{place}, field {name}: code {low if low < 0 else high}; allowed: 0 to {size - 1}")
-        clicks = int(np.count_nonzero(split.labels == 1))
-        if clicks + int(np.count_nonzero(split.labels == 0)) != len(split):
-            raise UserError(f"{place}: label {int(split.labels.max())}; allowed: 0 or 1")
-        if clicks in (0, len(split)):
-            problem = f"all {len(split)} labels are {int(clicks > 0)}"
-            raise UserError(f"{place}: {problem}; allowed: both 0 and 1 (more rows, or other shares or seed)")
+def write_draw(
+    folder: Path,
+    draw: int,
+    sizes: dict[str, tuple[int, int]],
+    dims: dict[str, int],
+    blocks: Iterable[tuple[str, np.ndarray, np.ndarray]],
+    vocabulary: Any,
+) -> dict[str, Any]:
+    """Write the files of a draw below ``folder``; return its entry for dataset.json.
 
-
-def _range(ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Smallest and largest code of each field, (F,) each; a table on disk is read in blocks."""
-    lowest, highest = ids[0].copy(), ids[0].copy()
-    for start in range(0, len(ids), ROWS_TOGETHER):
-        block = ids[start : start + ROWS_TOGETHER]
-        np.minimum(lowest, block.min(axis=0), out=lowest)
-        np.maximum(highest, block.max(axis=0), out=highest)
-    return lowest, highest
-
-
-def bytes_per_row(fields: int, draws: int) -> int:
-    """Roughly the bytes that a row takes on disk: its numbers while it is prepared, and its codes in each draw."""
-    return 2 * fields + draws * (4 * fields + 1)
-
-
-class _HashedFile:
-    """A new file whose bytes are hashed as they are written. Python's own file, so a full disk is reported as such."""
-
-    def __init__(self, path: Path) -> None:
-        self.path, self.total, self._file = path, hashlib.sha256(), open(path, "wb")  # noqa: SIM115 (see close)
-
-    def write(self, data: Any) -> None:
-        self._file.write(data)
-        self.total.update(data)
-
-    def close(self) -> None:
-        self._file.close()
-
-
-class DrawWriter:
-    """The files of one draw, written row by row in blocks. Use it in a ``with``, and ``finish`` it there.
-
-    ``rows`` says how many rows each part will have.
+    Args:
+        sizes: of each part the rows and the clicks.
+        dims: the number of codes of each field.
+        blocks: the rows, as part, codes (n, F) int32 and labels (n,) uint8; those of a part in their order.
+        vocabulary: a frame of field, value, code.
     """
+    place, sums = folder / f"draw-{draw}", {}
+    place.mkdir()
+    with ExitStack() as stack:
+        files = {}
 
-    def __init__(self, folder: Path, draw: int, rows: dict[str, int], fields: int) -> None:
-        self.draw, self.rows, self.fields = draw, rows, fields
-        self.clicks = dict.fromkeys(rows, 0)
-        self._written = dict.fromkeys(rows, 0)
-        self._folder = folder / f"draw-{draw}"
-        self._files: dict[tuple[str, str], _HashedFile] = {}
-        self._open = ExitStack()
+        def write(name: str, data: memoryview) -> None:
+            files[name].write(data)
+            sums[name].update(data)
 
-    def __enter__(self) -> "DrawWriter":
-        self._folder.mkdir()
-        with ExitStack() as stack:
-            for part, count in self.rows.items():
-                for kind, shape, dtype in (("ids", (count, self.fields), "<i4"), ("labels", (count,), "|u1")):
-                    file = _HashedFile(self._folder / f"{part}_{kind}.npy")
-                    stack.callback(file.close)
-                    head = {"descr": dtype, "fortran_order": False, "shape": shape}
-                    np.lib.format.write_array_header_1_0(file, head)
-                    self._files[part, kind] = file
-            self._open = stack.pop_all()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._open.close()
-
-    def append(self, part: str, ids: np.ndarray, labels: np.ndarray) -> None:
-        """Add rows to a part: ``ids`` (n, F) int32, ``labels`` (n,) uint8."""
-        self._files[part, "ids"].write(np.ascontiguousarray(ids, "<i4").data)
-        self._files[part, "labels"].write(np.ascontiguousarray(labels, np.uint8).data)
-        self._written[part] += len(labels)
-        self.clicks[part] += int(np.count_nonzero(labels))
-
-    def finish(self, names: Sequence[str], dims: Sequence[int], vocabulary: Any) -> dict[str, Any]:
-        """Close the files, add ``vocabulary`` (a frame: field, value, code); return the entry for dataset.json."""
-        if self._written != self.rows:
-            raise RuntimeError(f"{self._folder}: {self._written} rows were written, {self.rows} announced")
-        self._open.close()
-        packed = io.BytesIO()
-        vocabulary.write_parquet(packed)
-        path = self._folder / VOCABULARY
-        path.write_bytes(packed.getbuffer())
-        entry = {
-            "fields": [{"name": name, "dim": dim} for name, dim in zip(names, dims, strict=True)],
-            "rows": self.rows,
-            "click_rate": {part: self.clicks[part] / count for part, count in self.rows.items()},
-            "sha256": {file.path.name: file.total.hexdigest() for file in self._files.values()},
-        }
-        name = fingerprint(entry)
-        entry["sha256"] = {**entry["sha256"], path.name: hashlib.sha256(packed.getbuffer()).hexdigest()}
-        return {"draw": self.draw, **entry, "fingerprint": name}
+        for part, (rows, _) in sizes.items():
+            for kind, shape, dtype in (("ids", (rows, len(dims)), "<i4"), ("labels", (rows,), "|u1")):
+                name, head = f"{part}_{kind}.npy", io.BytesIO()
+                np.lib.format.write_array_header_1_0(head, {"descr": dtype, "fortran_order": False, "shape": shape})
+                # Python's own file, so that a full disk is reported as such
+                files[name], sums[name] = stack.enter_context(open(place / name, "wb")), hashlib.sha256()
+                write(name, head.getbuffer())
+        for part, ids, labels in blocks:
+            write(f"{part}_ids.npy", np.ascontiguousarray(ids, "<i4").data)
+            write(f"{part}_labels.npy", np.ascontiguousarray(labels, np.uint8).data)
+    packed = io.BytesIO()
+    vocabulary.write_parquet(packed)
+    (place / VOCABULARY).write_bytes(packed.getbuffer())
+    entry = {
+        "fields": [{"name": name, "dim": dim} for name, dim in dims.items()],
+        "rows": {part: rows for part, (rows, _) in sizes.items()},
+        "click_rate": {part: clicks / rows for part, (rows, clicks) in sizes.items()},
+        "sha256": {name: total.hexdigest() for name, total in sums.items()},
+    }
+    name = fingerprint(entry)
+    entry["sha256"][VOCABULARY] = file_sha256(place / VOCABULARY)
+    return {"draw": draw, **entry, "fingerprint": name}
 
 
-def open_draw(folder: Path, draw: int = 0, mmap: bool = True, trust: bool = True) -> Dataset:
+def open_draw(folder: Path, draw: int = 0, trust: bool = True) -> Dataset:
     """Open draw ``draw`` of a prepared folder; every array is checked against its header and its SHA-256.
 
-    With ``mmap`` the code arrays stay on disk until they are read; labels are always in memory. With ``trust``, files
-    that are untouched since they were checked are not read again (:mod:`ctrlib.data.verified`). Raises
-    :class:`UserError` naming the file that is missing or damaged.
+    The code arrays stay on disk until they are read. With ``trust``, large files that are untouched since they were
+    checked are not read again. Raises :class:`UserError` naming the file that is missing or damaged.
     """
     folder = Path(folder)
     manifest = read_manifest(folder)
-    entries = {entry["draw"]: entry for entry in manifest["draws"]}
-    if draw not in entries:
-        raise UserError(f"{folder}: draw {draw} does not exist; allowed: 0 to {max(entries)} (prepare with --draws)")
-    entry = entries[draw]
-    place = folder / f"draw-{draw}"
-    files = Files(place, trust)
-    parts = {}
+    entry, place, parts = _entry(folder, manifest, draw), folder / f"draw-{draw}", {}
+    dims = tuple(field["dim"] for field in entry["fields"])
     for part in SPLITS:
         rows = entry["rows"][part]
-        ids = _open_array(place / f"{part}_ids.npy", files, entry, (rows, len(entry["fields"])), np.int32, mmap)
-        labels = _open_array(place / f"{part}_labels.npy", files, entry, (rows,), np.uint8, mmap=False)
-        parts[part] = Split(ids, labels)
-    dataset = Dataset(
-        name=manifest["name"],
-        draw=draw,
-        field_names=tuple(field["name"] for field in entry["fields"]),
-        field_dims=tuple(field["dim"] for field in entry["fields"]),
-        fingerprint=entry["fingerprint"],
-        **parts,
-    )
-    if files.fresh:  # what was hashed is in the system's cache now, so looking at the codes too costs little
-        validate_dataset(dataset)
-        files.remember()
-    return dataset
+        ids = _open_array(place / f"{part}_ids.npy", entry, (rows, len(dims)), np.int32, np.array(dims), trust)
+        labels = _open_array(place / f"{part}_labels.npy", entry, (rows,), np.uint8, np.array(2), trust)
+        parts[part] = Split(ids, np.array(labels))
+    names = tuple(field["name"] for field in entry["fields"])
+    return Dataset(manifest["name"], draw, names, dims, **parts, fingerprint=entry["fingerprint"])
 
 
 def verify_draw(folder: Path, draw: int) -> None:
@@ -210,46 +115,80 @@ def read_vocabulary(folder: Path, draw: int) -> dict[str, dict[int, str]]:
 
 
 def _whole_vocabulary(folder: Path, draw: int) -> Path:
-    entry = {one["draw"]: one for one in read_manifest(folder)["draws"]}[draw]
     path = Path(folder) / f"draw-{draw}" / VOCABULARY
-    _need_whole(path, Files(path.parent, trust=False), entry)
+    _need_whole(path, _entry(folder, read_manifest(folder), draw), trust=False)
     return path
 
 
-def _need_whole(path: Path, files: Files, entry: dict[str, Any]) -> None:
-    """Raise :class:`UserError` unless a file is there and has the hash that ``dataset.json`` says."""
+def _entry(folder: Path, manifest: dict[str, Any], draw: int) -> dict[str, Any]:
+    entries = {entry["draw"]: entry for entry in manifest["draws"]}
+    if draw not in entries:
+        raise UserError(f"{folder}: draw {draw} does not exist; allowed: 0 to {max(entries)} (prepare with --draws)")
+    return entries[draw]
+
+
+def _need_whole(path: Path, entry: dict[str, Any], trust: bool) -> bool:
+    """Raise :class:`UserError` unless a file has the hash that ``dataset.json`` says; whether that was known before."""
     try:
-        if not stat.S_ISREG(path.lstat().st_mode):
-            raise UserError(f"{path}: damaged (a link, folder or device where a file should be); {PREPARE_AGAIN}")
-        whole = files.is_whole(path, entry["sha256"][path.name])
+        need_plain(path)
+        if trust and _is_known(path, entry["sha256"][path.name]):
+            return True
+        whole = file_sha256(path) == entry["sha256"][path.name]
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"{path}: missing; {PREPARE_AGAIN}") from None
+    except Irregular as error:
+        raise UserError(f"{path}: damaged ({error}); {PREPARE_AGAIN}") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error})") from None
     if not whole:
         raise UserError(f"{path}: damaged (its SHA-256 differs from {FILE}); {PREPARE_AGAIN}")
+    return False
 
 
 def _open_array(
-    path: Path, files: Files, entry: dict[str, Any], shape: tuple[int, ...], dtype: type, mmap: bool
+    path: Path, entry: dict[str, Any], shape: tuple[int, ...], dtype: type, sizes: np.ndarray, trust: bool
 ) -> np.ndarray:
-    """Load one ``.npy`` after comparing its hash, header and size with what ``dataset.json`` says."""
-    _need_whole(path, files, entry)
-    with open_plain(path) as file:
-        try:
-            found = read_npy_header(file)
-        except ValueError as error:
-            raise UserError(f"{path}: damaged ({error}); {PREPARE_AGAIN}") from None
-        size = file.tell() + math.prod(shape) * np.dtype(dtype).itemsize
-    if found != (shape, np.dtype(dtype)) or path.stat().st_size != size:
-        raise UserError(f"{path}: holds {found[1]}{found[0]}; allowed: {np.dtype(dtype)}{shape}; {PREPARE_AGAIN}")
-    return _load(path, mmap)
+    """Open one ``.npy`` after comparing hash and header with ``dataset.json``; its numbers are below ``sizes``."""
+    known = _need_whole(path, entry, trust)
+    try:
+        # copy-on-write: torch wraps only writable arrays, and what is written never reaches the file
+        found = np.lib.format.open_memmap(path, mode="c")
+    except Exception as error:  # the header is a Python literal, and numpy lets through whatever its parser raises
+        raise UserError(f"{path}: damaged ({one_line(error)}); {PREPARE_AGAIN}") from None
+    if (found.shape, found.dtype) != (shape, np.dtype(dtype)):
+        raise UserError(f"{path}: holds {found.dtype}{found.shape}; allowed: {np.dtype(dtype)}{shape}; {PREPARE_AGAIN}")
+    if not known:
+        for start in range(0, len(found), ROWS_TOGETHER):
+            block = found[start : start + ROWS_TOGETHER]
+            if (wrong := (block < 0) | (block >= sizes)).any():
+                raise UserError(f"{path}: holds the code {block[wrong][0]}, which no field has; {PREPARE_AGAIN}")
+        _remember(path, entry["sha256"][path.name])
+    return found
 
 
-def _load(path: Path, mmap: bool) -> np.ndarray:
-    if not mmap:
-        return np.load(path, allow_pickle=False)
-    try:  # copy-on-write: torch wraps only writable arrays, and what is written never reaches the file
-        return np.load(path, mmap_mode="c", allow_pickle=False)
-    except OSError:  # a system that sets memory aside for every writable page may refuse a large file
-        return np.load(path, mmap_mode="r", allow_pickle=False)
+def _is_known(path: Path, sha256: str) -> bool:
+    """Whether a large file was found whole before and is untouched since then.
+
+    What was found stands in ``.verified.json`` beside it: size, times and place on the disk. The time of the last
+    change is kept by the system and cannot be set. What a disk changes by itself is seen by ``ctrlib data verify``.
+    """
+    return path.stat().st_size >= LARGE and _noted(path.parent).get(path.name) == [*_state(path), sha256]
+
+
+def _remember(path: Path, sha256: str) -> None:
+    if path.stat().st_size >= LARGE:
+        note = {**_noted(path.parent), path.name: [*_state(path), sha256]}
+        with suppress(OSError):  # where the folder is closed to writing, files are hashed by each process
+            replace_file(path.parent / NOTE, json.dumps(note).encode())
+
+
+def _state(path: Path) -> list[int]:
+    state = path.stat()
+    return [state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_ino]
+
+
+def _noted(folder: Path) -> dict[str, Any]:
+    with suppress(OSError, ValueError):
+        note = parse_json(read_plain(folder / NOTE))
+        return note if isinstance(note, dict) else {}
+    return {}

@@ -10,10 +10,10 @@ import numpy as np
 
 from ctrlib.config import SyntheticSettings, digest
 from ctrlib.data.files import file_sha256, need_space
-from ctrlib.data.folders import data_root, need_folder_path, new_folder, project_root
-from ctrlib.data.manifest import FILE, SPLITS, read_manifest, write_manifest
+from ctrlib.data.folders import data_root, is_prepared, need_folder_path, new_folder, project_root
+from ctrlib.data.manifest import SPLITS, read_manifest, write_manifest
 from ctrlib.data.options import Layout, PrepareOptions
-from ctrlib.data.prepared import open_draw, read_vocabulary, validate_dataset, verify_draw
+from ctrlib.data.prepared import open_draw, read_vocabulary, verify_draw
 from ctrlib.errors import UserError, shown, unknown
 from ctrlib.training.dataset import Dataset
 
@@ -76,32 +76,51 @@ def prepare(
         raise UserError(f"{paths[-1]}: layout {layout!r} is read from one file; allowed: one --raw")
     if others and (len(others) < 2 or options.divides):
         raise UserError("three files divide the rows: give --valid and --test, and no option that divides them too")
-    from ctrlib.data.formats import avazu, criteo, frappe, own_table
+    from ctrlib.data import own_table, raw_logs
 
     settings = {
         **options.model_dump(mode="json", exclude={"layout", "min_count"}),
         "layout": layout,
         "min_count": options.min_count or MIN_COUNTS[layout],
     }
+
+    def read(scratch: Path) -> "RawRows":
+        if layout == "table":
+            return own_table.read(paths, scratch, options, report, [Path(path) for path in others])
+        of = {"criteo": raw_logs.read_criteo, "avazu": raw_logs.read_avazu, "frappe": raw_logs.read_frappe}[layout]
+        return of(paths[0], scratch, options, report)
+
+    files = ", ".join(Path(path).name for path in (*paths, *others))
+    facts = {"kind": layout, "source": {"file": files}, "settings": settings}
+    return make(root, name, read, options, facts, report)
+
+
+def make(
+    root: Path,
+    name: str,
+    read: Callable[[Path], "RawRows"],
+    options: PrepareOptions,
+    facts: dict[str, Any],
+    report: Callable[[str], None],
+) -> Path:
+    """Write the rows that ``read`` gets, with the help of a scratch folder, as the data set ``root/name``.
+
+    ``facts``: what dataset.json is to say of it: kind, source and settings, with ``min_count`` in these.
+    """
     with new_folder(root, name) as staging:
         with TemporaryDirectory(dir=staging, prefix="scratch") as scratch:
-            if layout == "table":
-                rows = own_table.read(paths, Path(scratch), options, report, [Path(path) for path in others])
-            else:
-                read = {"criteo": criteo.read, "avazu": avazu.read, "frappe": frappe.read}[layout]
-                rows = read(paths[0], Path(scratch), options, report)
+            rows = read(Path(scratch))
             with rows.cells:
-                settings["draws"] = len(rows.fold_names) or options.draws
-                files = ", ".join(Path(path).name for path in (*paths, *others))
-                report(f"hashing {files}")
-                sums = [file_sha256(path) for path in rows.sources]
-                source = {"file": files, "sha256": sums[0] if len(sums) == 1 else digest(sums)}
-                facts = {"kind": layout, "source": source, "settings": settings}
+                if rows.sources:
+                    report(f"hashing {facts['source']['file']}")
+                    sums = [file_sha256(path) for path in rows.sources]
+                    facts["source"]["sha256"] = sums[0] if len(sums) == 1 else digest(sums)
+                facts["settings"]["draws"] = len(rows.fold_names) or options.draws
                 facts |= {"folds": rows.fold_names} if rows.fold_names else {}
                 facts |= {"numeric_columns": list(rows.numeric)}
                 facts |= {"columns": rows.columns} if rows.columns else {}
-                entries = _write_draws(staging, paths[0], rows, options, settings, report)
-        if layout == "table":
+                entries = _write_draws(staging, rows, options, facts["settings"], report)
+        if rows.columns:
             from ctrlib.data.facts import suspicions
 
             report("looking for fields that give the label away")
@@ -112,12 +131,7 @@ def prepare(
 
 
 def _write_draws(
-    staging: Path,
-    raw: Path,
-    rows: "RawRows",
-    options: PrepareOptions,
-    settings: dict[str, Any],
-    report: Callable[[str], None],
+    staging: Path, rows: "RawRows", options: PrepareOptions, settings: dict[str, Any], report: Callable[[str], None]
 ) -> list[dict[str, Any]]:
     """Write every draw; the entries of the draws for dataset.json."""
     from ctrlib.data import encode
@@ -125,14 +139,12 @@ def _write_draws(
     total, draws, entries = rows.cells.rows if rows.kept is None else len(rows.kept), settings["draws"], []
     need_space(staging, total * draws * (4 * len(rows.fields) + 1))
     bucketed = rows.numeric if options.numeric_rule == "quantile" else ()
-    if options.numeric_rule == "criteo":
-        rows = encode.with_count_buckets(rows, rows.numeric, raw)
     for draw in range(draws):
         step = f"draw {draw + 1} of {draws}"
         report(f"{step}: dividing the rows")
         part = encode.division(rows, draw, options)
-        _need_classes(raw, draw, encode.part_sizes(part, rows.labels), rows.fold_names)
-        entry = encode.write_draw(
+        _need_classes(rows, draw, encode.part_sizes(part, rows.labels))
+        entry = encode.encode_draw(
             staging, draw, rows, part, settings["min_count"], report, step, bucketed, options.buckets
         )
         if rows.time is not None:
@@ -143,15 +155,16 @@ def _write_draws(
     return entries
 
 
-def _need_classes(raw: Path, draw: int, sizes: dict[str, tuple[int, int]], folds: list[Any]) -> None:
+def _need_classes(rows: "RawRows", draw: int, sizes: dict[str, tuple[int, int]]) -> None:
     """Refuse a division in which a part lacks a class; ``sizes``: rows and clicks of each part."""
-    total = sum(rows for rows, _ in sizes.values())
-    for place, (part, (rows, clicks)) in enumerate(sizes.items()):
-        if clicks in (0, rows):
-            has = "no rows" if rows == 0 else f"{rows} rows, all with label {int(clicks > 0)}"
+    total, folds = sum(count for count, _ in sizes.values()), rows.fold_names
+    for place, (part, (count, clicks)) in enumerate(sizes.items()):
+        if clicks in (0, count):
+            has = "no rows" if count == 0 else f"{count} rows, all with label {int(clicks > 0)}"
             fold = f", fold {shown(folds[(draw + 2 - place) % len(folds)])}," if folds and place else ""
             problem = f"{total} rows are too few: the {part} part of draw {draw}{fold} has {has}"
-            raise UserError(f"{raw}: {problem}; allowed: rows of both labels in each part (more rows, or other shares)")
+            allowed = "rows of both labels in each part (more rows, or other shares)"
+            raise UserError(f"{rows.cells.files[0][0]}: {problem}; allowed: {allowed}")
 
 
 def _check_name(name: str) -> None:
@@ -183,16 +196,16 @@ def find(name: str, data_dir: Path | str | None = None) -> Path:
     plain = Path(name).name == name and name not in (".", "..")
     need_folder_path(name)
     try:
-        if plain and _is_prepared(root / name):
+        if plain and is_prepared(root / name):
             return root / name
-        if _is_prepared(folder := project_root() / Path(name).expanduser()):
+        if is_prepared(folder := project_root() / Path(name).expanduser()):
             return folder
     except OSError as error:
         raise UserError(f"data set {shown(name)} in {root}: cannot be read ({error.strerror or error})") from None
     if name in HOW_TO_GET:
         problem = f"data set {name!r} is not prepared yet in {root}; allowed now: {', '.join(_names(root))}"
         raise UserError(f"{problem}. Run: ctrlib data prepare {name} --raw FILE, with {HOW_TO_GET[name]}")
-    from ctrlib.data.hub.published import PUBLISHED
+    from ctrlib.data.published import PUBLISHED
 
     if name in PUBLISHED:
         raise UserError(f"data set {name!r} is not in {root} yet. Run: ctrlib data fetch {name}")
@@ -205,12 +218,7 @@ def find(name: str, data_dir: Path | str | None = None) -> Path:
 def _names(root: Path) -> list[str]:
     """Names that load at once: the embedded data and every prepared folder."""
     found = root.iterdir() if root.is_dir() else ()
-    return ["synthetic", *sorted(p.name for p in found if not p.name.startswith(".") and _is_prepared(p))]
-
-
-def _is_prepared(folder: Path) -> bool:
-    """Whether a folder is a prepared data set, or what is left of one that is damaged."""
-    return (folder / FILE).exists() or (folder / "draw-0").is_dir()
+    return ["synthetic", *sorted(p.name for p in found if not p.name.startswith(".") and is_prepared(p))]
 
 
 def verify(name: str, data_dir: Path | str | None = None, report: Callable[[str], None] = _quiet) -> list[str]:
@@ -227,7 +235,7 @@ def verify(name: str, data_dir: Path | str | None = None, report: Callable[[str]
 
 def catalogue(data_dir: Path | str | None = None) -> list[Entry]:
     """Everything that can be loaded, prepared or fetched; embedded and prepared data first."""
-    from ctrlib.data.hub.published import PUBLISHED
+    from ctrlib.data.published import PUBLISHED
 
     root = Path(data_dir) if data_dir is not None else data_root()
     embedded = SyntheticSettings()
@@ -274,7 +282,6 @@ def describe(
     from ctrlib.data import facts
 
     dataset = load(name, draw, data_dir, synthetic)
-    validate_dataset(dataset)  # a code beyond its field would be counted nowhere
     about: dict[str, Any] = {}
     entry: dict[str, Any] = {}
     words = None

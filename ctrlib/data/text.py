@@ -1,35 +1,32 @@
 """Raw text files: plain text on disk whatever they are packed in, read by polars, and the first bad line named.
 
 polars reads fast but fills short lines in silence and says little about bad ones. So separators are counted first, and
-when something is wrong, the slow line-by-line :func:`first_bad_line` looks for the line and names it.
+when something is wrong, Python's slow reader looks for the line and names it (:func:`rows_of`).
 """
 
 import bz2
 import contextlib
 import csv
-import errno
 import gzip
 import itertools
 import lzma
-import re
 import shutil
 import sys
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from operator import itemgetter
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 import polars as pl
 
-from ctrlib.data.encode import BATCH, Cells, Progress
-from ctrlib.data.files import DAMAGED_ZIP, need_space, one_line, open_raw
+from ctrlib.data.encode import BATCH, MOST_SHOWN, Cells, Progress
+from ctrlib.data.files import name_damage, one_line, open_raw
 from ctrlib.errors import UserError, shown
 
 _BLOCK = 1 << 18  # bytes: what is counted in it stays in the cache of the processor
-MOST_SHOWN = 40  # characters of a value in a message
 HEAD = 512  # bytes that tell what a file is
 PACKED = {"gzip": b"\x1f\x8b", "bz2": b"BZh", "xz": b"\xfd7zXZ", "zstd": b"\x28\xb5\x2f\xfd", "zip": b"PK\x03\x04"}
 ENDINGS = {".gz": "gzip", ".bz2": "bz2", ".xz": "xz", ".zst": "zstd", ".zip": "zip"}
@@ -47,8 +44,6 @@ OTHERS = {  # what a file that begins so is, and what to do with it
     b"7z\xbc\xaf": ("7z", "unpack it"),
     b"Rar!": ("rar", "unpack it"),
 }
-
-RowCheck = Callable[[list[str], str], None]
 
 
 @dataclass(frozen=True)
@@ -138,35 +133,19 @@ def _opened(raw: Path, kind: str, member: str | None) -> IO[bytes]:
 
 
 def _unpack(path: Path, raw: Path, target: Path, kind: str, most: int | None, member: str | None) -> None:
-    """Unpack to ``target``, at least ``most`` lines; at most half of the disk that is free."""
-    room, done, lines = shutil.disk_usage(target.parent).free // 2, 0, 0
-    try:
-        with _opened(raw, kind, member) as packed, open(target, "wb") as file:
-            while (most is None or lines < most) and (block := packed.read(_BLOCK)):
-                done += file.write(block)
-                lines += 0 if most is None else block.count(b"\n")
-                if done > room:
-                    problem = f"unpacks to more than half of the {2 * room / 1e9:,.1f} GB that are free on this disk"
-                    raise UserError(f"{path}: {problem}; allowed: fewer --rows, or another --out")
-    except (*DAMAGED_ZIP, lzma.LZMAError, OSError) as error:
-        if getattr(error, "errno", None) not in (None, errno.EINVAL):  # of the disk; a zip may lead before its start
-            raise
-        problem = f"damaged {kind} after {done:,} unpacked bytes"
-        raise UserError(f"{path}: {problem} ({one_line(error)}); download or copy it again") from None
+    """Unpack to ``target``, at least ``most`` lines."""
+    lines = 0
+    with name_damage(path, kind), _opened(raw, kind, member) as packed, open(target, "wb") as file:
+        while (most is None or lines < most) and (block := packed.read(_BLOCK)):
+            file.write(block)
+            lines += block.count(b"\n")
 
 
-@dataclass(frozen=True)
-class Extent:
-    """How much text there is: ``lines`` to be read, the ``separators`` in them, and whether the last line is ``whole``
-    (has a newline). Blank lines at the end of the file do not count."""
+def measure(text: TextFile, separator: str) -> tuple[int, int]:
+    """How many lines are to be read, and how many separators they have; blank lines at the end do not count.
 
-    lines: int
-    separators: int
-    whole: bool
-
-
-def measure(text: TextFile, separator: str) -> Extent:
-    """Count lines and separators; :class:`UserError` for a file of nothing but blank lines."""
+    :class:`UserError` for a file of nothing else.
+    """
     lines = separators = 0
     mark, left = ord(separator), _end_of_text(text)
     with open(text.path, "rb", buffering=0) as file:
@@ -177,82 +156,56 @@ def measure(text: TextFile, separator: str) -> Extent:
             found = int(np.count_nonzero(block == 10))
             if text.most is not None and lines + found >= text.most:
                 stop = int(np.flatnonzero(block == 10)[text.most - lines - 1])
-                return Extent(text.most, separators + int(np.count_nonzero(block[:stop] == mark)), True)
+                return text.most, separators + int(np.count_nonzero(block[:stop] == mark))
             lines += found
             separators += int(np.count_nonzero(block == mark))
-        return Extent(lines + 1, separators, text.path.stat().st_size > _end_of_text(text))
+    return lines + 1, separators
 
 
 def _end_of_text(text: TextFile) -> int:
     """Bytes up to the last character that is no line end."""
     size = text.path.stat().st_size
     with open(text.path, "rb") as file:
-        while size:
-            start = max(0, size - (1 << 16))
-            file.seek(start)
-            tail = file.read(size - start).rstrip(b"\r\n")
-            if tail.strip() or (tail and start):
-                return start + len(tail)
-            size = start
-    raise UserError(f"{text.name}: the file is empty")
+        file.seek(max(0, size - (1 << 16)))
+        tail = file.read()
+    if not (kept := tail.rstrip(b"\r\n")).strip():
+        raise UserError(f"{text.name}: the file is empty, or ends in nothing but blank lines")
+    return size - len(tail) + len(kept)
 
 
-def first_bad_line(
-    text: TextFile,
-    columns: Sequence[str],
-    separator: str,
-    header: bool,
-    quoted: bool,
-    check: RowCheck | None,
-    take: Callable[[list[str]], None] | None = None,
-) -> int:
-    """Read line by line; raise :class:`UserError` for the first line that is not as it should be, else count the rows.
+def rows_of(text: TextFile, columns: Sequence[str], separator: str, header: bool, quoted: bool) -> Iterator[list[str]]:
+    """The cells of each row as Python's csv reads them; :class:`UserError` for the first line that has too few or many.
 
-    ``check(cells, where)`` judges the values of a row; ``where`` is the beginning of its message (file and line).
-    ``take`` gets the cells of each row.
+    Blank lines at the end do not count.
     """
     reader = reader_of(text, separator, quoted)
     kind = {"\t": "tab", ",": "comma"}.get(separator, repr(separator))
-    short, blank, rows, begun = None, 0, 0, 0
+    allowed = f"allowed: {len(columns)}, {kind}-separated"
+    blank, begun = 0, 0  # the first blank line; the line before the row
     try:
-        for cells in reader:
+        for number, cells in enumerate(reader):
             begun = reader.line_num
-            if short:
-                break
-            if reader.line_num == 1 and header:
+            if number == 0 and header:
                 continue
-            if not cells:  # a mistake, unless only such lines follow
-                blank = blank or reader.line_num
-                continue
-            if blank:
-                raise UserError(f"{text.name}, line {blank}: 0 columns; allowed: {len(columns)}, {kind}-separated")
-            if len(cells) != len(columns):
-                number = f"{len(cells)} column{'s' * (len(cells) != 1)}"
-                short = f"{text.name}, line {reader.line_num}: {number}; allowed: {len(columns)}, {kind}-separated"
-                if len(cells) > len(columns):
-                    break
-                continue  # whether this is the last line decides what to say
-            if check:
-                check(cells, f"{text.name}, line {reader.line_num}")
-            if take:
-                take(cells)
-            rows += 1
-        else:
-            if short and text.most is None:
-                short += " (it is the last line: the file seems cut off there)"
+            if not cells:
+                blank = blank or begun
+            elif blank:
+                raise UserError(f"{text.name}, line {blank}: 0 columns; {allowed}")
+            elif len(cells) != len(columns):
+                problem = f"{len(cells)} column{'s' * (len(cells) != 1)}; {allowed}"
+                if len(cells) < len(columns) and text.most is None and not any(reader):
+                    problem += " (it is the last line: the file seems cut off there)"
+                raise UserError(f"{text.name}, line {begun}: {problem}")
+            else:
+                yield cells
     except csv.Error as error:
         open_end = "unexpected end" in str(error)
         if open_end and text.most is not None:  # cut between the lines of a row
-            return rows
+            return
         problem = "a quote that opens here never closes" if open_end else one_line(error)
         where = f"{text.name}, line {begun + 1 if open_end else reader.line_num}"
         allowed = f"valid {kind}-separated text, with a quote inside a quoted cell doubled"
-        raise UserError(
-            f"{where}: {problem}{_odd_quote(text, reader.line_num, separator)}; allowed: {allowed}"
-        ) from None
-    if short:
-        raise UserError(short)
-    return rows
+        raise UserError(f"{where}: {problem}; allowed: {allowed}") from None
 
 
 def read_text(
@@ -260,67 +213,44 @@ def read_text(
     cells: Cells,
     columns: Sequence[str],
     separator: str,
-    check: RowCheck | None,
     report: Callable[[str], None],
     header: bool = True,
     quoted: bool = False,
-    row_bytes: int = 0,
-) -> tuple[Extent, Callable[[], int]]:
-    """Number the ``cells`` of a text with those ``columns``; ``row_bytes``: what a row will take on the disk.
-
-    Returns how much text there is, and the function that finds the first bad line, for a value that turns out to be
-    wrong later on.
-    """
-
-    def explain() -> int:
-        return first_bad_line(text, columns, separator, header, quoted, check)
-
-    step = f"reading {Path(text.name).name}"
-    if quoted or len(separator.encode()) > 1:  # as Python reads it: in quotes, polars takes other text for a cell
-        progress, batch = Progress(report, step), []
-        pick = itemgetter(*(list(columns).index(name) for name in (*cells.columns, cells.columns[0])))  # a tuple
-
-        def add() -> None:
-            made = dict(zip(cells.columns, zip(*batch, strict=True), strict=False))
-            cells.add_text(pl.LazyFrame(made, schema=dict.fromkeys(cells.columns, pl.String)), progress)
-            batch.clear()
-
-        def take(row: list[str]) -> None:
-            batch.append(pick(row))
-            if len(batch) == BATCH:
-                add()
-
-        rows = first_bad_line(text, columns, separator, header, quoted, check, take)
-        if rows == 0:
-            raise UserError(f"{text.name}: no rows below the header line")
-        if batch:
-            add()
-        return Extent(rows + header, 0, True), explain
-    extent = measure(text, separator)
-    rows = extent.lines - header
-    if extent.separators != (len(columns) - 1) * extent.lines:
-        rows = explain()
-    if rows == 0:
+) -> None:
+    """Number the ``cells`` of a text with those ``columns``."""
+    step, before = f"reading {Path(text.name).name}", cells.rows
+    by_line = rows_of(text, columns, separator, header, quoted)
+    if quoted or len(separator.encode()) > 1:  # in quotes, polars takes other text for a cell than Python does
+        progress, places = Progress(report, step), [list(columns).index(name) for name in cells.columns]
+        schema = dict.fromkeys(cells.columns, pl.String)
+        while batch := [[row[place] for place in places] for row in itertools.islice(by_line, BATCH)]:
+            made = dict(zip(cells.columns, zip(*batch, strict=True), strict=True))
+            cells.add_text(pl.LazyFrame(made, schema=schema), progress)
+    else:
+        lines, separators = measure(text, separator)
+        rows = lines - header
+        if separators != (len(columns) - 1) * lines:
+            rows = sum(1 for _ in by_line)
+        lazy = pl.scan_csv(
+            text.path,
+            separator=separator,
+            has_header=False,  # names may have been given
+            skip_lines=int(header),
+            schema=dict.fromkeys(columns, pl.String),
+            quote_char=None,
+            n_rows=rows,
+        )
+        try:
+            cells.add_text(lazy, Progress(report, step, rows))
+        except pl.exceptions.PolarsError as error:
+            for _ in by_line:
+                pass
+            raise UserError(f"{text.name}: cannot be read ({one_line(error)})") from None
+        if cells.rows - before != rows:
+            raise UserError(f"{text.name}: {cells.rows - before:,} of its {rows:,} rows can be read")
+    if cells.rows == before:
         raise UserError(f"{text.name}: no rows below the header line")
-    need_space(cells.folder, rows * row_bytes)
-    lazy = pl.scan_csv(
-        text.path,
-        separator=separator,
-        has_header=False,  # names may have been given
-        skip_lines=int(header),
-        schema=dict.fromkeys(columns, pl.String),
-        quote_char=None,
-        n_rows=rows,
-    )
-    before = cells.rows
-    try:
-        cells.add_text(lazy, Progress(report, step, rows))
-    except pl.exceptions.PolarsError as error:
-        explain()
-        raise UserError(f"{text.name}: cannot be read ({one_line(error)})") from None
-    if cells.rows - before != rows:
-        raise UserError(f"{text.name}: {cells.rows - before:,} of its {rows:,} rows can be read")
-    return extent, explain
+    cells.files.append((text.name, cells.rows - before, partial(line_of, text, separator, quoted, header)))
 
 
 def needs_csv(text: TextFile) -> bool:
@@ -350,13 +280,6 @@ def line_of(text: TextFile, separator: str, quoted: bool, header: bool, row: int
     reader = reader_of(text, separator, quoted)
     next(itertools.islice(reader, row + header, None))
     return f"line {reader.line_num}"
-
-
-def _odd_quote(text: TextFile, number: int, separator: str) -> str:
-    """Where in a line a quote stands between other characters."""
-    line = next(itertools.islice(text.lines(), number - 1, None), "")
-    found = re.search(rf'.{{0,12}}[^{re.escape(separator)}"]"[^{re.escape(separator)}"\r\n].{{0,12}}', line)
-    return f" at {shown(found[0], MOST_SHOWN)}" if found else ""
 
 
 def separator_of(text: TextFile) -> str:
@@ -397,33 +320,14 @@ def header_of(text: TextFile, separator: str, needed: Sequence[str] = ()) -> lis
     return columns
 
 
-LABELS = {"0": 0, "1": 1}
-ANY_LABELS = {**LABELS, "0.0": 0, "1.0": 1}
-
-
-def labels_of(
-    cells: Cells, column: str, explain: Callable[[], int] | None, name: str, known: dict[str, int] = LABELS
-) -> np.ndarray:
-    """Labels (N,) uint8 from a column of cells; when one is none, ``explain`` is to say where. Both must occur."""
-    values, numbers = cells.values(column).cast(pl.String), cells.column(column)
-    labels = values.replace_strict(list(known), list(known.values()), default=None, return_dtype=pl.UInt8)
-    need_all(numbers, labels.is_null(), values, explain, name, "allowed: 0 or 1")
-    found = labels.fill_null(0).to_numpy().take(numbers)
-    if found.min() == found.max():
-        problem = f"all {len(found):,} labels are {found[0]}"
-        raise UserError(f"{name}, column {column}: {problem}; allowed: some rows with 0 and some with 1")
-    return found
-
-
-def need_all(
-    numbers: np.ndarray, bad: pl.Series, values: pl.Series, explain: Callable[[], int] | None, name: str, allowed: str
-) -> None:
-    """Raise :class:`UserError` for the first of the rows' ``numbers`` that is one of the ``bad`` of its ``values``."""
-    rows = np.flatnonzero(bad.to_numpy().take(numbers))
-    if not len(rows):
-        return
-    if explain:
-        explain()
-    value = values[int(numbers[rows[0]])]
-    problem = "no value" if value is None else shown(str(value), MOST_SHOWN)
-    raise UserError(f"{name}, row {rows[0] + 1}, column {values.name}: {problem}; {allowed}")
+def labels_of(cells: Cells, column: str, allowed: str = "0 or 1") -> np.ndarray:
+    """Labels (N,) uint8 from a column of 0 and 1 (or 0.0 and 1.0); :class:`UserError` unless both occur."""
+    values = cells.values(column).replace_strict(
+        ["0", "1", "0.0", "1.0"], [0, 1, 0, 1], default=None, return_dtype=pl.UInt8
+    )
+    cells.need(column, values.is_null(), f"allowed: {allowed}")
+    labels = values.fill_null(0).to_numpy().take(cells.column(column))
+    if labels.min() == labels.max():
+        problem = f"all {len(labels):,} labels are {labels[0]}; allowed: some rows with 0 and some with 1"
+        raise cells.refuse(column, problem)
+    return labels

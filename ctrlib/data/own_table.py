@@ -1,47 +1,32 @@
 """Any Parquet or text file, or several of them, with a column of labels.
 
-Cells are read as they are (:mod:`ctrlib.data.formats.text`), then it is decided what each column is
+Cells are read as they are (:mod:`ctrlib.data.text`), then it is decided what each column is
 (:mod:`ctrlib.data.columns`), and what was decided, and why, goes into the prepared data set.
 """
 
-import os
+import math
 import re
-import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import polars as pl
 import psutil
 
 from ctrlib.data.columns import EVIDENCE_ROWS, Decision, decide, plain_numbers, several_values, usual_marks
-from ctrlib.data.encode import MOST_FOLDS, Cells, Field, RawRows, ranked
+from ctrlib.data.encode import MOST_SHOWN, Cells, Field, RawRows, count_buckets, ranked, whole_numbers
 from ctrlib.data.files import one_line, open_raw
-from ctrlib.data.formats.text import (
-    MOST_SHOWN,
-    first_cells,
-    header_of,
-    line_of,
-    needs_csv,
-    open_text,
-    read_text,
-    separator_of,
-)
 from ctrlib.data.manifest import SPLITS
 from ctrlib.data.options import PrepareOptions
-from ctrlib.data.prepared import bytes_per_row
+from ctrlib.data.text import first_cells, header_of, needs_csv, open_text, read_text, separator_of
 from ctrlib.data.times import looks_like_times, read_times
 from ctrlib.errors import UserError, shown, unknown
 
-if TYPE_CHECKING:  # imported when a Parquet file is read: text needs none of it
-    from pyarrow import Table
-    from pyarrow.parquet import ParquetFile
-
+MOST_FOLDS = 1000
 SEPARATORS = {"tab": "\t", "\\t": "\t", "space": " "}  # as they can be typed
 PARTS = {"train": 0, "training": 0, "valid": 1, "validation": 1, "val": 1, "dev": 1, "test": 2, "testing": 2}
 INDEX = r"Unnamed: \d+(\.\d+)?|__index_level_\d+__|index"  # the numbers of rows, as pandas writes them
@@ -49,32 +34,15 @@ INDEX = r"Unnamed: \d+(\.\d+)?|__index_level_\d+__|index"  # the numbers of rows
 
 @dataclass
 class _Read:
-    """What was read: the cells of all files, what columns are for, and each file's path, rows and place of a row."""
+    """What was read: the cells of all files, and what the columns are for."""
 
     options: PrepareOptions
     cells: Cells
     columns: list[str]
     roles: dict[str, list[str]]
     decimal: str
-    files: list[tuple[Path, int, Callable[[int], str]]] = field(default_factory=list)
     sources: list[Path] = field(default_factory=list)
     frames: list[pl.DataFrame] = field(default_factory=list)  # of Parquet files, until the last is there
-
-    def need(self, name: str, bad: pl.Series, allowed: str) -> None:
-        """Refuse the first row whose value of a column is one of the ``bad``."""
-        numbers = self.cells.column(name)
-        row = int(bad.to_numpy().take(numbers).argmax())
-        if not bad[int(numbers[row])]:
-            return
-        value, before = self.cells.values(name)[int(numbers[row])], np.cumsum([0, *(rows for _, rows, _ in self.files)])
-        at = int(np.searchsorted(before, row, side="right")) - 1
-        problem = "no value" if value is None else shown(str(value), MOST_SHOWN)
-        path, _, place = self.files[at]
-        raise UserError(f"{path}, {place(row - int(before[at]))}, column {name}: {problem}; {allowed}")
-
-    def refuse(self, name: str, problem: str) -> UserError:
-        """The error for a whole column."""
-        return UserError(f"{self.files[0][0]}, column {name}: {problem}")
 
 
 def read(
@@ -94,14 +62,14 @@ def read(
     found, sizes = None, []
     for part in parts:
         found = _read_files(part, scratch / str(len(sizes)), options, report, found)
-        sizes.append(sum(rows for _, rows, _ in found.files) - sum(sizes))
+        sizes.append(sum(rows for _, rows, _ in found.cells.files) - sum(sizes))
     cells = found.cells
     if found.frames:
         try:
             cells.add_frame(pl.concat(found.frames, how="vertical_relaxed"))
         except pl.exceptions.PolarsError as error:
             problem = f"columns of other types ({one_line(error)})"
-            raise UserError(f"{found.files[-1][0]}: {problem}; allowed: files written alike") from None
+            raise UserError(f"{found.cells.files[-1][0]}: {problem}; allowed: files written alike") from None
     labels, kept = _labels(found)
     if options.rows is not None:
         kept &= np.concatenate([np.arange(size) < options.rows for size in sizes])
@@ -124,11 +92,13 @@ def read(
             said.append(f"cells hold several values ({shown(cell, MOST_SHOWN)}); each whole cell is one category")
         if not (made.numeric or options.time_column or others) and looks_like_times(made.values):
             split = f"--time-column {name} --split time"
-            said.append(f"holds times ({shown(str(made.values.drop_nulls()[0]), MOST_SHOWN)}); {split} divides by them")
+            said.append(f"holds times ({shown(str(made.values.min()), MOST_SHOWN)}); {split} divides by them")
         notes += [f"{name}: {line}" for line in said]
         kind = str(made.values.dtype)
         columns[name] = {"numeric": made.numeric, "why": made.why, "change": change, "type": kind}
-        fields.append(Field(name, name, made.values))
+        by_rule = made.numeric and options.numeric_rule == "criteo"
+        values = count_buckets(whole_numbers(cells, name, made.values)) if by_rule else made.values
+        fields.append(Field(name, name, values))
     if not fields:
         raise UserError(f"{paths[0]}: no column is left as a feature; allowed: at least one besides the label")
     more = {} if options.time_column is None else _times(found, options.time_column)
@@ -203,22 +173,18 @@ def _read_files(
             roles = {"features": wanted, "used": wanted} if wanted else _roles(path, columns, options)
             decimal = options.decimal or ("," if not parquet and separator == ";" else ".")
             found = _Read(options, Cells(scratch.parent, roles["used"]), list(columns), roles, decimal)
-        if list(columns) != found.columns or (found.files and bool(found.frames) != parquet):
+        if list(columns) != found.columns or (found.cells.files and bool(found.frames) != parquet):
             other = next((name for name in found.columns if name not in columns), columns[-1])
-            problem = f"not the columns of {found.files[0][0]} (see {shown(other, MOST_SHOWN)}), or not its kind"
+            problem = f"not the columns of {found.cells.files[0][0]} (see {shown(other, MOST_SHOWN)}), or not its kind"
             raise UserError(f"{path}: {problem}; allowed: files with one header")
         found.sources.append(source)
         if parquet:
             made = [_plain_column(frame[name], path, name == options.time_column) for name in found.cells.columns]
             found.frames.append(pl.DataFrame(made))
-            found.files.append((path, frame.height, lambda row: f"row {row + 1}"))
+            found.cells.files.append((path, frame.height, lambda row: f"row {row + 1}"))
         else:
-            before, quoted = found.cells.rows, needs_csv(text)
-            size = bytes_per_row(len(found.roles["features"]), options.draws)
-            read_text(text, found.cells, columns, separator, None, report, header, quoted, size)
-            place_of = partial(line_of, text, separator, quoted, header)
-            found.files.append((path, found.cells.rows - before, place_of))
-        if left is not None and (left := left - found.files[-1][1]) <= 0:
+            read_text(text, found.cells, columns, separator, report, header, needs_csv(text))
+        if left is not None and (left := left - found.cells.files[-1][1]) <= 0:
             break
     return found
 
@@ -251,20 +217,20 @@ def _labels(found: _Read) -> tuple[np.ndarray, np.ndarray]:
             raise UserError(f"--positive {options.positive!r}: {problem}") from None
         bad = values.is_null()
     elif not (made := equal(limit)).any():
-        raise found.refuse(name, f"--positive {limit!r} is no label of it; allowed: {few}")
+        raise found.cells.refuse(name, f"--positive {limit!r} is no label of it; allowed: {few}")
     else:
         bad = texts.is_null()
     bad &= ~dropped & pl.Series(np.bincount(numbers, minlength=len(texts)) > 0)
-    found.need(name, bad & texts.is_null(), "allowed: a label in every row, or --drop-label missing")
+    found.cells.need(name, bad & texts.is_null(), "allowed: a label in every row, or --drop-label missing")
     if bad.any():
         some = [shown(one, MOST_SHOWN) for one in known] if len(known) < 3 else ["VALUE", "'>3'"]
         see = f"say which is the click, {' or '.join(f'--positive {one}' for one in some)}"
-        found.need(name, bad, f"allowed: 0 or 1, true or false; the column holds {few}: {see}")
+        found.cells.need(name, bad, f"allowed: 0 or 1, true or false; the column holds {few}: {see}")
     kept = ~dropped.to_numpy().take(numbers)
     labels = made.cast(pl.UInt8).fill_null(0).to_numpy().take(numbers)
     if len(set(labels[kept])) < 2:
         problem = f"all {kept.sum():,} labels are {labels[kept][0]}" if kept.any() else "no labels are left"
-        raise found.refuse(name, f"{problem}; allowed: some rows with 0 and some with 1")
+        raise found.cells.refuse(name, f"{problem}; allowed: some rows with 0 and some with 1")
     return labels, kept
 
 
@@ -290,7 +256,7 @@ def _decided(found: _Read, name: str) -> tuple[Decision, str]:
         numbers = text.cast(pl.Float64, strict=False).fill_nan(None)
         if values.dtype == pl.String:
             bad = numbers.is_null() & values.is_not_null() & ~usual_marks(values)
-            found.need(name, bad, "allowed: a number or nothing (--missing names what means nothing)")
+            found.cells.need(name, bad, "allowed: a number or nothing (--missing names what means nothing)")
         return Decision(True, numbers, "named by --numeric"), ""
     counts = np.bincount(found.cells.column(name)[:EVIDENCE_ROWS], minlength=len(values))
     made = decide(name, values, counts, found.decimal, forced)
@@ -300,9 +266,9 @@ def _decided(found: _Read, name: str) -> tuple[Decision, str]:
 def _times(found: _Read, name: str) -> dict[str, Any]:
     """The places of the rows among the sorted times, and these."""
     values, form = found.cells.values(name), found.options.time_format
-    found.need(name, values.is_null(), "allowed: a time in every row")
+    found.cells.need(name, values.is_null(), "allowed: a time in every row")
     try:
-        return ranked(found.cells, name, read_times(values, form, partial(found.need, name)))
+        return ranked(found.cells, name, read_times(values, form, partial(found.cells.need, name)))
     except pl.exceptions.ComputeError as error:
         raise UserError(f"--time-format {form!r}: cannot be used ({one_line(error)})") from None
 
@@ -310,21 +276,21 @@ def _times(found: _Read, name: str) -> dict[str, Any]:
 def _folds(found: _Read, name: str) -> dict[str, Any]:
     """The ``parts`` that a column says, or the ``folds`` and their names in order: draw d tests on the d-th."""
     values, numbers = found.cells.values(name), found.cells.column(name)
-    found.need(name, values.is_null(), "allowed: a fold in every row")
+    found.cells.need(name, values.is_null(), "allowed: a fold in every row")
     if values.dtype == pl.String:
         lower = values.str.strip_chars().str.to_lowercase()
         part = lower.replace_strict(PARTS, default=None, return_dtype=pl.UInt8)
         if part.null_count() == values.null_count():
             if absent := [split for place, split in enumerate(SPLITS) if place not in part]:
                 problem = f"no rows are marked {absent[0]!r}; allowed: train, valid and test, or folds"
-                raise found.refuse(name, problem)
+                raise found.cells.refuse(name, problem)
             return {"parts": part.fill_null(0).to_numpy().take(numbers)}
         number = values.cast(pl.Float64, strict=False)
         values = number if number.null_count() == values.null_count() else values
     names = values.drop_nulls().unique().to_list()
     names.sort(key=natural if values.dtype == pl.String else None)
     if not 3 <= len(names) <= MOST_FOLDS:
-        raise found.refuse(name, f"{len(names):,} distinct values; allowed: 3 to {MOST_FOLDS:,} folds")
+        raise found.cells.refuse(name, f"{len(names):,} distinct values; allowed: 3 to {MOST_FOLDS:,} folds")
     places = values.replace_strict(names, range(len(names)), default=0, return_dtype=pl.Int64).to_numpy()
     whole = [int(one) if isinstance(one, float) and one.is_integer() else one for one in names]
     return {"folds": places.take(numbers), "fold_names": whole}
@@ -369,52 +335,25 @@ def _roles(path: Path, columns: Sequence[str], options: PrepareOptions) -> dict[
 
 
 def _read_parquet(path: Path, rows: int | None) -> pl.DataFrame:
-    """Read with Arrow's own reader: it refuses every damaged file with an exception, where that of polars (1.x) asks
-    for as much memory as the file says, and then ends the process."""
+    """Read with Arrow's own reader: it refuses every damaged file with an exception, where that of polars asks for as
+    much memory as the file says, and then ends the process."""
     import pyarrow as pa
-    from pyarrow import parquet
+    from pyarrow import dataset
 
     try:
-        with parquet.ParquetFile(path) as file:
-            there = file.metadata.num_rows
-            cells = (there if rows is None else min(rows, there)) * file.metadata.num_columns
-            if cells * 8 > (most := psutil.virtual_memory().available // 2):
-                problem = f"unpacks to more than the {most / 1e9:,.1f} GB of memory that are free"
-                raise UserError(f"{path}: {problem}; allowed: fewer --rows")
-            found = file.read(use_threads=False) if rows is None else _first_rows(file, rows)
+        file = dataset.dataset(path, format="parquet")
+        cells = min(rows or math.inf, file.count_rows()) * len(file.schema)
+        if cells * 8 > (most := psutil.virtual_memory().available // 2):
+            problem = f"unpacks to more than the {most / 1e9:,.1f} GB of memory that are free"
+            raise UserError(f"{path}: {problem}; allowed: fewer --rows")
+        found = file.to_table(use_threads=False) if rows is None else file.head(rows)
         found.validate(full=True)  # among others, that text is UTF-8
-        with _no_panic_messages():
-            frame = pl.from_arrow(found)
+        frame = pl.from_arrow(found)
     except (pa.ArrowException, pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, ValueError) as error:
         raise UserError(f"{path}: damaged Parquet ({one_line(error)}); copy or write it again") from None
     if frame.height == 0:
         raise UserError(f"{path}: no rows")
     return frame
-
-
-def _first_rows(file: "ParquetFile", rows: int) -> "Table":
-    import pyarrow as pa
-
-    batches, left = [], rows
-    for batch in file.iter_batches(batch_size=min(rows, 65_536)):
-        batches.append(batch.slice(0, left))
-        if (left := left - batch.num_rows) <= 0:
-            break
-    return pa.Table.from_batches(batches, file.schema_arrow)
-
-
-@contextmanager
-def _no_panic_messages() -> Iterator[None]:
-    """polars raises for what is damaged, but also writes pages about it to the file of standard error; not here."""
-    sys.stderr.flush()
-    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
-    try:
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)
 
 
 def _plain_column(values: pl.Series, path: Path, time: bool = False) -> pl.Series:
@@ -431,8 +370,7 @@ def _plain_column(values: pl.Series, path: Path, time: bool = False) -> pl.Serie
     if kind.is_integer() and kind != pl.UInt64:
         return values.cast(pl.Int64)
     try:
-        with _no_panic_messages():
-            text = values.cast(pl.String)
+        text = values.cast(pl.String)
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
         problem = shown(str(error), MOST_SHOWN)
         raise UserError(

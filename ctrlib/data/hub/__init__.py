@@ -1,1 +1,0 @@
-"""Data sets that others have published: download, verify, unpack, prepare."""
