@@ -61,6 +61,7 @@ REFUSED = [
     ("quick", [], ["architecture=DeepFN"], ["'DeepFN'", "Did you mean 'DeepFM'"]),
     ("quick", [], ["batch_size=60000"], ["batch_size=60000", "at most 12000"]),
     ("quick", ["01"], ["mutual_weight=2"], ["'mutual_weight'", "allowed"]),
+    ("quick", ["01,02"], ["dataset=2024"], ["unknown data set '2024'"]),
     ("quick", ["3"], ["sizes=[2]"], ["sizes=[2] leaves how_many_instances nothing to compare"]),
     ("quick", ["04"], ["architectures=[DCN]", "companions=[]"], ["architectures=['DCN'] leaves", "with companions"]),
     ("quick", ["05"], ["seeds=[1]"], ["seeds=[1] leaves is_it_noise nothing to compare"]),
