@@ -63,6 +63,7 @@ class Checkpoints:
             facts, tensors = read_state(self.folder / STATE)
         except Damaged as damage:
             print(f"damaged checkpoint, the training starts from its beginning: {damage}", flush=True)
+            self.clear()
             return Position()
         return restore_state(groups, facts, tensors) if facts["identity"] == self.identity else Position()
 
