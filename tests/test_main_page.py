@@ -88,7 +88,7 @@ def test_each_effect_is_given_three_times() -> None:
     assert effects.loc["paper's own"].tolist() == pytest.approx([0.5, 3, 4])
     assert main_page.candidates(table).endswith("them: DeepFM, early stopping 4 and 2.")
     shown = main_page.dumbbells(table).figure.table.groupby("what")["difference"].mean() * 1e3
-    assert shown[["best control", "mutual, chosen", "ensemble of the checkpoints"]].tolist() == pytest.approx(
+    assert shown[["best without peers", "best with peers", "ensemble of the checkpoints"]].tolist() == pytest.approx(
         [1, 6, 17.5]
     )
 
