@@ -81,7 +81,7 @@ def use_style() -> None:
 def attach_table(drawn: Drawn, table: pd.DataFrame, finding: str = "") -> Drawn:
     """Remember with a figure (or the figure of some axes) the table and the finding it shows, and return it."""
     figure = drawn.figure if isinstance(drawn, Axes) else drawn
-    figure.table, figure.finding = table, finding
+    figure.table, figure.finding = table, finding[:1].upper() + finding[1:]
     return drawn
 
 
@@ -320,7 +320,7 @@ def effects(
     ax.figure.supxlabel(f"{unit}; intervals: {level_words(level)}", fontsize="medium")
     ax.invert_yaxis()  # of all panels, which share it
     said = "; ".join(f"{panel}: {_of_intervals(found)}" for panel, found in found_in.items())
-    return attach_table(ax.figure, pd.concat(shown), f"{said[:1].upper()}{said[1:]}.")
+    return attach_table(ax.figure, pd.concat(shown), f"{said}.")
 
 
 def _of_intervals(found: dict[str, PairedDifference]) -> str:
@@ -396,7 +396,7 @@ def dumbbells(table: pd.DataFrame, look: dict[str, dict[str, Any]], joined: tupl
     ax.set_ylim(len(rows) - 0.5, -0.6)
     ax.axvline(0, color=INK, linewidth=1, zorder=1)
     ax.set(xlabel="test AUC minus that of the checkpoints, thousandths", ylabel="")
-    legend(ax, loc="lower left", bbox_to_anchor=(0, 1.01), ncols=3)
+    ax.figure.legend(loc="outside upper center", ncols=3, fontsize="small", frameon=False)
     gap, first = means[joined[1]] - means[joined[0]], means.idxmax(axis=1).value_counts()
     finding = (
         f"On average the {joined[1]} is ahead of the {joined[0]} in {(gap > 0).sum()} of {len(gap)} rows, by "
@@ -481,7 +481,7 @@ def effect_matrix(table: pd.DataFrame, label: str) -> Axes:
     ax.set(xlabel="with", ylabel="effect on")
     (most, peer), (least, other) = (table.stack().agg(end) for end in ("idxmax", "idxmin"))
     finding = (
-        f"{most} changes most for the better, with {peer} ({table.loc[most, peer]:+.2f}), {least} most for the worse, "
+        f"{most} changes most for the better, with {peer} ({table.loc[most, peer]:+.2f}); {least} most for the worse, "
         f"with {other} ({table.loc[least, other]:+.2f})."
     )
     return attach_table(ax, table.rename_axis(index="effect on", columns=None).reset_index(), finding)
@@ -525,7 +525,7 @@ def fading(
         ax.label_outer()
     legend(ax)
     by = [by] if isinstance(by, str) else by
-    finding = f"Change to the end of the lines, thousandths: {'; '.join(said)}."
+    finding = f"From the first to the last point, in thousandths: {'; '.join(said)}."
     return attach_table(ax.figure, replicates[[*by, "condition", "replicate", x, value]], finding)
 
 
