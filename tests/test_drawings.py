@@ -39,7 +39,7 @@ def test_a_figure_comes_with_what_it_shows_and_is_the_same_file_again():
     assert list(read(one)["replicate"]) == [1, 2]
     assert read(one)["difference"].tolist() == pytest.approx([0.42, 0.02])
     assert read(one)["mean"].tolist() == pytest.approx([0.22, 0.22])
-    assert one["text/plain"] == "Fixed epochs: mutual +220.00 (no difference shown)."
+    assert one["text/plain"] == "Fixed epochs: mutual +220.00 (-2321.24 to +2761.24)."
 
 
 def test_a_finding_follows_from_the_numbers_drawn():
@@ -47,7 +47,7 @@ def test_a_finding_follows_from_the_numbers_drawn():
     ax = figures.effect_curves(pd.DataFrame(rows), "x", "by")
     assert (
         figures.picture(ax.figure)["text/plain"]
-        == "a: +1.00 at 1 and +3.00 at 3, 2 of 3 intervals above zero, none below."
+        == "A: +1.00 at 1 and +3.00 at 3, 2 of 3 intervals above zero, none below."
     )
     means = {("r", "one"): 1, ("r", "two"): 3, ("r", "all"): 4, ("s", "one"): 2, ("s", "two"): 1, ("s", "all"): 0}
     both = [{"setting": s, "what": w, "replicate": 1, "difference": mean / 1e3} for (s, w), mean in means.items()]

@@ -326,7 +326,8 @@ def effects(
 def _of_intervals(found: dict[str, PairedDifference]) -> str:
     """What intervals in thousandths of AUC say: each of a few, of more how many exclude zero and the largest mean."""
     if len(found) <= 4:
-        return ", ".join(f"{label} {one.mean:+.2f} ({one.verdict})" for label, one in found.items())
+        ends = (f" ({one.low:+.2f} to {one.high:+.2f})" * bool(np.isfinite(one.low)) for one in found.values())
+        return ", ".join(f"{label} {one.mean:+.2f}{end}" for (label, one), end in zip(found.items(), ends, strict=True))
     above, below = (sum(one.verdict == verdict for one in found.values()) for verdict in ("gain", "loss"))
     most = max(found, key=lambda label: found[label].mean)
     words = f"{above or 'none'} of {len(found)} intervals lie above zero, {below or 'none'} below"
