@@ -1,10 +1,12 @@
 """The book's sources: complete, connected, and free of results typed by hand."""
 
+import copy
 import json
 import re
 import subprocess
 import sys
 
+import nbformat
 import pytest
 import yaml
 from pages import ROOT
@@ -91,6 +93,36 @@ def test_experiment_pages_have_all_parts_and_say_what_they_were_made_from(notebo
     says = code.find("provenance(p")
     assert (trains < 0) == (says < 0), f"{notebook.name}: provenance(p, conditions) belongs after its training"
     assert trains <= says
+
+
+def test_the_answer_and_the_first_figure_stand_before_their_code() -> None:
+    """One fold below the figure has the code of all cells before it, and what they had folded; nothing is lost."""
+
+    def cell(source: str, tags: list[str], *outputs: str, **metadata: object) -> nbformat.NotebookNode:
+        made = nbformat.v4.new_code_cell(source, metadata={"tags": tags, **metadata})
+        made.outputs = [nbformat.v4.new_output("stream", text=text) for text in outputs]
+        return made
+
+    figure = {"mystnb": {"figure": {"name": "fig-01-a"}}}
+    title, rest = nbformat.v4.new_markdown_cell("# A title"), cell("rest", ["hide-input"])
+    cells = [
+        cell("p = 1", ["parameters"]),
+        cell("train", ["hide-input", "hide-output"], "log"),
+        cell("say", ["hide-input"], "answer"),
+    ]
+    page = nbformat.v4.new_notebook(cells=[title, *cells, cell("draw", ["hide-input"], "figure", **figure), rest])
+    book.join_code(page)
+    shown = [(one.source, [output.text for output in one.get("outputs", [])]) for one in page.cells]
+    code = "p = 1\n\ntrain\n\nsay\n\ndraw"
+    assert shown == [("# A title", []), ("say", ["answer"]), ("draw", ["figure"]), (code, ["log"]), ("rest", [])]
+    assert [one.metadata.tags for one in page.cells[1:]] == [["remove-input"]] * 2 + [["hide-cell"], ["hide-input"]]
+    for tags in ([], ["hide-input"]):  # code in the open stays where it is read, and so does a page without a figure
+        before = nbformat.v4.new_notebook(
+            cells=[cell("open", tags), *([] if tags else [cell("draw", ["hide-input"], **figure)])]
+        )
+        after = copy.deepcopy(before)
+        book.join_code(after)
+        assert after == before
 
 
 def test_terms_are_in_the_glossary_in_order():

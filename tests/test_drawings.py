@@ -39,6 +39,22 @@ def test_a_figure_comes_with_what_it_shows_and_is_the_same_file_again():
     assert list(read(one)["replicate"]) == [1, 2]
     assert read(one)["difference"].tolist() == pytest.approx([0.42, 0.02])
     assert read(one)["mean"].tolist() == pytest.approx([0.22, 0.22])
+    assert one["text/plain"] == "Fixed epochs: mutual +220.00 (-2321.24 to +2761.24)."
+
+
+def test_a_finding_follows_from_the_numbers_drawn():
+    rows = [{"by": "a", "x": x, "difference": x / 1e3, "low": x / 1e3 - 0.0015, "high": 1} for x in (1, 2, 3)]
+    ax = figures.effect_curves(pd.DataFrame(rows), "x", "by")
+    assert (
+        figures.picture(ax.figure)["text/plain"]
+        == "A: +1.00 at 1 and +3.00 at 3, 2 of 3 intervals above zero, none below."
+    )
+    means = {("r", "one"): 1, ("r", "two"): 3, ("r", "all"): 4, ("s", "one"): 2, ("s", "two"): 1, ("s", "all"): 0}
+    both = [{"setting": s, "what": w, "replicate": 1, "difference": mean / 1e3} for (s, w), mean in means.items()]
+    ax = figures.dumbbells(pd.DataFrame(both), {name: {} for name in ("one", "two", "all")}, ("one", "two"))
+    assert ax.figure.finding.startswith(
+        "On average the two is ahead of the one in 1 of 2 rows, by -1.00 to +2.00; in 1"
+    )
 
 
 def test_a_figure_drawn_by_hand_comes_with_its_lines():
@@ -95,13 +111,14 @@ def test_data_become_files_beside_the_page(tmp_path):
     """A figure under the name of its cell, also where it is glued; tables numbered; no CSV left in the notebook."""
     glue = {"scrapbook": {"name": "f", "mime_prefix": "p/"}}
     notebook = executed(
-        ({"image/svg+xml": "<?xml?><svg a='1'/>", "text/csv": "x\n1\n"}, {}),
+        ({"image/svg+xml": "<?xml?><svg a='1'/>", "text/csv": "x\n1\n", "text/plain": "Some <b> gain."}, {}),
         ({"p/image/svg+xml": "<?xml?><svg a='1'/>", "p/text/csv": "x\n1\n"}, glue),
         ({"image/svg+xml": "<?xml?><svg a='2'/>", "text/csv": "x\n1\n"}, {}),
         ({"text/html": "<table></table>", "text/csv": "y\n2\n"}, {}),
         ({"text/plain": "no data"}, {}),
     )
     export_figure_data(notebook, "02", tmp_path)
+    assert notebook.cells[0].metadata.mystnb.figure.caption == "Some &#60;b&#62; gain. Conditions"
     first, glued, second, table, plain = (output.data for output in notebook.cells[0].outputs)
     assert first == {"image/svg+xml": "<?xml?><svg data-name=\"fig-02-conditions\" a='1'/>"}
     assert glued == {"p/text/html": "<svg data-name=\"fig-02-conditions\" a='1'/>"}

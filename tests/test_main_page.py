@@ -88,7 +88,7 @@ def test_each_effect_is_given_three_times() -> None:
     assert effects.loc["paper's own"].tolist() == pytest.approx([0.5, 3, 4])
     assert main_page.candidates(table).endswith("them: DeepFM, early stopping 4 and 2.")
     shown = main_page.dumbbells(table).figure.table.groupby("what")["difference"].mean() * 1e3
-    assert shown[["best control", "mutual, chosen", "ensemble of the checkpoints"]].tolist() == pytest.approx(
+    assert shown[["best without peers", "best with peers", "ensemble of the checkpoints"]].tolist() == pytest.approx(
         [1, 6, 17.5]
     )
 
@@ -117,7 +117,7 @@ def test_the_answer_follows_from_the_interval(low, high, words) -> None:
     assert found.count("peers") == 1
     other = main_page.answer(rows.assign(architecture=["DeepFM", "PNN"], treatment="chosen", setting="PNN"), "DeepFM")
     assert other.startswith(found)
-    assert other.endswith(f" Peers of others: PNN: {words.removeprefix('peers ')}+0.50.")
+    assert other.endswith(f" Peers of others {words.removeprefix('peers ').removesuffix(', ')} in PNN (+0.50).")
 
 
 def test_the_answer_over_logs_groups_data_sets_that_say_the_same() -> None:
@@ -127,13 +127,13 @@ def test_the_answer_over_logs_groups_data_sets_that_say_the_same() -> None:
     rows.append(less | {"setting": "C", "treatment": "chosen", "ensemble": 0.002})
     found = main_page.answer_over_logs(pd.DataFrame(rows))
     assert found.startswith(
-        "Peers help on A (+1.20) and B (+1.20); they make no difference of a thousandth on C (-0.20):"
+        "Peers help on A (+1.20) and B (+1.20); they make no difference of a thousandth on C (-0.20), in"
     )
     assert "paper" not in found
-    assert found.endswith("gains more on A and C, at the price of serving them all.")
+    assert found.endswith("gains more on A and C, but all have to be served.")
     own = row | {"setting": "A", "treatment": "paper's own", "over_checkpoint": -0.003, "over_alone": 0.001}
     for alone, why in ((0.001, True), (-0.001, False)):
         said = main_page.answer_over_logs(pd.DataFrame([*rows, own | {"over_alone": alone}]))
-        assert "one epoch more at weight 1, stands at +1.20" in said
+        assert "own setting stands at +1.20" in said
         assert ("costs more than peers give back" in said) == why
     assert main_page.answer_over_logs(pd.DataFrame()) == "No records."

@@ -119,6 +119,8 @@ def test_every_slide_fits_and_nothing_is_missed_offline(built_book, browse):
         for _ in range(await tab.evaluate("Reveal.getTotalSlides()")):
             seen.append(await tab.evaluate(f"(s => {size})(Reveal.getCurrentSlide())"))
             await tab.evaluate("(() => { do { Reveal.next() } while (Reveal.availableFragments().prev) })()")
+        await tab.evaluate("document.querySelector('.play button').click()")
+        assert await tab.until("document.querySelector('.play').dataset.trained === '15'"), "the trainer trains"
         return seen, await tab.evaluate("[Reveal.getConfig().width, Reveal.getConfig().height]"), tab.problems
 
     seen, (width, height), problems = browse(task)

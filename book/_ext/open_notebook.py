@@ -1,4 +1,4 @@
-"""Below the first paragraph of a notebook's page: where its source can be had and opened.
+"""Below the first section of a notebook's page, which has the answer: where its source can be had and opened.
 
 The source (no outputs, no solutions) lies in the book and can be saved without a network. Links to services that run it
 stand there only where ``repository: url`` of ``_config.yml`` names a public address: no button leads nowhere.
@@ -43,11 +43,12 @@ def line(docname: str, url: str, branch: str) -> str:
 def _add(app, doctree, docname):
     if app.builder.format != "html" or not docname.startswith("notebooks/"):
         return
-    first = next(doctree.findall(nodes.paragraph), None)
-    if first is not None:
+    page = next(doctree.findall(nodes.section), None)
+    if page is not None:
         options = app.config.html_theme_options
         text = line(docname, options.get("repository_url") or "", options.get("repository_branch") or "")
-        first.parent.insert(first.parent.index(first) + 1, nodes.raw("", text, format="html"))
+        parts = [n for n, part in enumerate(page.children) if isinstance(part, nodes.section)]
+        page.insert(min(parts, default=len(page.children)), nodes.raw("", text, format="html"))
 
 
 def setup(app):

@@ -21,6 +21,7 @@ from ctrlib.study.pages import book_notebooks
 
 TOP_FILES = ("_config.yml", "_toc.yml", "requirements.lock", "pyproject.toml", "CITATION.cff")  # pages show them
 FOR_TEACHERS = ("book/teach.md",)
+FOLDED = {"parameters", "injected-parameters", "hide-input", "hide-output", "hide-cell"}
 FOR_TEACHERS_ONLY = "This page is for teachers and is left out of the students' edition."
 
 
@@ -54,6 +55,7 @@ def assemble(root: Path, executed: Path, student: bool = False) -> Path:
         page = nbformat.read(executed / notebook.name, as_version=4)
         export_figure_data(page, number, static / "data")
         put_number(page, number)
+        join_code(page)
         nbformat.write(page, source / "notebooks" / notebook.name)
         offer_source(notebook, static / "notebooks")
     if student:
@@ -67,6 +69,26 @@ def put_number(page: nbformat.NotebookNode, number: str) -> None:
     """Begin the title of a notebook's page with its number, by which commands name it."""
     first = next(cell for cell in page.cells if cell.cell_type == "markdown")
     first.source = first.source.replace("# ", f"# {int(number)} · ", 1)
+
+
+def join_code(page: nbformat.NotebookNode) -> None:
+    """Let the answer and the first figure stand first: all folded code and output before them goes into one fold below.
+
+    A page that shows code in the open before its first figure is there to be read in order, and stays as it is.
+    """
+    figure = next((n for n, cell in enumerate(page.cells) if "figure" in cell.metadata.get("mystnb", {})), -1)
+    before = [cell for cell in page.cells[: figure + 1] if cell.cell_type == "code"]
+    if not before or any(FOLDED.isdisjoint(cell.metadata.get("tags", [])) for cell in before):
+        return
+    fold = {"tags": ["hide-cell"], "mystnb": {"code_prompt_show": "Show parameters and code"}}
+    joined = nbformat.v4.new_code_cell("\n\n".join(cell.source for cell in before), metadata=fold)
+    for cell in before:
+        if not {"hide-output", "hide-cell"}.isdisjoint(cell.metadata.tags):
+            joined.outputs += cell.outputs
+            cell.outputs = []
+        cell.metadata.tags = ["remove-input"]
+    shown = [cell for cell in page.cells[: figure + 1] if cell.cell_type != "code" or cell.outputs]
+    page.cells = [*shown, joined, *page.cells[figure + 1 :]]
 
 
 def leave_out_answers(source: Path) -> None:

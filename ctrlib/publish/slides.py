@@ -2,10 +2,11 @@
 
 ``book/slides/lesson.ipynb`` holds Markdown cells whose slide types are those of Jupyter (``slide``, ``subslide``,
 ``fragment``, ``notes``, ``skip``, ``-``). In them a number is written as on the pages of the book, and a figure is an
-image whose address is a notebook and a figure of it::
+image whose address is a notebook and a figure of it; a stage of ``book/_ext/play.py`` is its element::
 
     {glue:text}`/notebooks/14_main_criteo.ipynb::peers:+.4f`
     ![What is to be seen](/notebooks/14_main_criteo.ipynb#fig-14-answer)
+    <div class="play" data-play="train"></div>
 
 The result is one HTML file for reveal.js, which lies beside it; nothing is fetched.
 """
@@ -23,7 +24,7 @@ import nbformat
 from ctrlib.errors import UserError, unknown
 
 SOURCE = Path("book") / "slides" / "lesson.ipynb"
-VENDOR = Path("book") / "_static" / "vendor"
+STATIC = Path("book") / "_static"
 NUMBER = re.compile(r"\{glue:text\}`/notebooks/([^:`]+)\.ipynb::(\w+):([^`]*)`")
 FIGURE = re.compile(r"!\[([^\]]+)\]\(/notebooks/([^)#]+)\.ipynb#([\w-]+)\)")
 PARTS = {"fragment": '<div class="fragment">{}</div>', "notes": '<aside class="notes">{}</aside>', "-": "{}"}
@@ -44,6 +45,7 @@ addEventListener("DOMContentLoaded", () => {{
   for (const element of document.querySelectorAll(".math"))
     katex.render(element.textContent, element, {{displayMode: element.tagName === "DIV", strict: "error"}});
   Reveal.initialize({{hash: true, slideNumber: "c/t", transition: "none", center: false, plugins: [RevealNotes]}});
+  Reveal.on("slidechanged", () => dispatchEvent(new Event("resize"))); // what is drawn to the width of its slide
 }});
 </script>
 </head>
@@ -51,6 +53,7 @@ addEventListener("DOMContentLoaded", () => {{
 <main class="reveal"><div class="slides">
 {slides}
 </div></main>
+<script>{scripts}</script>
 </body>
 </html>
 """
@@ -74,14 +77,17 @@ def write_slides(root: Path, executed: Path, folder: Path, vendor: str = "vendor
     folder.mkdir(parents=True, exist_ok=True)
     for name in ("reveal", "katex"):
         if not (folder / vendor / name).exists():
-            shutil.copytree(root / VENDOR / name, folder / vendor / name)
+            shutil.copytree(root / STATIC / "vendor" / name, folder / vendor / name)
     cells = nbformat.read(root / SOURCE, as_version=4).cells
     pages = ExecutedPages(executed)
-    style = (root / "book" / "_static" / "slides.css").read_text(encoding="utf-8")
+    style, scripts = (
+        "\n".join((root / STATIC / name).read_text(encoding="utf-8") for name in names)
+        for names in (("play.css", "slides.css"), ("play.js", "play_train.js"))
+    )
     title = re.search(r"^# (.+)$", cells[0].source, flags=re.MULTILINE)[1]
     slides = arrange([(slide_type(cell), to_html(pages.fill(cell.source))) for cell in cells])
     path = folder / "lesson.html"
-    page = PAGE.format(title=html.escape(title), vendor=vendor, style=style, slides=slides)
+    page = PAGE.format(title=html.escape(title), vendor=vendor, style=style, slides=slides, scripts=scripts)
     path.write_text(page, encoding="utf-8")
     return path
 

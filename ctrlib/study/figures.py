@@ -1,7 +1,8 @@
 """The recurring figures of the study. Functions take tables, draw on ``ax`` and return it; they set no global state.
 
 Colour is the architecture, line style the regime; every replicate is drawn, never a mean alone. A figure carries the
-table it was drawn from (:func:`attach_table`) into the notebook: the picture is an SVG, its data are CSV beside it.
+table it was drawn from (:func:`attach_table`) into the notebook: the picture is an SVG, its data are CSV beside it, and
+a sentence made of the same numbers says what it shows; the book begins the caption with it.
 """
 
 import io
@@ -21,6 +22,7 @@ from matplotlib.ticker import NullFormatter, StrMethodFormatter
 from matplotlib_inline.config import InlineBackend
 from pandas.io.formats.style import Styler
 
+from ctrlib.stats.paired import PairedDifference
 from ctrlib.study.tables import MILLI, compare, differences, level_words, over_replicates, spoken, together
 
 # Okabe and Ito's colours and darker ones between them, distinguishable with colour-blind eyes.
@@ -76,9 +78,10 @@ def use_style() -> None:
     )
 
 
-def attach_table(drawn: Drawn, table: pd.DataFrame) -> Drawn:
-    """Remember with a figure (or the figure of some axes) the table it shows, and return it."""
-    (drawn.figure if isinstance(drawn, Axes) else drawn).table = table
+def attach_table(drawn: Drawn, table: pd.DataFrame, finding: str = "") -> Drawn:
+    """Remember with a figure (or the figure of some axes) the table and the finding it shows, and return it."""
+    figure = drawn.figure if isinstance(drawn, Axes) else drawn
+    figure.table, figure.finding = table, finding[:1].upper() + finding[1:]
     return drawn
 
 
@@ -104,11 +107,12 @@ def as_csv(table: pd.DataFrame) -> str:
 
 
 def picture(figure: Figure) -> dict[str, str]:
-    """A figure by MIME type: the drawing, and its data."""
+    """A figure by MIME type: the drawing, its data, and as text its finding."""
     drawn = io.StringIO()
     facts = {"Date": None, "Creator": None, "Format": None, "Type": None}
     figure.savefig(drawn, format="svg", transparent=True, metadata=facts)
-    return {"image/svg+xml": drawn.getvalue(), "text/csv": as_csv(attached_table(figure))}
+    csv, finding = as_csv(attached_table(figure)), getattr(figure, "finding", "")
+    return {"image/svg+xml": drawn.getvalue(), "text/csv": csv, "text/plain": finding}
 
 
 def table_bundle(table: Styler) -> dict[str, str]:
@@ -189,7 +193,9 @@ def member_scores(members: pd.DataFrame, replicates: pd.DataFrame) -> Axes:
     legend(ax, loc="center left", bbox_to_anchor=(1.0, 0.5))
     both = replicates[["replicate", "ensemble_auc", "oracle_auc"]]
     shown = members[["replicate", "architecture", "member", "auc"]].merge(both, on="replicate", how="left")
-    return attach_table(ax, shown)
+    best = members.groupby("replicate")["auc"].max()
+    ahead = (replicates.set_index("replicate")["ensemble_auc"] > best).sum()
+    return attach_table(ax, shown, f"The ensemble is ahead of every single model in {ahead} of {len(best)} replicates.")
 
 
 def learning_curves(history: pd.DataFrame, by: str) -> Axes:
@@ -199,17 +205,19 @@ def learning_curves(history: pd.DataFrame, by: str) -> Axes:
         history: history rows with the columns replicate, member and ``by``.
         by: the column that gives colour and line style.
     """
-    ax = canvas()
+    ax, peaks = canvas(), []
     for n, (name, table) in enumerate(history.groupby(by, sort=False)):
         line = {**style(n), "marker": ""}
         for _, one in table.groupby(["replicate", "member"]):
             ax.plot(one["epoch"], one["valid_auc"], **line, alpha=0.25, linewidth=0.8)
         mean = table.groupby("epoch")["valid_auc"].mean()
         ax.plot(mean.index, mean, **line, linewidth=2.5, label=f"{spoken(name)}, mean")
+        peaks.append(f"{spoken(name)} after epoch {mean.idxmax()}")
     ax.set(xlabel="epoch", ylabel="validation AUC")
     ax.xaxis.get_major_locator().set_params(integer=True)
     legend(ax)
-    return attach_table(ax, history[[by, "replicate", "member", "epoch", "valid_auc"]])
+    table = history[[by, "replicate", "member", "epoch", "valid_auc"]]
+    return attach_table(ax, table, f"The mean is highest: {'; '.join(peaks)}.")
 
 
 def churn_heatmap(churn: list[list[float]], names: list[str]) -> Axes:
@@ -220,7 +228,9 @@ def churn_heatmap(churn: list[list[float]], names: list[str]) -> Axes:
         table, ax=ax, cmap="cividis", annot=True, fmt=".3f", square=True, mask=np.eye(len(names), dtype=bool),
         cbar_kws={"label": "mean |p_a - p_b|"},
     )  # fmt: skip
-    return attach_table(ax, table.rename_axis("of").reset_index())
+    apart = table.to_numpy()[~np.eye(len(names), dtype=bool)]
+    finding = f"On an average row two of these models differ by {apart.min():.3f} to {apart.max():.3f}."
+    return attach_table(ax, table.rename_axis("of").reset_index(), finding)
 
 
 def strips(members: pd.DataFrame, order: list[str], by: str = "protocol") -> Figure:
@@ -232,7 +242,13 @@ def strips(members: pd.DataFrame, order: list[str], by: str = "protocol") -> Fig
         )  # fmt: skip
         ax.set(xlabel="replicate", ylabel="test AUC")
         legend(ax)
-    return attach_table(ax.figure, members[[by, "condition", "replicate", "member", "auc"]])
+    shown = members[members["condition"].isin(order)].groupby([by, "condition"], sort=False)["auc"].mean()
+    means = (
+        f"{spoken(level)}: {', '.join(f'{name} {auc:.4f}' for (_, name), auc in part.items())}"
+        for level, part in shown.groupby(level=0, sort=False)
+    )
+    table = members[[by, "condition", "replicate", "member", "auc"]]
+    return attach_table(ax.figure, table, f"Mean test AUC, {'; '.join(means)}.")
 
 
 def gap_scatter(table: pd.DataFrame) -> Axes:
@@ -244,7 +260,9 @@ def gap_scatter(table: pd.DataFrame) -> Axes:
     ax.axvline(0, color=INK, linewidth=1)
     ax.set(xlabel="peers' mean AUC minus own AUC before, thousandths", ylabel="effect on own AUC, thousandths")
     legend(ax, title=None)
-    return attach_table(ax, table)
+    rank = table["gap"].corr(table["effect"], method="spearman")
+    finding = f"Over these {len(table)} dots the rank correlation of lead and effect is {rank:+.2f}."
+    return attach_table(ax, table, finding)
 
 
 # Figures of conditions and effects -----------------------------------------------------------------------------------
@@ -271,7 +289,7 @@ def effects(
         for pair in comparisons.values()
         if have[at].issuperset(pair)
     )
-    shown = []
+    shown, found_in = [], {}
     for ax, part in panels(replicates, by, (WIDE[0], 1.2 + 0.5 * len(comparisons))):
         for y, (label, pair) in enumerate(comparisons.items()):
             if not have[part[by].iloc[0]].issuperset(pair):
@@ -280,6 +298,7 @@ def effects(
             dots = found.to_numpy() * MILLI
             result = over_replicates(found * MILLI, part, level)
             colour = by_verdict[result.verdict]
+            found_in.setdefault(spoken(part[by].iloc[0]), {})[label] = result
             ax.scatter(dots, np.full(len(dots), y + 0.18), s=16, color=GREY, alpha=0.9, zorder=2)
             if np.isfinite(result.low):
                 ax.hlines(y, result.low, result.high, color=colour, linewidth=2.2, zorder=3)
@@ -300,7 +319,19 @@ def effects(
     unit = "thousandths of AUC" if value.endswith("auc") else f"difference in {spoken(value)} x 1000"
     ax.figure.supxlabel(f"{unit}; intervals: {level_words(level)}", fontsize="medium")
     ax.invert_yaxis()  # of all panels, which share it
-    return attach_table(ax.figure, pd.concat(shown))
+    said = "; ".join(f"{panel}: {_of_intervals(found)}" for panel, found in found_in.items())
+    return attach_table(ax.figure, pd.concat(shown), f"{said}.")
+
+
+def _of_intervals(found: dict[str, PairedDifference]) -> str:
+    """What intervals in thousandths of AUC say: each of a few, of more how many exclude zero and the largest mean."""
+    if len(found) <= 4:
+        ends = (f" ({one.low:+.2f} to {one.high:+.2f})" * bool(np.isfinite(one.low)) for one in found.values())
+        return ", ".join(f"{label} {one.mean:+.2f}{end}" for (label, one), end in zip(found.items(), ends, strict=True))
+    above, below = (sum(one.verdict == verdict for one in found.values()) for verdict in ("gain", "loss"))
+    most = max(found, key=lambda label: found[label].mean)
+    words = f"{above or 'none'} of {len(found)} intervals lie above zero, {below or 'none'} below"
+    return f"{words}, the largest mean is {most}, {found[most].mean:+.2f}"
 
 
 def frontier(table: pd.DataFrame) -> Figure:
@@ -334,7 +365,12 @@ def frontier(table: pd.DataFrame) -> Figure:
             ax.set_xlim(cheapest / 8, dearest * 6)  # room for the words
         column[0].set_title(spoken(data), fontsize="medium")
         column[1].set_xlabel("multiply-adds a row")
-    return attach_table(figure, table)
+    best = (
+        f"{spoken(data)}: {part.loc[part['auc'].idxmax(), 'condition']} has the highest AUC, "
+        f"{part.loc[part['logloss'].idxmin(), 'condition']} the lowest log loss"
+        for data, part in parts
+    )
+    return attach_table(figure, table, f"{'; '.join(best)}.")
 
 
 def dumbbells(table: pd.DataFrame, look: dict[str, dict[str, Any]], joined: tuple[str, str]) -> Axes:
@@ -346,7 +382,8 @@ def dumbbells(table: pd.DataFrame, look: dict[str, dict[str, Any]], joined: tupl
         joined: the two whose means a line joins.
     """
     rows = list(dict.fromkeys(table["setting"]))
-    ax = canvas((WIDE[0], 1.5 + 0.55 * len(rows)))
+    width = SINGLE[0] if len(look) <= 3 else WIDE[0]  # as narrow as its legend allows: a phone shows the former whole
+    ax = canvas((width, 1.2 + 0.45 * len(rows)))
     means = table.groupby(["what", "setting"])["difference"].mean().unstack("what").loc[rows] * MILLI
     ax.hlines(range(len(rows)), means[joined[0]], means[joined[1]], color=PALETTE[0], linewidth=2.5, zorder=2)
     for what, marker in look.items():
@@ -360,8 +397,13 @@ def dumbbells(table: pd.DataFrame, look: dict[str, dict[str, Any]], joined: tupl
     ax.set_ylim(len(rows) - 0.5, -0.6)
     ax.axvline(0, color=INK, linewidth=1, zorder=1)
     ax.set(xlabel="test AUC minus that of the checkpoints, thousandths", ylabel="")
-    legend(ax, loc="lower left", bbox_to_anchor=(0, 1.01), ncols=3)
-    return attach_table(ax, table)
+    ax.figure.legend(loc="outside upper center", ncols=3, fontsize="small", frameon=False)
+    gap, first = means[joined[1]] - means[joined[0]], means.idxmax(axis=1).value_counts()
+    finding = (
+        f"On average the {joined[1]} is ahead of the {joined[0]} in {(gap > 0).sum()} of {len(gap)} rows, by "
+        f"{gap.min():+.2f} to {gap.max():+.2f}; in {first.iloc[0]} of them the {first.index[0]} is furthest ahead."
+    )
+    return attach_table(ax, table, finding)
 
 
 def effect_curves(table: pd.DataFrame, x: str, by: str, xlabel: str = "", log: bool = False) -> Axes:
@@ -376,12 +418,15 @@ def effect_curves(table: pd.DataFrame, x: str, by: str, xlabel: str = "", log: b
     """
     ax = canvas()
     lines = list(table[by].unique())
-    spread = 0.012 if log else 0.012 * float(np.ptp(table[x].astype(float))) or 0.05
+    spread, said = 0.012 if log else 0.012 * float(np.ptp(table[x].astype(float))) or 0.05, []
     for n, line in enumerate(lines):
         part = table[table[by] == line].sort_values(x)
         shift = (n - (len(lines) - 1) / 2) * spread
         at = part[x] * (1 + 2 * shift) if log else part[x] + shift  # so that intervals do not hide each other
         intervals(ax, n, at, part, "difference", MILLI, spoken(line))
+        ends = (f"{row['difference'] * MILLI:+.2f} at {row[x]:g}" for _, row in part.iloc[[0, -1]].iterrows())
+        above, below = ((part["low"] > 0).sum() or "none", (part["high"] < 0).sum() or "none")
+        said.append(f"{spoken(line)}: {' and '.join(ends)}, {above} of {len(part)} intervals above zero, {below} below")
     ax.axhline(0, color=INK, linewidth=1)
     if log:
         log_axis(ax.xaxis, table[x])
@@ -389,7 +434,10 @@ def effect_curves(table: pd.DataFrame, x: str, by: str, xlabel: str = "", log: b
         ax.set_xticks(sorted(set(table[x])))
     ax.set(xlabel=xlabel or spoken(x), ylabel="effect on test AUC, thousandths")
     legend(ax, loc="lower left", bbox_to_anchor=(0, 1.01), ncols=2)  # hides no point
-    return attach_table(ax, table)
+    if len(said) > 4:
+        above, below = (table["low"] > 0).sum() or "none", (table["high"] < 0).sum() or "none"
+        said = [f"{above} of {len(table)} intervals lie above zero, {below} below"]
+    return attach_table(ax, table, f"{'. '.join(said)}.")
 
 
 def measures_along(tables: dict[str, pd.DataFrame], x: str, by: str, xlabel: str) -> Figure:
@@ -418,7 +466,10 @@ def measures_along(tables: dict[str, pd.DataFrame], x: str, by: str, xlabel: str
     figure.supxlabel(xlabel, fontsize="medium")
     lines = figure.axes[0].get_legend_handles_labels()
     figure.legend(*lines, loc="outside upper center", ncols=2, fontsize="small", frameon=False)
-    return attach_table(figure, shown)
+    first = shown[shown[by] == shown[by].iloc[0]].sort_values(x)
+    ends = first.assign(at=first["difference"].map(lambda one: f"{one * MILLI:+.2f}") + first[x].map(" at {:g}".format))
+    said = (f"{name} {' and '.join(part['at'].iloc[[0, -1]])}" for name, part in ends.groupby("measure", sort=False))
+    return attach_table(figure, shown, f"{spoken(shown[by].iloc[0])}: {'; '.join(said)}.")
 
 
 def effect_matrix(table: pd.DataFrame, label: str) -> Axes:
@@ -429,20 +480,29 @@ def effect_matrix(table: pd.DataFrame, label: str) -> Axes:
         table, ax=ax, cmap="RdBu", center=0, vmin=-most, vmax=most, annot=True, fmt="+.2f", cbar_kws={"label": label}
     )
     ax.set(xlabel="with", ylabel="effect on")
-    return attach_table(ax, table.rename_axis(index="effect on", columns=None).reset_index())
+    (most, peer), (least, other) = (table.stack().agg(end) for end in ("idxmax", "idxmin"))
+    finding = (
+        f"{most} changes most for the better, with {peer} ({table.loc[most, peer]:+.2f}); {least} most for the worse, "
+        f"with {other} ({table.loc[least, other]:+.2f})."
+    )
+    return attach_table(ax, table.rename_axis(index="effect on", columns=None).reset_index(), finding)
 
 
 def size_curves(replicates: pd.DataFrame, x: str, value: str, order: list[str], by: str = "protocol") -> Figure:
     """``value`` along the factor ``x``, mean over replicates: a line per condition, a panel per value of ``by``."""
+    said = []
     for ax, part in panels(replicates, by):
         mean = part.groupby(["condition", x])[value].mean()
+        last = mean.loc[order].xs(part[x].max(), level=x)
+        said.append(f"{spoken(part[by].iloc[0])}: {last.idxmax()}, {last.max():.4f}")
         for n, condition in enumerate(order):
             ax.plot(mean[condition].index, mean[condition], label=condition, **style(n))
         ax.set(xlabel=spoken(x), ylabel=f"test {spoken(value).replace('auc', 'AUC')}")
         ax.label_outer()
     legend(ax)
     shown = replicates.loc[replicates["condition"].isin(order), [by, "condition", "replicate", x, value]]
-    return attach_table(ax.figure, shown)
+    finding = f"Highest at {replicates[x].max():g} {spoken(x)}, {'; '.join(said)}."
+    return attach_table(ax.figure, shown, finding)
 
 
 def fading(
@@ -450,6 +510,7 @@ def fading(
 ) -> Figure:
     """``value`` along ``x`` of continued training (dashed) and mutual fine-tuning (solid) from the checkpoint at 0: a
     thin line per replicate, a thick mean, a panel for each combination of ``by``."""
+    said = []
     for ax, part in panels(replicates, by):
         start = part[part["condition"] == "checkpoint"]
         for n, (condition, line) in enumerate({"continued training": "--", "mutual": "-"}.items()):
@@ -458,12 +519,15 @@ def fading(
             common = {"linestyle": line, "color": PALETTE[n]}
             ax.plot(mean.index, mean, **common, linewidth=0.7, alpha=0.4)
             ax.plot(mean.index, mean.mean(axis=1), **common, linewidth=2.5, label=condition)
+            change = (mean.iloc[-1] - mean.iloc[0]).mean() * MILLI
+            said.append(f"{condition} {change:+.2f} ({', '.join(ax.get_title().splitlines())})")
         ax.set(xlabel=f"{spoken(x)} of fine-tuning", ylabel=ylabel)
         ax.xaxis.get_major_locator().set_params(integer=True)
         ax.label_outer()
     legend(ax)
     by = [by] if isinstance(by, str) else by
-    return attach_table(ax.figure, replicates[[*by, "condition", "replicate", x, value]])
+    finding = f"From the first to the last point, in thousandths: {'; '.join(said)}."
+    return attach_table(ax.figure, replicates[[*by, "condition", "replicate", x, value]], finding)
 
 
 def matrices(by_name: dict[str, np.ndarray]) -> Figure:
@@ -496,7 +560,12 @@ def verdict_grid(verdicts: pd.DataFrame) -> Figure:
     ax.xaxis.tick_top()
     ax.set_ylim(len(claims) - 0.5, -0.5)
     ax.grid(visible=False)
-    return attach_table(figure, verdicts)
+    counts = verdicts.groupby("against", sort=False)["verdict"].value_counts(sort=False)
+    said = (
+        f"against the {against}: {', '.join(f'{n} {word}' for (_, word), n in part.items())}"
+        for against, part in counts.groupby(level=0, sort=False)
+    )
+    return attach_table(figure, verdicts, f"Verdicts {'; '.join(said)}.")
 
 
 def ranges(rows: pd.DataFrame, xlabel: str, reference: float | None = None) -> Axes:
@@ -519,7 +588,11 @@ def ranges(rows: pd.DataFrame, xlabel: str, reference: float | None = None) -> A
     ax.set_ylim(len(rows) - 0.4, -0.6)
     ax.grid(axis="y", visible=False)
     ax.set(xlabel=xlabel, ylabel="")
-    return attach_table(ax, rows)
+    least, most = (rows.loc[getattr(rows["value"], end)()] for end in ("idxmin", "idxmax"))
+    finding = f"From {least['value']:.3g} ({least['what']}) to {most['value']:.3g} ({most['what']})"
+    if reference is not None:
+        finding += f"; {(rows['low'] > reference).sum()} of {len(rows)} lie wholly above {reference:g}"
+    return attach_table(ax, rows, f"{finding}.")
 
 
 # Figures of retrainings ----------------------------------------------------------------------------------------------
@@ -532,9 +605,14 @@ def ledgers(table: pd.DataFrame, parts: Sequence[str]) -> Figure:
         table: :func:`ctrlib.study.retraining_page.ledger_table`.
         parts: its columns, in the order of the bar.
     """
+    said = []
     for ax, part in panels(table, size=(WIDE[0], 1.4 + 0.36 * table["condition"].nunique())):
         mean = part.groupby("condition", sort=False)[list(parts)].mean() * MILLI
-        left = np.zeros(len(mean))
+        left, total = np.zeros(len(mean)), mean.sum(axis=1)
+        least, first = total.idxmin(), total.index[0]
+        said.append(
+            f"{spoken(part['protocol'].iloc[0])}: {least} has least, {total[least]:.2f}, {first} {total[first]:.2f}"
+        )
         for n, name in enumerate(parts):
             ax.barh(list(mean.index), mean[name], left=left, color=PALETTE[n], height=0.7, label=name)
             left += mean[name].clip(lower=0).to_numpy()
@@ -542,7 +620,7 @@ def ledgers(table: pd.DataFrame, parts: Sequence[str]) -> Figure:
         ax.grid(axis="y", visible=False)
     ax.invert_yaxis()  # of all panels, which share it
     legend(ax.figure.axes[0], loc="lower left", bbox_to_anchor=(0, 1.08), ncols=len(parts))
-    return attach_table(ax.figure, table)
+    return attach_table(ax.figure, table, f"{'; '.join(said)} thousandths of a nat.")
 
 
 def churn_against_auc(table: pd.DataFrame, one: str, by: Sequence[str]) -> Figure:
@@ -558,13 +636,18 @@ def churn_against_auc(table: pd.DataFrame, one: str, by: Sequence[str]) -> Figur
     base = table[table["condition"] == one].set_index(key)["auc"]
     gain = table["auc"].to_numpy() - base.loc[pd.MultiIndex.from_frame(table[key])].to_numpy()
     table = table.assign(gain=gain * MILLI, churn=100 * table["difference"])
+    said = []
     for ax, part in panels(table.assign(panel=table[list(by)].agg(", ".join, axis=1)), "panel"):
         for n, (name, dots) in enumerate(part.groupby("condition", sort=False)):
             look = {"color": PALETTE[n % len(PALETTE)], "marker": MARKERS[n % len(MARKERS)]}
             ax.scatter(dots["churn"], dots["gain"], s=12, alpha=0.5, **look)
             ax.scatter(dots["churn"].mean(), dots["gain"].mean(), s=70, label=name, **look)
+        means = part.groupby("condition")[["churn", "gain"]].mean()
+        steady, best = means["churn"].idxmin(), means["gain"].idxmax()
+        churn, gain = means.loc[steady, "churn"], means.loc[best, "gain"]
+        said.append(f"{part['panel'].iloc[0]}: {steady} is steadiest ({churn:.1f} %), {best} gains most ({gain:+.2f})")
         ax.axhline(0, color=INK, linewidth=1)
         ax.set(xlabel="relative prediction difference, %", ylabel="AUC beyond one model, thousandths")
         ax.label_outer()
     legend(ax, loc="center left", bbox_to_anchor=(1.0, 0.5))
-    return attach_table(ax.figure, table[[*key, "condition", "churn", "gain"]])
+    return attach_table(ax.figure, table[[*key, "condition", "churn", "gain"]], f"{'; '.join(said)}.")

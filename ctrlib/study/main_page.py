@@ -5,6 +5,7 @@ Best control and best mutual learning are chosen by validation in each replicate
 """
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import pandas as pd
@@ -15,6 +16,7 @@ from ctrlib.store.runs import RunStore
 from ctrlib.study import figures
 from ctrlib.study.conditions import Condition
 from ctrlib.study.finetuning import BY_RULE, PAPERS_OWN
+from ctrlib.study.notebook import publish_figure, say, show_effects, show_table, show_three_ways
 from ctrlib.study.pages import published_parameters
 from ctrlib.study.parameters import StudyParameters
 from ctrlib.study.tables import (
@@ -35,11 +37,15 @@ from ctrlib.study.verdicts import DATA, MAIN, NEGLIGIBLE, data_name
 SAME = "same without peers"
 MUTUAL = {"paper's own": (PAPERS_OWN[0], PAPERS_OWN[1]), "chosen": ("best mutual", SAME)}  # and each without its peers
 LOOK = {  # of the figure: condition, score, marker. The paper's own setting may lie so far off that it flattens all
-    "best control": ("best control", "auc", {"color": figures.GREY}),
-    "mutual, chosen": ("best mutual", "auc", {"color": figures.PALETTE[0]}),
+    "best without peers": ("best control", "auc", {"color": figures.GREY}),
+    "best with peers": ("best mutual", "auc", {"color": figures.PALETTE[0]}),
     "ensemble of the checkpoints": ("checkpoint", "ensemble_auc", {"color": figures.REFERENCE, "marker": "D"}),
-    "ensemble of the best control": ("best control", "ensemble_auc", {"edgecolors": figures.GREY, "marker": "D"}),
-    "ensemble of the mutual": ("best mutual", "ensemble_auc", {"edgecolors": figures.PALETTE[0], "marker": "D"}),
+    "ensemble of the best without": ("best control", "ensemble_auc", {"edgecolors": figures.GREY, "marker": "D"}),
+    "ensemble of the best with peers": (
+        "best mutual",
+        "ensemble_auc",
+        {"edgecolors": figures.PALETTE[0], "marker": "D"},
+    ),
 }
 
 
@@ -71,7 +77,7 @@ def peers_beyond(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def answer(effects: pd.DataFrame, architecture: str) -> str:
-    """What peers give one architecture beyond the best that needs none, as chosen, a clause a protocol, and over the
+    """What peers give one architecture beyond the best that needs none, as chosen, a sentence a protocol, and over the
     checkpoint: they *help* or *do harm* where the interval excludes zero, and where it lies within the margin that is
     *less than a thousandth*; else they *make no difference of a thousandth* (within the margin) or *are not shown to
     help*. Then, in a word, the other architectures."""
@@ -80,13 +86,20 @@ def answer(effects: pd.DataFrame, architecture: str) -> str:
     for row in rows.to_dict("records"):
         interval = f"{100 * row['level']:.4g} % interval {bounds(row, milli=True)}"
         where = spoken(row["protocol"]) + f" ({row.get('data')})" * bool(rows["protocol"].duplicated().any())
-        over = f"over the checkpoint {signed(row['over_checkpoint'], milli=True)}"
-        clauses.append(f"under {where} peers {verb(row)}, {signed(row['difference'], milli=True)} ({interval}; {over})")
-    said = f"Beyond the best that needs no peer, thousandths of AUC, {architecture}: {'; '.join(clauses)}"
-    more = "; ".join(
-        f"{r['setting']}: {verb(r)}, {signed(r['difference'], milli=True)}" for r in others.to_dict("records")
-    )
-    return f"{said}. {int(rows['replicates'].min())} replicates." + f" Peers of others: {more}." * bool(more)
+        mean, over = (signed(row[name], milli=True) for name in ("difference", "over_checkpoint"))
+        found = f"{where} peers {verb(row)}, {mean} ({interval}; over the checkpoint {over})"
+        clauses.append(f"{'Under' if clauses else 'under'} {found}")
+    said = f"Beyond the best that needs no peer, thousandths of AUC, {architecture}: {'. '.join(clauses)}"
+    more = f" Peers of others {grouped(others, 'in')}." * bool(len(others))
+    return f"{said}. {int(rows['replicates'].min())} replicates.{more}"
+
+
+def grouped(effects: pd.DataFrame, where: str) -> str:
+    """What peers do by each effect, those that say the same together: *help in A (+1.20) and B (+0.90)*."""
+    said: dict[str, list[str]] = {}
+    for row in effects.to_dict("records"):
+        said.setdefault(verb(row), []).append(f"{row['setting']} ({signed(row['difference'], milli=True)})")
+    return "; they ".join(f"{what} {where} {_and(names)}" for what, names in said.items())
 
 
 def verb(effect: Mapping[str, Any]) -> str:
@@ -114,7 +127,7 @@ def dumbbells(table: pd.DataFrame, first: int = len(LOOK)) -> Axes:
         for what, (condition, score, _) in shown.items()
     ]
     look = {what: marker for what, (_, _, marker) in shown.items()}
-    return figures.dumbbells(pd.concat(parts), look, ("best control", "mutual, chosen"))
+    return figures.dumbbells(pd.concat(parts), look, ("best without peers", "best with peers"))
 
 
 def score_table(table: pd.DataFrame) -> pd.DataFrame:
@@ -160,6 +173,101 @@ def over_all_rows(store: RunStore, conditions: Sequence[Condition], table: pd.Da
     return pd.DataFrame(rows)
 
 
+class MainPage:
+    """What the notebook of one main comparison shows, part by part, and the tables it is from.
+
+    Args:
+        p: the parameters of the page.
+        store: the run store.
+        conditions: trained conditions, from :func:`ctrlib.study.experiments.train_conditions`.
+    """
+
+    def __init__(self, p: StudyParameters, store: RunStore, conditions: list[Condition]) -> None:
+        self.p, self.store, self.conditions = p, store, conditions
+        self.table = with_sides(replicate_table(store, conditions), p)
+        self.effects = peers_beyond(self.table)
+
+    @cached_property
+    def rarity(self) -> pd.DataFrame:
+        """See :func:`rarity_effects`, of the first architecture."""
+        return rarity_effects(self.store, self.conditions, self.table, self.p.architectures[0])
+
+    def show_answer(self) -> None:
+        """The answer; first a warning where a page on a real log shows synthetic clicks."""
+        real = self.conditions[0].experiment != MAIN["synthetic"]
+        if real and {at.dataset for at in self.p.each().values()} == {"synthetic"}:
+            say("**This copy ran on synthetic clicks**: its profile needs no real log. It shows the form of the page.")
+        say(f"**Answer.** {answer(self.effects, self.p.architectures[0])}")
+
+    def show_figure(self) -> None:
+        """What stands how far from the checkpoints, for the slides as well."""
+        publish_figure("fig_answer", dumbbells(self.table).figure)
+
+    def show_controls(self) -> None:
+        """The effects against three controls, eight rows at most, and among how many each side was chosen."""
+        show_three_ways(self.effects[:8], ["setting", "treatment"])
+        say(candidates(self.table))
+
+    def show_rarity(self) -> None:
+        """The figure of the effect by rarity."""
+        figures.effect_curves(self.rarity, "part", "setting", "tenth of the test rows by its rarest code, 1 the rarest")
+
+    def show_tables(self) -> None:
+        """The other effects, the scores, and the effects by rarity on AUC and log loss."""
+        show_three_ways(self.effects[8:], ["setting", "treatment"])
+        show_table(score_table(self.table))
+        say("Best mutual minus best control by rarity, AUC and then log loss, where below zero is better:")
+        show_effects(self.rarity)
+        losses = rarity_effects(self.store, self.conditions, self.table, self.p.architectures[0], "logloss")
+        verdicts = losses["verdict"].map({"gain": "worse", "loss": "better"}).fillna(losses["verdict"])
+        show_effects(losses.assign(verdict=verdicts))
+
+    def show_rules(self) -> None:
+        """What the rule of stopping does, where a page has more than one."""
+        if "stopping" in self.table:
+            show_effects(by_rule(self.table))
+        else:
+            say("Not trained for this page: `stopping_rules` names none.")
+
+    def glued(self) -> dict[str, Any]:
+        """What other pages of the book show of this one, of its first architecture: under the last protocol what was
+        chosen against three controls, the mean scores of one model and of the average, and the paper's own setting
+        (``own``); the latter under the first protocol as well (``fixed``)."""
+        p, rows = self.p, self.table
+        architecture, protocol = p.architectures[0], p.protocols[-1]
+        mine = self.effects[self.effects["architecture"] == architecture].set_index(["treatment", "protocol"])
+        chosen, own, fixed = (
+            mine.loc[[(name, at)]].iloc[0]
+            for name, at in (("chosen", protocol), ("paper's own", protocol), ("paper's own", p.protocols[0]))
+        )
+        rows = rows[rows["setting"] == chosen["setting"]]
+        at = rows.groupby("condition")[["auc", "ensemble_auc"]].mean()
+        start = at.loc["checkpoint"]
+        return {
+            "answer": answer(self.effects, architecture),
+            "peers": chosen["difference"],
+            "low": chosen["low"],
+            "high": chosen["high"],
+            "from_checkpoint": chosen["over_checkpoint"],
+            "own_peers": own["difference"],
+            "own_from_checkpoint": own["over_checkpoint"],
+            "own_from_continued": own["over_alone"],
+            "fixed_peers": fixed["difference"],
+            "fixed_from_checkpoint": fixed["over_checkpoint"],
+            "fixed_from_continued": fixed["over_alone"],
+            "checkpoint_auc": start["auc"],
+            "control_auc": at.loc["best control", "auc"],
+            "mutual_auc": at.loc["best mutual", "auc"],
+            "ensemble": start["ensemble_auc"] - start["auc"],
+            "replicates": int(chosen["replicates"]),
+            "instances": p.instances,
+            "protocol": spoken(protocol),
+            "architecture": architecture,
+            "data": ", ".join(p.datasets),
+            "profile": p.profile,
+        }
+
+
 def over_logs(store: RunStore, pages: Mapping[tuple[str, str], list[Condition]]) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The first architecture of each published main comparison with early stopping, a row of ``setting`` a data set:
     the replicate table of :func:`with_sides`; and :func:`peers_beyond`, with the intervals of the page, and the mean
@@ -189,23 +297,39 @@ def answer_over_logs(effects: pd.DataFrame) -> str:
     do the same together; the paper's own setting beside it; the average of the checkpoints."""
     if not len(effects):
         return "No records."
-    said: dict[str, list[str]] = {}
     chosen, own = (effects[effects["treatment"] == name] for name in ("chosen", "paper's own"))
-    for row in chosen.to_dict("records"):
-        said.setdefault(verb(row), []).append(f"{row['setting']} ({signed(row['difference'], milli=True)})")
-    parts = [
-        f"Peers {'; they '.join(f'{what} on {_and(names)}' for what, names in said.items())}: in thousandths of test "
-        "AUC, with rate, weight and start chosen by validation, against the best model without peers, chosen likewise."
-    ]
+    parts = [f"Peers {grouped(chosen, 'on')}, in thousandths of test AUC beyond the best model without peers."]
     if len(own):
         found = _and([f"{signed(row['difference'], milli=True)}" for row in own.to_dict("records")])
-        why = ": in the mean the further epoch costs more than peers give back"
+        why = ": its further epoch costs more than peers give back"
         harm = bool((own["over_checkpoint"] < 0).all() and (own["over_alone"] > 0).all())
-        parts.append(f"The paper's own setting, one epoch more at weight 1, stands at {found}{why * harm}.")
+        parts.append(f"The paper's own setting stands at {found}{why * harm}.")
     if more := list(chosen.loc[chosen["ensemble"] > chosen["over_checkpoint"], "setting"]):
         where = "everywhere" if len(more) == len(chosen) else f"on {_and(more)}"
-        parts.append(f"Averaging the models as they were before gains more {where}, at the price of serving them all.")
+        parts.append(f"Averaging the models as they were gains more {where}, but all have to be served.")
     return " ".join(parts)
+
+
+def reasons(effects: pd.DataFrame) -> dict[str, str]:
+    """The second of :func:`over_logs` once more: when peers help, when not, and why, each with its numbers."""
+    if not len(effects):
+        return dict.fromkeys(("when", "when_not", "why"), "No records.")
+    chosen, own = (effects[effects["treatment"] == name] for name in ("chosen", "paper's own"))
+
+    def each(values: pd.Series) -> str:
+        return _and([signed(value, milli=True) for value in values])
+
+    further, names = own["over_checkpoint"] - own["over_alone"], _and(list(chosen["setting"]))
+    harm = bool((further < 0).all() and (own["over_alone"] > 0).all())
+    share = _and([f"{100 * one:.0f}\u00a0%" for one in chosen["over_checkpoint"] / chosen["ensemble"]])
+    return {
+        "when": "After convergence, with rate, weight and start chosen by validation: beside the same training without "
+        f"them peers add {each(chosen['over_alone'])} on {names}.",
+        "when_not": "At the paper's own setting: its further epoch alone changes a converged model by "
+        f"{each(further)}, of which peers {'give back' if harm else 'change'} {each(own['over_alone'])}.",
+        "why": "Models of other seeds make other errors. Peers pass on a part of what cancels them: the average gains "
+        f"{each(chosen['ensemble'])} over one model, and one model with peers has {share} of that.",
+    }
 
 
 def logs_table(effects: pd.DataFrame) -> pd.DataFrame:
@@ -216,14 +340,14 @@ def logs_table(effects: pd.DataFrame) -> pd.DataFrame:
     rows, others = chosen.to_dict("records"), own.loc[chosen.index].to_dict("records")
     return pd.DataFrame(
         {
-            "data (replicates)": [
+            "data set (replicates)": [
                 f"{name} ({row['replicates']})" for name, row in zip(chosen.index, rows, strict=True)
             ],
-            f"peers minus the best without ({levels} % interval)": [
+            f"best with peers minus best without ({levels} % interval)": [
                 f"{signed(row['difference'], milli=True)} ({bounds(row, milli=True)})" for row in rows
             ],
             "verdict": [row["verdict"] for row in rows],
-            "the paper's setting minus the best without": [
+            "the paper's setting minus best without": [
                 f"{signed(row['difference'], milli=True)} ({row['verdict']})" for row in others
             ],
         }
@@ -232,50 +356,3 @@ def logs_table(effects: pd.DataFrame) -> pd.DataFrame:
 
 def _and(names: Sequence[str]) -> str:
     return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
-
-
-def glued(table: pd.DataFrame, effects: pd.DataFrame, p: StudyParameters) -> dict[str, Any]:
-    """What other pages of the book show of a main comparison, of its first architecture: under the last protocol what
-    was chosen against three controls, the mean scores of one model and of the average, and the paper's own setting
-    (``own``); the latter under the first protocol as well (``fixed``).
-
-    Args:
-        table: see :func:`with_sides`.
-        effects: see :func:`peers_beyond`.
-        p: the parameters of the page.
-    """
-    architecture, protocol = p.architectures[0], p.protocols[-1]
-    mine = effects[effects["architecture"] == architecture].set_index(["treatment", "protocol"])
-    chosen, own, fixed = (
-        mine.loc[[(name, at)]].iloc[0]
-        for name, at in (("chosen", protocol), ("paper's own", protocol), ("paper's own", p.protocols[0]))
-    )
-    at = table[table["setting"] == chosen["setting"]].groupby("condition")[["auc", "ensemble_auc", "oracle_auc"]].mean()
-    start = at.loc["checkpoint"]
-    return {
-        "answer": answer(effects, architecture),
-        "candidates": candidates(table),
-        "peers": chosen["difference"],
-        "low": chosen["low"],
-        "high": chosen["high"],
-        "from_checkpoint": chosen["over_checkpoint"],
-        "from_continued": chosen["over_alone"],
-        "own_peers": own["difference"],
-        "own_from_checkpoint": own["over_checkpoint"],
-        "own_from_continued": own["over_alone"],
-        "fixed_peers": fixed["difference"],
-        "fixed_from_checkpoint": fixed["over_checkpoint"],
-        "fixed_from_continued": fixed["over_alone"],
-        "checkpoint_auc": start["auc"],
-        "control_auc": at.loc["best control", "auc"],
-        "mutual_auc": at.loc["best mutual", "auc"],
-        "ensemble_auc": start["ensemble_auc"],
-        "oracle_auc": start["oracle_auc"],
-        "ensemble": start["ensemble_auc"] - start["auc"],
-        "replicates": int(chosen["replicates"]),
-        "instances": p.instances,
-        "protocol": spoken(protocol),
-        "architecture": architecture,
-        "data": ", ".join(p.datasets),
-        "profile": p.profile,
-    }

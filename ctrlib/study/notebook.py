@@ -205,14 +205,21 @@ def styled(
     """The table that :func:`show_table` shows, for :func:`publish`; ``numbers`` and ``caption`` as there."""
     if isinstance(formats, str):
         formats = {name: formats for name in table.select_dtypes("floating").columns}
-    by_column = {spoken(name): form for name, form in formats.items()}
+    by_column = {header(name): form for name, form in formats.items()}
     shown = table.assign(protocol=table["protocol"].map(spoken)) if "protocol" in table else table
-    styler = shown.rename(columns=spoken).style.hide().format(by_column, escape="html")
+    styler = shown.rename(columns=header).style.hide().format(by_column, escape="html")
     styler = styler.format_index(escape="html", axis="columns")
     # the class that the book's themes know, and those that MathJax passes by
     styler.set_table_attributes('class="dataframe tex2jax_ignore mathjax_ignore"')
     styler.numbers = table if numbers is None else numbers
     return styler.set_caption(escape(caption)) if caption else styler
+
+
+def header(column: str) -> str:
+    """What a reader calls a column."""
+    measures = {"auc": "AUC", "logloss": "log loss"}
+    measures |= {f"{of}_{name}": f"{of} {words}" for of in ("ensemble", "oracle") for name, words in measures.items()}
+    return {**measures, "valid_auc": "validation AUC", "kept_epoch": "epoch kept"}.get(column, spoken(column))
 
 
 def show_data(store: RunStore, conditions: Iterable[Condition]) -> pd.DataFrame:
