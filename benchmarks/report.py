@@ -171,6 +171,22 @@ def floor_seconds(
     return sizes.cost(architecture, **size).floor_seconds(rates[best], float(memory.median()), batch), best
 
 
+def card_step_seconds(made: Report, fields: int = sizes.FIELDS) -> dict[str, float]:
+    """Seconds of a step of each architecture in fp32 on a record's GPU, a quarter of four models' together.
+
+    For other ``fields`` than were measured, as many times as long as the floor of the step is.
+    """
+    book = Book(made.measurements[made.measurements["error"].isna()])
+    found = {}
+    for architecture in sizes.ARCHITECTURES:
+        floor, measured = (
+            floor_seconds(book, "gpu", architecture, ("fp32",), codes=sizes.GPU_CODES, fields=count)[0]
+            for count in (fields, sizes.FIELDS)
+        )
+        found[architecture] = float(book.values("gpu", architecture, "ctrlib K=4").median()) / 4 * floor / measured
+    return found
+
+
 def train_rows(book: Book) -> list[list]:
     """ctrlib against each peer and against the floor."""
     rows = []

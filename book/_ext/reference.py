@@ -2,8 +2,8 @@
 
 ``parameters``: what notebooks take, from ``StudyParameters`` and the defaults in their cells. ``settings`` NAME: the
 fields of a class of ``ctrlib.config``. ``packages``: the locked versions, with what each is for. ``made-of``: for every
-executed notebook when and with which settings it was executed. ``fleet``: the paper's grid dealt out to several
-devices.
+executed notebook when and with which settings it was executed. ``fleet`` and ``limits``: the paper's grid on
+many cards, see :mod:`fleet`.
 """
 
 import json
@@ -15,11 +15,11 @@ from typing import Any
 
 import annotated_types
 from docutils import nodes
+from fleet import LOGS, fleet_rows, limit_rows
 from sphinx.util.docutils import SphinxDirective
 
 from ctrlib import config
-from ctrlib.run.estimate import CHAINED, makespan, usual_epochs
-from ctrlib.run.plan import declared_parameters, find_notebooks, plan, planned
+from ctrlib.run.plan import declared_parameters, find_notebooks
 from ctrlib.study.parameters import StudyParameters
 
 BOUNDS = {
@@ -139,27 +139,6 @@ def made_of_rows(root: Path) -> list[list[str]]:
     return rows
 
 
-PAPER_GRID = ["02", "03", "04", "06"]  # the notebooks that ask what the paper asked
-
-
-def fleet_rows(root: Path) -> list[list[str]]:
-    """Trainings of the paper's grid on 1, 8, 64 and any number of devices, in epochs of one model; nothing is timed.
-
-    The plan is that of the profile ``paper``. Which rows it would read changes nothing in it, so it needs none.
-    """
-    runs = {}
-    for job in plan(root, "paper", PAPER_GRID, {"dataset": "synthetic"}):
-        runs |= {run.fingerprint: run for run in planned(job)[0]}
-    epochs = {name: len(run.members) * usual_epochs(run) for name, run in runs.items()}
-    everything, chain = sum(epochs.values()), makespan(list(runs.values()), epochs, len(runs))
-    rows = []
-    for devices in (1, 8, 64, len(runs)):
-        takes = makespan(list(runs.values()), epochs, devices)
-        limit = "the longest chain" if takes < CHAINED * chain else "the number of devices"
-        rows.append([f"{devices:,}", f"{takes:,.0f}", f"{everything / (devices * takes):.0%}", limit])
-    return rows
-
-
 class ReferenceTable(SphinxDirective):
     """A table of this file by its name, see above."""
 
@@ -173,7 +152,9 @@ class ReferenceTable(SphinxDirective):
         elif self.name == "packages":
             text = table(["Package", "Version", "What it is for"], package_rows(root))
         elif self.name == "fleet":
-            text = table(["Devices", "Epochs of one model, one after the other", "Busy", "Limit"], fleet_rows(root))
+            text = table(["Cards", *(head for log in LOGS for head in (log, "busy"))], fleet_rows(root))
+        elif self.name == "limits":
+            text = table(["What", *LOGS], limit_rows(root))
         elif self.name == "made-of":
             text = table(["Page", "Executed", "Given settings"], made_of_rows(root))
         else:
@@ -189,7 +170,7 @@ class ReferenceTable(SphinxDirective):
 
 
 def setup(app):
-    for name in ("parameters", "settings", "packages", "made-of", "fleet"):
+    for name in ("parameters", "settings", "packages", "made-of", "fleet", "limits"):
         app.add_directive(name, ReferenceTable)
     app.add_css_file("reference.css")
     return {"parallel_read_safe": True, "parallel_write_safe": True}
