@@ -20,7 +20,8 @@ from pathlib import Path
 NUMBERS = [f"I{i}" for i in range(1, 14)]
 WORDS = [f"C{i}" for i in range(1, 27)]
 MIN_COUNT = 2
-LIMIT_SECONDS = 1800
+LIMIT_SECONDS = 2 * 3600
+FULL = 95  # per cent of the machine's memory: what needs more is given up before it takes everybody's
 WITH_RAY, WITHOUT_RAY = "FuxiCTR with Ray", "FuxiCTR"
 _BATCH = 100_000  # rows that FuxiCTR's build_dataset hands to transform() at a time
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "POLARS_MAX_THREADS")
@@ -93,9 +94,9 @@ def run(tool: str, python: str, raw: Path, cores: int) -> dict:
                 stdout=subprocess.DEVNULL,
                 stderr=errors,
             )
-            peak, pss = watch(child)
+            peak, pss, given_up = watch(child)
             errors.seek(0)
-            lines = errors.read().strip().splitlines()
+            lines = [given_up] if given_up else errors.read().strip().splitlines()
         if child.returncode or not answer.exists():
             return {"error": lines[-1][:300] if lines else f"ended with code {child.returncode}", "load_1min": load}
         result = json.loads(answer.read_text())
@@ -107,14 +108,22 @@ def run(tool: str, python: str, raw: Path, cores: int) -> dict:
     }
 
 
-def watch(child: subprocess.Popen) -> tuple[float, float | None]:
-    """Wait for a process; the most memory (MB of 10^6 bytes) of it and its children: resident, and proportional."""
+def watch(child: subprocess.Popen) -> tuple[float, float | None, str]:
+    """Wait for a process; the most memory (MB of 10^6 bytes) of it and its children: resident, and proportional; and
+    why it was given up, if it was."""
     import psutil
 
-    peak, pss, begun = 0.0, None, time.monotonic()
+    from benchmarks.process import end_with_children
+
+    peak, pss, given_up, begun = 0.0, None, "", time.monotonic()
     while child.poll() is None:
         if time.monotonic() - begun > LIMIT_SECONDS:
-            child.kill()
+            given_up = f"not finished after {LIMIT_SECONDS} s"
+        elif psutil.virtual_memory().percent > FULL:
+            given_up = f"the memory of this machine is full; it held {peak / 1000:.1f} GB of it"
+        if given_up:
+            end_with_children(child)
+            break
         resident, proportional = 0, 0
         try:
             process = psutil.Process(child.pid)
@@ -127,7 +136,7 @@ def watch(child: subprocess.Popen) -> tuple[float, float | None]:
         peak = max(peak, resident / 1e6)
         pss = max(pss or 0.0, proportional / 1e6) if proportional else pss
         time.sleep(0.1)
-    return peak, pss
+    return peak, pss, given_up
 
 
 def summarised(tool: str, rows: int, cores: int, runs: list[dict]) -> dict:

@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 
 PACKAGES = ("torch", "numpy", "scikit-learn", "polars", "pandas", "ctrlib")
-PEERS = ("deepctr-torch", "fuxictr", "recbole", "torch-rechub")
+PEERS = ("deepctr-torch", "fuxictr", "recbole", "torch-rechub", "torchrec", "fbgemm-gpu-cpu")
 ROOT = Path(__file__).resolve().parent.parent
 
 

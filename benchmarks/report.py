@@ -4,6 +4,7 @@ Only ratios of things measured in one file are compared with a target; seconds a
 """
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -168,6 +169,22 @@ def floor_seconds(
     best = max(rates, key=rates.get)
     batch = size.get("batch", sizes.BATCH)
     return sizes.cost(architecture, **size).floor_seconds(rates[best], float(memory.median()), batch), best
+
+
+def card_step_seconds(made: Report, fields: int = sizes.FIELDS) -> dict[str, float]:
+    """Seconds of a step of each architecture in fp32 on a record's GPU, a quarter of four models' together.
+
+    For other ``fields`` than were measured, as many times as long as the floor of the step is.
+    """
+    book = Book(made.measurements[made.measurements["error"].isna()])
+    found = {}
+    for architecture in sizes.ARCHITECTURES:
+        floor, measured = (
+            floor_seconds(book, "gpu", architecture, ("fp32",), codes=sizes.GPU_CODES, fields=count)[0]
+            for count in (fields, sizes.FIELDS)
+        )
+        found[architecture] = float(book.values("gpu", architecture, "ctrlib K=4").median()) / 4 * floor / measured
+    return found
 
 
 def train_rows(book: Book) -> list[list]:
@@ -345,18 +362,19 @@ def scale_rows(book: Book) -> list[list]:
     return rows
 
 
-def encode_rows(book: Book) -> list[list]:
+def encode_rows(book: Book, suite: str = "encode") -> list[list]:
     """Raw text to codes: rows per second over FuxiCTR's, as it comes and without Ray, and memory."""
     rows = []
-    for what in book.whats("encode"):
-        own, peak = book.values("encode", what, OWN), book.peak("encode", what, OWN)
+    for what in book.whats(suite):
+        own, peak = book.values(suite, what, OWN), book.peak(suite, what, OWN)
         ratios = {"speed / FuxiCTR with Ray": "as it comes", "speed / FuxiCTR": "Ray's part replaced by a loop"}
         for ratio, how in ratios.items():
             who = ratio.removeprefix("speed / ")
-            peer, memory = book.values("encode", what, who), book.peak("encode", what, who)
+            peer, memory = book.values(suite, what, who), book.peak(suite, what, who)
             note = f"{how}; peer's peak memory {memory:,.0f} MB" if len(peer) else f"{who} was not measured"
-            rows.append(row_of("encode", f"{what}: {ratio}", own / peer, peak, note))
-        rows.append(row_of("encode", f"{what}: thousand rows per second", own / 1000, peak))
+            rows.append(row_of(suite, f"{what}: {ratio}", own / peer, peak, note))
+        rows.append(row_of(suite, f"{what}: thousand rows per second", own / 1000, peak))
+        rows.append(row_of(suite, f"{what}: peak memory (GB)", [peak / 1000], peak, "largest of the repeats"))
     return rows
 
 
@@ -377,11 +395,11 @@ def spread_out(every: list[dict]) -> list[dict]:
     """The measurements, with those that bench_encode made inside one of them as measurements of their own."""
     rows = []
     for one in every:
-        if one["suite"] != "encode" or "error" in one:
+        if one["suite"] not in ("encode", "encode_full") or "error" in one:
             rows.append(one)
             continue
         for entry in [entry for entry in one["detail"]["rows"] if "tool" in entry]:
-            about = {"suite": "encode", "what": "raw text to codes", "who": entry["tool"], "arguments": entry}
+            about = {"suite": one["suite"], "what": one["what"], "who": entry["tool"], "arguments": entry}
             if "error" in entry:
                 rows.append({**about, "repeat": 0, "error": entry["error"]})
             memory = {"unit": entry.get("unit", ""), "peak_mb": entry.get("peak_mb")}
@@ -426,6 +444,7 @@ ROWS = {
     "synthetic": synthetic_rows,
     "scale": scale_rows,
     "encode": encode_rows,
+    "encode_full": partial(encode_rows, suite="encode_full"),
     "stream": stream_rows,
     "gpu": gpu_rows,
 }

@@ -39,6 +39,7 @@ TARGETS: dict[tuple[str, str], Target] = {
     ("train", "DCN: time / floor"): at_most(1.35),
     ("train", "PNN: time / floor"): at_most(1.35),
     ("train", "FiBiNET: time / floor"): at_most(1.15),
+    # A step with 3,000,000 codes within 1.15 of one with 300,000 was decided against: README.md says what was measured.
     ("cohort", "DeepFM: K=4 / 4 x K=1"): at_most(1.02),
     ("cohort", "DCN: K=4 / 4 x K=1"): at_most(1.02),
     ("cohort", "PNN: K=4 / 4 x K=1"): at_most(1.02),
@@ -57,6 +58,7 @@ TARGETS: dict[tuple[str, str], Target] = {
     ("auc", "largest difference of an AUC"): at_most(1e-12),
     ("encode", "raw text to codes: speed / FuxiCTR with Ray"): at_least(12.0),
     ("encode", "raw text to codes: thousand rows per second"): at_least(300.0),
+    ("encode_full", "45,840,617 rows of raw text to codes: peak memory (GB)"): at_most(8.59),  # 8 GiB
     ("stream", "epoch of 45,840,617 rows: peak memory (GB)"): at_most(8.59),  # 8 GiB
     ("start", "ctrlib --help: seconds"): at_most(0.5),
     ("waiting", "make book, first: seconds"): at_most(150.0),

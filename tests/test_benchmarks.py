@@ -14,7 +14,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from typer import BadParameter
 
-from benchmarks import jobs, peers, process, report, run, sizes, suites, table, targets
+from benchmarks import bench_encode, jobs, peers, process, report, run, sizes, suites, table, targets
 from benchmarks.clock import StepClock
 from ctrlib.models import build_model, count_parameters
 
@@ -190,6 +190,25 @@ def test_the_encoder_s_own_measurements_become_rows():
     assert list(made.timings["who"]) == ["ctrlib", "FuxiCTR"]
     assert pd.isna(row(made, "raw text to codes: speed / FuxiCTR with Ray")["value"])
     assert "no such thing" in row(made, "raw text to codes: FuxiCTR with Ray")["note"]
+
+
+def test_the_whole_log_is_encoded_by_its_name_alone(tmp_path: Path):
+    (group,) = suites.encode_full(True, tmp_path)
+    content = {"skipped": [], "measurements": []}
+    run.measure("encode_full", group, content, tmp_path / "made.json")
+    made = report.tables(record(content["measurements"]))
+    for what in ("thousand rows per second", "peak memory (GB)"):
+        assert row(made, f"20,000 rows of raw text to codes: {what}")["value"] > 0
+    (full,) = suites.encode_full(False, tmp_path)
+    assert ("encode_full", f"{full.contenders[0].what}: peak memory (GB)") in targets.TARGETS
+    assert set(suites.SUITES) - set(run.USUAL.split(",")) == {"encode_full"}
+
+
+def test_an_encoder_that_fills_the_memory_is_given_up(monkeypatch):
+    monkeypatch.setattr(bench_encode, "FULL", 0)
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    assert "memory of this machine is full" in bench_encode.watch(child)[2]
+    assert child.returncode
 
 
 def test_the_newest_record_of_each_suite_is_shown_without_torch(tmp_path: Path):

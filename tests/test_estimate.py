@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from reference import makespan
+from fleet import makespan
 from small import checkpoints, make_run, member
 
 from ctrlib.config import Checkpoint, Run

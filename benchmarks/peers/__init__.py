@@ -11,10 +11,12 @@ NAMES = {
     "fuxictr": "benchmarks.peers.fuxi",
     "recbole": "benchmarks.peers.bole",
     "torch-rechub": "benchmarks.peers.rechub",
+    "torchrec": "benchmarks.peers.rec",
 }
 ABSENT = {
     ("recbole", "FiBiNET"): "the library has no FiBiNET",
     ("torch-rechub", "PNN"): "the library has no PNN for ranking",
+    **{("torchrec", name): "put together for DeepFM alone" for name in ("DCN", "PNN", "FiBiNET")},
 }
 
 

@@ -2,11 +2,10 @@
 
 ``parameters``: what notebooks take, from ``StudyParameters`` and the defaults in their cells. ``settings`` NAME: the
 fields of a class of ``ctrlib.config``. ``packages``: the locked versions, with what each is for. ``made-of``: for every
-executed notebook when and with which settings it was executed. ``fleet``: the paper's grid dealt out to several
-devices.
+executed notebook when and with which settings it was executed. ``fleet`` and ``limits``: the paper's grid on
+many cards, see :mod:`fleet`.
 """
 
-import heapq
 import json
 import re
 import types
@@ -16,13 +15,11 @@ from typing import Any
 
 import annotated_types
 from docutils import nodes
+from fleet import LOGS, fleet_rows, limit_rows
 from sphinx.util.docutils import SphinxDirective
 
 from ctrlib import config
-from ctrlib.config import Run
-from ctrlib.run.estimate import usual_epochs
-from ctrlib.run.plan import declared_parameters, find_notebooks, plan, planned
-from ctrlib.store.record import builds_on
+from ctrlib.run.plan import declared_parameters, find_notebooks
 from ctrlib.study.parameters import StudyParameters
 
 BOUNDS = {
@@ -142,55 +139,6 @@ def made_of_rows(root: Path) -> list[list[str]]:
     return rows
 
 
-PAPER_GRID = ["02", "03", "04", "06"]  # the notebooks that ask what the paper asked
-CHAINED = 1.1  # a plan that takes less than this times its longest chain gains next to nothing from more devices
-
-
-def makespan(runs: list[Run], seconds: dict[str, float], devices: int) -> float:
-    """Seconds until ``devices`` equal devices have trained all runs, one run on each at a time.
-
-    The first run that waits for no other goes to the first free device, as in
-    :func:`ctrlib.store.executors.run_tasks`. ``seconds`` has the time of each run by fingerprint.
-    """
-    order = [run.fingerprint for run in runs]
-    after = [{one.run for one in builds_on(run)} & seconds.keys() for run in runs]
-    followers: dict[str, list[int]] = {name: [] for name in order}
-    for place, names in enumerate(after):
-        for name in names:
-            followers[name].append(place)
-    ready = [place for place, names in enumerate(after) if not names]
-    running: list[tuple[float, str]] = []
-    now = 0.0
-    while ready or running:
-        while ready and len(running) < devices:
-            name = order[heapq.heappop(ready)]
-            heapq.heappush(running, (now + seconds[name], name))
-        now, name = heapq.heappop(running)
-        for place in followers[name]:
-            after[place].discard(name)
-            if not after[place]:
-                heapq.heappush(ready, place)
-    return now
-
-
-def fleet_rows(root: Path) -> list[list[str]]:
-    """Trainings of the paper's grid on 1, 8, 64 and any number of devices, in epochs of one model; nothing is timed.
-
-    The plan is that of the profile ``paper``. Which rows it would read changes nothing in it, so it needs none.
-    """
-    runs = {}
-    for job in plan(root, "paper", PAPER_GRID, {"dataset": "synthetic"}):
-        runs |= {run.fingerprint: run for run in planned(job)[0]}
-    epochs = {name: len(run.members) * usual_epochs(run) for name, run in runs.items()}
-    everything, chain = sum(epochs.values()), makespan(list(runs.values()), epochs, len(runs))
-    rows = []
-    for devices in (1, 8, 64, len(runs)):
-        takes = makespan(list(runs.values()), epochs, devices)
-        limit = "the longest chain" if takes < CHAINED * chain else "the number of devices"
-        rows.append([f"{devices:,}", f"{takes:,.0f}", f"{everything / (devices * takes):.0%}", limit])
-    return rows
-
-
 class ReferenceTable(SphinxDirective):
     """A table of this file by its name, see above."""
 
@@ -204,7 +152,9 @@ class ReferenceTable(SphinxDirective):
         elif self.name == "packages":
             text = table(["Package", "Version", "What it is for"], package_rows(root))
         elif self.name == "fleet":
-            text = table(["Devices", "Epochs of one model, one after the other", "Busy", "Limit"], fleet_rows(root))
+            text = table(["Cards", *(head for log in LOGS for head in (log, "busy"))], fleet_rows(root))
+        elif self.name == "limits":
+            text = table(["What", *LOGS], limit_rows(root))
         elif self.name == "made-of":
             text = table(["Page", "Executed", "Given settings"], made_of_rows(root))
         else:
@@ -220,7 +170,7 @@ class ReferenceTable(SphinxDirective):
 
 
 def setup(app):
-    for name in ("parameters", "settings", "packages", "made-of", "fleet"):
+    for name in ("parameters", "settings", "packages", "made-of", "fleet", "limits"):
         app.add_directive(name, ReferenceTable)
     app.add_css_file("reference.css")
     return {"parallel_read_safe": True, "parallel_write_safe": True}
