@@ -22,8 +22,8 @@ TINY = ROOT / "tests" / "tiny.yaml"
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With several processes (``-n 2 --dist loadgroup``) one of them begins with all that shares the tiny study, its book
-    or the browser; of the rest, the tests of one file stay together."""
+    """With several processes (``-n 2 --dist loadgroup``) one of them begins with all that shares the tiny study, its
+    book or the browser; of the rest, the tests of one file stay together."""
     for item in items:
         shared = {"tiny_study", "browse"} & {*getattr(item, "fixturenames", ())}
         item.add_marker(pytest.mark.xdist_group("book" if shared else item.path.stem))

@@ -199,7 +199,7 @@ def test_the_readmes_picture_is_of_these_records() -> None:
     assert b"Description\0" + made_of(picture()).encode() in drawn
 
 
-MAIN_PAGES = {"criteo_100k": "14", "ml1m": "13", "synthetic": "02"}
+MAIN_PAGES = {"criteo_100k": "14", "frappe": "15", "ml1m": "13", "synthetic": "02"}
 
 
 @cache

@@ -272,6 +272,7 @@ def tar():
         (zip_of({"a.csv": "x", "b.csv": "y"}), "2 files in the zip; allowed: exactly 1"),
         (zip_of({"[Content_Types].xml": "x"}), "an Excel workbook"),
     ],
+    ids=["tar", "tar.gz", "feather", "jsonl", "pickle", "zip", "xlsx"],
 )
 def test_other_files_are_named(tmp_path, content, message):
     (tmp_path / "own.dat").write_bytes(content)

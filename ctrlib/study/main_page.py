@@ -301,7 +301,7 @@ def answer_over_logs(effects: pd.DataFrame) -> str:
     parts = [f"Peers {grouped(chosen, 'on')}, in thousandths of test AUC beyond the best model without peers."]
     if len(own):
         found = _and([f"{signed(row['difference'], milli=True)}" for row in own.to_dict("records")])
-        why = ": its further epoch costs more than peers give back"
+        why = ": on average its further epoch costs more than peers give back"
         harm = bool((own["over_checkpoint"] < 0).all() and (own["over_alone"] > 0).all())
         parts.append(f"The paper's own setting stands at {found}{why * harm}.")
     if more := list(chosen.loc[chosen["ensemble"] > chosen["over_checkpoint"], "setting"]):
@@ -327,8 +327,8 @@ def reasons(effects: pd.DataFrame) -> dict[str, str]:
         f"them peers add {each(chosen['over_alone'])} on {names}.",
         "when_not": "At the paper's own setting: its further epoch alone changes a converged model by "
         f"{each(further)}, of which peers {'give back' if harm else 'change'} {each(own['over_alone'])}.",
-        "why": "Models of other seeds make other errors. Peers pass on a part of what cancels them: the average gains "
-        f"{each(chosen['ensemble'])} over one model, and one model with peers has {share} of that.",
+        "why": "Most likely because models of other seeds make other errors, and peers pass on a part of what cancels "
+        f"them: the average gains {each(chosen['ensemble'])} over one model, one model with peers {share} of that.",
     }
 
 
