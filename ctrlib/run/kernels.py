@@ -72,14 +72,17 @@ def serve(address: str) -> None:
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(address)
         server.listen()
+        server.settimeout(1)
         print("ready", flush=True)
-        while True:
-            client, _ = server.accept()
-            if os.fork() == 0:
-                signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-                server.close()
-                return kernel(client)
-            client.close()
+        parent = os.getppid()
+        while os.getppid() == parent:  # a command that was killed leaves nothing behind
+            with contextlib.suppress(TimeoutError):
+                client, _ = server.accept()
+                if os.fork() == 0:
+                    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+                    server.close()
+                    return kernel(client)
+                client.close()
 
 
 def kernel(client: socket.socket) -> None:
@@ -106,12 +109,18 @@ def _end_with(client: socket.socket) -> None:
 
 
 def ask(address: str, arguments: list[str]) -> None:
-    """The client: a kernel, please; then wait for its end."""
+    """The client: a kernel, please; then wait for its end, or that of the command."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Jupyter sends it before it asks the kernel to end
     with socket.socket(socket.AF_UNIX) as server:
         server.connect(address)
         socket.send_fds(server, [json.dumps(arguments).encode()], [0, 1, 2])
-        server.recv(1)
+        server.settimeout(1)
+        parent, alive = os.getppid(), True
+        while alive and os.getppid() == parent:
+            try:
+                alive = bool(server.recv(1))
+            except TimeoutError:
+                continue
 
 
 if __name__ == "__main__":
