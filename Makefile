@@ -46,8 +46,8 @@ links: env
 study: env
 	.venv/bin/ctrlib study --profile $(PROFILE)
 
-# two processes; what shares one built book runs in one of them (tests/conftest.py)
-SPREAD ?= -n 2 --dist loadgroup
+# processes for the tests; what shares one built book runs in one of them (tests/conftest.py)
+SPREAD ?= -n 2
 test: env
 	.venv/bin/python -m pytest $(SPREAD) -m "not long"
 

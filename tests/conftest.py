@@ -1,6 +1,7 @@
 """Shared fixtures: the executed tiny study, the one book built from it, and one running browser."""
 
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -20,15 +21,20 @@ ROOT = Path(__file__).resolve().parent.parent
 TINY = ROOT / "tests" / "tiny.yaml"
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With several processes (``-n 2 --dist loadgroup``) one of them begins with all that shares the tiny study, its
-    book or the browser; of the rest, the tests of one file stay together."""
-    for item in items:
-        shared = {"tiny_study", "browse"} & {*getattr(item, "fixturenames", ())}
-        item.add_marker(pytest.mark.xdist_group("book" if shared else item.path.stem))
-    if any(item.config.getoption("numprocesses", None) for item in items[:1]):
-        items.sort(key=lambda item: item.get_closest_marker("xdist_group").args[0] != "book")
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
+    """With several processes (``-n 2``) the files that share the tiny study, its book or the browser go to one of them;
+    each other file goes as a whole to whichever is free."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    shared = re.compile(r"\b(tiny_study|built_book|browse)\b")
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.partition("::")[0]
+            return "book" if shared.search((ROOT / file).read_text(encoding="utf-8")) else file
+
+    return ByFile(config, log)
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,6 @@ import gzip
 import hashlib
 import io
 import os
-import shutil
 import tempfile
 from collections.abc import Callable
 from functools import partial
@@ -28,7 +27,6 @@ from ctrlib.data.files import seal
 from ctrlib.data.options import PrepareOptions
 from ctrlib.data.prepared import open_draw
 from ctrlib.data.raw_logs import read_avazu, read_criteo, read_frappe
-from ctrlib.errors import UserError
 
 TOTAL = int(os.environ.get("CTRLIB_FUZZ", "1000"))
 
@@ -165,16 +163,3 @@ def test_tables_of_any_cells(tmp_path: Path) -> None:
 
     tables = st.lists(st.tuples(labels, cells, cells), min_size=2, max_size=12)
     assert fuzz(SHARE, st.tuples(st.sampled_from([",", ";", "\t", "|"]), tables), read) > SHARE / 5
-
-
-# ---- what must be refused --------------------------------------------------------------------------------------------
-
-
-def test_a_bomb_is_refused(tmp_path: Path, monkeypatch) -> None:
-    """A small file that stands for gigabytes."""
-    bomb = tmp_path / "own.csv.gz"
-    bomb.write_bytes(gzip.compress(b"label,a\n" + b"0,1\n" * (1 << 24)))
-    usage = shutil.disk_usage(tmp_path)
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1 << 26))
-    with pytest.raises(UserError, match="are free on this disk"):
-        read_raw(own_table.read, bomb)

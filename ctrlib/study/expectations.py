@@ -50,7 +50,7 @@ HELP = ("peers give more", "peers give less")
 EXPECTED = {
     text.partition(":")[0]: Statement(text, rule, above, below, page)
     for text, rule, above, below, page in (
-        ("E1: peers give something beyond the best control", "gain", *HELP, "main"),
+        ("E1: peers give something beyond the best control, on Frappe nothing", "gain", *HELP, "main"),
         ("E2: under fixed epochs most of the gain is further training", "gain", "it is", "it is not", "main"),
         ("E3: the ensemble of the untouched checkpoints beats the coupled model", "gain", "it does",
          "the coupled model is better", "main"),
