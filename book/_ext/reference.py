@@ -19,6 +19,7 @@ from fleet import LOGS, fleet_rows, limit_rows
 from sphinx.util.docutils import SphinxDirective
 
 from ctrlib import config
+from ctrlib.data.folders import project_root
 from ctrlib.run.plan import declared_parameters, find_notebooks
 from ctrlib.study.parameters import StudyParameters
 
@@ -81,7 +82,7 @@ def table(head: list[str], rows: list[list[str]]) -> str:
 
 
 def parameter_rows(root: Path) -> list[list[str]]:
-    """Name, what is allowed, default and meaning of each parameter, and the notebooks that have it."""
+    """Name, what is allowed, default and meaning of each parameter, and the notebooks of ``root`` that have it."""
     notebooks = find_notebooks(root)
     declared = {number: declared_parameters(path) for number, path in notebooks.items()}
     rows = []
@@ -148,13 +149,13 @@ class ReferenceTable(SphinxDirective):
         """The table, written as Markdown."""
         root = Path(self.env.srcdir)
         if self.name == "parameters":
-            text = table(["Parameter", "Allowed", "Default", "Meaning, and pages"], parameter_rows(root))
+            text = table(["Parameter", "Allowed", "Default", "Meaning, and pages"], parameter_rows(root / "book" / "_static"))  # as written
         elif self.name == "packages":
             text = table(["Package", "Version", "What it is for"], package_rows(root))
         elif self.name == "fleet":
-            text = table(["Cards", *(head for log in LOGS for head in (log, "busy"))], fleet_rows(root))
+            text = table(["Cards", *(head for log in LOGS for head in (log, "busy"))], fleet_rows(project_root()))
         elif self.name == "limits":
-            text = table(["What", *LOGS], limit_rows(root))
+            text = table(["What", *LOGS], limit_rows(project_root()))
         elif self.name == "made-of":
             text = table(["Page", "Executed", "Given settings"], made_of_rows(root))
         else:
