@@ -134,6 +134,7 @@ def test_the_answer_over_logs_groups_data_sets_that_say_the_same() -> None:
     own = row | {"setting": "A", "treatment": "paper's own", "over_checkpoint": -0.003, "over_alone": 0.001}
     for alone, why in ((0.001, True), (-0.001, False)):
         said = main_page.answer_over_logs(pd.DataFrame([*rows, own | {"over_alone": alone}]))
-        assert "own setting stands at +1.20" in said
-        assert ("costs more than peers give back" in said) == why
+        assert "own setting, one epoch more at weight 1, gives +1.20 against it" in said
+        assert ("more than peers give back" in said) == why
+    assert main_page.answer_over_logs(pd.DataFrame(rows[:2])).startswith("Yes, a little: peers help on A (+1.20) and B")
     assert main_page.answer_over_logs(pd.DataFrame()) == "No records."

@@ -34,6 +34,7 @@ from ctrlib.study.tables import (
 )
 from ctrlib.study.verdicts import DATA, MAIN, NEGLIGIBLE, data_name
 
+LITTLE = 5e-3  # of AUC: an effect below it is called little
 SAME = "same without peers"
 MUTUAL = {"paper's own": (PAPERS_OWN[0], PAPERS_OWN[1]), "chosen": ("best mutual", SAME)}  # and each without its peers
 LOOK = {  # of the figure: condition, score, marker. The paper's own setting may lie so far off that it flattens all
@@ -298,15 +299,17 @@ def answer_over_logs(effects: pd.DataFrame) -> str:
     if not len(effects):
         return "No records."
     chosen, own = (effects[effects["treatment"] == name] for name in ("chosen", "paper's own"))
-    parts = [f"Peers {grouped(chosen, 'on')}, in thousandths of test AUC beyond the best model without peers."]
+    little = (chosen["verdict"] == "gain").all() and (chosen["difference"] < LITTLE).all()
+    said = f"eers {grouped(chosen, 'on')}, in thousandths of test AUC beyond the best model without peers."
+    parts = ["Yes, a little: p" + said if little else "P" + said]
     if len(own):
         found = _and([f"{signed(row['difference'], milli=True)}" for row in own.to_dict("records")])
-        why = ": on average its further epoch costs more than peers give back"
+        why = ": on average that epoch costs a converged model more than peers give back"
         harm = bool((own["over_checkpoint"] < 0).all() and (own["over_alone"] > 0).all())
-        parts.append(f"The paper's own setting stands at {found}{why * harm}.")
+        parts.append(f"The paper's own setting, one epoch more at weight 1, gives {found} against it{why * harm}.")
     if more := list(chosen.loc[chosen["ensemble"] > chosen["over_checkpoint"], "setting"]):
         where = "everywhere" if len(more) == len(chosen) else f"on {_and(more)}"
-        parts.append(f"Averaging the models as they were gains more {where}, but all have to be served.")
+        parts.append(f"Averaging the models as they were before gains more {where}, but all have to be served.")
     return " ".join(parts)
 
 
