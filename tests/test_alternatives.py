@@ -140,10 +140,15 @@ def test_where_a_rival_is_missing_there_is_no_row() -> None:
     assert set(zip(drawn["data"], drawn["comparison"], strict=True)) == rows
 
 
-def test_an_outcome_names_where_and_how_much() -> None:
-    rows = [("log_a", 0.002, 0.001, 0.003, "gain"), ("b", 0.0, -0.001, 0.001, "no difference shown")]
-    table = pd.DataFrame(rows, columns=["data", "difference", "low", "high", "verdict"]).assign(level=0.975)
-    least = "+0.0000 (no difference shown, 97.5 % interval -0.0010 to +0.0010)"
-    most = "+0.0020 (gain, 97.5 % interval +0.0010 to +0.0030)"
-    assert outcome(table) == f"gain on log a. no difference shown on b. From {least} to {most}"
-    assert outcome(table.iloc[1:]) == f"{least} on b"
+def test_an_outcome_names_where_and_how_much_by_protocol() -> None:
+    shown = "no difference shown"
+    rows = [("log_a", "fixed_epochs", 0.002, 0.001, 0.003, "gain"), ("ml1m", "fixed_epochs", 0.0, -0.001, 0.001, shown)]
+    rows += [("synthetic_200k", "early_stopping", -0.002, -0.003, -0.001, "loss")]
+    columns = ["data", "protocol", "difference", "low", "high", "verdict"]
+    table = pd.DataFrame(rows, columns=columns).assign(level=0.975)
+    first = "Early stopping: less on synthetic clicks (-2.00, -3.00 to -1.00)."
+    second = (
+        "Fixed epochs: more on log a (+2.00, +1.00 to +3.00); neither is shown on MovieLens (+0.00, -1.00 to +1.00)."
+    )
+    assert outcome(table, "more", "less").startswith(f"{first} {second} Intervals: 97.5 %")
+    assert outcome(table.iloc[2:]).startswith("Early stopping: loss on")

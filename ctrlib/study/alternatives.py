@@ -16,7 +16,8 @@ from ctrlib.study.conditions import Condition
 from ctrlib.study.finetuning import CONTROLS
 from ctrlib.study.inside import serving_cost
 from ctrlib.study.parameters import Rival
-from ctrlib.study.tables import by_factors, choose_by_validation, family, overlap, replicate_table
+from ctrlib.study.tables import by_factors, choose_by_validation, family, overlap, replicate_table, spoken
+from ctrlib.study.verdicts import DATA, data_name
 
 WITHIN = ("data", "protocol")
 CHOSEN = "best "  # before the name of a condition: that one at its best rate, weight or setting
@@ -36,6 +37,15 @@ def with_rivals(replicates: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     for name, candidates in offered.items():
         replicates = choose_by_validation(replicates, CHOSEN + name, candidates, WITHIN)
     return replicates, rivals
+
+
+def favourites(table: pd.DataFrame) -> str:
+    """From :func:`with_rivals`: the rival that was the best by validation in most replicates, by data set, over both
+    protocols."""
+    chosen = table[table["condition"] == CHOSEN + "of the rivals"]
+    kinds = chosen.assign(kind=chosen["chosen"].str.partition(", ")[0]).groupby("data", sort=False)["kind"]
+    most = kinds.agg(lambda names: names.value_counts().index[0])
+    return ", ".join(f"{name} on {DATA.get(data_name(data), spoken(data))}" for data, name in most.items())
 
 
 def served_options(store: RunStore, conditions: Iterable[Condition], sizes: Sequence[int]) -> pd.DataFrame:

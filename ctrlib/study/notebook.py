@@ -28,7 +28,8 @@ from ctrlib.study import figures
 from ctrlib.study.conditions import Condition
 from ctrlib.study.experiments import published_conditions
 from ctrlib.study.parameters import StudyParameters
-from ctrlib.study.tables import bounds, effects_by, in_words, level_words, member_table, signed, spoken, stopped_early
+from ctrlib.study.tables import bounds, effects_by, level_words, member_table, signed, spoken, stopped_early
+from ctrlib.study.verdicts import DATA, data_name
 
 
 def say(text: str) -> None:
@@ -240,16 +241,22 @@ def where(*factors: Any) -> str:
     return ", ".join(said)
 
 
-def outcome(table: pd.DataFrame) -> str:
-    """Rows of :func:`ctrlib.study.tables.effects_by` in words: on which of them there is a gain, a loss or neither, and
-    the least and the largest effect with their intervals."""
-    what = list(table.columns[: table.columns.get_loc("difference")])
-    names = pd.Series([as_text(where(*row)) for row in table[what].itertuples(index=False)], index=table.index)
-    least, most = (in_words(table.loc[found()]) for found in (table["difference"].idxmin, table["difference"].idxmax))
-    if len(table) == 1:
-        return f"{least} on {names.iloc[0]}"
-    on = (f"{verdict} on {'; '.join(part)}" for verdict, part in names.groupby(table["verdict"], sort=False))
-    return f"{'. '.join(on)}. From {least} to {most}"
+def outcome(table: pd.DataFrame, more: str = "gain", less: str = "loss") -> str:
+    """Rows of :func:`ctrlib.study.tables.effects_by` in words, a sentence a protocol, the last of them first: on which
+    data sets there is ``more``, ``less`` or neither, with each effect and its interval in thousandths."""
+    words, said = {"gain": more, "loss": less, "no difference shown": "neither is shown"}, []
+    order = [*words, *set(table["verdict"]).difference(words)]
+    for protocol, part in reversed(list(table.groupby("protocol", sort=False))):
+        clauses = []
+        for verdict, at in sorted(part.groupby("verdict"), key=lambda item: order.index(item[0])):
+            found = (
+                f"{as_text(DATA.get(data_name(row['data']), spoken(row['data'])))} "
+                f"({signed(row['difference'], milli=True)}, {bounds(row, milli=True)})"
+                for row in at.to_dict("records")
+            )
+            clauses.append(f"{words.get(verdict, verdict)} on {', '.join(found)}")
+        said.append(f"{spoken(protocol).capitalize()}: {'; '.join(clauses)}.")
+    return " ".join([*said, f"Intervals: {level_words(table['level'].iloc[0])}."])
 
 
 def interval_column(table: pd.DataFrame) -> list[str]:
