@@ -94,8 +94,8 @@ def test_the_first_setting_has_a_name_of_its_own() -> None:
 
 def test_whether_a_gain_holds_follows_from_three_verdicts() -> None:
     none = "no difference shown"
-    assert holds("gain", "gain", "loss") == "It holds"
-    assert holds("gain", "loss", none) == holds("gain", none, "loss") == "It does not hold"
+    assert holds("gain", "gain", "loss") == "The gain holds"
+    assert holds("gain", "loss", none) == holds("gain", none, "loss") == "The gain does not hold"
     assert holds("gain", none, none) == "Inconclusive"
     assert holds(none, "gain", none) == holds("loss", "gain", "gain") == "Only later test rows show a gain"
-    assert holds(none, none, none) == holds("loss", none, "gain") == "No gain is shown that could hold"
+    assert holds(none, none, none) == holds("loss", none, "gain") == "Neither division shows a gain"

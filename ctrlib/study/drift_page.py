@@ -49,7 +49,7 @@ def holds(drawn: str, later: str, change: str) -> str:
     """Whether a gain holds for later test rows, from three verdicts by interval: of the effect under the random and the
     chronological split, and of the change between them."""
     if drawn != "gain":
-        return "Only later test rows show a gain" if later == "gain" else "No gain is shown that could hold"
+        return "Only later test rows show a gain" if later == "gain" else "Neither division shows a gain"
     if later == "gain":
-        return "It holds"
-    return "It does not hold" if "loss" in (later, change) else "Inconclusive"
+        return "The gain holds"
+    return "The gain does not hold" if "loss" in (later, change) else "Inconclusive"
