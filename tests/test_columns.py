@@ -4,7 +4,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from ctrlib.data.columns import decide
+from ctrlib.data.columns import decide_column
 
 N = 40_000
 RNG = np.random.default_rng(7)
@@ -100,7 +100,7 @@ def decision(name, values):
     series = pl.Series("x", values).fill_nan(None) if isinstance(values, np.ndarray) and values.dtype == float else None
     found = (pl.Series("x", values) if series is None else series).value_counts(name="n")
     cells = found["x"].cast(pl.Int64) if found["x"].dtype.is_integer() else found["x"]
-    return decide(name, cells, found["n"].to_numpy())
+    return decide_column(name, cells, found["n"].to_numpy())
 
 
 @pytest.mark.parametrize(("name", "numeric"), [*((n, True) for n in NUMERIC), *((n, False) for n in CATEGORIES)])
@@ -117,12 +117,12 @@ def test_what_comes_after_the_evidence_is_not_lost():
     """A column is decided on the first rows; a fraction or a long number below them keeps its value."""
     ids = pl.Series("x", [*map(str, range(2000)), "7.5", "9" * 20])
     seen = np.array([5] * 2000 + [0, 0])
-    named, counted = decide("user", ids, seen), decide("visits", ids, seen)
+    named, counted = decide_column("user", ids, seen), decide_column("visits", ids, seen)
     assert named.values.to_list() == ids.to_list()
     assert counted.values.to_list() == [float(one) for one in ids]
-    typed = decide("user", pl.Series("x", [*map(float, range(2000)), 7.5]), seen[:-1])
+    typed = decide_column("user", pl.Series("x", [*map(float, range(2000)), 7.5]), seen[:-1])
     assert typed.values[-1] == "7.5"
-    odd = decide(
+    odd = decide_column(
         "price", pl.Series("x", [*(f"{n / 7:.2f}" for n in range(1, 2000)), "gratis"]), np.append(seen[:1999], 0)
     )
     assert (odd.numeric, odd.odd, odd.values[-1]) == (True, (1999,), None)

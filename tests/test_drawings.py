@@ -118,7 +118,7 @@ def test_data_become_files_beside_the_page(tmp_path):
         ({"text/plain": "no data"}, {}),
     )
     export_figure_data(notebook, "02", tmp_path)
-    assert notebook.cells[0].metadata.mystnb.figure.caption == "Some &#60;b&#62; gain. Conditions"
+    assert notebook.cells[0].metadata.mystnb.figure.caption == "Some &#60;b&#62; gain. Conditions."
     first, glued, second, table, plain = (output.data for output in notebook.cells[0].outputs)
     assert first == {"image/svg+xml": "<?xml?><svg data-name=\"fig-02-conditions\" a='1'/>"}
     assert glued == {"p/text/html": "<svg data-name=\"fig-02-conditions\" a='1'/>"}

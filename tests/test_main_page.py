@@ -124,17 +124,37 @@ def test_the_answer_over_logs_groups_data_sets_that_say_the_same() -> None:
     row = {"difference": 0.0012, "low": 0.001, "high": 0.003, "verdict": "gain", "over_checkpoint": 0.001}
     less = row | {"difference": -0.0002, "low": -0.0009, "high": 0.0005, "verdict": "no difference shown"}
     rows = [row | {"setting": name, "treatment": "chosen", "ensemble": gain} for name, gain in (("A", 0.003), ("B", 0))]
+    rows[1]["difference"] = 0.0008
     rows.append(less | {"setting": "C", "treatment": "chosen", "ensemble": 0.002})
     found = main_page.answer_over_logs(pd.DataFrame(rows))
     assert found.startswith(
-        "Peers help on A (+1.20) and B (+1.20); they make no difference of a thousandth on C (-0.20), in"
+        "Peers help on A and B (+0.80 to +1.20); they make no difference of a thousandth on C (-0.20), in"
     )
     assert "paper" not in found
-    assert found.endswith("gains more on A and C, but all have to be served.")
+    assert found.endswith("gains more on A and C, but has to serve all its models.")
     own = row | {"setting": "A", "treatment": "paper's own", "over_checkpoint": -0.003, "over_alone": 0.001}
     for alone, why in ((0.001, True), (-0.001, False)):
         said = main_page.answer_over_logs(pd.DataFrame([*rows, own | {"over_alone": alone}]))
-        assert "own setting, one epoch more at weight 1, gives +1.20 against it" in said
-        assert ("more than peers give back" in said) == why
-    assert main_page.answer_over_logs(pd.DataFrame(rows[:2])).startswith("Yes, a little: peers help on A (+1.20) and B")
+        assert ("at weight 1, costs a model more, on average, than its peers give back." in said) == why
+        assert ("at weight 1, is on average -3.00 over the checkpoint." in said) != why
+    assert main_page.answer_over_logs(pd.DataFrame(rows[:2])).startswith("Yes, a little: peers help on A and B (")
     assert main_page.answer_over_logs(pd.DataFrame()) == "No records."
+
+
+def test_the_table_over_logs_counts_from_the_checkpoint_and_a_line_says_what_was_trained() -> None:
+    """On A the best without peers is below the checkpoint."""
+    row = {"difference": 0.0013, "low": 0.001, "high": 0.003, "over_checkpoint": 0.001, "ensemble": 0.003}
+    row |= {"setting": "A", "treatment": "chosen", "checkpoint": 0.7, "architecture": "DeepFM"}
+    row |= {"models": 4, "rows": 2000, "replicates": 3}
+    other, own = row | {"setting": "B", "rows": 1000}, {"treatment": "paper's own", "over_checkpoint": -0.002}
+    effects = pd.DataFrame([row, row | own, other, other | own])
+    assert [cell.replace("\u00a0", " ") for cell in main_page.logs_table(effects).iloc[0]] == [
+        "A (0.7000)", "-0.30", "+1.00", "+1.30 (+1.00 to +3.00)", "+3.00", "-2.00",
+    ]  # fmt: skip
+    chosen = ["mutual, rate lr/10, weight 20", "mutual from scratch, weight 1", "mutual, rate lr/10, weight 20"]
+    table = pd.DataFrame([{"condition": "best mutual", "chosen": one} for one in chosen])
+    assert main_page.trained_over_logs(table, effects) == (
+        "4 DeepFM with early stopping, each with 3 peers; 1,000 to 2,000 training rows, 3 replicates. Validation chose "
+        "most often weight 20 from the checkpoint at 1/10 of the learning rate (2 of 3)."
+    )
+    assert main_page.setting_words(chosen[1]) == "weight 1 from scratch"

@@ -79,7 +79,7 @@ def decide(
         check_own(read_manifest(find(dataset)))
     folds = any(option.startswith("--fold-column") for option in context.args)  # the first rows may lack some
     cut = None if folds or not file.is_file() else lambda rows: prepare("--rows", str(rows))
-    notebook, lines = plan.decide(root, dataset, overrides, minutes, folder, say, reporting, cut, save)
+    notebook, lines = plan.make_decision_notebook(root, dataset, overrides, minutes, folder, say, reporting, cut, save)
     report = write_report(notebook, f"Should the models of {name} be coupled?", folder)
     for line in (ExecutedPages(folder).value("your_log", "recommendation"), *lines):
         say(line)

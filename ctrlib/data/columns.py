@@ -45,7 +45,9 @@ class Decision:
     odd: tuple[int, ...] = ()
 
 
-def decide(name: str, cells: pl.Series, counts: np.ndarray, decimal: str = ".", forced: bool = False) -> Decision:
+def decide_column(
+    name: str, cells: pl.Series, counts: np.ndarray, decimal: str = ".", forced: bool = False
+) -> Decision:
     """Decide on a column of distinct ``cells`` (text, Int64 or Float64), of which ``counts`` rows give evidence.
 
     ``decimal``: the mark where both fit, or, ``forced``, the only one.

@@ -17,7 +17,7 @@ import numpy as np
 import polars as pl
 import psutil
 
-from ctrlib.data.columns import EVIDENCE_ROWS, Decision, decide, plain_numbers, several_values, usual_marks
+from ctrlib.data.columns import EVIDENCE_ROWS, Decision, decide_column, plain_numbers, several_values, usual_marks
 from ctrlib.data.encode import MOST_SHOWN, Cells, Field, RawRows, count_buckets, ranked, whole_numbers
 from ctrlib.data.files import one_line, open_raw
 from ctrlib.data.manifest import SPLITS
@@ -55,7 +55,7 @@ def read(
     """Parquet or text with a header, and a column of labels; ``others``: the files of the valid and the test rows.
 
     The options ``drop``, ``numeric`` and ``categorical`` hold column names or patterns such as ``C*``; other columns
-    are read as :func:`ctrlib.data.columns.decide` says. The columns of times and folds are no features.
+    are read as :func:`ctrlib.data.columns.decide_column` says. The columns of times and folds are no features.
     """
     paths = [Path(path) for path in ([raw] if isinstance(raw, str | Path) else raw)]
     parts = [[one for path in paths for one in _files(path)], *([path] for path in others)]
@@ -259,7 +259,7 @@ def _decided(found: _Read, name: str) -> tuple[Decision, str]:
             found.cells.need(name, bad, "allowed: a number or nothing (--missing names what means nothing)")
         return Decision(True, numbers, "named by --numeric"), ""
     counts = np.bincount(found.cells.column(name)[:EVIDENCE_ROWS], minlength=len(values))
-    made = decide(name, values, counts, found.decimal, forced)
+    made = decide_column(name, values, counts, found.decimal, forced)
     return made, f"--{'categorical' if made.numeric else 'numeric'} {name}" if made.why != "text" else ""
 
 

@@ -10,7 +10,7 @@ from ctrlib.study.notebook import as_text
 
 def export_figure_data(notebook: Any, number: str, folder: Path, address: str = "../_static/data") -> None:
     """Move the data of each figure and table of an executed notebook into CSV files in ``folder``, and the finding of a
-    figure to the beginning of its caption.
+    figure to the beginning of its caption, which gets a full stop.
 
     A figure is stored beside its data, and its drawing gets the file's name for the page to link to; a table gets its
     link here, below ``address``. A copy that the notebook published for other pages has the same files.
@@ -37,8 +37,9 @@ def export_figure_data(notebook: Any, number: str, folder: Path, address: str = 
             if kind == "table":
                 bundle[html] += f'<p class="downloads"><a href="{address}/{name}.csv" download>Data (CSV)</a></p>'
                 continue
-            if about and (finding := bundle.pop(f"{prefix}text/plain", "")) and not glued:
-                about["caption"] = f"{as_text(finding)} {about['caption']}".strip()
+            if about and not glued:
+                finding = as_text(bundle.pop(f"{prefix}text/plain", ""))
+                about["caption"] = f"{finding} {about['caption']}".strip().rstrip(".") + "."
             drawn = bundle.pop(svg).replace("<svg ", f'<svg data-name="{name}" ', 1)
             (folder / f"{name}.svg").write_text(drawn.replace("<svg ", '<svg style="background: #fff" ', 1), "utf-8")
             # MyST-NB shows another page's HTML, but not its SVG

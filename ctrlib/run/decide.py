@@ -43,7 +43,7 @@ Working = Callable[[str], AbstractContextManager[Say]]
 Cut = Callable[[int], str]
 
 
-def decide(
+def make_decision_notebook(
     root: Path,
     dataset: str,
     overrides: dict[str, Any],

@@ -383,7 +383,7 @@ def dumbbells(table: pd.DataFrame, look: dict[str, dict[str, Any]], joined: tupl
     """
     rows = list(dict.fromkeys(table["setting"]))
     width = SINGLE[0] if len(look) <= 3 else WIDE[0]  # as narrow as its legend allows: a phone shows the former whole
-    ax = canvas((width, 1.2 + 0.45 * len(rows)))
+    ax = canvas((width, 1.2 + 0.4 * len(rows)))
     means = table.groupby(["what", "setting"])["difference"].mean().unstack("what").loc[rows] * MILLI
     ax.hlines(range(len(rows)), means[joined[0]], means[joined[1]], color=PALETTE[0], linewidth=2.5, zorder=2)
     for what, marker in look.items():
@@ -396,7 +396,7 @@ def dumbbells(table: pd.DataFrame, look: dict[str, dict[str, Any]], joined: tupl
     ax.set_yticks(range(len(rows)), rows)
     ax.set_ylim(len(rows) - 0.5, -0.6)
     ax.axvline(0, color=INK, linewidth=1, zorder=1)
-    ax.set(xlabel="test AUC minus that of the checkpoints, thousandths", ylabel="")
+    ax.set(xlabel="thousandths of test AUC over the checkpoint", ylabel="")
     ax.figure.legend(loc="outside upper center", ncols=3, fontsize="small", frameon=False)
     gap, first = means[joined[1]] - means[joined[0]], means.idxmax(axis=1).value_counts()
     finding = (

@@ -4,8 +4,8 @@ Best control and best mutual learning are chosen by validation in each replicate
 (:func:`ctrlib.study.tables.with_best`). The effects of the main table are one family; the answer is read there.
 """
 
-from collections.abc import Mapping, Sequence
-from functools import cached_property
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cached_property, partial
 from typing import Any
 
 import pandas as pd
@@ -15,11 +15,12 @@ from ctrlib.store.measures import pooled_difference
 from ctrlib.store.runs import RunStore
 from ctrlib.study import figures
 from ctrlib.study.conditions import Condition
-from ctrlib.study.finetuning import BY_RULE, PAPERS_OWN
+from ctrlib.study.finetuning import BY_RULE, PAPERS_OWN, RATES
 from ctrlib.study.notebook import publish_figure, say, show_effects, show_table, show_three_ways
 from ctrlib.study.pages import published_parameters
 from ctrlib.study.parameters import StudyParameters
 from ctrlib.study.tables import (
+    LEVEL,
     PEERS,
     bounds,
     by_appearance,
@@ -96,11 +97,12 @@ def answer(effects: pd.DataFrame, architecture: str) -> str:
 
 
 def grouped(effects: pd.DataFrame, where: str) -> str:
-    """What peers do by each effect, those that say the same together: *help in A (+1.20) and B (+0.90)*."""
-    said: dict[str, list[str]] = {}
-    for row in effects.to_dict("records"):
-        said.setdefault(verb(row), []).append(f"{row['setting']} ({signed(row['difference'], milli=True)})")
-    return "; they ".join(f"{what} {where} {_and(names)}" for what, names in said.items())
+    """What peers do by each effect, those that say the same together: *help in A and B (+0.90 to +1.20)*."""
+    said = effects.assign(verb=[verb(row) for row in effects.to_dict("records")]).groupby("verb", sort=False)
+    return "; they ".join(
+        f"{what} {where} {_and(list(rows['setting']))} ({_span(rows['difference'], partial(signed, milli=True))})"
+        for what, rows in said
+    )
 
 
 def verb(effect: Mapping[str, Any]) -> str:
@@ -271,8 +273,9 @@ class MainPage:
 
 def over_logs(store: RunStore, pages: Mapping[tuple[str, str], list[Condition]]) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The first architecture of each published main comparison with early stopping, a row of ``setting`` a data set:
-    the replicate table of :func:`with_sides`; and :func:`peers_beyond`, with the intervals of the page, and the mean
-    gain of the checkpoints' ``ensemble``.
+    the replicate table of :func:`with_sides`; and :func:`peers_beyond`, with the intervals of the page, and what it is
+    measured on: the number of ``models`` and of training ``rows``, the mean AUC of the ``checkpoint`` and what its
+    ``ensemble`` gains.
 
     Args:
         pages: see :func:`ctrlib.study.expectations.published_pages`.
@@ -289,13 +292,17 @@ def over_logs(store: RunStore, pages: Mapping[tuple[str, str], list[Condition]])
     table, found = (pd.concat(parts, ignore_index=True) for parts in (tables, effects))
     if len(found):
         start = table[table["condition"] == "checkpoint"].groupby("setting")[["auc", "ensemble_auc"]].mean()
+        of = {label: conditions[0] for (name, label), conditions in pages.items() if name in MAIN.values()}
+        found["models"] = [len(of[label].members) for label in found["data"]]
+        found["rows"] = [of[label].records[0].content["rows"]["train"] for label in found["data"]]
+        found["checkpoint"] = found["setting"].map(start["auc"])
         found["ensemble"] = found["setting"].map(start["ensemble_auc"] - start["auc"])
     return table, found
 
 
 def answer_over_logs(effects: pd.DataFrame) -> str:
     """The second of :func:`over_logs` in words: what peers add to the best control as chosen, the data sets where they
-    do the same together; the paper's own setting beside it; the average of the checkpoints."""
+    do the same together; the paper's own setting and the ensemble of the checkpoints beside them."""
     if not len(effects):
         return "No records."
     chosen, own = (effects[effects["treatment"] == name] for name in ("chosen", "paper's own"))
@@ -303,14 +310,37 @@ def answer_over_logs(effects: pd.DataFrame) -> str:
     said = f"eers {grouped(chosen, 'on')}, in thousandths of test AUC beyond the best model without peers."
     parts = ["Yes, a little: p" + said if little else "P" + said]
     if len(own):
-        found = _and([f"{signed(row['difference'], milli=True)}" for row in own.to_dict("records")])
-        why = ": on average that epoch costs a converged model more than peers give back"
-        harm = bool((own["over_checkpoint"] < 0).all() and (own["over_alone"] > 0).all())
-        parts.append(f"The paper's own setting, one epoch more at weight 1, gives {found} against it{why * harm}.")
+        found = f"is on average {_span(own['over_checkpoint'], partial(signed, milli=True))} over the checkpoint"
+        if (own["over_checkpoint"] < 0).all() and (own["over_alone"] > 0).all():
+            found = "costs a model more, on average, than its peers give back"
+        parts.append(f"The paper's own setting, one epoch more at weight 1, {found}.")
     if more := list(chosen.loc[chosen["ensemble"] > chosen["over_checkpoint"], "setting"]):
         where = "everywhere" if len(more) == len(chosen) else f"on {_and(more)}"
-        parts.append(f"Averaging the models as they were before gains more {where}, but all have to be served.")
+        parts.append(f"The ensemble of the checkpoints gains more {where}, but has to serve all its models.")
     return " ".join(parts)
+
+
+def trained_over_logs(table: pd.DataFrame, effects: pd.DataFrame) -> str:
+    """What the answer rests on, from both of :func:`over_logs`: models, peers, rows, replicates, and the weight, start
+    and rate that validation chose most often with peers."""
+    if not len(effects):
+        return "No records."
+    chosen = effects[effects["treatment"] == "chosen"]
+    counts = table.loc[table["condition"] == "best mutual", "chosen"].value_counts()
+    kinds = f"{_span(chosen['models'])} {_and(list(chosen['architecture'].unique()))} with early stopping"
+    rows, replicates = _span(chosen["rows"]), _span(chosen["replicates"])
+    return (
+        f"{kinds}, each with {_span(chosen['models'] - 1)} peers; {rows} training rows, {replicates} replicates. "
+        f"Validation chose most often {setting_words(counts.index[0])} ({counts.iloc[0]} of {counts.sum()})."
+    )
+
+
+def setting_words(chosen: str) -> str:
+    """What is called *mutual, rate lr/10, weight 20* in the tables: weight, start and rate for a sentence."""
+    name, *levels = chosen.split(", ")
+    level = dict(one.split(" ") for one in levels)
+    rate = f" at 1/{1 / RATES[level['rate']]:g} of the learning rate" if "rate" in level else ""
+    return f"weight {level['weight']} from {'scratch' if 'scratch' in name else 'the checkpoint'}{rate}"
 
 
 def reasons(effects: pd.DataFrame) -> dict[str, str]:
@@ -336,25 +366,31 @@ def reasons(effects: pd.DataFrame) -> dict[str, str]:
 
 
 def logs_table(effects: pd.DataFrame) -> pd.DataFrame:
-    """The second of :func:`over_logs` for a reader, thousandths of AUC; the figure shows what stands over the
-    checkpoint."""
+    """The second of :func:`over_logs` for a reader: where models stand over the checkpoint, as in the figure; what
+    peers add is the difference of two columns."""
     chosen, own = (effects[effects["treatment"] == name].set_index("setting") for name in ("chosen", "paper's own"))
-    levels = " or ".join(dict.fromkeys(f"{100 * one:.1f}" for one in sorted(chosen["level"])))
-    rows, others = chosen.to_dict("records"), own.loc[chosen.index].to_dict("records")
-    return pd.DataFrame(
-        {
-            "data set (replicates)": [
-                f"{name} ({row['replicates']})" for name, row in zip(chosen.index, rows, strict=True)
-            ],
-            f"best with peers minus best without ({levels} % interval)": [
-                f"{signed(row['difference'], milli=True)} ({bounds(row, milli=True)})" for row in rows
-            ],
-            "verdict": [row["verdict"] for row in rows],
-            "the paper's setting minus best without": [
-                f"{signed(row['difference'], milli=True)} ({row['verdict']})" for row in others
-            ],
-        }
-    )
+    intervals = [bounds(row, milli=True).replace(" ", "\u00a0") for row in chosen.to_dict("records")]
+    over_checkpoint = {
+        "best without peers": _milli(chosen["over_checkpoint"] - chosen["difference"]),
+        "best with peers": _milli(chosen["over_checkpoint"]),
+        f"peers add (interval, {100 * LEVEL:g}\u00a0% together)": [
+            f"{mean} ({interval})" for mean, interval in zip(_milli(chosen["difference"]), intervals, strict=True)
+        ],
+        "ensemble": _milli(chosen["ensemble"]),
+        "the paper's setting": _milli(own["over_checkpoint"].loc[chosen.index]),
+    }
+    names = {("", "data set (checkpoint's AUC)"): [f"{name} ({auc:.4f})" for name, auc in chosen["checkpoint"].items()]}
+    unit = "thousandths of test AUC over the checkpoint (one model alone)"
+    return pd.DataFrame(names | {(unit, name): column for name, column in over_checkpoint.items()})
+
+
+def _milli(values: Iterable[float]) -> list[str]:
+    return [signed(value, milli=True) for value in values]
+
+
+def _span(values: pd.Series, form: Callable[[float], str] = "{:,}".format) -> str:
+    low, high = form(values.min()), form(values.max())
+    return low if low == high else f"{low} to {high}"
 
 
 def _and(names: Sequence[str]) -> str:
