@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 from ctrlib.store.measures import pooled_difference
 from ctrlib.store.runs import RunStore
 from ctrlib.study import figures
+from ctrlib.study.alternatives import CHOSEN, with_rivals
 from ctrlib.study.conditions import Condition
 from ctrlib.study.finetuning import BY_RULE, PAPERS_OWN, RATES
 from ctrlib.study.notebook import publish_figure, say, show_effects, show_table, show_three_ways
@@ -35,6 +36,7 @@ from ctrlib.study.tables import (
 )
 from ctrlib.study.verdicts import DATA, MAIN, NEGLIGIBLE, data_name
 
+RIVAL = CHOSEN + "of the rivals"
 LITTLE = 5e-3  # of AUC: an effect below it is called little
 SAME = "same without peers"
 MUTUAL = {"paper's own": (PAPERS_OWN[0], PAPERS_OWN[1]), "chosen": ("best mutual", SAME)}  # and each without its peers
@@ -300,15 +302,50 @@ def over_logs(store: RunStore, pages: Mapping[tuple[str, str], list[Condition]])
     return table, found
 
 
-def answer_over_logs(effects: pd.DataFrame) -> str:
-    """The second of :func:`over_logs` in words: what peers add to the best control as chosen, the data sets where they
-    do the same together; the paper's own setting and the ensemble of the checkpoints beside them."""
+def rivals_over_logs(
+    store: RunStore, pages: Mapping[tuple[str, str], list[Condition]], table: pd.DataFrame
+) -> pd.DataFrame:
+    """The best mutual learning of the first of :func:`over_logs` minus the best rival, both chosen by validation in
+    each replicate, with early stopping: a family, a row of ``setting`` a data set; ``rival``: what the best rival has
+    over the checkpoint. The page on rivals itself has mutual fine-tuning alone, and fewer models.
+
+    Args:
+        pages: see :func:`ctrlib.study.expectations.published_pages`.
+        table: replicates, the first of :func:`over_logs`.
+    """
+    conditions = [one for (name, _), found in pages.items() if name == "rivals" for one in found]
+    if not conditions or not len(table):
+        return pd.DataFrame()
+    rivals, _ = with_rivals(replicate_table(store, conditions))
+    rivals = rivals[(rivals["protocol"] == "early_stopping") & rivals["condition"].isin([RIVAL, "checkpoint"])]
+    rivals = rivals.assign(setting=rivals["data"].map(data_name).map(DATA))
+    both = pd.concat([table[table["condition"] == "best mutual"], rivals[rivals["condition"] == RIVAL]])
+    auc = rivals.groupby(["condition", "setting"])["auc"].mean()
+    found = effects_by(both, ["setting"], "best mutual", RIVAL)
+    return found.assign(rival=found["setting"].map(auc[RIVAL] - auc["checkpoint"]))
+
+
+def answer_over_logs(effects: pd.DataFrame, rivals: pd.DataFrame) -> str:
+    """The second of :func:`over_logs` and :func:`rivals_over_logs` in words: what peers add to the best control as
+    chosen, the data sets where they do the same together; the best rival, the paper's own setting and the ensemble of
+    the checkpoints beside them."""
     if not len(effects):
         return "No records."
     chosen, own = (effects[effects["treatment"] == name] for name in ("chosen", "paper's own"))
     little = (chosen["verdict"] == "gain").all() and (chosen["difference"] < LITTLE).all()
-    said = f"eers {grouped(chosen, 'on')}, in thousandths of test AUC beyond the best model without peers."
-    parts = ["Yes, a little: p" + said if little else "P" + said]
+    said = f"eers {grouped(chosen, 'on')}, in thousandths of test AUC beyond the best further training without peers."
+    simple = dict(zip(rivals["setting"], rivals["verdict"], strict=True)) if len(rivals) else {}
+    real = [verdict for setting, verdict in simple.items() if setting != DATA["synthetic"]]
+    but = ", but on no real log more than a simple change of one model" * bool(real and "gain" not in real)
+    parts = [f"Yes, a little{but}: p" + said if little else "P" + said]
+    if simple:
+        words = {"loss": "more than peers", "no difference shown": "neither more nor less", "gain": "less"}
+        by_verdict = sorted(rivals.groupby("verdict"), key=lambda item: list(words).index(item[0]))
+        clauses = [
+            f"{words[verdict]} on {_and(list(at['setting']))} ({_span(-at['difference'], partial(signed, milli=True))})"
+            for verdict, at in by_verdict
+        ]
+        parts.append(f"The best of several such changes, chosen by validation, gives {_and(clauses)}.")
     if len(own):
         found = f"is on average {_span(own['over_checkpoint'], partial(signed, milli=True))} over the checkpoint"
         if (own["over_checkpoint"] < 0).all() and (own["over_alone"] > 0).all():
@@ -365,10 +402,11 @@ def reasons(effects: pd.DataFrame) -> dict[str, str]:
     }
 
 
-def logs_table(effects: pd.DataFrame) -> pd.DataFrame:
+def logs_table(effects: pd.DataFrame, rivals: pd.DataFrame) -> pd.DataFrame:
     """The second of :func:`over_logs` for a reader: where models stand over the checkpoint, as in the figure; what
-    peers add is the difference of two columns."""
+    peers add is the difference of two columns. Beside them the best of :func:`rivals_over_logs`."""
     chosen, own = (effects[effects["treatment"] == name].set_index("setting") for name in ("chosen", "paper's own"))
+    rival = dict(zip(rivals["setting"], rivals["rival"], strict=True)) if len(rivals) else {}
     intervals = [bounds(row, milli=True).replace(" ", "\u00a0") for row in chosen.to_dict("records")]
     over_checkpoint = {
         "best without peers": _milli(chosen["over_checkpoint"] - chosen["difference"]),
@@ -376,6 +414,7 @@ def logs_table(effects: pd.DataFrame) -> pd.DataFrame:
         f"peers add (interval, {100 * LEVEL:g}\u00a0% together)": [
             f"{mean} ({interval})" for mean, interval in zip(_milli(chosen["difference"]), intervals, strict=True)
         ],
+        "one model, simple changes": _milli(chosen.index.map(rival)),
         "ensemble": _milli(chosen["ensemble"]),
         "the paper's setting": _milli(own["over_checkpoint"].loc[chosen.index]),
     }
@@ -385,7 +424,7 @@ def logs_table(effects: pd.DataFrame) -> pd.DataFrame:
 
 
 def _milli(values: Iterable[float]) -> list[str]:
-    return [signed(value, milli=True) for value in values]
+    return ["–" if value != value else signed(value, milli=True) for value in values]
 
 
 def _span(values: pd.Series, form: Callable[[float], str] = "{:,}".format) -> str:
