@@ -5,8 +5,10 @@ Each function is one notebook's experiment. Runs that several experiments ask fo
 
 from dataclasses import replace
 
+from ctrlib.config import Recipe
 from ctrlib.study.conditions import (
     Condition,
+    Factor,
     Replicate,
     Runs,
     continued_training,
@@ -20,6 +22,37 @@ CONTROLS = ("checkpoint", "continued training", "continued training, Adam kept",
 COUPLED = ("mutual", "mutual from scratch")  # and those without peers, to choose the best of either
 PAPERS_OWN = ("mutual, one epoch", "continued training, one epoch")  # the paper's setting, and its control
 BY_RULE = tuple(f"{one}, by rule" for one in ("mutual from scratch", "solo from scratch", "checkpoint"))  # of stopping
+
+
+def rate_of(protocol: str) -> str:
+    """The rate at which pages with one of :data:`RATES` fine-tune with peers: a tenth where checkpoints converged."""
+    return "lr/10" if protocol == "early_stopping" else "lr"
+
+
+def rates_of(protocol: str) -> list[str]:
+    """Those of :data:`RATES` that are tried without peers: with fixed epochs the first two."""
+    return list(RATES)[: 3 if protocol == "early_stopping" else 2]
+
+
+def at_rate(r: Replicate, rate: str) -> Recipe:
+    """Fine-tuning at one of :data:`RATES`."""
+    return r.recipe(learning_rate=r.p.learning_rate * RATES[rate])
+
+
+def without_peers_at_each_rate(r: Replicate, pretrained: Runs, **factors: Factor) -> list[Condition]:
+    """The checkpoint, and continued training at each of :func:`rates_of`: what the best control is chosen from."""
+    conditions = r.conditions({"checkpoint": pretrained}, **factors)
+    for rate in rates_of(r.protocol):
+        alone = {"continued training": continued_training(pretrained, at_rate(r, rate))}
+        conditions += r.conditions(alone, **factors, rate=rate)
+    return conditions
+
+
+def with_peers(r: Replicate, pretrained: Runs, weight: float, **factors: Factor) -> list[Condition]:
+    """Mutual fine-tuning at :func:`rate_of` and a total weight of the peers."""
+    rate, coupling = rate_of(r.protocol), r.coupling(weight, len(pretrained))
+    together = {"mutual": mutual_finetuning(pretrained, coupling, at_rate(r, rate))}
+    return r.conditions(together, **factors, rate=rate, weight=weight)
 
 
 def train_independent(r: Replicate) -> list[Condition]:
@@ -48,7 +81,7 @@ def beside_controls(r: Replicate, architecture: str) -> list[Condition]:
     one_rate = architecture in p.one_rate
     if (tuned_only := one_rate or architecture in p.without_scratch) and r.protocol != p.protocols[-1]:
         return []
-    rates = list(RATES)[: 3 if r.protocol == "early_stopping" else 2]
+    rates = rates_of(r.protocol)
     kept = [] if one_rate else rates[:-1] if tuned_only else rates
     pretrained = r.pretraining(names)
     without = {"checkpoint": pretrained}
@@ -56,7 +89,7 @@ def beside_controls(r: Replicate, architecture: str) -> list[Condition]:
         without["solo from scratch"] = r.from_scratch(None, names)
     conditions += r.conditions(without, architecture=architecture)
     for rate in rates:
-        train = r.recipe(learning_rate=p.learning_rate * RATES[rate])
+        train = at_rate(r, rate)
         alone = {"continued training": continued_training(pretrained, train)}
         if rate in kept:
             alone["continued training, Adam kept"] = continued_training(pretrained, train, "keep")
