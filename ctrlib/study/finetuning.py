@@ -18,6 +18,7 @@ from ctrlib.study.conditions import (
 )
 
 RATES = {"lr": 1.0, "lr/10": 0.1, "lr/100": 0.01}  # of fine-tuning, as parts of the learning rate of the pretraining
+RATE_WORDS = dict(zip(RATES, ("the initial rate", "a tenth of the rate", "a hundredth of the rate"), strict=True))
 CONTROLS = ("checkpoint", "continued training", "continued training, Adam kept", "solo from scratch")
 COUPLED = ("mutual", "mutual from scratch")  # and those without peers, to choose the best of either
 PAPERS_OWN = ("mutual, one epoch", "continued training, one epoch")  # the paper's setting, and its control
@@ -149,12 +150,16 @@ def is_it_noise(r: Replicate) -> list[Condition]:
 
 
 def how_many_epochs(r: Replicate) -> list[Condition]:
-    """Claim 5: 1, 2, ... epochs of fine-tuning, with and without peers, from checkpoints of either protocol, with
-    embedding L2 as a factor. The fine-tuning itself has a fixed length under both protocols."""
+    """More epochs of fine-tuning, with and without peers, from checkpoints of either protocol; the fine-tuning itself
+    has a fixed length under both. Factors: embedding L2, the recipe's first and then ``p.l2_levels``, and the rate of
+    fine-tuning, :func:`rate_of` first and then ``p.rates``."""
     conditions = []
-    for l2 in r.p.l2_levels:
-        at = r.varied(embedding_l2=l2)
-        conditions += lengths_of_finetuning(at, at.pretraining(), embedding_l2=l2)
+    for l2 in dict.fromkeys((r.p.embedding_l2, *r.p.l2_levels)):
+        pretrained = r.varied(embedding_l2=l2).pretraining()
+        conditions += r.conditions({"checkpoint": pretrained}, embedding_l2=l2, epochs=0)
+        for rate in dict.fromkeys((rate_of(r.protocol), *r.p.rates)):
+            at = r.varied(embedding_l2=l2, learning_rate=r.p.learning_rate * RATES[rate])
+            conditions += lengths_of_finetuning(at, pretrained, embedding_l2=l2, rate=rate)[1:]
     return conditions
 
 
