@@ -19,7 +19,7 @@ from ctrlib.data.load import load_data
 from ctrlib.data.options import PrepareOptions
 from ctrlib.errors import UserError
 from ctrlib.store import runs
-from ctrlib.study import controls
+from ctrlib.study import controls, finetuning
 from ctrlib.study.baselines import STRENGTHS, baseline_scores, linear_scores, logistic_regression
 from ctrlib.study.conditions import Condition, Replicate, continued_training, mutual_finetuning
 from ctrlib.study.experiments import (
@@ -31,7 +31,7 @@ from ctrlib.study.experiments import (
     planned_runs,
     train_conditions,
 )
-from ctrlib.study.finetuning import CONTROLS
+from ctrlib.study.finetuning import CONTROLS, RATES
 from ctrlib.study.pages import asked_parameters
 from ctrlib.study.parameters import Rival, StudyParameters
 from ctrlib.study.tables import (
@@ -164,12 +164,19 @@ def test_every_plan_is_a_full_grid_of_valid_distinct_conditions(experiment) -> N
 
 
 def test_cohorts_share_their_checkpoints() -> None:
-    p = parameters(sizes=[2, 4], seeds=[1], protocols=["early_stopping"])
-    at = {(one.name, one.factors["instances"]): one for one in planned_conditions("how_many_instances", p)}
-    for name in ("checkpoint", "continued training", "solo from scratch"):
-        assert names(at[name, 4].runs)[:2] == names(at[name, 2].runs), "cohorts of growing size are nested"
-    assert [start.run for start in at["mutual", 4].runs[0].start] == names(at["checkpoint", 4].runs)
-    assert at["mutual", 2].runs[0].coupling.weights == complete(2)
+    p = parameters(sizes=[2, 4], seeds=[1], protocols=["early_stopping"], mutual_weights=[1, 20])
+    found = planned_conditions("how_many_instances", p)
+    at = {(one.name, *(v for name, v in one.factors.items() if name != "protocol")): one for one in found}
+    alone = [("checkpoint",), ("solo from scratch",), *(("continued training", rate) for rate in RATES)]
+    for name, *rate in alone:
+        assert names(at[name, 4, *rate].runs)[:2] == names(at[name, 2, *rate].runs), (
+            "cohorts of growing size are nested"
+        )
+    assert len(at) == 2 * (len(alone) + 2)
+    mutual = at["mutual", 4, "lr/10", 1].runs[0]
+    assert [start.run for start in mutual.start] == names(at["checkpoint", 4].runs)
+    assert mutual.recipe == at["continued training", 4, "lr/10"].runs[0].recipe
+    assert at["mutual", 2, "lr/10", 20].runs[0].coupling.weights == complete(2, 20)
     mixed = [one for one in planned_conditions("mix_architectures", p) if one.name == "checkpoint"]
     pairs = ["DeepFM + DeepFM", "DeepFM + DCN", "DeepFM + PNN", "DCN + DCN", "DCN + PNN", "PNN + PNN"]
     assert [one.factors["cohort"] for one in mixed] == pairs
@@ -178,6 +185,22 @@ def test_cohorts_share_their_checkpoints() -> None:
     assert {names(one.runs)[0] for one in mixed[:3]} == {main[0]}, "one checkpoint in every cohort it takes part in"
     four = planned_conditions("mix_architectures", parameters(architectures=["DeepFM", "DCN", "PNN"], companions=[]))
     assert "DeepFM + DCN + PNN" in {one.factors["cohort"] for one in four}
+
+
+@PROTOCOLS
+def test_more_epochs_of_fine_tuning_at_each_rate_from_the_same_checkpoints(protocol: str) -> None:
+    """The recipe's embedding L2 and the rate at which a claim is judged come first, whatever else is compared."""
+    p = parameters(embedding_l2=1e-3, l2_levels=[0.0], rates=["lr", "lr/10"], epoch_counts=[1, 3])
+    found = finetuning.how_many_epochs(replicate(p, protocol=protocol))
+    assert list(dict.fromkeys(one.factors["embedding_l2"] for one in found)) == [1e-3, 0.0]
+    rates = dict.fromkeys(one.factors["rate"] for one in found if "rate" in one.factors)
+    assert list(rates) == (["lr/10", "lr"] if protocol == "early_stopping" else ["lr", "lr/10"])
+    starts = {one.factors["embedding_l2"]: names(one.runs) for one in found if one.name == "checkpoint"}
+    for one in (one for one in found if one.name != "checkpoint"):
+        assert [start.run for run in one.runs for start in run.start] == starts[one.factors["embedding_l2"]]
+        (recipe,) = {run.recipe for run in one.runs}
+        expected = (one.factors["epochs"], 0.02 * RATES[one.factors["rate"]], one.factors["embedding_l2"], 0)
+        assert (recipe.epochs, recipe.learning_rate, recipe.embedding_l2, recipe.patience) == expected
 
 
 def test_several_data_sets_are_one_after_the_other_each_by_its_own_parameters() -> None:
@@ -372,8 +395,10 @@ def study(tmp_path_factory) -> Study:
     return p, store, trained(p, store, "mix_architectures")
 
 
-def chosen(conditions: list[Condition], name: str, cohort: str, seed: int = 1) -> Condition:
-    (found,) = (one for one in conditions if (one.name, one.factors["cohort"], one.seed) == (name, cohort, seed))
+def chosen(conditions: list[Condition], name: str, cohort: str, seed: int = 1, rate: str = "lr") -> Condition:
+    key = (name, cohort, seed)
+    mine = [one for one in conditions if (one.name, one.factors["cohort"], one.seed) == key]
+    (found,) = (one for one in mine if one.factors.get("rate", rate) == rate)
     return found
 
 
@@ -428,12 +453,11 @@ def test_members_and_their_effects_are_counted_by_hand(study) -> None:
     p, _, conditions = study
     members = member_table(conditions)
     assert len(members) == len(conditions) * 2
-    auc, valid_auc = (
-        members.set_index(["condition", "cohort", "replicate", "member"])[n] for n in ("auc", "valid_auc")
-    )
+    told, key = members.fillna({"rate": "lr"}), ["condition", "rate", "cohort", "replicate", "member"]
+    auc, valid_auc = (told.set_index(key)[n] for n in ("auc", "valid_auc"))
     assert auc.index.is_unique
-    for row in members.to_dict("records"):
-        condition = chosen(conditions, row["condition"], row["cohort"], row["replicate"])
+    for row in told.to_dict("records"):
+        condition = chosen(conditions, row["condition"], row["cohort"], row["replicate"], row["rate"])
         labels = load_data(replicate(p, condition.seed).data).test.labels
         q = condition.probabilities()[row["member"]]
         expected = (log_loss(labels, q), q.mean() / labels.mean())
@@ -447,16 +471,18 @@ def test_members_and_their_effects_are_counted_by_hand(study) -> None:
         assert row["valid_auc"] == pytest.approx(valid, abs=1e-9)
     found = member_effects(members, ["protocol", "cohort"])
     assert len(found) == 2 * 3 * 2
+    controls_of = [("checkpoint", "lr"), ("continued training", "lr"), ("continued training", "lr/10")]
     for row in found.to_dict("records"):
         at, n = (row["cohort"], row["replicate"]), row["member"]
-        own, peer = auc["checkpoint", *at, n], auc["checkpoint", *at, 1 - n]
-        effect = auc["mutual", *at, n] - auc["continued training", *at, n]
+        own, peer = auc["checkpoint", "lr", *at, n], auc["checkpoint", "lr", *at, 1 - n]
+        mutual = auc["mutual", "lr", *at, n]
+        effect = mutual - auc["continued training", "lr", *at, n]
         assert (row["checkpoint"], row["gap"], row["effect"]) == pytest.approx((own, peer - own, effect), abs=1e-15)
-        goes_on = valid_auc["continued training", *at, n] > valid_auc["checkpoint", *at, n]
-        best = auc["continued training" if goes_on else "checkpoint", *at, n]
-        over = auc["mutual", *at, n] - np.array([best, own])
+        best = max(controls_of, key=lambda one: valid_auc[*one, *at, n])
+        over = mutual - np.array([auc[*best, *at, n], own])
         assert [row["over_best"], row["over_checkpoint"]] == pytest.approx(over, abs=1e-15)
         assert row["companions"] == row["cohort"].split(" + ")[1 - n]
+        assert row["candidates"] == 3
 
 
 def test_the_sides_of_pairs_are_means_of_members_and_keep_their_effects(study) -> None:
@@ -487,12 +513,12 @@ def test_three_controls_of_fine_tunings_of_several_lengths() -> None:
     assert found[["difference", "over_alone", "over_checkpoint"]].to_numpy() == pytest.approx(np.array(expected))
 
 
-def test_the_cost_of_training_together() -> None:
-    rows = [("alone", 2, 10, 4.0), ("alone", 2, 12, 6.0), ("together", 2, 20, 7.0), ("together", 2, 24, 13.0)]
+def test_the_cost_of_so_many_models() -> None:
+    rows = [("checkpoint", 2, 20, 8.0), ("checkpoint", 2, 24, 12.0), ("mutual", 2, 6, 2.0), ("mutual", 2, 10, 4.0)]
     table = pd.DataFrame(rows, columns=["condition", "instances", "member_epochs", "seconds"]).assign(data="a log")
-    (found,) = training_cost(table, ["data"], "together", "alone").to_dict("records")
-    assert found == {"data": "a log", "instances": 2, "member_epochs": 22, "member_epochs_without": 11,
-                     "seconds_over_as_many": 2.0, "seconds_over_one": 4.0}  # fmt: skip
+    (found,) = training_cost(table, ["data"]).to_dict("records")
+    assert found == {"data": "a log", "instances": 2, "epochs_of_checkpoints": 22, "epochs_of_fine-tuning": 8,
+                     "seconds_over_one": 13 / 5}  # fmt: skip
 
 
 def test_effects_by_factor_pair_the_right_conditions() -> None:

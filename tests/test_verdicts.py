@@ -117,6 +117,28 @@ def test_claims_about_the_fifth_instance_and_about_more_epochs() -> None:
     assert list(verdicts.of_instances(fifth[fifth["instances"] == 4])) == []
 
 
+def test_claims_are_judged_at_the_papers_weight_and_at_one_rate() -> None:
+    """Whatever else was compared; the best control is chosen among all rates, and L2 is that of the recipe."""
+    means = {("checkpoint", size, None, np.nan): 0.7 for size in (4, 5)}
+    means |= {("continued training", size, rate, np.nan): 0.8 for size in (4, 5) for rate in ("lr", "lr/10")}
+    means |= {("mutual", 4, "lr/10", 1.0): 0.81, ("mutual", 4, "lr/10", 20.0): 0.9}
+    means |= {("mutual", 5, "lr/10", 1.0): 0.813, ("mutual", 5, "lr/10", 20.0): 0.8}
+    fifth = table(means, ["instances", "rate", "weight"]).assign(valid_auc=lambda t: t["auc"])
+    means = {("checkpoint", 0, None): 0.7, ("continued training", 1, "lr"): 0.72, ("continued training", 2, "lr"): 0.6}
+    means |= {("continued training", epochs, "lr/10"): 0.71 for epochs in (1, 2)}
+    means |= {("mutual", 1, "lr"): 0.8, ("mutual", 2, "lr"): 0.9, ("mutual", 1, "lr/10"): 0.74}
+    means |= {("mutual", 2, "lr/10"): 0.735}
+    own = table(means, ["epochs", "rate"]).assign(valid_auc=lambda t: t["auc"], embedding_l2=1e-3)
+    other = own.assign(auc=0.5, embedding_l2=0.0)
+    for of, replicates, expected in (
+        (verdicts.of_instances, fifth, {"checkpoint": 0.003, BEST: 0.003}),
+        (verdicts.of_epochs, pd.concat([own, other]), {"checkpoint": -0.005, BEST: 0.005}),
+    ):
+        found = {one.against: one.interval().mean for one in of(replicates)}
+        assert found == pytest.approx(expected, abs=5e-5)
+    assert list(verdicts.of_instances(fifth[fifth["weight"] != 1])) == []
+
+
 def test_claims_about_companions() -> None:
     """Also without the pairs of a model that has no MLP, whose lead has the opposite effect here."""
     rows, rng = [], np.random.default_rng(2)
@@ -128,7 +150,9 @@ def test_claims_about_companions() -> None:
                 effect = (-0.1 if "LR" in cohort else 0.1) * (other - start) + rng.normal(0, 1e-5)  # drawn to the peer
                 found = {"checkpoint": start + rng.normal(0, 1e-6), BOTH[1]: start - 0.02, "mutual": start + effect}
                 for one, auc in found.items():
-                    rows.append({**about, "architecture": name, "condition": one, "auc": auc, "valid_auc": auc})
+                    rate = None if one == "checkpoint" else "lr/10"
+                    about |= {"architecture": name, "condition": one, "rate": rate}
+                    rows.append({**about, "auc": auc, "valid_auc": auc})
     found = judged(verdicts.of_companions(pd.DataFrame(rows)))
     rank, stronger, weaker = verdicts.DEEP.values()
     assert found[rank.text, BEST].interval().mean > 0.9

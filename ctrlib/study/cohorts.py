@@ -3,23 +3,26 @@
 from itertools import combinations_with_replacement
 
 from ctrlib.config import TOPOLOGIES
-from ctrlib.study.conditions import Condition, Replicate, Runs, finetuned, mutual_finetuning, without_peers
-from ctrlib.study.finetuning import lengths_of_finetuning
+from ctrlib.study.conditions import Condition, Replicate, Runs, mutual_finetuning, without_peers
+from ctrlib.study.finetuning import lengths_of_finetuning, with_peers, without_peers_at_each_rate
 
 
 def how_many_instances(r: Replicate) -> list[Condition]:
-    """Claim 3: cohorts of growing size, the smaller ones inside the larger, fine-tuned and from scratch."""
+    """Claim 3: cohorts of growing size, the smaller ones inside the larger, fine-tuned at each weight of the peers."""
     conditions = []
     for size in r.p.sizes:
-        names, coupling = [r.p.architecture] * size, r.coupling(size=size)
-        found = {**finetuned(r.pretraining(names), coupling, r.recipe()), **r.both_from_scratch(coupling, names)}
-        conditions += r.conditions(found, instances=size)
+        names = [r.p.architecture] * size
+        pretrained = r.pretraining(names)
+        conditions += without_peers_at_each_rate(r, pretrained, instances=size)
+        conditions += r.conditions({"solo from scratch": r.from_scratch(None, names)}, instances=size)
+        for weight in r.p.mutual_weights:
+            conditions += with_peers(r, pretrained, weight, instances=size)
     return conditions
 
 
 def mix_architectures(r: Replicate) -> list[Condition]:
     """Claim 4: every pair of architectures, like ones included, and the main architectures all together (where there is
-    but one, it and its companions).
+    but one, it and its companions), fine-tuned at the weight ``p.mutual_weight``.
 
     In a pair the first is instance 0 of its architecture and the second instance 1, so that their checkpoints are
     those of the other experiments; the factor ``cohort`` names the architectures in the order of the members.
@@ -28,8 +31,9 @@ def mix_architectures(r: Replicate) -> list[Condition]:
     cohorts = [*combinations_with_replacement(every, 2), r.p.architectures if len(r.p.architectures) > 1 else every]
     conditions = []
     for names in dict.fromkeys(tuple(cohort) for cohort in cohorts if len(cohort) > 1):
-        found = finetuned(r.pretraining(names), r.coupling(size=len(names)), r.recipe())
-        conditions += r.conditions(found, cohort=" + ".join(names))
+        pretrained, cohort = r.pretraining(names), " + ".join(names)
+        conditions += without_peers_at_each_rate(r, pretrained, cohort=cohort)
+        conditions += with_peers(r, pretrained, r.p.mutual_weight, cohort=cohort)
     return conditions
 
 

@@ -5,7 +5,7 @@ from itertools import product
 
 from ctrlib.config import Recipe, Run, StoredMember
 from ctrlib.study.conditions import Condition, Replicate, Runs, continued_training, finetuned, mutual_finetuning
-from ctrlib.study.finetuning import RATES, main_comparison
+from ctrlib.study.finetuning import at_rate, main_comparison
 
 RIVALS = {  # of the peers: what each changes in continued training
     "embedding L2 tenfold": lambda recipe: {"embedding_l2": tenfold(recipe.embedding_l2)},
@@ -58,7 +58,7 @@ def rivals(r: Replicate) -> list[Condition]:
     conditions = r.conditions({"checkpoint": pretrained, "checkpoint, dropout": noisy})
     conditions += r.conditions({"MEDA": continued_training(pretrained, afresh)}, rate="lr")
     for rate in p.rates:
-        train = r.recipe(learning_rate=p.learning_rate * RATES[rate])
+        train = at_rate(r, rate)
         changed = {name: train.model_copy(update=change(train)) for name, change in RIVALS.items()}
         found = {
             "continued training": continued_training(pretrained, train),
@@ -106,7 +106,7 @@ def serving_frontier(r: Replicate) -> list[Condition]:
         }
         conditions += r.conditions(found, setting=f"rate x{part:.2g}{', L2 x10' if strong else ''}")
     for rate, weight in list(product(("lr/10", "lr"), p.mutual_weights))[: p.settings]:
-        train = r.recipe(learning_rate=p.learning_rate * RATES[rate])
+        train = at_rate(r, rate)
         found = {"mutual": mutual_finetuning(checkpoints[: p.instances], r.coupling(weight), train)}
         conditions += r.conditions(found, setting=f"{rate}, weight {weight:g}")
     return conditions

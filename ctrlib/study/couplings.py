@@ -3,45 +3,16 @@ conditions of one replicate."""
 
 from math import ceil
 
-from ctrlib.config import Recipe
 from ctrlib.study.cohorts import sharing
-from ctrlib.study.conditions import (
-    Condition,
-    Factor,
-    Replicate,
-    Runs,
-    continued_training,
-    data_shape,
-    mutual_finetuning,
-)
+from ctrlib.study.conditions import Condition, Replicate, Runs, data_shape, mutual_finetuning
 from ctrlib.study.controls import self_anchor
-from ctrlib.study.finetuning import RATES
+from ctrlib.study.finetuning import at_rate, rate_of, with_peers, without_peers_at_each_rate
 
 PAPER_WEIGHTS = (1.0, 20.0)  # the paper's, and one whose gradient is as large as the clicks' (page 07)
 LEARNED_TOP = "DCN"
 """With random embeddings: all that it makes of them goes through weights that it learns. The FM of a DeepFM has none,
 and would add a fixed noise to the logit."""
 SPREAD = 0.1  # of random embeddings, about that of learned ones
-
-
-def rate_of(r: Replicate) -> str:
-    """The one of :data:`RATES` at which these pages fine-tune with peers: a tenth where the checkpoints converged."""
-    return "lr/10" if r.protocol == "early_stopping" else "lr"
-
-
-def at_rate(r: Replicate, rate: str) -> Recipe:
-    """Fine-tuning at one of :data:`RATES`."""
-    return r.recipe(learning_rate=r.p.learning_rate * RATES[rate])
-
-
-def without_peers_at_each_rate(r: Replicate, pretrained: Runs, **factors: Factor) -> list[Condition]:
-    """The checkpoint, and continued training at each of :data:`RATES` (with fixed epochs the first two): what the best
-    control is chosen from."""
-    conditions = r.conditions({"checkpoint": pretrained}, **factors)
-    for rate in list(RATES)[: 3 if r.protocol == "early_stopping" else 2]:
-        alone = {"continued training": continued_training(pretrained, at_rate(r, rate))}
-        conditions += r.conditions(alone, **factors, rate=rate)
-    return conditions
 
 
 def paper_fibinet(r: Replicate) -> list[Condition]:
@@ -52,8 +23,7 @@ def paper_fibinet(r: Replicate) -> list[Condition]:
         pretrained, cohort = r.pretraining(names), " + ".join(dict.fromkeys(names))
         conditions += without_peers_at_each_rate(r, pretrained, cohort=cohort)
         for weight in PAPER_WEIGHTS:
-            together = {"mutual": mutual_finetuning(pretrained, r.coupling(weight), at_rate(r, rate_of(r)))}
-            conditions += r.conditions(together, cohort=cohort, rate=rate_of(r), weight=weight)
+            conditions += with_peers(r, pretrained, weight, cohort=cohort)
     return conditions
 
 
@@ -65,12 +35,10 @@ def weights(r: Replicate) -> list[Condition]:
     if "from scratch" in r.p.ways:
         conditions += r.conditions({"solo from scratch": r.from_scratch(None)})
     for weight in r.p.mutual_weights:
-        coupling = r.coupling(weight)
         if "fine-tuned" in r.p.ways:
-            together = {"mutual": mutual_finetuning(pretrained, coupling, at_rate(r, rate_of(r)))}
-            conditions += r.conditions(together, rate=rate_of(r), weight=weight)
+            conditions += with_peers(r, pretrained, weight)
         if "from scratch" in r.p.ways:
-            conditions += r.conditions({"mutual from scratch": r.from_scratch(coupling)}, weight=weight)
+            conditions += r.conditions({"mutual from scratch": r.from_scratch(r.coupling(weight))}, weight=weight)
     return conditions
 
 
@@ -83,7 +51,7 @@ def couplings(r: Replicate) -> list[Condition]:
     the member's own frozen copy, and peers' predictions of other rows. From scratch: coupled after each number of
     epochs of ``p.starts``, and EKTF with separate and with shared embeddings (:func:`ctrlib.coupling.peer_loss`).
     """
-    p, pretrained, rate = r.p, r.pretraining(), rate_of(r)
+    p, pretrained, rate = r.p, r.pretraining(), rate_of(r.protocol)
     weight, train = p.mutual_weight, at_rate(r, rate)
     steps = ceil(data_shape(r.data)[0] / p.batch_size)
     row = (weight / p.instances,) * p.instances

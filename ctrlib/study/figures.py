@@ -137,7 +137,8 @@ def panels(
     parts = list(table.groupby(by, sort=False))
     _, axes = plt.subplots(1, len(parts), figsize=size, sharey=sharey, squeeze=False, layout="constrained")
     for ax, (key, part) in zip(axes[0], parts, strict=True):
-        names = [spoken(key[0]), *(f"{spoken(name)} {value:g}" for name, value in zip(by[1:], key[1:], strict=True))]
+        named = zip(by, key, strict=True)
+        names = [spoken(value) if isinstance(value, str) else f"{spoken(name)} {value:g}" for name, value in named]
         ax.set_title("\n".join(names), fontsize="medium")
         yield ax, part
 

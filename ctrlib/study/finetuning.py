@@ -5,8 +5,10 @@ Each function is one notebook's experiment. Runs that several experiments ask fo
 
 from dataclasses import replace
 
+from ctrlib.config import Recipe
 from ctrlib.study.conditions import (
     Condition,
+    Factor,
     Replicate,
     Runs,
     continued_training,
@@ -16,10 +18,42 @@ from ctrlib.study.conditions import (
 )
 
 RATES = {"lr": 1.0, "lr/10": 0.1, "lr/100": 0.01}  # of fine-tuning, as parts of the learning rate of the pretraining
+RATE_WORDS = dict(zip(RATES, ("the initial rate", "a tenth of the rate", "a hundredth of the rate"), strict=True))
 CONTROLS = ("checkpoint", "continued training", "continued training, Adam kept", "solo from scratch")
 COUPLED = ("mutual", "mutual from scratch")  # and those without peers, to choose the best of either
 PAPERS_OWN = ("mutual, one epoch", "continued training, one epoch")  # the paper's setting, and its control
 BY_RULE = tuple(f"{one}, by rule" for one in ("mutual from scratch", "solo from scratch", "checkpoint"))  # of stopping
+
+
+def rate_of(protocol: str) -> str:
+    """The rate at which pages with one of :data:`RATES` fine-tune with peers: a tenth where checkpoints converged."""
+    return "lr/10" if protocol == "early_stopping" else "lr"
+
+
+def rates_of(protocol: str) -> list[str]:
+    """Those of :data:`RATES` that are tried without peers: with fixed epochs the first two."""
+    return list(RATES)[: 3 if protocol == "early_stopping" else 2]
+
+
+def at_rate(r: Replicate, rate: str) -> Recipe:
+    """Fine-tuning at one of :data:`RATES`."""
+    return r.recipe(learning_rate=r.p.learning_rate * RATES[rate])
+
+
+def without_peers_at_each_rate(r: Replicate, pretrained: Runs, **factors: Factor) -> list[Condition]:
+    """The checkpoint, and continued training at each of :func:`rates_of`: what the best control is chosen from."""
+    conditions = r.conditions({"checkpoint": pretrained}, **factors)
+    for rate in rates_of(r.protocol):
+        alone = {"continued training": continued_training(pretrained, at_rate(r, rate))}
+        conditions += r.conditions(alone, **factors, rate=rate)
+    return conditions
+
+
+def with_peers(r: Replicate, pretrained: Runs, weight: float, **factors: Factor) -> list[Condition]:
+    """Mutual fine-tuning at :func:`rate_of` and a total weight of the peers."""
+    rate, coupling = rate_of(r.protocol), r.coupling(weight, len(pretrained))
+    together = {"mutual": mutual_finetuning(pretrained, coupling, at_rate(r, rate))}
+    return r.conditions(together, **factors, rate=rate, weight=weight)
 
 
 def train_independent(r: Replicate) -> list[Condition]:
@@ -48,7 +82,7 @@ def beside_controls(r: Replicate, architecture: str) -> list[Condition]:
     one_rate = architecture in p.one_rate
     if (tuned_only := one_rate or architecture in p.without_scratch) and r.protocol != p.protocols[-1]:
         return []
-    rates = list(RATES)[: 3 if r.protocol == "early_stopping" else 2]
+    rates = rates_of(r.protocol)
     kept = [] if one_rate else rates[:-1] if tuned_only else rates
     pretrained = r.pretraining(names)
     without = {"checkpoint": pretrained}
@@ -56,7 +90,7 @@ def beside_controls(r: Replicate, architecture: str) -> list[Condition]:
         without["solo from scratch"] = r.from_scratch(None, names)
     conditions += r.conditions(without, architecture=architecture)
     for rate in rates:
-        train = r.recipe(learning_rate=p.learning_rate * RATES[rate])
+        train = at_rate(r, rate)
         alone = {"continued training": continued_training(pretrained, train)}
         if rate in kept:
             alone["continued training, Adam kept"] = continued_training(pretrained, train, "keep")
@@ -116,12 +150,16 @@ def is_it_noise(r: Replicate) -> list[Condition]:
 
 
 def how_many_epochs(r: Replicate) -> list[Condition]:
-    """Claim 5: 1, 2, ... epochs of fine-tuning, with and without peers, from checkpoints of either protocol, with
-    embedding L2 as a factor. The fine-tuning itself has a fixed length under both protocols."""
+    """More epochs of fine-tuning, with and without peers, from checkpoints of either protocol; the fine-tuning itself
+    has a fixed length under both. Factors: embedding L2, the recipe's first and then ``p.l2_levels``, and the rate of
+    fine-tuning, :func:`rate_of` first and then ``p.rates``."""
     conditions = []
-    for l2 in r.p.l2_levels:
-        at = r.varied(embedding_l2=l2)
-        conditions += lengths_of_finetuning(at, at.pretraining(), embedding_l2=l2)
+    for l2 in dict.fromkeys((r.p.embedding_l2, *r.p.l2_levels)):
+        pretrained = r.varied(embedding_l2=l2).pretraining()
+        conditions += r.conditions({"checkpoint": pretrained}, embedding_l2=l2, epochs=0)
+        for rate in dict.fromkeys((rate_of(r.protocol), *r.p.rates)):
+            at = r.varied(embedding_l2=l2, learning_rate=r.p.learning_rate * RATES[rate])
+            conditions += lengths_of_finetuning(at, pretrained, embedding_l2=l2, rate=rate)[1:]
     return conditions
 
 

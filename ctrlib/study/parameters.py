@@ -101,7 +101,7 @@ class StudyParameters(Settings):
         (1, 2, 3, 4, 5), "epochs of fine-tuning, each trained anew from the checkpoints"
     )
     l2_levels: tuple[Annotated[float, Field(ge=0)], ...] = values(
-        (0.0, 1e-5), "L2 penalties on the embedding tables, in pretraining and fine-tuning"
+        (0.0, 1e-5), "L2 penalties on the embedding tables to compare with embedding_l2"
     )
     mutual_weights: tuple[Annotated[float, Field(ge=-1e6, le=1e6)], ...] = values(
         (0.1, 1.0, 5.0, 20.0, 100.0),

@@ -291,7 +291,7 @@ def at_each_level(replicates: pd.DataFrame, condition: str, factor: str) -> pd.D
     """The replicate table in which a condition that has one level of ``factor`` stands at each level of the others: the
     checkpoint of fine-tunings of several lengths."""
     mine = replicates["condition"] == condition
-    levels = replicates.loc[~mine, factor].unique()
+    levels = replicates.loc[~mine, factor].dropna().unique()
     copies = (replicates[mine].assign(**{factor: level}) for level in levels)
     return pd.concat([replicates[~mine], *copies], ignore_index=True)
 
@@ -326,22 +326,20 @@ def three_ways(
     return table
 
 
-def training_cost(replicates: pd.DataFrame, factors: Sequence[str], treatment: str, alone: str) -> pd.DataFrame:
-    """One row per combination of ``factors`` and number of ``instances``: member epochs of training with peers and of
-    as many models trained without, and the seconds of the former over those of the latter and over those of one of
-    them. Means over replicates; seconds are those of the records, whatever machines trained them."""
-    sums = replicates.groupby([*factors, "instances", "condition"], sort=False)[["member_epochs", "seconds"]].mean()
-    coupled, separate = (sums.xs(name, level="condition") for name in (treatment, alone))
-    ratio = coupled["seconds"] / separate["seconds"]
-    table = pd.DataFrame(
-        {
-            "member_epochs": coupled["member_epochs"],
-            "member_epochs_without": separate["member_epochs"],
-            "seconds_over_as_many": ratio,
-            "seconds_over_one": ratio * ratio.index.get_level_values("instances"),
-        }
-    )
-    return table.reset_index()
+def training_cost(replicates: pd.DataFrame, factors: Sequence[str]) -> pd.DataFrame:
+    """One row per combination of ``factors`` and number of ``instances``: member epochs of the checkpoints and of
+    mutual fine-tuning, and the seconds of both together over those of one checkpoint. Means over replicates; seconds
+    are those of the records, whatever machines trained them."""
+    key = [*factors, "instances"]
+    sums = replicates.groupby([*key, "condition"], sort=False)[["member_epochs", "seconds"]].mean()
+    before, mutual = (sums.xs(name, level="condition") for name in ("checkpoint", "mutual"))
+    one = before["seconds"] / before.index.get_level_values("instances")
+    table = {
+        "epochs_of_checkpoints": before["member_epochs"],
+        "epochs_of_fine-tuning": mutual["member_epochs"],
+        "seconds_over_one": (before["seconds"] + mutual["seconds"]) / one,
+    }
+    return pd.DataFrame(table).reset_index()
 
 
 def family(comparisons: list[Comparison], value: str = "auc") -> pd.DataFrame:
@@ -446,20 +444,23 @@ def stopped_early(conditions: Iterable[Condition]) -> Stopped:
 
 
 def member_effects(members: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
-    """One row per member, from the member table of the three conditions of the headline under factors ``by``.
+    """One row per member, from the member table of conditions under factors ``by``: checkpoints, continued training at
+    several rates, mutual fine-tuning at one of them.
 
-    ``effect`` is its test AUC after mutual fine-tuning minus after continued training, ``over_checkpoint`` minus
-    before, ``over_best`` minus that of the two with its better validation AUC; ``gap`` is how far its peers' mean AUC
-    was ahead of its own before; ``companions`` are the architectures of its peers.
+    ``effect`` is its test AUC after mutual fine-tuning minus after continued training at that rate, ``over_checkpoint``
+    minus before, ``over_best`` minus that of whichever of all these ``candidates`` has its best validation AUC; ``gap``
+    is how far its peers' mean AUC was ahead of its own before; ``companions`` are the architectures of its peers.
     """
-    key = [*by, "replicate", "member", "architecture"]
-    both = members.pivot(index=key, columns="condition", values=["auc", "valid_auc"])
-    wide, valid = both["auc"].reset_index().rename_axis(columns=None), both["valid_auc"]
-    goes_on = (valid["continued training"] > valid["checkpoint"]).to_numpy()
-    wide[BEST] = wide["continued training"].where(goes_on, wide["checkpoint"])
-    wide = wide[[*key, "checkpoint", "mutual", "continued training", BEST]]
-    order = list(members[by[0]].unique())  # the pivot has sorted by name
-    wide = wide.sort_values(by[0], key=lambda column: column.map(order.index), kind="stable", ignore_index=True)
+    within = [*by, "member", "architecture"]
+    key = [*within, "replicate"]
+    table = choose_by_validation(members.drop(columns="kept_epoch", errors="ignore"), BEST, CONTROLS, within)
+    of = dict(list(table.set_index(key).groupby("condition")))
+    wide = of["mutual"][["rate", "auc"]].rename(columns={"auc": "mutual"})
+    wide["checkpoint"] = of["checkpoint"]["auc"]
+    wide[[BEST, "candidates"]] = of[BEST][["auc", "candidates"]]
+    alone = of["continued training"].set_index("rate", append=True)["auc"]
+    wide["continued training"] = alone.loc[wide.set_index("rate", append=True).index].to_numpy()
+    wide = wide.reset_index()
     cohort = wide.groupby([*by, "replicate"], sort=False)
     size = cohort["member"].transform("size")
     peers_mean = (cohort["checkpoint"].transform("sum") - wide["checkpoint"]) / (size - 1)

@@ -15,7 +15,7 @@ import pandas as pd
 from scipy.stats import spearmanr
 
 from ctrlib.stats.paired import PairedDifference, paired_difference
-from ctrlib.study.finetuning import CONTROLS
+from ctrlib.study.finetuning import CONTROLS, rate_of
 from ctrlib.study.tables import (
     BEST,
     LEVEL,
@@ -262,10 +262,11 @@ def _rank(rows: pd.DataFrame, column: str) -> float:
 
 
 def of_epochs(replicates: pd.DataFrame, data: str = "synthetic") -> Iterator[Finding]:
-    """Claim 7, from the replicate table of ``how_many_epochs``, without embedding L2: how far mutual fine-tuning falls
-    from the fewest to the most epochs, by itself and beyond the best control of the same length."""
-    plain = replicates[replicates["embedding_l2"] == replicates["embedding_l2"].min()]
-    table = choose_by_validation(at_each_level(plain, "checkpoint", "epochs"), BEST, CONTROLS, ("protocol", "epochs"))
+    """Claim 7, from the replicate table of ``how_many_epochs``, at the recipe's embedding L2, which is the first: how
+    far mutual fine-tuning falls from the fewest to the most epochs, by itself and beyond the best control of the same
+    length."""
+    own = replicates[replicates["embedding_l2"] == replicates["embedding_l2"].iloc[0]]
+    table = choose_by_validation(at_each_level(own, "checkpoint", "epochs"), BEST, CONTROLS, ("protocol", "epochs"))
     for about, effect, at in _mutual(table, "epochs", data):
         first, last = min(effect), max(effect)
         what = f"effect after {last:g} minus after {first:g} epochs, AUC"
@@ -275,10 +276,15 @@ def of_epochs(replicates: pd.DataFrame, data: str = "synthetic") -> Iterator[Fin
 def _mutual(
     table: pd.DataFrame, factor: str, data: str
 ) -> Iterator[tuple[dict[str, str], dict[float, pd.Series], pd.DataFrame]]:
-    """By protocol and control: what is compared, the effect of mutual fine-tuning at each level of a factor, rows."""
+    """By protocol and control: what is compared, the effect of mutual fine-tuning at each level of a factor, rows; at
+    the paper's weight and the rate of :func:`rate_of`, where these are factors."""
     for protocol, at in table.groupby("protocol", sort=False):
+        judged_at = {"weight": WEAK, "rate": rate_of(protocol)}
+        for name in judged_at.keys() & set(at):
+            at = at[at[name].isna() | (at[name] == judged_at[name])]
         for against in AGAINST:
-            effect = {level: differences(part, "mutual", against) for level, part in at.groupby(factor)}
+            parts = {level: part for level, part in at.groupby(factor) if "mutual" in set(part["condition"])}
+            effect = {level: differences(part, "mutual", against) for level, part in parts.items()}
             yield {"data": data, "protocol": protocol, "against": against}, effect, at
 
 
