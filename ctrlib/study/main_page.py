@@ -332,28 +332,26 @@ def answer_over_logs(effects: pd.DataFrame, rivals: pd.DataFrame) -> str:
     if not len(effects):
         return "No records."
     chosen, own = (effects[effects["treatment"] == name] for name in ("chosen", "paper's own"))
-    little = (chosen["verdict"] == "gain").all() and (chosen["difference"] < LITTLE).all()
-    said = f"eers {grouped(chosen, 'on')}, in thousandths of test AUC beyond the best further training without peers."
-    simple = dict(zip(rivals["setting"], rivals["verdict"], strict=True)) if len(rivals) else {}
-    real = [verdict for setting, verdict in simple.items() if setting != DATA["synthetic"]]
-    but = ", but on no real log more than a simple change of one model" * bool(real and "gain" not in real)
-    parts = [f"Yes, a little{but}: p" + said if little else "P" + said]
-    if simple:
+    parts = [
+        f"Peers {grouped(chosen, 'on')}, in thousandths of test AUC beyond the best further training without them."
+    ]
+    if (chosen["verdict"] == "gain").all() and (chosen["difference"] < LITTLE).all():
+        span = _span(chosen["difference"], partial(signed, milli=True))
+        where = f"on all {len(chosen)} data sets" if len(chosen) > 1 else f"on {chosen['setting'].iloc[0]}"
+        parts = [f"Yes, a little: peers add {span} thousandths of test AUC to the best further training, {where}."]
+    if len(rivals):
         words = {"loss": "more than peers", "no difference shown": "neither more nor less", "gain": "less"}
-        by_verdict = sorted(rivals.groupby("verdict"), key=lambda item: list(words).index(item[0]))
-        clauses = [
-            f"{words[verdict]} on {_and(list(at['setting']))} ({_span(-at['difference'], partial(signed, milli=True))})"
-            for verdict, at in by_verdict
-        ]
-        parts.append(f"The best of several such changes, chosen by validation, gives {_and(clauses)}.")
+        found = sorted(rivals.groupby("verdict"), key=lambda item: list(words).index(item[0]))
+        clauses = [f"{words[verdict]} on {_and(list(at['setting']))}" for verdict, at in found]
+        parts.append(f"The best simple change of one model gives {_and(clauses)}.")
     if len(own):
         found = f"is on average {_span(own['over_checkpoint'], partial(signed, milli=True))} over the checkpoint"
         if (own["over_checkpoint"] < 0).all() and (own["over_alone"] > 0).all():
-            found = "costs a model more, on average, than its peers give back"
+            found = "costs more, on average, than its peers give back"
         parts.append(f"The paper's own setting, one epoch more at weight 1, {found}.")
     if more := list(chosen.loc[chosen["ensemble"] > chosen["over_checkpoint"], "setting"]):
-        where = "everywhere" if len(more) == len(chosen) else f"on {_and(more)}"
-        parts.append(f"The ensemble of the checkpoints gains more {where}, but has to serve all its models.")
+        where = "" if len(more) == len(chosen) else f" on {_and(more)}"
+        parts.append(f"The ensemble of the checkpoints gains more{where}, but serves all its models.")
     return " ".join(parts)
 
 
@@ -409,16 +407,20 @@ def logs_table(effects: pd.DataFrame, rivals: pd.DataFrame) -> pd.DataFrame:
     rival = dict(zip(rivals["setting"], rivals["rival"], strict=True)) if len(rivals) else {}
     intervals = [bounds(row, milli=True).replace(" ", "\u00a0") for row in chosen.to_dict("records")]
     over_checkpoint = {
-        "best without peers": _milli(chosen["over_checkpoint"] - chosen["difference"]),
-        "best with peers": _milli(chosen["over_checkpoint"]),
-        f"peers add (interval, {100 * LEVEL:g}\u00a0% together)": [
-            f"{mean} ({interval})" for mean, interval in zip(_milli(chosen["difference"]), intervals, strict=True)
+        "without peers": _milli(chosen["over_checkpoint"] - chosen["difference"]),
+        "with peers": _milli(chosen["over_checkpoint"]),
+        f"peers add ({100 * LEVEL:g}\u00a0% together)": [
+            f"{mean}\u00a0({interval})" for mean, interval in zip(_milli(chosen["difference"]), intervals, strict=True)
         ],
-        "one model, simple changes": _milli(chosen.index.map(rival)),
+        "simple change": _milli(chosen.index.map(rival)),
         "ensemble": _milli(chosen["ensemble"]),
         "the paper's setting": _milli(own["over_checkpoint"].loc[chosen.index]),
     }
-    names = {("", "data set (checkpoint's AUC)"): [f"{name} ({auc:.4f})" for name, auc in chosen["checkpoint"].items()]}
+    names = {
+        ("", "data set (checkpoint's AUC)"): [
+            f"{name} ({auc:.3f})".replace(" ", "\u00a0") for name, auc in chosen["checkpoint"].items()
+        ]
+    }
     unit = "thousandths of test AUC over the checkpoint (one model alone)"
     return pd.DataFrame(names | {(unit, name): column for name, column in over_checkpoint.items()})
 
