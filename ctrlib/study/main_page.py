@@ -414,10 +414,10 @@ def logs_table(effects: pd.DataFrame, rivals: pd.DataFrame) -> pd.DataFrame:
         ],
         "simple change": _milli(chosen.index.map(rival)),
         "ensemble": _milli(chosen["ensemble"]),
-        "the paper's setting": _milli(own["over_checkpoint"].loc[chosen.index]),
+        "paper's setting": _milli(own["over_checkpoint"].loc[chosen.index]),
     }
     names = {
-        ("", "data set (checkpoint's AUC)"): [
+        ("", "data set (checkpoint)"): [
             f"{name} ({auc:.3f})".replace(" ", "\u00a0") for name, auc in chosen["checkpoint"].items()
         ]
     }
