@@ -22,7 +22,7 @@ from ctrlib.study.conditions import Condition, Replicate
 from ctrlib.study.experiments import planned_conditions
 from ctrlib.study.parameters import StudyParameters
 from ctrlib.study.retraining import ONE, PREDECESSOR
-from ctrlib.study.retraining_page import ENSEMBLE, PARTS, ledger_table, removed
+from ctrlib.study.retraining_page import ENSEMBLE, PARTS, changes, ledger_table, removed
 
 COLUMNS = (*PARTS, "excess")
 
@@ -170,6 +170,17 @@ def test_shares_removed_are_ratios_of_means_over_laws_against_the_right_control(
         expected = relative_difference(of[row["condition"]][row["part"]], of[control][row["part"]], 1 - 0.05 / 12)
         assert (row["share"], row["low"], row["high"]) == (-expected.mean, -expected.high, -expected.low)
         assert row["against"] == control
+    same = ledgers[ledgers["condition"] == ONE].assign(condition="dropout")
+    alone = removed(pd.concat([ledgers[ledgers["condition"].isin([ONE, ENSEMBLE])], same]))
+    assert set(alone["condition"]) == {ENSEMBLE}, "the same runs under two names"
+
+
+def test_what_is_removed_and_added_is_said_by_the_interval() -> None:
+    parts = [("bias", -2.56, -4.7, -1.3), ("data variance", 0.4, 0.2, 0.6), ("seed variance", 0.1, -0.1, 0.3)]
+    rows = [dict(zip(("part", "share", "low", "high"), one, strict=True)) for one in parts]
+    assert changes(rows) == (
+        "removes 40% of the data variance; adds 256% to the bias; shows no change of the seed variance"
+    )
 
 
 def test_churn_compares_today_with_tomorrow_and_tomorrow_follows_todays_model() -> None:

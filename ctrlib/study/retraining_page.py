@@ -45,7 +45,7 @@ def ledger_table(store: RunStore, conditions: Iterable[Condition]) -> pd.DataFra
 
 def removed(ledgers: pd.DataFrame) -> pd.DataFrame:
     """Which share of each part, and of the excess, a condition removes of what its control has: one row per protocol,
-    condition and part, from :func:`ledger_table`.
+    condition and part, from :func:`ledger_table`; none where both are the same runs.
 
     A ratio of means over replicates (planted laws) with Fieller's interval
     (:func:`ctrlib.stats.paired.relative_difference`). The intervals of all rows hold together, each at ``level``.
@@ -54,9 +54,10 @@ def removed(ledgers: pd.DataFrame) -> pd.DataFrame:
     for (protocol, name), treated in ledgers.groupby(["protocol", "condition"], sort=False):
         control = OWN_CONTROL.get(name, ONE)
         other = ledgers[(ledgers["protocol"] == protocol) & (ledgers["condition"] == control)]
-        for part in () if name == ONE else (*PARTS, "excess"):
-            pair = (table.set_index("replicate")[part] for table in (treated, other))
-            found.append(({"protocol": protocol, "condition": name, "against": control, "part": part}, *pair))
+        mine, theirs = (table.set_index("replicate")[[*PARTS, "excess"]] for table in (treated, other))
+        for part in () if mine.equals(theirs.loc[mine.index]) else mine:
+            at = {"protocol": protocol, "condition": name, "against": control, "part": part}
+            found.append((at, mine[part], theirs[part]))
     level = together(relative_difference(a, b.loc[a.index]) for _, a, b in found)
     rows = []
     for at, a, b in found:
@@ -72,6 +73,16 @@ def share_words(row: dict[str, Any]) -> str:
         return "an unknown share"
     interval = f" ({row['low']:.0%} to {row['high']:.0%})" if math.isfinite(row["low"] + row["high"]) else ""
     return f"{row['share']:.0%}{interval}"
+
+
+def changes(rows: Iterable[dict[str, Any]]) -> str:
+    """Rows of :func:`removed` in a sentence: which parts are removed, which added, of which neither is shown."""
+    said: dict[str, list[str]] = {"removes": [], "adds": [], "shows no change of": []}
+    for row in rows:
+        does = "removes" if row["low"] > 0 else "adds" if row["high"] < 0 else "shows no change of"
+        amount = {"removes": "{:.0%} of ", "adds": "{:.0%} to "}.get(does, "").format(abs(row["share"]))
+        said[does].append(f"{amount}the {row['part']}")
+    return "; ".join(f"{does} {' and '.join(parts)}" for does, parts in said.items() if parts)
 
 
 def churn_table(store: RunStore, conditions: Iterable[Condition]) -> pd.DataFrame:
