@@ -177,13 +177,17 @@ def test_cohorts_share_their_checkpoints() -> None:
     assert [start.run for start in mutual.start] == names(at["checkpoint", 4].runs)
     assert mutual.recipe == at["continued training", 4, "lr/10"].runs[0].recipe
     assert at["mutual", 2, "lr/10", 20].runs[0].coupling.weights == complete(2, 20)
-    mixed = [one for one in planned_conditions("mix_architectures", p) if one.name == "checkpoint"]
+    mixed = [one for one in planned_conditions("partner_matrix", p) if one.name == "checkpoint"]
     pairs = ["DeepFM + DeepFM", "DeepFM + DCN", "DeepFM + PNN", "DCN + DCN", "DCN + PNN", "PNN + PNN"]
     assert [one.factors["cohort"] for one in mixed] == pairs
     main = names(checkpoints(p, protocol="early_stopping"))
     assert names(mixed[0].runs) == main[:2], "trained for other pages already"
     assert {names(one.runs)[0] for one in mixed[:3]} == {main[0]}, "one checkpoint in every cohort it takes part in"
-    four = planned_conditions("mix_architectures", parameters(architectures=["DeepFM", "DCN", "PNN"], companions=[]))
+    first = planned_conditions("mix_architectures", p)
+    assert [one.runs for one in first if one.name == "checkpoint"] == [one.runs for one in mixed]
+    assert {one.factors["rate"] for one in first} == {"lr"}
+    assert {run.recipe.learning_rate for one in first for run in one.runs} == {p.learning_rate}
+    four = planned_conditions("partner_matrix", parameters(architectures=["DeepFM", "DCN", "PNN"], companions=[]))
     assert "DeepFM + DCN + PNN" in {one.factors["cohort"] for one in four}
 
 
@@ -392,7 +396,7 @@ def study(tmp_path_factory) -> Study:
     """A trained mixing experiment of two replicates: pairs of DeepFM and DCN."""
     p = parameters(companions=[], protocols=["fixed_epochs"], test_rows=3000)
     store = runs.RunStore(tmp_path_factory.mktemp("store"))
-    return p, store, trained(p, store, "mix_architectures")
+    return p, store, trained(p, store, "partner_matrix")
 
 
 def chosen(conditions: list[Condition], name: str, cohort: str, seed: int = 1, rate: str = "lr") -> Condition:
@@ -404,7 +408,7 @@ def chosen(conditions: list[Condition], name: str, cohort: str, seed: int = 1, r
 
 def test_conditions_hold_their_own_records(study) -> None:
     p, _, conditions = study
-    planned = planned_conditions("mix_architectures", p)
+    planned = planned_conditions("partner_matrix", p)
     assert [(one.labels, one.runs) for one in conditions] == [(one.labels, one.runs) for one in planned]
     for one in conditions:
         assert tuple(record.run for record in one.records) == one.runs

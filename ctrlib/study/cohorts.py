@@ -3,8 +3,9 @@
 from itertools import combinations_with_replacement
 
 from ctrlib.config import TOPOLOGIES
-from ctrlib.study.conditions import Condition, Replicate, Runs, mutual_finetuning, without_peers
+from ctrlib.study.conditions import Condition, Replicate, Runs, finetuned, mutual_finetuning, without_peers
 from ctrlib.study.finetuning import lengths_of_finetuning, with_peers, without_peers_at_each_rate
+from ctrlib.study.parameters import StudyParameters
 
 
 def how_many_instances(r: Replicate) -> list[Condition]:
@@ -20,17 +21,33 @@ def how_many_instances(r: Replicate) -> list[Condition]:
     return conditions
 
 
+def mixed_cohorts(p: StudyParameters) -> list[tuple[str, ...]]:
+    """Every pair of architectures, like ones included, and the main architectures all together (where there is but one,
+    it and its companions)."""
+    every = list(dict.fromkeys([*p.architectures, *p.companions]))
+    cohorts = [*combinations_with_replacement(every, 2), p.architectures if len(p.architectures) > 1 else every]
+    return list(dict.fromkeys(tuple(cohort) for cohort in cohorts if len(cohort) > 1))
+
+
 def mix_architectures(r: Replicate) -> list[Condition]:
-    """Claim 4: every pair of architectures, like ones included, and the main architectures all together (where there is
-    but one, it and its companions), fine-tuned at the weight ``p.mutual_weight``.
+    """Claims 4 to 6 as the first set of runs has them: the cohorts of :func:`mixed_cohorts` at the initial rate. The
+    factor ``cohort`` names the architectures in the order of the members."""
+    conditions = []
+    for names in mixed_cohorts(r.p):
+        found = finetuned(r.pretraining(names), r.coupling(size=len(names)), r.recipe())
+        conditions += r.conditions(found, cohort=" + ".join(names), rate="lr")
+    return conditions
+
+
+def partner_matrix(r: Replicate) -> list[Condition]:
+    """Claims 4 to 6: the cohorts of :func:`mixed_cohorts`, fine-tuned at the weight ``p.mutual_weight``, beside
+    controls at each rate.
 
     In a pair the first is instance 0 of its architecture and the second instance 1, so that their checkpoints are
     those of the other experiments; the factor ``cohort`` names the architectures in the order of the members.
     """
-    every = list(dict.fromkeys([*r.p.architectures, *r.p.companions]))
-    cohorts = [*combinations_with_replacement(every, 2), r.p.architectures if len(r.p.architectures) > 1 else every]
     conditions = []
-    for names in dict.fromkeys(tuple(cohort) for cohort in cohorts if len(cohort) > 1):
+    for names in mixed_cohorts(r.p):
         pretrained, cohort = r.pretraining(names), " + ".join(names)
         conditions += without_peers_at_each_rate(r, pretrained, cohort=cohort)
         conditions += with_peers(r, pretrained, r.p.mutual_weight, cohort=cohort)

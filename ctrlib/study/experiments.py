@@ -31,6 +31,7 @@ EXPERIMENTS: dict[str, Experiment] = {
             finetuning.train_independent,
             cohorts.how_many_instances,
             cohorts.mix_architectures,
+            cohorts.partner_matrix,
             finetuning.is_it_noise,
             finetuning.how_many_epochs,
             finetuning.how_strong_and_in_which_form,
@@ -59,7 +60,7 @@ EXPERIMENTS: dict[str, Experiment] = {
 
 NEEDS_TWO = {
     "how_many_instances": ("sizes",),
-    "mix_architectures": ("architectures", "companions"),
+    **dict.fromkeys(("mix_architectures", "partner_matrix"), ("architectures", "companions")),
     "is_it_noise": ("seeds",),
     "drift": ("splits",),
     "ledger": ("rows_seeds",),

@@ -62,7 +62,7 @@ class StudyParameters(Settings):
         "TabM-DeepFM, or an added one",
     )
     architectures: tuple[str, ...] = values(
-        ("FiBiNET", "DCN", "PNN", "DeepFM"), "each makes cohorts of its own; on 04 and 20 also one together", 1
+        ("FiBiNET", "DCN", "PNN", "DeepFM"), "each makes cohorts of its own; on 04, 20 and 32 also one together", 1
     )
     without_scratch: tuple[str, ...] = values(
         (), "of the architectures those fine-tuned only, under the last of the protocols"

@@ -85,15 +85,15 @@ PAPER = {
         Statement(
             "a stronger companion gives a larger gain",
             "gain", "the further ahead the peer, the more is gained", "the further ahead the peer, the less is gained",
-            "mix_architectures", "larger gains",
+            "partner_matrix", "larger gains",
         ),
         Statement(
             "of unlike models the stronger loses",
-            "loss", "the stronger gains", "the stronger loses", "mix_architectures", "the best model gets worse",
+            "loss", "the stronger gains", "the stronger loses", "partner_matrix", "the best model gets worse",
         ),
         Statement(
             "of unlike models the weaker gains",
-            "gain", "the weaker gains", "the weaker loses", "mix_architectures", "weaker ones gain",
+            "gain", "the weaker gains", "the weaker loses", "partner_matrix", "weaker ones gain",
         ),
         Statement(
             "more epochs of it degrade",
@@ -237,8 +237,9 @@ def of_instances(replicates: pd.DataFrame, data: str = "synthetic") -> Iterator[
 
 
 def of_companions(members: pd.DataFrame, data: str = "synthetic") -> Iterator[Finding]:
-    """Claims 4 to 6, from the member table of ``mix_architectures``, over the pairs of unlike architectures. The best
-    control is chosen for each member. All three also without the pairs that have a model of :data:`SHALLOW`."""
+    """Claims 4 to 6, from the member table of ``partner_matrix`` or ``mix_architectures``, over the pairs of unlike
+    architectures. The best control is chosen for each member. All three also without the pairs that have a model of
+    :data:`SHALLOW`."""
     effects = member_effects(members, ["protocol", "cohort"])
     one_peer = ~effects["companions"].str.contains(" + ", regex=False)
     unlike = effects[one_peer & (effects["architecture"] != effects["companions"])]
