@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import typer
 import yaml
+from exercises import what_it_took
 from pages import ROOT
 from quiz import parse_quiz
 from small import refused
@@ -65,6 +66,16 @@ def test_an_exercise_is_read_and_freed_of_its_solution(tmp_path):
 )
 def test_an_exercise_that_is_none_is_refused_in_one_line(slip):
     assert refused(find_exercises, slip, "a page").startswith("a page: ")
+
+
+@pytest.mark.parametrize(
+    "after", ["of 9 trainings with early stopping; ", "1 run trained by other code (loop.py); ", ""]
+)
+def test_what_a_page_took_ends_with_its_machines(tmp_path, after):
+    said = f"18 runs with 25 seconds of training, trained today; on A, torch 2&#43;cpu; B; {after}page made today."
+    page = {"cells": [{"outputs": [{"data": {"text/markdown": [f"*This page shows:* 3 replicates; {said}"]}}]}]}
+    (tmp_path / "page.ipynb").write_text(json.dumps(page))
+    assert what_it_took(tmp_path / "page.ipynb") == ("18 runs, 25 seconds", "A, torch 2&#43;cpu; B")
 
 
 def test_there_are_thirty_of_three_kinds_and_each_program_belongs_to_one():

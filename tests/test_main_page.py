@@ -86,7 +86,10 @@ def test_each_effect_is_given_three_times() -> None:
     effects = 1e3 * found[["over_alone", "difference", "over_checkpoint"]]
     assert effects.loc["chosen"].tolist() == pytest.approx([3.5, 5, 6])  # (5 - 2, 7 - 3), (5 - 2, 7 - 0), (5, 7)
     assert effects.loc["paper's own"].tolist() == pytest.approx([0.5, 3, 4])
-    assert main_page.candidates(table).endswith("them: DeepFM, early stopping 4 and 2.")
+    uneven = "Each side is the best by validation in DeepFM, early stopping of 4 without peers and 2 with them."
+    assert main_page.candidates(table) == uneven
+    even = table.assign(candidates=table["candidates"].where(table["candidates"].isna(), 4))
+    assert "validation of 4 candidates, as many without peers as with them." in main_page.candidates(even)
     shown = main_page.dumbbells(table).figure.table.groupby("what")["difference"].mean() * 1e3
     assert shown[["best without peers", "best with peers", "ensemble of the checkpoints"]].tolist() == pytest.approx(
         [1, 6, 17.5]
@@ -96,13 +99,13 @@ def test_each_effect_is_given_three_times() -> None:
 @pytest.mark.parametrize(
     ("low", "high", "words"),
     [
-        (0.0011, 0.003, "peers help, "),
-        (0.0001, 0.0009, "peers help, by less than a thousandth, "),
-        (-0.0009, -0.0001, "peers do harm, by less than a thousandth, "),
-        (-0.003, -0.0001, "peers do harm, "),
-        (-0.0009, 0.0009, "peers make no difference of a thousandth, "),
-        (-0.0002, 0.0011, "peers are not shown to help, "),
-        (-np.inf, np.inf, "peers are not shown to help, "),
+        (0.0011, 0.003, "Yes: peers help"),
+        (0.0001, 0.0009, "Yes: peers help, by less than a thousandth"),
+        (-0.0009, -0.0001, "No: peers do harm, by less than a thousandth"),
+        (-0.003, -0.0001, "No: peers do harm"),
+        (-0.0009, 0.0009, "No: peers make no difference of a thousandth"),
+        (-0.0002, 0.0011, "Not shown: peers are not shown to help"),
+        (-np.inf, np.inf, "Not shown: peers are not shown to help"),
     ],
 )
 def test_the_answer_follows_from_the_interval(low, high, words) -> None:
@@ -111,13 +114,39 @@ def test_the_answer_follows_from_the_interval(low, high, words) -> None:
     row |= {"over_checkpoint": 0.002}
     row |= {"verdict": verdict, "replicates": 6}
     rows = pd.DataFrame([row, {**row, "treatment": "paper's own"}])
-    found = main_page.answer(rows, "DeepFM")
-    assert f"DeepFM: under early stopping {words}+0.50 (97.5 % interval {1e3 * low:+.2f}" in found
-    assert found.endswith("over the checkpoint +2.00). 6 replicates.")
-    assert found.count("peers") == 1
-    other = main_page.answer(rows.assign(architecture=["DeepFM", "PNN"], treatment="chosen", setting="PNN"), "DeepFM")
-    assert other.startswith(found)
-    assert other.endswith(f" Peers of others {words.removeprefix('peers ').removesuffix(', ')} in PNN (+0.50).")
+    found, interval = main_page.answer(rows, "DeepFM"), f"{1e3 * low:+.2f} to {1e3 * high:+.2f})"
+    if verdict == "gain":
+        assert found.startswith(
+            f"Yes: peers add +0.50 thousandths of AUC ({interval} under early stopping. That is beyond"
+        )
+    else:
+        assert found.startswith(f"{words} under early stopping (+0.50 thousandths, {interval}. That is beyond")
+    assert words.endswith(f"peers {main_page.verb(row)}")
+    assert found.endswith("without peers (DeepFM, 6 replicates, intervals of 97.5 % each, 95 % together).")
+    others = rows.assign(architecture=["DeepFM", "PNN"], treatment="chosen")
+    other = {"gain": "they help", "loss": "they do harm"}.get(verdict, "help is not shown")
+    assert main_page.answer(others, "DeepFM") == f"{found} Under early stopping, with PNN {other} (+0.50)."
+
+
+def test_the_answer_begins_with_early_stopping_and_names_data_sets_where_there_are_several() -> None:
+    row = {**HERE, "treatment": "chosen", "difference": 0.002, "low": 0.001, "high": 0.003, "level": 0.95}
+    row |= {"verdict": "gain", "replicates": 5, "data": "frappe"}
+    fixed = {"protocol": "fixed_epochs"}
+    found = main_page.answer(pd.DataFrame([row | fixed, row, row | fixed | {"data": "frappe_apart"}]), "DeepFM")
+    added = [part.partition("add +2.00 thousandths of AUC (+1.00 to +3.00) under ")[2] for part in found.split("; ")]
+    assert added[:2] == ["early stopping on Frappe", "fixed epochs on Frappe"]
+    assert added[2].startswith("fixed epochs on Frappe, negatives drawn apart. That is")
+
+
+def test_the_oracle_stands_beside_the_models_where_it_is_known() -> None:
+    table = main_page.with_sides(invented().assign(oracle_auc=0.75), parameters())
+    assert main_page.beside_oracle(table.assign(oracle_auc=np.nan), "DeepFM, early stopping") == ""
+    said = main_page.beside_oracle(table, "DeepFM, early stopping")
+    assert said.startswith(" The oracle AUC is 0.7500.")
+    assert said.endswith(
+        "the checkpoint 47.50, the best without peers 46.50, the best with peers 41.50, the ensemble of the "
+        "checkpoints 30.00."
+    )
 
 
 def test_the_answer_over_logs_groups_data_sets_that_say_the_same() -> None:
@@ -166,3 +195,15 @@ def test_the_table_over_logs_counts_from_the_checkpoint_and_a_line_says_what_was
         "most often weight 20 from the checkpoint at 1/10 of the learning rate (2 of 3)."
     )
     assert main_page.setting_words(chosen[1]) == "weight 1 from scratch"
+
+
+def test_when_when_not_and_why_follow_from_the_effects() -> None:
+    row = {"setting": "A", "treatment": "chosen", "verdict": "gain", "over_checkpoint": 0.001, "ensemble": 0.003}
+    own = {"treatment": "paper's own", "over_checkpoint": -0.003, "over_alone": 0.001}
+    found = main_page.reasons(pd.DataFrame([row, row | {"over_checkpoint": 0.0016}, row | own]))
+    assert found["when"].startswith("After convergence")
+    assert found["when_not"].endswith("the further epoch costs 4.0 thousandths of AUC, and peers give back 1.0.")
+    assert found["why"].endswith("Peers pass on a third to a half of what averaging gains.")
+    none = main_page.reasons(pd.DataFrame([row | {"verdict": "loss"}, row | own | {"over_checkpoint": 0.002}]))
+    assert none["when"] == "No such setting is shown here."
+    assert none["when_not"].endswith("changes AUC by +1.00 thousandths, and peers add +1.00.")

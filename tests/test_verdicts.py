@@ -75,12 +75,15 @@ def test_claims_about_finetuning_and_scratch_have_two_controls() -> None:
     words = ["supported", "contradicted", "contradicted", "supported"]
     assert {name: one.verdict() for name, one in found.items()} == dict(zip(expected, words, strict=True))
     statements = verdicts.PAPER.values()
-    shown = verdicts.verdicts_by_data([*found.values()], statements, verdicts.AGAINST).set_index("claim")
-    assert shown.to_dict("index") == {
-        lift: {"Frappe": "supported → contradicted"}, scratch: {"Frappe": "contradicted → supported"}}  # fmt: skip
+    by_control = verdicts.verdicts_by_control([*found.values()], statements).set_index("claim")
+    said = [f"early stopping: {word} on 1 of 1" for word in ("supported", "contradicted")]
+    assert by_control.loc[[lift, scratch]].to_numpy().tolist() == [said, said[::-1]]
+    shown = verdicts.verdicts_by_data([found[lift, BEST], found[scratch, BEST]], statements, "early_stopping")
+    assert dict(shown.to_numpy()) == {lift: "contradicted", scratch: "supported"}
+    assert shown.columns[1] == "Frappe"
     said = verdicts.found_table([*found.values()], statements).set_index("claim")
     assert said.loc[scratch].iloc[1].startswith("Early stopping: peers cost, -2.0")
-    assert said.loc[verdicts.EPOCHS.text].tolist() == ["–", "No record yet; how_many_epochs would show it."]
+    assert said.loc[verdicts.EPOCHS.text].tolist() == ["–", "No record yet; the page “how many epochs” would show it."]
 
 
 def test_the_main_comparison_is_read_at_the_papers_setting() -> None:

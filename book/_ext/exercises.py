@@ -15,6 +15,7 @@ from sphinx.util.docutils import SphinxDirective
 
 from ctrlib.publish.exercises import KINDS, find_exercises, page_text, without_solutions
 
+TOOK = r"(\d+ runs? with .+?) of training.*?; on (.+?); (?:of \d+ training|\d+ runs? trained|page made)"
 HEAD = re.compile(r"Exercise (\d+), ([\w-]+), \d+ minutes\.")
 
 
@@ -61,7 +62,7 @@ def what_it_took(path: Path) -> tuple[str, str]:
     for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
         for output in cell.get("outputs", []):
             said = "".join(output.get("data", {}).get("text/markdown", []))
-            if match := re.search(r"(\d+ runs? with .+?) of training.*?; on (.+?); page made", said):
+            if match := re.search(TOOK, said):
                 return match[1].replace(" with ", ", "), match[2]
             if match := re.search(r"\*This page took\* (.+? by hand)", said):
                 return match[1], ""
@@ -85,7 +86,7 @@ class TeachingTable(SphinxDirective):
             minutes = sum(one.minutes for one in found)
             title = re.search(r"^# (.+)$", text, flags=re.MULTILINE)[1]
             took, machine = what_it_took(path)
-            machines |= {machine: None} if machine else {}
+            machines |= dict.fromkeys(machine.split("; ") if machine else ())
             kinds = ", ".join(f"{count} {kind}" for kind, count in here.items() if count)
             link = f"[{title}](/{path.relative_to(self.env.srcdir).as_posix()})"
             lines.append(f"| {link} | {reading_minutes(path)} min | {kinds}: {minutes} min | {took} |")

@@ -17,7 +17,6 @@ from ctrlib.study.finetuning import CONTROLS
 from ctrlib.study.inside import serving_cost
 from ctrlib.study.parameters import Rival
 from ctrlib.study.tables import by_factors, choose_by_validation, family, overlap, replicate_table, spoken
-from ctrlib.study.verdicts import DATA, data_name
 
 WITHIN = ("data", "protocol")
 CHOSEN = "best "  # before the name of a condition: that one at its best rate, weight or setting
@@ -45,7 +44,7 @@ def favourites(table: pd.DataFrame) -> str:
     chosen = table[table["condition"] == CHOSEN + "of the rivals"]
     kinds = chosen.assign(kind=chosen["chosen"].str.partition(", ")[0]).groupby("data", sort=False)["kind"]
     most = kinds.agg(lambda names: names.value_counts().index[0])
-    return ", ".join(f"{name} on {DATA.get(data_name(data), spoken(data))}" for data, name in most.items())
+    return ", ".join(f"{name} on {spoken(data)}" for data, name in most.items())
 
 
 def served_options(store: RunStore, conditions: Iterable[Condition], sizes: Sequence[int]) -> pd.DataFrame:

@@ -26,6 +26,7 @@ from ctrlib.study.retraining_page import ENSEMBLE, churn_table, ledger_table
 from ctrlib.study.tables import (
     BEST,
     PEERS,
+    data_name,
     member_table,
     over_replicates,
     replicate_table,
@@ -36,7 +37,6 @@ from ctrlib.study.verdicts import (
     STRONG,
     Finding,
     Statement,
-    data_name,
     finding,
     less,
     of_companions,

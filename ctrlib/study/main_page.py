@@ -21,12 +21,16 @@ from ctrlib.study.notebook import publish_figure, say, show_effects, show_table,
 from ctrlib.study.pages import published_parameters
 from ctrlib.study.parameters import StudyParameters
 from ctrlib.study.tables import (
+    DATA,
     LEVEL,
+    MILLI,
     PEERS,
     bounds,
     by_appearance,
+    data_name,
     effects_against,
     effects_by,
+    level_words,
     rarity_table,
     replicate_table,
     signed,
@@ -34,9 +38,19 @@ from ctrlib.study.tables import (
     three_ways,
     with_best,
 )
-from ctrlib.study.verdicts import DATA, MAIN, NEGLIGIBLE, data_name
+from ctrlib.study.verdicts import MAIN, NEGLIGIBLE
 
 RIVAL = CHOSEN + "of the rivals"
+SIGNED = partial(signed, milli=True)
+SHARES = {
+    "nothing": 0,
+    "a quarter": 1 / 4,
+    "a third": 1 / 3,
+    "a half": 1 / 2,
+    "two thirds": 2 / 3,
+    "three quarters": 3 / 4,
+    "all": 1,
+}
 LITTLE = 5e-3  # of AUC: an effect below it is called little
 SAME = "same without peers"
 MUTUAL = {"paper's own": (PAPERS_OWN[0], PAPERS_OWN[1]), "chosen": ("best mutual", SAME)}  # and each without its peers
@@ -64,7 +78,7 @@ def with_sides(replicates: pd.DataFrame, p: StudyParameters) -> pd.DataFrame:
     architecture and protocol in words, and which architectures have peers at one rate only."""
     several = "data" in replicates and replicates["data"].nunique() > 1
     replicates = replicates.assign(setting=[
-        f"{row['data']}, " * several + f"{row['architecture']}, {spoken(row['protocol'])}"
+        f"{spoken(row['data'])}, " * several + f"{row['architecture']}, {spoken(row['protocol'])}"
         + ", one rate" * (row["architecture"] in p.one_rate)
         for row in replicates.assign(data=replicates.get("data")).to_dict("records")
     ])  # fmt: skip
@@ -81,46 +95,87 @@ def peers_beyond(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def answer(effects: pd.DataFrame, architecture: str) -> str:
-    """What peers give one architecture beyond the best that needs none, as chosen, a sentence a protocol, and over the
-    checkpoint: they *help* or *do harm* where the interval excludes zero, and where it lies within the margin that is
-    *less than a thousandth*; else they *make no difference of a thousandth* (within the margin) or *are not shown to
-    help*. Then, in a word, the other architectures."""
-    chosen, clauses = effects[effects["treatment"] == "chosen"], []
+    """What peers give one architecture beyond the best that needs none, as chosen: yes, no or not shown, by the last
+    protocol of the page's first data; then every protocol and data, see :func:`verb`, and the other architectures."""
+    chosen = effects[effects["treatment"] == "chosen"]
     rows, others = (chosen[(chosen["architecture"] == architecture) == same] for same in (True, False))
-    for row in rows.to_dict("records"):
-        interval = f"{100 * row['level']:.4g} % interval {bounds(row, milli=True)}"
-        where = spoken(row["protocol"]) + f" ({row.get('data')})" * bool(rows["protocol"].duplicated().any())
-        mean, over = (signed(row[name], milli=True) for name in ("difference", "over_checkpoint"))
-        found = f"{where} peers {verb(row)}, {mean} ({interval}; over the checkpoint {over})"
-        clauses.append(f"{'Under' if clauses else 'under'} {found}")
-    said = f"Beyond the best that needs no peer, thousandths of AUC, {architecture}: {'. '.join(clauses)}"
-    more = f" Peers of others {grouped(others, 'in')}." * bool(len(others))
-    return f"{said}. {int(rows['replicates'].min())} replicates.{more}"
+    several = bool(rows["protocol"].duplicated().any())
+    here = rows["data"] == rows["data"].iloc[0] if several else rows["protocol"].notna()
+    ordered = [*rows[here][::-1].to_dict("records"), *rows[~here].to_dict("records")]
+    clauses = []
+    for row in ordered:
+        where = f" under {spoken(row['protocol'])}" + f" on {spoken(row.get('data'))}" * several
+        mean, interval = f"{signed(row['difference'], milli=True)} thousandths", bounds(row, milli=True)
+        gain = row["verdict"] == "gain"
+        clauses.append(f"add {mean} of AUC ({interval}){where}" if gain else f"{verb(row)}{where} ({mean}, {interval})")
+    first, *more = clauses
+    said = {"gain": "Yes", "loss": "No"}.get(ordered[0]["verdict"], "No" if small(ordered[0]) else "Not shown")
+    about = (
+        f"{architecture}, {int(rows['replicates'].min())} replicates, intervals of {level_words(rows['level'].iloc[0])}"
+    )
+    rest = "".join(f"; they {one}" for one in more)
+    text = f"{said}: peers {first}{rest}. That is beyond the best further training without peers ({about})."
+    if len(others):
+        what = {"gain": "they help", "loss": "they do harm", "no difference shown": "help is not shown"}
+        clauses = [
+            f"with {_and(list(at['architecture'].unique()))} {what[verdict]} ({_span(at['difference'], SIGNED)})"
+            for verdict, at in others.groupby("verdict", sort=False)
+        ]
+        protocols = _and([spoken(one) for one in others["protocol"].unique()])
+        text += f" Under {protocols}, {'; '.join(clauses)}."
+    return text
+
+
+def beside_oracle(table: pd.DataFrame, setting: str) -> str:
+    """How far models stay below the oracle AUC in one setting; empty where it is not known."""
+    of = table[table["setting"] == setting].groupby("condition")[["auc", "ensemble_auc", "oracle_auc"]].mean()
+    oracle = of.loc["checkpoint", "oracle_auc"]
+    if oracle != oracle:
+        return ""
+    below = {
+        "the checkpoint": "checkpoint",
+        "the best without peers": "best control",
+        "the best with peers": "best mutual",
+    }
+    parts = [f"{name} {MILLI * (oracle - of.loc[row, 'auc']):.2f}" for name, row in below.items()]
+    parts.append(f"the ensemble of the checkpoints {MILLI * (oracle - of.loc['checkpoint', 'ensemble_auc']):.2f}")
+    return f" The oracle AUC is {oracle:.4f}. Thousandths of AUC below it ({setting}): {', '.join(parts)}."
 
 
 def grouped(effects: pd.DataFrame, where: str) -> str:
     """What peers do by each effect, those that say the same together: *help in A and B (+0.90 to +1.20)*."""
     said = effects.assign(verb=[verb(row) for row in effects.to_dict("records")]).groupby("verb", sort=False)
     return "; they ".join(
-        f"{what} {where} {_and(list(rows['setting']))} ({_span(rows['difference'], partial(signed, milli=True))})"
-        for what, rows in said
+        f"{what} {where} {_and(list(rows['setting']))} ({_span(rows['difference'], SIGNED)})" for what, rows in said
     )
 
 
+def small(effect: Mapping[str, Any]) -> bool:
+    """Whether the interval of an effect lies within the margin."""
+    return effect["low"] > -NEGLIGIBLE and effect["high"] < NEGLIGIBLE
+
+
 def verb(effect: Mapping[str, Any]) -> str:
-    """What peers do, by an effect with interval and verdict: see :func:`answer`."""
-    small = effect["low"] > -NEGLIGIBLE and effect["high"] < NEGLIGIBLE
+    """What peers do, by an effect with interval and verdict: they *help* or *do harm* where the interval excludes zero,
+    *less than a thousandth* where it lies within the margin; else they *make no difference of a thousandth* (within the
+    margin) or *are not shown to help*."""
     if found := {"gain": "help", "loss": "do harm"}.get(effect["verdict"]):
-        return found + ", by less than a thousandth" * small
-    return "make no difference of a thousandth" if small else "are not shown to help"
+        return found + ", by less than a thousandth" * small(effect)
+    return "make no difference of a thousandth" if small(effect) else "are not shown to help"
 
 
 def candidates(table: pd.DataFrame) -> str:
-    """Among how many each side was chosen, in words."""
+    """Among how many each side was chosen, in a sentence; where they are not as many, for each setting."""
     chosen = table[table["candidates"].notna()].drop_duplicates(["setting", "condition"])
     counts = chosen.pivot(index="setting", columns="condition", values="candidates").loc[chosen["setting"].unique()]
-    words = (f"{of} {int(row['best control'])} and {int(row['best mutual'])}" for of, row in counts.iterrows())
-    return f"Chosen by validation among so many without peers and with them: {'; '.join(words)}."
+    counts = counts.astype(int)
+    alike = counts["best control"] == counts["best mutual"]
+    parts = [f"of {_span(counts.loc[alike, 'best mutual'])} candidates, as many without peers as with them"] * bool(
+        alike.any()
+    )
+    uneven = counts[~alike].itertuples()
+    parts += [f"in {of} of {without} without peers and {those} with them" for of, without, those in uneven]
+    return f"Each side is the best by validation {'; '.join(parts)}."
 
 
 def dumbbells(table: pd.DataFrame, first: int = len(LOOK)) -> Axes:
@@ -202,7 +257,8 @@ class MainPage:
         real = self.conditions[0].experiment != MAIN["synthetic"]
         if real and {at.dataset for at in self.p.each().values()} == {"synthetic"}:
             say("**This copy ran on synthetic clicks**: its profile needs no real log. It shows the form of the page.")
-        say(f"**Answer.** {answer(self.effects, self.p.architectures[0])}")
+        setting = self.effects.loc[self.effects["protocol"] == self.p.protocols[-1], "setting"].iloc[0]
+        say(f"**Answer.** {answer(self.effects, self.p.architectures[0])}{beside_oracle(self.table, setting)}")
 
     def show_figure(self) -> None:
         """What stands how far from the checkpoints, for the slides as well."""
@@ -230,14 +286,15 @@ class MainPage:
     def show_rules(self) -> None:
         """What the rule of stopping does, where a page has more than one."""
         if "stopping" in self.table:
-            show_effects(by_rule(self.table))
+            found = by_rule(self.table)
+            show_effects(found.drop(columns="setting") if found["setting"].nunique() == 1 else found, milli=True)
         else:
-            say("Not trained for this page: `stopping_rules` names none.")
+            say("The rules of stopping were not compared for this page.")
 
     def glued(self) -> dict[str, Any]:
         """What other pages of the book show of this one, of its first architecture: under the last protocol what was
         chosen against three controls, the mean scores of one model and of the average, and the paper's own setting
-        (``own``); the latter under the first protocol as well (``fixed``)."""
+        (``own``); the latter under the first protocol as well (``fixed``). Differences are in thousandths."""
         p, rows = self.p, self.table
         architecture, protocol = p.architectures[0], p.protocols[-1]
         mine = self.effects[self.effects["architecture"] == architecture].set_index(["treatment", "protocol"])
@@ -250,25 +307,26 @@ class MainPage:
         start = at.loc["checkpoint"]
         return {
             "answer": answer(self.effects, architecture),
-            "peers": chosen["difference"],
-            "low": chosen["low"],
-            "high": chosen["high"],
-            "from_checkpoint": chosen["over_checkpoint"],
-            "own_peers": own["difference"],
-            "own_from_checkpoint": own["over_checkpoint"],
-            "own_from_continued": own["over_alone"],
-            "fixed_peers": fixed["difference"],
-            "fixed_from_checkpoint": fixed["over_checkpoint"],
-            "fixed_from_continued": fixed["over_alone"],
+            "peers": MILLI * chosen["difference"],
+            "low": MILLI * chosen["low"],
+            "high": MILLI * chosen["high"],
+            "from_checkpoint": MILLI * chosen["over_checkpoint"],
+            "own_peers": MILLI * own["difference"],
+            "own_from_checkpoint": MILLI * own["over_checkpoint"],
+            "own_from_continued": MILLI * own["over_alone"],
+            "fixed_peers": MILLI * fixed["difference"],
+            "fixed_from_checkpoint": MILLI * fixed["over_checkpoint"],
+            "fixed_from_continued": MILLI * fixed["over_alone"],
             "checkpoint_auc": start["auc"],
             "control_auc": at.loc["best control", "auc"],
             "mutual_auc": at.loc["best mutual", "auc"],
-            "ensemble": start["ensemble_auc"] - start["auc"],
+            "ensemble": MILLI * (start["ensemble_auc"] - start["auc"]),
             "replicates": int(chosen["replicates"]),
             "instances": p.instances,
             "protocol": spoken(protocol),
             "architecture": architecture,
-            "data": ", ".join(p.datasets),
+            "data": _and(list(dict.fromkeys(map(spoken, p.datasets)))),
+            "rows": self.conditions[0].records[0].content["rows"]["train"],
             "profile": p.profile,
         }
 
@@ -336,7 +394,7 @@ def answer_over_logs(effects: pd.DataFrame, rivals: pd.DataFrame) -> str:
         f"Peers {grouped(chosen, 'on')}, in thousandths of test AUC beyond the best further training without them."
     ]
     if (chosen["verdict"] == "gain").all() and (chosen["difference"] < LITTLE).all():
-        span = _span(chosen["difference"], partial(signed, milli=True))
+        span = _span(chosen["difference"], SIGNED)
         where = f"on all {len(chosen)} data sets" if len(chosen) > 1 else f"on {chosen['setting'].iloc[0]}"
         parts = [f"Yes, a little: peers add {span} thousandths of test AUC to the best further training, {where}."]
     if len(rivals):
@@ -345,7 +403,7 @@ def answer_over_logs(effects: pd.DataFrame, rivals: pd.DataFrame) -> str:
         clauses = [f"{words[verdict]} on {_and(list(at['setting']))}" for verdict, at in found]
         parts.append(f"The best simple change of one model gives {_and(clauses)}.")
     if len(own):
-        found = f"is on average {_span(own['over_checkpoint'], partial(signed, milli=True))} over the checkpoint"
+        found = f"is on average {_span(own['over_checkpoint'], SIGNED)} over the checkpoint"
         if (own["over_checkpoint"] < 0).all() and (own["over_alone"] > 0).all():
             found = "costs more, on average, than its peers give back"
         parts.append(f"The paper's own setting, one epoch more at weight 1, {found}.")
@@ -379,25 +437,30 @@ def setting_words(chosen: str) -> str:
 
 
 def reasons(effects: pd.DataFrame) -> dict[str, str]:
-    """The second of :func:`over_logs` once more: when peers help, when not, and why, each with its numbers."""
+    """The second of :func:`over_logs` once more: when peers help, when not, and why, a sentence each."""
     if not len(effects):
         return dict.fromkeys(("when", "when_not", "why"), "No records.")
     chosen, own = (effects[effects["treatment"] == name] for name in ("chosen", "paper's own"))
-
-    def each(values: pd.Series) -> str:
-        return _and([signed(value, milli=True) for value in values])
-
-    further, names = own["over_checkpoint"] - own["over_alone"], _and(list(chosen["setting"]))
-    harm = bool((further < 0).all() and (own["over_alone"] > 0).all())
-    share = _and([f"{100 * one:.0f}\u00a0%" for one in chosen["over_checkpoint"] / chosen["ensemble"]])
+    further, back = own["over_checkpoint"] - own["over_alone"], own["over_alone"]
+    when = "After convergence, if rate, weight and start are chosen by validation."
+    if not (chosen["verdict"] == "gain").any():
+        when = "No such setting is shown here."
+    when_not = f"further epoch changes AUC by {_span(further, SIGNED)} thousandths, and peers add {_span(back, SIGNED)}"
+    if (further < 0).all() and (back > 0).all():
+        costs, gives = (_span(MILLI * size, "{:.1f}".format) for size in (-further, back))
+        when_not = f"further epoch costs {costs} thousandths of AUC, and peers give back {gives}"
+    shares = [share_words(one) for one in sorted(chosen["over_checkpoint"] / chosen["ensemble"])]
+    share = shares[0] if shares[0] == shares[-1] else f"{shares[0]} to {shares[-1]}"
     return {
-        "when": "After convergence, with rate, weight and start chosen by validation: beside the same training without "
-        f"them peers add {each(chosen['over_alone'])} on {names}.",
-        "when_not": "At the paper's own setting: its further epoch alone changes a converged model by "
-        f"{each(further)}, of which peers {'give back' if harm else 'change'} {each(own['over_alone'])}.",
-        "why": "Most likely because models of other seeds make other errors, and peers pass on a part of what cancels "
-        f"them: the average gains {each(chosen['ensemble'])} over one model, one model with peers {share} of that.",
+        "when": when,
+        "when_not": f"At the paper's own setting, after convergence: the {when_not}.",
+        "why": f"Most likely, models of other seeds make other errors. Peers pass on {share} of what averaging gains.",
     }
+
+
+def share_words(share: float) -> str:
+    """A share in words, the nearest of a few."""
+    return min(SHARES, key=lambda words: abs(SHARES[words] - share))
 
 
 def logs_table(effects: pd.DataFrame, rivals: pd.DataFrame) -> pd.DataFrame:

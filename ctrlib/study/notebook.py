@@ -29,7 +29,6 @@ from ctrlib.study.conditions import Condition
 from ctrlib.study.experiments import published_conditions
 from ctrlib.study.parameters import StudyParameters
 from ctrlib.study.tables import bounds, effects_by, level_words, member_table, signed, spoken, stopped_early
-from ctrlib.study.verdicts import DATA, data_name
 
 
 def say(text: str) -> None:
@@ -207,7 +206,8 @@ def styled(
     if isinstance(formats, str):
         formats = {name: formats for name in table.select_dtypes("floating").columns}
     by_column = {header(name): form for name, form in formats.items()}
-    shown = table.assign(protocol=table["protocol"].map(spoken)) if "protocol" in table else table
+    names = [name for name in ("protocol", "data", "dataset", "stopping") if name in table]
+    shown = table.assign(**{name: table[name].map(spoken) for name in names})
     styler = shown.rename(columns=header).style.hide().format(by_column, escape="html")
     styler = styler.format_index(escape="html", axis="columns")
     # the class that the book's themes know, and those that MathJax passes by
@@ -250,8 +250,7 @@ def outcome(table: pd.DataFrame, more: str = "gain", less: str = "loss") -> str:
         clauses = []
         for verdict, at in sorted(part.groupby("verdict"), key=lambda item: order.index(item[0])):
             found = (
-                f"{as_text(DATA.get(data_name(row['data']), spoken(row['data'])))} "
-                f"({signed(row['difference'], milli=True)}, {bounds(row, milli=True)})"
+                f"{as_text(spoken(row['data']))} ({signed(row['difference'], milli=True)}, {bounds(row, milli=True)})"
                 for row in at.to_dict("records")
             )
             clauses.append(f"{words.get(verdict, verdict)} on {', '.join(found)}")
@@ -264,18 +263,19 @@ def interval_column(table: pd.DataFrame) -> list[str]:
     return [bounds(row) for row in table.to_dict("records")]
 
 
-def show_effects(table: pd.DataFrame) -> None:
+def show_effects(table: pd.DataFrame, milli: bool = False) -> None:
     """Show rows of :func:`ctrlib.study.tables.effects_by`: what was compared, difference, interval, verdict.
 
     The intervals hold together, their header says at which level each, and the verdict is read from them.
 
     Args:
         table: the rows; the columns before ``difference`` say what was compared.
+        milli: show thousandths.
     """
     what = list(table.columns[: table.columns.get_loc("difference")])
     shown = table[what].copy()
-    shown["difference"] = table["difference"].map(signed)
-    shown[f"{100 * table['level'].iloc[0]:.4g} % interval"] = interval_column(table)
+    shown["difference"] = [signed(one, milli) for one in table["difference"]]
+    shown[f"{100 * table['level'].iloc[0]:.4g} % interval"] = [bounds(row, milli) for row in table.to_dict("records")]
     shown["verdict"] = table["verdict"]
     show_table(shown, {name: "{:g}" for name in shown.select_dtypes("number").columns}, numbers=table)
 

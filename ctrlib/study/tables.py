@@ -24,6 +24,17 @@ MILLI = 1e3  # AUC differences are shown in thousandths
 BEST = "best control"  # the condition that choose_by_validation makes of those without peers
 FINETUNED = {"fine-tuned": ("mutual", "continued training")}
 PEERS = FINETUNED | {"from scratch": ("mutual from scratch", "solo from scratch")}  # and each without its peers
+DATA = {
+    "criteo_100k": "Criteo",
+    "frappe": "Frappe",
+    "ml1m": "MovieLens",
+    "synthetic": "synthetic clicks",
+    "frappe_apart": "Frappe, negatives drawn apart",
+    "criteo_10k": "Criteo, first lines",
+    "avazu_14k": "Avazu, first lines",
+}
+"""By data set, what a reader calls it."""
+SPOKEN = DATA | {"converged": "this study's rule", "fuxictr": "FuxiCTR's rule"}
 Comparison = tuple[dict[str, Any], pd.DataFrame, tuple[str, str]]
 """What a row of a family says of itself, the replicate table, (treatment, control) in it."""
 SCORES = (
@@ -129,9 +140,14 @@ def level_words(level: float) -> str:
     return f"{100 * level:.4g} %" + ("" if level == LEVEL else f" each, {100 * LEVEL:g} % together")
 
 
+def data_name(label: str) -> str:
+    """The data set of a label of a profile: ``synthetic`` of any size."""
+    return "synthetic" if label.startswith("synthetic") else label
+
+
 def spoken(name: object) -> str:
-    """A column or factor value as a reader says it."""
-    return str(name).replace("_", " ")
+    """A column or factor value as a reader says it, data sets by their names."""
+    return SPOKEN.get(data_name(str(name)), str(name).replace("_", " "))
 
 
 def signed(value: float, milli: bool = False) -> str:

@@ -38,15 +38,6 @@ Claim = Literal["gain", "loss", "no gain", "next to nothing", "the same", "not a
 AGAINST = ("checkpoint", BEST)
 MAIN = {"criteo_100k": "main_criteo", "frappe": "main_frappe", "ml1m": "main_ml1m", "synthetic": "main_synthetic"}
 """By data set, the experiment with its main comparison."""
-DATA = {"criteo_100k": "Criteo", "frappe": "Frappe", "ml1m": "MovieLens", "synthetic": "synthetic clicks"}
-"""By data set, what a reader calls it."""
-
-
-def data_name(label: str) -> str:
-    """The data set of a label of a profile: ``synthetic`` of any size."""
-    return "synthetic" if label.startswith("synthetic") else label
-
-
 FOUND = f"found against the best control, thousandths of AUC ({level_words(LEVEL)} interval, each by itself)"
 WEAK, STRONG = 1.0, 20.0  # the paper's weight, and the one that a competition's runner-up used
 SHALLOW = {"LR", "FM"}  # no MLP, and so far behind the others that pairs with them decide claims 4 to 6
@@ -311,23 +302,34 @@ def finding_table(findings: Sequence[Finding]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def verdicts_by_data(
-    findings: Sequence[Finding],
-    statements: Iterable[Statement],
-    against: Sequence[str] = ("",),
-    protocol: str | None = None,
-) -> pd.DataFrame:
-    """One row per statement that something was found to, a column for each data set: its verdicts against each of the
-    controls of ``against``, joined by an arrow; a dash where there is no record. ``""`` stands for all findings;
-    without a ``protocol`` the verdicts of all stand in a cell."""
-    findings = [one for one in findings if protocol in (None, one.protocol)]
+def verdicts_by_data(findings: Sequence[Finding], statements: Iterable[Statement], protocol: str) -> pd.DataFrame:
+    """One row per statement that something was found to under a protocol, a column for each data set: its verdicts; a
+    dash where there is no record."""
+    findings = [one for one in findings if one.protocol == protocol]
     there, rows = _data_in(findings), []
     for statement in statements:
         mine = [one for one in findings if one.statement.text == statement.text]
-        cells = {DATA.get(data, data): _verdicts([one for one in mine if one.data == data], against) for data in there}
+        cells = {spoken(data): _counts([one for one in mine if one.data == data]) or "–" for data in there}
         if mine:
             rows.append({"claim": statement.text, **cells})
-    return pd.DataFrame(rows, columns=["claim", *(DATA.get(data, data) for data in there)])
+    return pd.DataFrame(rows, columns=["claim", *(spoken(data) for data in there)])
+
+
+def verdicts_by_control(findings: Sequence[Finding], statements: Iterable[Statement]) -> pd.DataFrame:
+    """One row per statement that something was found to, a column for each control: its verdicts under each protocol,
+    with on how many data sets."""
+    rows = []
+    for statement in statements:
+        if mine := [one for one in findings if one.statement.text == statement.text]:
+            cells = {
+                f"against the {against}": "; ".join(
+                    f"{protocol}: {_counts(part, ' on {} of {}')}"
+                    for protocol, part in _by_protocol(one for one in mine if one.against == against).items()
+                )
+                for against in AGAINST
+            }
+            rows.append({"claim": statement.text, **cells})
+    return pd.DataFrame(rows, columns=["claim", *(f"against the {against}" for against in AGAINST)])
 
 
 def found_table(findings: Sequence[Finding], statements: Iterable[Statement]) -> pd.DataFrame:
@@ -338,10 +340,14 @@ def found_table(findings: Sequence[Finding], statements: Iterable[Statement]) ->
         mine = [one for one in findings if one.statement.text == statement.text and one.against != "checkpoint"]
         for data in _data_in(mine):
             if said := _sentence([one for one in mine if one.data == data]):
-                rows.append({"claim": statement.text, "data": DATA.get(data, data), FOUND: said})
+                rows.append({"claim": statement.text, "data": spoken(data), FOUND: said})
         if not mine:
             rows.append(
-                {"claim": statement.text, "data": "–", FOUND: f"No record yet; {statement.page} would show it."}
+                {
+                    "claim": statement.text,
+                    "data": "–",
+                    FOUND: f"No record yet; the page “{spoken(statement.page)}” would show it.",
+                }
             )
     return pd.DataFrame(rows)
 
@@ -359,20 +365,13 @@ def _by_protocol(findings: Iterable[Finding]) -> dict[str, list[Finding]]:
     return found
 
 
-def _verdicts(findings: Iterable[Finding], against: Sequence[str]) -> str:
-    """One word where all protocols, controls and measures agree, else the verdicts of each protocol, from control to
-    control; a dash for none."""
-    by = {}
-    for protocol, part in _by_protocol(findings).items():
-        words = []
-        for name in against:
-            rows = [one.verdict() for one in part if name in ("", one.against) or not one.against]
-            counts = pd.Series(rows).value_counts(sort=False)
-            words.append(rows[0] if len(counts) == 1 else ", ".join(f"{n} {word}" for word, n in counts.items()))
-        by[protocol] = " → ".join(dict.fromkeys(words))
-    if len(set(by.values())) < 2:
-        return next(iter(by.values()), "–")
-    return "; ".join(f"{protocol}: {word}" for protocol, word in by.items())
+def _counts(findings: Sequence[Finding], of: str = "") -> str:
+    """Their verdicts, the most frequent first: one word where all agree, else each with its number. ``of`` is the form
+    in which a number and that of all follow each."""
+    counts = pd.Series([one.verdict() for one in findings], dtype=object).value_counts()
+    if of:
+        return ", ".join(word + of.format(n, len(findings)) for word, n in counts.items())
+    return ", ".join(f"{n} {word}" if len(counts) > 1 else word for word, n in counts.items())
 
 
 def _sentence(findings: Sequence[Finding]) -> str:
