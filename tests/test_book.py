@@ -95,8 +95,9 @@ def test_experiment_pages_have_all_parts_and_say_what_they_were_made_from(notebo
     assert trains <= says
 
 
-def test_the_answer_and_the_first_figure_stand_before_their_code() -> None:
-    """One fold below the figure has the code of all cells before it, and what they had folded; nothing is lost."""
+def test_answers_figures_and_tables_stand_without_their_code() -> None:
+    """One fold below the figure has the code of all cells before it, and what they had folded; one at the end has the
+    code of the others; nothing is lost."""
 
     def cell(source: str, tags: list[str], *outputs: str, **metadata: object) -> nbformat.NotebookNode:
         made = nbformat.v4.new_code_cell(source, metadata={"tags": tags, **metadata})
@@ -104,18 +105,29 @@ def test_the_answer_and_the_first_figure_stand_before_their_code() -> None:
         return made
 
     figure = {"mystnb": {"figure": {"name": "fig-01-a"}}}
-    title, rest = nbformat.v4.new_markdown_cell("# A title"), cell("rest", ["hide-input"])
+    title = nbformat.v4.new_markdown_cell("# A title")
+    after = [
+        *(cell("rest", ["hide-input"], "table"), cell("glue", ["remove-input"], "value")),
+        *(cell("more", ["hide-cell"], "one"), cell("and more", ["hide-input", "hide-output"], "two")),
+        cell("provenance(p)", ["hide-input"], "facts"),
+    ]
     cells = [
         cell("p = 1", ["parameters"]),
         cell("train", ["hide-input", "hide-output"], "log"),
         cell("say", ["hide-input"], "answer"),
     ]
-    page = nbformat.v4.new_notebook(cells=[title, *cells, cell("draw", ["hide-input"], "figure", **figure), rest])
+    page = nbformat.v4.new_notebook(cells=[title, *cells, cell("draw", ["hide-input"], "figure", **figure), *after])
     book.join_code(page)
     shown = [(one.source, [output.text for output in one.get("outputs", [])]) for one in page.cells]
     code = "p = 1\n\ntrain\n\nsay\n\ndraw"
-    assert shown == [("# A title", []), ("say", ["answer"]), ("draw", ["figure"]), (code, ["log"]), ("rest", [])]
-    assert [one.metadata.tags for one in page.cells[1:]] == [["remove-input"]] * 2 + [["hide-cell"], ["hide-input"]]
+    assert shown == [
+        *(("# A title", []), ("say", ["answer"]), ("draw", ["figure"]), (code, ["log"])),
+        *(("rest", ["table"]), ("glue", ["value"]), ("more", ["one", "two"]), ("provenance(p)", ["facts"])),
+        ("rest\n\nmore\n\nand more\n\nprovenance(p)", []),
+    ]
+    tags = [one.metadata.tags for one in page.cells[1:]]
+    assert tags[:5] == [["remove-input"]] * 2 + [["hide-cell"]] + [["remove-input"]] * 2
+    assert tags[5:] == [["remove-input", "hide-output"]] * 2 + [["hide-cell"]]
     for tags in ([], ["hide-input"]):  # code in the open stays where it is read, and so does a page without a figure
         before = nbformat.v4.new_notebook(
             cells=[cell("open", tags), *([] if tags else [cell("draw", ["hide-input"], **figure)])]

@@ -26,6 +26,7 @@ TYPESET = """(() => ({
   broken: [...document.images].filter(i => i.loading !== 'lazy' && !i.naturalWidth).map(i => i.src),
   title: document.title.trim(),
   headings: document.querySelectorAll('h1').length,
+  unnamed: [...document.querySelectorAll('article table')].filter(e => !e.caption?.textContent.trim()).length,
   cite: document.querySelectorAll('.cite pre + button.copybtn').length,
 }))()"""
 LINKS = """(() => ({
@@ -124,6 +125,7 @@ async def _visit(tab, page):
     state = await tab.evaluate(TYPESET)
     problems += [] if state["title"] else ["no title"]
     problems += [] if state["headings"] == 1 else [f"{state['headings']} headings of the first level"]
+    problems += [f"{state['unnamed']} tables without a caption"] if state["unnamed"] else []
     problems += [] if state["cite"] == 1 else ["no citation to copy"]
     problems += [f"broken image {source}" for source in state["broken"]]
     if _needs_maths(page):

@@ -92,10 +92,17 @@ def test_one_version_and_one_title_everywhere():
     assert [one["name"] for one in citation["authors"]] == [one["name"] for one in zenodo["creators"]]
 
 
-def test_the_footer_says_licences_version_date_and_how_to_cite():
-    citation, text = read("CITATION.cff"), footer(ROOT, date(2026, 1, 2))
+def test_the_footer_says_licences_version_date_and_how_to_cite(tmp_path):
+    (tmp_path / "CITATION.cff").write_bytes((ROOT / "CITATION.cff").read_bytes())
+    (tmp_path / "notebooks").mkdir()
+    for n, days in enumerate(("2025-01-02", "2025-03-04 to 2025-05-06")):
+        page = f"*This page shows:* profile *tiny*, data *a*, 1 run, trained {days}; page made 2026-01-02."
+        (tmp_path / "notebooks" / f"{n}.ipynb").write_text(page, encoding="utf-8")
+    citation, text = read("CITATION.cff"), footer(tmp_path, date(2026, 1, 2))
     said = BeautifulSoup(text, "html.parser")
     assert all(word in said.p.text for word in ("CC BY 4.0", "MIT", f"Version {citation['version']}", "2026-01-02"))
+    assert "Profile tiny; newest run of 2025-05-06." in said.p.text
+    assert "Profile" not in footer(ROOT, date(2026, 1, 2)), "no page of these sources was executed"
     entry = said.select_one(".highlight pre").text
     assert entry == bibtex(citation, source_commit())
     assert f"title = {{{citation['title']}}}" in entry

@@ -63,11 +63,13 @@ def links(svg: str) -> str:
 
 
 def _describe(doctree, docname):
-    """Give every image a text: the caption in a box ``glued-figure``, else the place on its page."""
-    for box in doctree.findall(nodes.container):
-        caption = next(iter(box.findall(nodes.paragraph)), None) if "glued-figure" in box["classes"] else None
+    """Give every image a text: what is drawn, as its cell says, then its caption, which says the finding; else the
+    place on its page."""
+    boxes = [(box, nodes.paragraph) for box in doctree.findall(nodes.container) if "glued-figure" in box["classes"]]
+    for box, kind in [*boxes, *((figure, nodes.caption) for figure in doctree.findall(nodes.figure))]:
+        caption = next(iter(box.findall(kind)), None)
         for image in box.findall(nodes.image) if caption is not None else ():
-            image["alt"] = image.get("alt") or caption.astext()
+            image["alt"] = ". ".join(filter(None, (image.get("alt"), caption.astext())))
     title = next((title.astext() for title in doctree.findall(nodes.title)), docname)
     for count, image in enumerate(doctree.findall(nodes.image), start=1):
         image["alt"] = image.get("alt") or f"Figure {count} of the page “{title}”"

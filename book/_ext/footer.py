@@ -1,8 +1,11 @@
-"""Below every page: the licences, the version and date of this build, and how to cite, from ``CITATION.cff``.
+"""Below every page: the licences, version, date and profile of this build, the date of the newest record among those
+that the book was given, and how to cite, from ``CITATION.cff``.
 
 The citation stands in a block like those of code, so that it gets the same copy button.
 """
 
+import html
+import re
 from datetime import date
 from pathlib import Path
 
@@ -37,6 +40,10 @@ def footer(root: Path, today: date) -> str:
     """The markup below a page of the book whose sources lie in ``root``."""
     citation, commit = yaml.safe_load((root / "CITATION.cff").read_text(encoding="utf-8")), source_commit()
     made = f"Version {citation['version']}{f' ({commit})' if commit else ''}, built on {today.isoformat()}."
+    said = "".join(path.read_text(encoding="utf-8") for path in (root / "notebooks").glob("*.ipynb"))
+    if days := re.findall(r"trained (?:\d{4}-\d\d-\d\d to )?(\d{4}-\d\d-\d\d)", said):  # what provenance wrote
+        profiles = ", ".join(sorted({html.unescape(one) for one in re.findall(r"profile \*([^*]+)\*", said)}))
+        made += f" Profile {profiles}; newest run of {max(days)}."
     entry = f'<div class="highlight"><pre>{escape(bibtex(citation, commit))}</pre></div>'
     return (
         f"<p>{LICENCES} {escape(made)}</p>"

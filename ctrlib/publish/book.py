@@ -22,6 +22,7 @@ from ctrlib.study.pages import book_notebooks
 TOP_FILES = ("_config.yml", "_toc.yml", "requirements.lock", "pyproject.toml", "CITATION.cff")  # pages show them
 FOR_TEACHERS = ("book/teach.md",)
 FOLDED = {"parameters", "injected-parameters", "hide-input", "hide-output", "hide-cell"}
+MADE_OF = re.compile(r"^\s*(?:\w+ = )?(?:provenance|show_data)\(", flags=re.MULTILINE)
 FOR_TEACHERS_ONLY = "This page is for teachers and is left out of the students' edition."
 
 
@@ -72,23 +73,46 @@ def put_number(page: nbformat.NotebookNode, number: str) -> None:
 
 
 def join_code(page: nbformat.NotebookNode) -> None:
-    """Let the answer and the first figure stand first: all folded code and output before them goes into one fold below.
+    """Let answers, figures and tables stand without their code.
 
-    A page that shows code in the open before its first figure is there to be read in order, and stays as it is.
+    All folded code and output up to the first figure goes into one fold below it, the code of later cells into one at
+    the end. What they folded of output has a fold of its own, and so has what the page was made of. A page that shows
+    code in the open before its first figure is there to be read in order, and stays as it is.
     """
     figure = next((n for n, cell in enumerate(page.cells) if "figure" in cell.metadata.get("mystnb", {})), -1)
     before = [cell for cell in page.cells[: figure + 1] if cell.cell_type == "code"]
     if not before or any(FOLDED.isdisjoint(cell.metadata.get("tags", [])) for cell in before):
         return
-    fold = {"tags": ["hide-cell"], "mystnb": {"code_prompt_show": "Show parameters and code"}}
-    joined = nbformat.v4.new_code_cell("\n\n".join(cell.source for cell in before), metadata=fold)
+    joined = code_fold("Show parameters and code", before)
     for cell in before:
         if not {"hide-output", "hide-cell"}.isdisjoint(cell.metadata.tags):
             joined.outputs += cell.outputs
             cell.outputs = []
         cell.metadata.tags = ["remove-input"]
-    shown = [cell for cell in page.cells[: figure + 1] if cell.cell_type != "code" or cell.outputs]
-    page.cells = [*shown, joined, *page.cells[figure + 1 :]]
+    shown = [cell for cell in page.cells[: figure + 1] if cell.cell_type != "code" or cell.outputs] + [joined]
+    after = [cell for cell in page.cells[figure + 1 :] if not FOLDED.isdisjoint(cell.metadata.get("tags", []))]
+    for cell in page.cells[figure + 1 :]:
+        if cell not in after:
+            shown.append(cell)
+            continue
+        made_of, drawn = MADE_OF.search(cell.source), "figure" in cell.metadata.get("mystnb", {})
+        folded = made_of or not {"hide-output", "hide-cell"}.isdisjoint(cell.metadata.tags)
+        cell.metadata.tags = ["remove-input", "hide-output"] if folded else ["remove-input"]
+        what = "what this page was made of" if made_of else "this figure" if drawn else "these tables"
+        if folded:
+            cell.metadata.setdefault("mystnb", {})["code_prompt_show"] = f"Show {what}"
+        last = shown[-1].metadata if shown[-1].cell_type == "code" else {}
+        if folded and not drawn and last.get("mystnb") == cell.metadata.mystnb:  # one fold for what stands together
+            shown[-1].outputs += cell.outputs
+        elif cell.outputs:
+            shown.append(cell)
+    page.cells = shown + ([code_fold("Show the other code of this page", after)] if after else [])
+
+
+def code_fold(words: str, cells: list[nbformat.NotebookNode]) -> nbformat.NotebookNode:
+    """A folded cell with the code of these."""
+    fold = {"tags": ["hide-cell"], "mystnb": {"code_prompt_show": words}}
+    return nbformat.v4.new_code_cell("\n\n".join(cell.source for cell in cells), metadata=fold)
 
 
 def leave_out_answers(source: Path) -> None:
