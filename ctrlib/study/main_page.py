@@ -398,10 +398,11 @@ def answer_over_logs(effects: pd.DataFrame, rivals: pd.DataFrame) -> str:
         where = f"on all {len(chosen)} data sets" if len(chosen) > 1 else f"on {chosen['setting'].iloc[0]}"
         parts = [f"Yes, a little: peers add {span} thousandths of test AUC to the best further training, {where}."]
     if len(rivals):
-        words = {"loss": "more than peers", "no difference shown": "neither more nor less", "gain": "less"}
-        found = sorted(rivals.groupby("verdict"), key=lambda item: list(words).index(item[0]))
-        clauses = [f"{words[verdict]} on {_and(list(at['setting']))}" for verdict, at in found]
-        parts.append(f"The best simple change of one model gives {_and(clauses)}.")
+        on = {verdict: _and(list(at["setting"])) for verdict, at in rivals.groupby("verdict", sort=False)}
+        words = {"loss": "gives more than peers on", "gain": "gives less than peers on"}
+        words["no difference shown"] = "is not shown to differ from peers on"
+        clauses = [f"{said} {on[verdict]}" for verdict, said in words.items() if verdict in on]
+        parts.append(f"The best simple change of one model {_and(clauses)}.")
     if len(own):
         found = f"is on average {_span(own['over_checkpoint'], SIGNED)} over the checkpoint"
         if (own["over_checkpoint"] < 0).all() and (own["over_alone"] > 0).all():
