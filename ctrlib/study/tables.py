@@ -30,8 +30,8 @@ DATA = {
     "ml1m": "MovieLens",
     "synthetic": "synthetic clicks",
     "frappe_apart": "Frappe, negatives drawn apart",
-    "criteo_10k": "Criteo, first lines",
-    "avazu_14k": "Avazu, first lines",
+    "criteo_10k": "first lines of Criteo",
+    "avazu_14k": "first lines of Avazu",
 }
 """By data set, what a reader calls it."""
 SPOKEN = DATA | {"converged": "this study's rule", "fuxictr": "FuxiCTR's rule"}
