@@ -1,5 +1,6 @@
 """Fetching published data: the division as published, and a network, an archive or a disk that is against it."""
 
+import gzip
 import io
 import math
 import time
@@ -12,7 +13,7 @@ import pytest
 from filelock import FileLock
 from hub import hub
 from processes import start, until
-from raw_files import csv_files, of_files, zip_of, zipped
+from raw_files import criteo_lines, csv_files, of_files, zip_of, zipped
 from test_cli_data import assert_one_line, invoke
 from test_encode import naive_codes
 
@@ -101,6 +102,23 @@ def test_every_set_is_prepared_as_published(name, tmp_path, monkeypatch):
     assert about["settings"]["min_count"] == {"criteo_x4": 10, "avazu_x4": 2}.get(name, 1)
     assert about["numeric_columns"] == list(what.numeric)
     assert sorted(path.name for path in tmp_path.iterdir()) == [name]  # nothing else is left
+
+
+def test_a_day_of_raw_click_logs_is_fetched_once(tmp_path):
+    day = gzip.compress("\n".join(criteo_lines(200)).encode() + b"\n")
+    with hub(files={"datasets/criteo/CriteoClickLogs/resolve/main/day_3.gz": day}, cut=[700], stall=0.02) as has:
+        code, out, error = invoke("data", "fetch", "criteo_day_3", "--endpoint", has.endpoint, "--out", tmp_path)
+        assert (code, error) == (0, "")
+        assert "criteo_day_3: terms: CC BY-NC-SA" in out
+        asked = len(has.asked)
+        fetch("criteo_day_3", tmp_path, has.endpoint)
+        assert len(has.asked) == asked, "it is there"
+    dataset = sources.load("criteo_day_3", data_dir=tmp_path)
+    assert sum(map(len, dataset.splits().values())) == 200
+    assert len(dataset.field_names) == 39
+    with pytest.raises(UserError, match="Run: ctrlib data fetch criteo_day_4"):
+        sources.load("criteo_day_4", data_dir=tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["criteo_day_3"]  # nothing else is left
 
 
 def test_the_catalogue_says_what_can_be_fetched(tmp_path):

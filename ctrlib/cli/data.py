@@ -128,7 +128,9 @@ def data_prepare(
 def data_fetch(
     name: Annotated[
         str,
-        typer.Argument(help="criteo_x1, criteo_x4, avazu_x1, avazu_x4, frappe_x1 or movielenslatest_x1."),
+        typer.Argument(
+            help="criteo_x1, criteo_x4, avazu_x1, avazu_x4, frappe_x1, movielenslatest_x1, or criteo_day_0 to _23."
+        ),
     ],
     out: Out = None,
     endpoint: Annotated[
@@ -151,7 +153,8 @@ def data_fetch(
 ) -> None:
     """Download a published data set and prepare it, divided into train, valid and test as published.
 
-    The disk is checked first, and every file against its published MD5. Interrupted, it goes on where it was when you
+    The disk is checked first, and every file against its published MD5. A day of Criteo's click logs, criteo_day_0, has
+    neither division nor MD5: its rows are divided at random. Interrupted, it goes on where it was when you
     give the same command again.
 
     Examples:
@@ -163,11 +166,13 @@ def data_fetch(
     [bold]ctrlib data fetch criteo_x4 --min-count 2[/bold]   (the benchmark's setting criteo_x4_002)
     """
     from ctrlib.data.fetch import fetch
-    from ctrlib.data.published import PUBLISHED
+    from ctrlib.data.published import CLICK_LOGS_TERMS, PUBLISHED, RAW_LOGS
 
     _say_where(out)
     if name in PUBLISHED:
         say(f"{name}: {PUBLISHED[name].terms}")
+    elif name in RAW_LOGS:
+        say(f"{name}: {CLICK_LOGS_TERMS}")
     with reporting(f"fetching {name}") as report:
         folder = fetch(name, out, endpoint, archive, min_count, keep, report)
     _show_prepared(folder)

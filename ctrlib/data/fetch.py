@@ -21,8 +21,8 @@ from ctrlib.data.files import name_damage, need_space, one_line, open_raw
 from ctrlib.data.folders import data_root
 from ctrlib.data.manifest import SPLITS, read_manifest
 from ctrlib.data.options import PrepareOptions
-from ctrlib.data.published import PUBLISHED, Published, read_published
-from ctrlib.data.sources import make
+from ctrlib.data.published import CLICK_LOGS, PUBLISHED, RAW_LOGS, Published, read_published
+from ctrlib.data.sources import make, prepare
 from ctrlib.errors import UserError, unknown
 
 LARGER = 3  # a file this many times as large as its rows should be is none of the published ones
@@ -45,11 +45,12 @@ def fetch(
 
     What has been downloaded waits in ``data_dir/.fetched/name`` until the data set is whole (``keep``: and after).
     An interrupted call is gone on with by the same call: a part of the archive, verified csv files. ``archive`` is a
-    zip that is already here. Raises :class:`UserError`; an earlier data set of that name then stays.
+    zip that is already here. A day of :data:`RAW_LOGS` is one raw file, divided at random. Raises :class:`UserError`;
+    an earlier data set of that name then stays.
     """
-    if name not in PUBLISHED:
-        raise unknown("data set to fetch", name, PUBLISHED)
-    what = PUBLISHED[name]
+    if name not in {**PUBLISHED, **RAW_LOGS}:
+        raise unknown("data set to fetch", name, [*PUBLISHED, *RAW_LOGS])
+    what = PUBLISHED.get(name)
     root = Path(data_dir) if data_dir is not None else data_root()
     if _is_there(root / name, what, min_count):
         report(f"{name} is there already")
@@ -58,8 +59,14 @@ def fetch(
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(folder / "lock", timeout=0):
-            files = _files(what, folder, endpoint, archive, report)
-            made = _prepare(name, what, files, root, min_count, report)
+            if what:
+                files = _files(what, folder, endpoint, archive, report)
+                made = _prepare(name, what, files, root, min_count, report)
+            else:
+                raw = Path(archive) if archive is not None else folder / RAW_LOGS[name]
+                if not raw.exists():
+                    download(CLICK_LOGS, raw, endpoint, 0, report)
+                made = prepare(name, raw, root, PrepareOptions(layout="criteo", min_count=min_count), report)
             if not keep:
                 shutil.rmtree(folder)
                 with suppress(OSError):  # others may be there
@@ -69,10 +76,12 @@ def fetch(
         raise UserError(f"{folder}: another process is fetching {name} there; wait for it, or another --out") from None
 
 
-def _is_there(folder: Path, what: Published, min_count: int | None) -> bool:
+def _is_there(folder: Path, what: Published | None, min_count: int | None) -> bool:
     """Whether the prepared folder is there, of these files and with that threshold."""
     with suppress(UserError, KeyError, TypeError):
         manifest = read_manifest(folder)
+        if what is None:
+            return min_count in (None, manifest["settings"]["min_count"])
         return (manifest["source"]["md5"], manifest["settings"]["min_count"]) == (what.md5, min_count or what.min_count)
     return False
 

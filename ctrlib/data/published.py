@@ -144,6 +144,11 @@ PUBLISHED = {
     ),
 }
 
+CLICK_LOGS = "criteo/CriteoClickLogs"
+RAW_LOGS = {f"criteo_day_{day}": f"day_{day}.gz" for day in range(24)}
+"""The days of Criteo's click logs: the files of that repository, raw, in the layout ``criteo``."""
+CLICK_LOGS_TERMS = "terms: CC BY-NC-SA 4.0, not for commercial use; cite Criteo's CriteoClickLogs"
+
 
 def read_published(what: Published, files: dict[str, Path], scratch: Path, report: Callable[[str], None]) -> RawRows:
     """The rows of the three csv ``files``, which are known to be the published ones, divided as they are."""

@@ -205,9 +205,9 @@ def find(name: str, data_dir: Path | str | None = None) -> Path:
     if name in HOW_TO_GET:
         problem = f"data set {name!r} is not prepared yet in {root}; allowed now: {', '.join(_names(root))}"
         raise UserError(f"{problem}. Run: ctrlib data prepare {name} --raw FILE, with {HOW_TO_GET[name]}")
-    from ctrlib.data.published import PUBLISHED
+    from ctrlib.data.published import PUBLISHED, RAW_LOGS
 
-    if name in PUBLISHED:
+    if name in {**PUBLISHED, **RAW_LOGS}:
         raise UserError(f"data set {name!r} is not in {root} yet. Run: ctrlib data fetch {name}")
     if not plain:
         raise UserError(f"{name}: no prepared data set there (no dataset.json); make one with: ctrlib data prepare")
