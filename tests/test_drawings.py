@@ -57,6 +57,22 @@ def test_a_finding_follows_from_the_numbers_drawn():
     )
 
 
+def test_few_lines_are_named_at_their_ends_and_wide_ones_press_no_others():
+    """Words at line ends in place of a legend; rows that lie far off have a panel, far ends of intervals are cut."""
+    rows = [{"by": by, "x": x, "difference": 0.001, "low": 0, "high": 0.002} for by in "ab" for x in (1, 2)]
+    ax = figures.effect_curves(pd.DataFrame([*rows, {**rows[-1], "x": 3, "high": 0.9}]), "x", "by")
+    assert {words.get_text() for words in ax.texts} == {"a", "b"}
+    assert ax.get_legend() is None
+    assert ax.get_ylim()[1] < 100
+    assert ax.figure.finding.endswith("Intervals that reach beyond the axis are cut.")
+    at = {"p": 0.001, "q": 0.002, "r": 0.024}
+    both = [
+        {"setting": s, "what": w, "replicate": 1, "difference": one} for s, one in at.items() for w in ("one", "two")
+    ]
+    panels = figures.dumbbells(pd.DataFrame(both), {"one": {}, "two": {}}, ("one", "two")).figure.axes
+    assert [[label.get_text() for label in ax.get_yticklabels()] for ax in panels] == [["p", "q"], ["r"]]
+
+
 def test_a_figure_drawn_by_hand_comes_with_its_lines():
     ax = figures.canvas()
     ax.plot([1, 2], [3.0, 4.5], label="a line")

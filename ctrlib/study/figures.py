@@ -8,6 +8,7 @@ a sentence made of the same numbers says what it shows; the book begins the capt
 import io
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from textwrap import fill
 from typing import Any, TypeVar
 
 import matplotlib.pyplot as plt
@@ -18,6 +19,7 @@ from IPython import get_ipython
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import NullFormatter, StrMethodFormatter
 from matplotlib_inline.config import InlineBackend
 from pandas.io.formats.style import Styler
@@ -46,10 +48,11 @@ COLOURS = {
 GREY, INK, REFERENCE = "#8a8a8a", "#222222", "#E69F00"
 # Behind the words of a verdict: white ones on the first two.
 VERDICTS = {"supported": "#00609a", "contradicted": "#b04400", "inconclusive": "#d9d9d9"}
+SIGNS = {"supported": "^", "contradicted": "v", "inconclusive": "o"}
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#222222")
 LINES = ("-", "--", ":", "-.", (0, (5, 1)), (0, (1, 2)), (0, (3, 1, 1, 1)))
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-SINGLE, WIDE = (6.0, 3.8), (8.6, 3.8)
+SINGLE, WIDE = (6.0, 3.8), (8.6, 3.8)  # a phone shows the former whole
 Drawn = TypeVar("Drawn", Axes, Figure)
 
 
@@ -130,16 +133,17 @@ def canvas(size: tuple[float, float] = SINGLE) -> Axes:
 
 
 def panels(
-    table: pd.DataFrame, by: str | Sequence[str] = "protocol", size: tuple[float, float] = WIDE, sharey: bool = True
+    table: pd.DataFrame, by: str | Sequence[str] = "protocol", height: float = 2.6, sharey: bool = True
 ) -> Iterator[tuple[Axes, pd.DataFrame]]:
-    """A panel side by side for each combination of ``by``, with its part of the table; titled by the combination."""
+    """A panel of this height for each combination of ``by``, with its part of the table; titled by the combination."""
     by = [by] if isinstance(by, str) else list(by)
     parts = list(table.groupby(by, sort=False))
-    _, axes = plt.subplots(1, len(parts), figsize=size, sharey=sharey, squeeze=False, layout="constrained")
-    for ax, (key, part) in zip(axes[0], parts, strict=True):
+    size = (SINGLE[0], 0.6 + height * len(parts))
+    _, axes = plt.subplots(len(parts), 1, figsize=size, sharey=sharey, squeeze=False, layout="constrained")
+    for ax, (key, part) in zip(axes[:, 0], parts, strict=True):
         named = zip(by, key, strict=True)
         names = [spoken(value) if isinstance(value, str) else f"{spoken(name)} {value:g}" for name, value in named]
-        ax.set_title("\n".join(names), fontsize="medium")
+        ax.set_title(", ".join(names), fontsize="medium")
         yield ax, part
 
 
@@ -155,6 +159,23 @@ def style(n: int) -> dict[str, Any]:
 def legend(ax: Axes, **where: Any) -> None:
     """A small legend without a frame."""
     ax.legend(**{"fontsize": "small", "frameon": False, **where})
+
+
+def name_lines(ax: Axes, **where: Any) -> None:
+    """Each of up to three lines named at its right end, in its colour; of more, or of long names, a legend."""
+    handles, names = ax.get_legend_handles_labels()
+    if len(names) > 3 or max(map(len, names)) > 20:
+        return legend(ax, **where)
+    lines = [one if isinstance(one, Line2D) else one.lines[0] for one in handles]
+    ends = [max(zip(line.get_xdata(), line.get_ydata(), strict=True)) for line in lines]
+    heights = ax.transData.transform(ends)[:, 1]
+    for last, n in zip([None, *(order := np.argsort(heights))], order, strict=False):  # from below: none hides another
+        if last is not None:
+            heights[n] = max(heights[n], heights[last] + 17)
+        up = heights[n] - ax.transData.transform(ends[n])[1]
+        place = {"xytext": (8, up * 72 / ax.figure.dpi), "textcoords": "offset points", "va": "center"}
+        ax.annotate(names[n], ends[n], color=lines[n].get_color(), fontsize="small", annotation_clip=False, **place)
+    return None
 
 
 def log_axis(axis: Axis, values: Iterable[float] | None = None) -> None:
@@ -291,7 +312,7 @@ def effects(
         if have[at].issuperset(pair)
     )
     shown, found_in = [], {}
-    for ax, part in panels(replicates, by, (WIDE[0], 1.2 + 0.5 * len(comparisons))):
+    for ax, part in panels(replicates, by, 0.6 + 0.4 * len(comparisons)):
         for y, (label, pair) in enumerate(comparisons.items()):
             if not have[part[by].iloc[0]].issuperset(pair):
                 continue
@@ -382,28 +403,37 @@ def dumbbells(table: pd.DataFrame, look: dict[str, dict[str, Any]], joined: tupl
         look: for each ``what`` how its mean is drawn; those without a ``color`` are open and show no replicates.
         joined: the two whose means a line joins.
     """
-    rows = list(dict.fromkeys(table["setting"]))
-    width = SINGLE[0] if len(look) <= 3 else WIDE[0]  # as narrow as its legend allows: a phone shows the former whole
-    ax = canvas((width, 1.2 + 0.4 * len(rows)))
-    means = table.groupby(["what", "setting"])["difference"].mean().unstack("what").loc[rows] * MILLI
-    ax.hlines(range(len(rows)), means[joined[0]], means[joined[1]], color=PALETTE[0], linewidth=2.5, zorder=2)
-    for what, marker in look.items():
-        part = table[table["what"] == what]
-        if "color" in marker:
-            at = np.array([rows.index(one) for one in part["setting"]]) + 0.22
-            ax.scatter(part["difference"] * MILLI, at, s=7, color=marker["color"], alpha=0.6, zorder=2)
-        look_open = {} if "color" in marker else {"facecolors": "none"}
-        ax.scatter(means[what], range(len(rows)), s=60, label=what, zorder=4, **look_open, **marker)
-    ax.set_yticks(range(len(rows)), rows)
-    ax.set_ylim(len(rows) - 0.5, -0.6)
-    ax.axvline(0, color=INK, linewidth=1, zorder=1)
-    ax.set(xlabel="thousandths of test AUC over the checkpoint", ylabel="")
-    ax.figure.legend(loc="outside upper center", ncols=3, fontsize="small", frameon=False)
+    means = table.groupby(["what", "setting"], sort=False)["difference"].mean().unstack("what") * MILLI
+    means = means.loc[list(dict.fromkeys(table["setting"]))]
+    reach = means.abs().max(axis=1)
+    wide = (reach > 4 * reach.quantile(0.25)).to_numpy()  # such rows would press the others
+    groups = [list(means.index[rows]) for rows in (~wide, wide) if rows.any()]
+    size, ratios = (SINGLE[0], 1.4 + 0.4 * len(means) + 0.5 * len(groups)), [len(rows) + 0.6 for rows in groups]
+    figure, axes = plt.subplots(len(groups), figsize=size, squeeze=False, layout="constrained", height_ratios=ratios)
+    for ax, rows in zip(axes[:, 0], groups, strict=True):
+        at = means.loc[rows]
+        ax.hlines(range(len(rows)), at[joined[0]], at[joined[1]], color=PALETTE[0], linewidth=2.5, zorder=2)
+        for what, marker in look.items():
+            part = table[(table["what"] == what) & table["setting"].isin(rows)]
+            if "color" in marker:
+                y = np.array([rows.index(one) for one in part["setting"]]) + 0.22
+                ax.scatter(part["difference"] * MILLI, y, s=7, color=marker["color"], alpha=0.6, zorder=2)
+            look_open = {} if "color" in marker else {"facecolors": "none"}
+            ax.scatter(at[what], range(len(rows)), s=60, label=what, zorder=4, **look_open, **marker)
+        ax.set_yticks(range(len(rows)), rows)
+        ax.set_ylim(len(rows) - 0.5, -0.6)
+        ax.axvline(0, color=INK, linewidth=1, zorder=1)
+    figure.supxlabel("thousandths of test AUC over the checkpoint", fontsize="medium")
+    columns = 3 if len(look) <= 3 else 2
+    lines = ax.get_legend_handles_labels()
+    figure.legend(*lines, loc="outside upper center", ncols=columns, fontsize="small", frameon=False)
     gap, first = means[joined[1]] - means[joined[0]], means.idxmax(axis=1).value_counts()
     finding = (
         f"On average the {joined[1]} is ahead of the {joined[0]} in {(gap > 0).sum()} of {len(gap)} rows, by "
         f"{gap.min():+.2f} to {gap.max():+.2f}; in {first.iloc[0]} of them the {first.index[0]} is furthest ahead."
     )
+    if len(groups) > 1:
+        finding += " Each panel has an axis of its own."
     return attach_table(ax, table, finding)
 
 
@@ -434,10 +464,16 @@ def effect_curves(table: pd.DataFrame, x: str, by: str, xlabel: str = "", log: b
     else:
         ax.set_xticks(sorted(set(table[x])))
     ax.set(xlabel=xlabel or spoken(x), ylabel="effect on test AUC, thousandths")
-    legend(ax, loc="lower left", bbox_to_anchor=(0, 1.01), ncols=2)  # hides no point
     if len(said) > 4:
         above, below = (table["low"] > 0).sum() or "none", (table["high"] < 0).sum() or "none"
         said = [f"{above} of {len(table)} intervals lie above zero, {below} below"]
+    ends = table[["low", "high"]].to_numpy() * MILLI
+    ends = np.abs(ends[np.isfinite(ends)])
+    reach = max(3 * np.median(ends), 1.2 * table["difference"].abs().max() * MILLI) if len(ends) else np.inf
+    if ends.max(initial=0) > 3 * reach:
+        ax.set_ylim(-reach, reach)
+        said.append("Intervals that reach beyond the axis are cut")
+    name_lines(ax, loc="lower left", bbox_to_anchor=(0, 1.01), ncols=2)  # hides no point
     return attach_table(ax, table, f"{'. '.join(said)}.")
 
 
@@ -499,8 +535,7 @@ def size_curves(replicates: pd.DataFrame, x: str, value: str, order: list[str], 
         for n, condition in enumerate(order):
             ax.plot(mean[condition].index, mean[condition], label=condition, **style(n))
         ax.set(xlabel=spoken(x), ylabel=f"test {spoken(value).replace('auc', 'AUC')}")
-        ax.label_outer()
-    legend(ax)
+        name_lines(ax)
     shown = replicates.loc[replicates["condition"].isin(order), [by, "condition", "replicate", x, value]]
     finding = f"Highest at {replicates[x].max():g} {spoken(x)}, {'; '.join(said)}."
     return attach_table(ax.figure, shown, finding)
@@ -521,11 +556,10 @@ def fading(
             ax.plot(mean.index, mean, **common, linewidth=0.7, alpha=0.4)
             ax.plot(mean.index, mean.mean(axis=1), **common, linewidth=2.5, label=condition)
             change = (mean.iloc[-1] - mean.iloc[0]).mean() * MILLI
-            said.append(f"{condition} {change:+.2f} ({', '.join(ax.get_title().splitlines())})")
+            said.append(f"{condition} {change:+.2f} ({ax.get_title()})")
         ax.set(xlabel=f"{spoken(x)} of fine-tuning", ylabel=ylabel)
         ax.xaxis.get_major_locator().set_params(integer=True)
-        ax.label_outer()
-    legend(ax)
+        name_lines(ax)
     by = [by] if isinstance(by, str) else by
     finding = f"From the first to the last point, in thousandths: {'; '.join(said)}."
     return attach_table(ax.figure, replicates[[*by, "condition", "replicate", x, value]], finding)
@@ -543,24 +577,33 @@ def matrices(by_name: dict[str, np.ndarray]) -> Figure:
 
 
 def verdict_grid(verdicts: pd.DataFrame) -> Figure:
-    """The claims (rows) by data set and control (columns), coloured and named by verdict; nothing where none was found.
+    """The claims (rows) by data set and control (columns), with colour and sign of the verdict; nothing where none was
+    found.
 
     Args:
         verdicts: :func:`ctrlib.study.verdicts.finding_table`, of one protocol and one measure for each claim.
     """
-    found = verdicts.assign(column=verdicts["data"] + "\n" + verdicts["against"])
-    claims, columns = (list(dict.fromkeys(found[name])) for name in ("claim", "column"))
-    figure, ax = plt.subplots(figsize=(WIDE[0], 0.9 + 0.42 * len(claims)), layout="constrained")
-    for row in found.itertuples():
-        x, y = columns.index(row.column), claims.index(row.claim)
-        ax.barh(y, 0.96, left=x - 0.48, height=0.9, color=VERDICTS[row.verdict])
+    claims = list(dict.fromkeys(verdicts["claim"]))
+    columns = list(dict.fromkeys(zip(verdicts["data"], verdicts["against"], strict=True)))
+    figure, ax = plt.subplots(figsize=(SINGLE[0], 1.9 + 0.46 * len(claims)), layout="constrained")
+    for row in verdicts.itertuples():
+        x, y = columns.index((row.data, row.against)), claims.index(row.claim)
+        ax.barh(y, 0.94, left=x - 0.47, height=0.92, color=VERDICTS[row.verdict])
         ink = INK if row.verdict == "inconclusive" else "white"
-        ax.text(x, y, row.verdict, ha="center", va="center", color=ink, fontsize="x-small")
-    ax.set_yticks(range(len(claims)), claims)
-    ax.set_xticks(range(len(columns)), columns, fontsize="x-small")
+        ax.scatter([x], [y], s=50, marker=SIGNS[row.verdict], color=ink, zorder=3)
+    for word, colour in VERDICTS.items():
+        ax.scatter([], [], s=50, marker=SIGNS[word], color=colour, edgecolors=INK, linewidths=0.5, label=word)
+    for data in dict.fromkeys(verdicts["data"]):
+        at = [n for n, column in enumerate(columns) if column[0] == data]
+        above = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points", "ha": "center", "va": "bottom"}
+        ax.annotate(data.replace(" ", "\n"), (np.mean(at), 1), (0, 68), fontsize="small", **above)
+        ax.axvline(at[0] - 0.5, color=GREY, linewidth=0.8)
+    ax.set_yticks(range(len(claims)), [fill(claim, 32) for claim in claims], fontsize="x-small")
+    ax.set_xticks(range(len(columns)), [against for _, against in columns], fontsize="x-small", rotation=90)
     ax.xaxis.tick_top()
     ax.set_ylim(len(claims) - 0.5, -0.5)
     ax.grid(visible=False)
+    figure.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize="small", frameon=False)
     counts = verdicts.groupby("against", sort=False)["verdict"].value_counts(sort=False)
     said = (
         f"against the {against}: {', '.join(f'{n} {word}' for (_, word), n in part.items())}"
@@ -577,7 +620,8 @@ def ranges(rows: pd.DataFrame, xlabel: str, reference: float | None = None) -> A
         xlabel: what the values are.
         reference: where a vertical line stands that values are compared with; the axis then begins at zero.
     """
-    ax = canvas((WIDE[0], 1.0 + 0.32 * len(rows)))
+    names = [fill(what, 34) for what in rows["what"]]
+    ax = canvas((SINGLE[0], 1.0 + 0.32 * len(rows)))
     for y, row in enumerate(rows.to_dict("records")):
         colour = COLOURS.get(row["what"].partition(":")[0], INK)
         ax.hlines(y, row["low"], row["high"], color=colour, linewidth=2.2)
@@ -585,7 +629,7 @@ def ranges(rows: pd.DataFrame, xlabel: str, reference: float | None = None) -> A
     if reference is not None:
         ax.axvline(reference, color=INK, linewidth=1)
         ax.set_xlim(left=0)
-    ax.set_yticks(range(len(rows)), list(rows["what"]))
+    ax.set_yticks(range(len(rows)), names, fontsize="x-small")
     ax.set_ylim(len(rows) - 0.4, -0.6)
     ax.grid(axis="y", visible=False)
     ax.set(xlabel=xlabel, ylabel="")
@@ -607,7 +651,7 @@ def ledgers(table: pd.DataFrame, parts: Sequence[str]) -> Figure:
         parts: its columns, in the order of the bar.
     """
     said = []
-    for ax, part in panels(table, size=(WIDE[0], 1.4 + 0.36 * table["condition"].nunique())):
+    for ax, part in panels(table, height=0.8 + 0.36 * table["condition"].nunique()):
         mean = part.groupby("condition", sort=False)[list(parts)].mean() * MILLI
         left, total = np.zeros(len(mean)), mean.sum(axis=1)
         least, first = total.idxmin(), total.index[0]
@@ -620,7 +664,8 @@ def ledgers(table: pd.DataFrame, parts: Sequence[str]) -> Figure:
         ax.set(xlabel="excess log loss, thousandths of a nat")
         ax.grid(axis="y", visible=False)
     ax.invert_yaxis()  # of all panels, which share it
-    legend(ax.figure.axes[0], loc="lower left", bbox_to_anchor=(0, 1.08), ncols=len(parts))
+    lines = ax.get_legend_handles_labels()
+    ax.figure.legend(*lines, loc="outside upper center", ncols=2, fontsize="small", frameon=False)
     return attach_table(ax.figure, table, f"{'; '.join(said)} thousandths of a nat.")
 
 
@@ -649,6 +694,6 @@ def churn_against_auc(table: pd.DataFrame, one: str, by: Sequence[str]) -> Figur
         said.append(f"{part['panel'].iloc[0]}: {steady} is steadiest ({churn:.1f} %), {best} gains most ({gain:+.2f})")
         ax.axhline(0, color=INK, linewidth=1)
         ax.set(xlabel="relative prediction difference, %", ylabel="AUC beyond one model, thousandths")
-        ax.label_outer()
-    legend(ax, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    lines = ax.get_legend_handles_labels()
+    ax.figure.legend(*lines, loc="outside upper center", ncols=2, fontsize="small", frameon=False)
     return attach_table(ax.figure, table[[*key, "condition", "churn", "gain"]], f"{'; '.join(said)}.")
