@@ -14,7 +14,7 @@
 # make env    only the environment in .venv                                          (TORCH=2.11.0 for another torch;
 #             TORCH_INDEX=https://download.pytorch.org/whl/cpu for the small build, without CUDA; uv is used where there is one)
 # make soak   a training is killed at every change of a file, and must end bit for bit   (KILLS=100)
-# make fuzz   a hundred thousand damaged raw files are used or refused in one line   (INPUTS=100000)
+# make fuzz   a hundred thousand damaged raw files are used or refused in one line   (INPUTS=12000 of each of nine kinds)
 # make bench  speed and memory beside the peers, which get an environment of their own   (BENCH="--only train,floor")
 PYTHON  ?= python3
 PROFILE ?= published
@@ -58,7 +58,7 @@ KILLS ?= 100
 soak: env
 	CTRLIB_KILLS=$(KILLS) .venv/bin/python -m pytest tests/test_resume.py
 
-INPUTS ?= 100000
+INPUTS ?= 12000
 fuzz: env
 	CTRLIB_FUZZ=$(INPUTS) .venv/bin/python -m pytest -s tests/test_fuzz.py
 

@@ -113,7 +113,7 @@ def watch(child: subprocess.Popen) -> tuple[float, float | None, str]:
     why it was given up, if it was."""
     import psutil
 
-    from benchmarks.process import end_with_children
+    from benchmarks.process import end_with_children, memory_mb
 
     peak, pss, given_up, begun = 0.0, None, "", time.monotonic()
     while child.poll() is None:
@@ -124,17 +124,9 @@ def watch(child: subprocess.Popen) -> tuple[float, float | None, str]:
         if given_up:
             end_with_children(child)
             break
-        resident, proportional = 0, 0
-        try:
-            process = psutil.Process(child.pid)
-            for one in (process, *process.children(recursive=True)):
-                memory = one.memory_full_info()
-                resident += memory.rss
-                proportional += getattr(memory, "pss", 0)
-        except psutil.Error:
-            continue
-        peak = max(peak, resident / 1e6)
-        pss = max(pss or 0.0, proportional / 1e6) if proportional else pss
+        resident, proportional = memory_mb(child.pid)
+        peak = max(peak, resident)
+        pss = max(pss or 0.0, proportional) if proportional else pss
         time.sleep(0.1)
     return peak, pss, given_up
 

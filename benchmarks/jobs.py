@@ -10,7 +10,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 
@@ -56,6 +55,7 @@ def cohort(
     device: str = "cpu",
     batch: int = sizes.BATCH,
     fields: int = sizes.FIELDS,
+    first: int = 0,
     **settings,
 ) -> dict:
     """ctrlib's time per step of a whole cohort: ``epochs`` epochs of ``steps`` batches, plus a first and a last one."""
@@ -68,7 +68,7 @@ def cohort(
     torch.set_num_threads(1)
     if settings.get("hidden_units"):
         settings["hidden_units"] = tuple(settings["hidden_units"])
-    rows = cohort.dataset(load(Path(table)).of_fields(fields), steps * batch)
+    rows = cohort.dataset(load(Path(table)).of_fields(fields, first), steps * batch)
     run = cohort.run(architecture, members, epochs + 2, batch, **settings)
     value, each = cohort.seconds_per_step(run, rows, device, threads=cores)
     detail = {"epochs": [round(s, 5) for s in each]}
@@ -333,12 +333,15 @@ def start(cores: int, what: str, tries: int = 3) -> dict:
     return {"value": min(seconds), "unit": "s", "peak_mb": round(peak, 1), "detail": {"tries": seconds}}
 
 
-def command(cores: int, line: str, clone: str, needs_environment: bool = True) -> dict:
+def command(
+    cores: int, line: str, clone: str, needs_environment: bool = True, store: str = "", records: int = 0
+) -> dict:
     """Wall time of a command line in a clone of this project, which is made where it is not there yet, with the
-    environment in it; ``peak_mb`` is the most that all its processes held together (shared pages counted in each)."""
+    environment in it; ``peak_mb`` is the most that all its processes held together, shared pages counted once.
+    ``store``: a run store of so many ``records``, made where it is not there yet."""
     import threading
 
-    import psutil
+    from benchmarks.process import memory_mb
 
     root, place = Path(__file__).resolve().parent.parent, Path(clone)
     if not place.exists():
@@ -347,15 +350,16 @@ def command(cores: int, line: str, clone: str, needs_environment: bool = True) -
     environment = {**os.environ, "PATH": f"{commands}{os.pathsep}{os.environ['PATH']}"}
     for name in ("PYTHONPATH", "CTRLIB_RUNS", "CTRLIB_DATA"):
         environment.pop(name, None)
+    if store:
+        environment["CTRLIB_RUNS"] = fill_store(Path(store), records)
     began, peak, over = time.perf_counter(), 0.0, threading.Event()
     child = subprocess.Popen(shlex.split(line), cwd=place, env=environment, stdout=subprocess.DEVNULL)
 
     def watch() -> None:
         nonlocal peak
         while not over.wait(0.3):
-            with suppress(psutil.Error):
-                family = [psutil.Process(child.pid), *psutil.Process(child.pid).children(recursive=True)]
-                peak = max(peak, sum(one.memory_info().rss for one in family) / 1e6)
+            resident, proportional = memory_mb(child.pid)
+            peak = max(peak, proportional or resident)
 
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
@@ -366,6 +370,31 @@ def command(cores: int, line: str, clone: str, needs_environment: bool = True) -
     if code:
         raise RuntimeError(f"{line}: ended with {code}")
     return {"value": seconds, "unit": "s", "peak_mb": round(peak, 1), "detail": {"line": line}}
+
+
+def fill_store(folder: Path, records: int) -> str:
+    """A run store of so many records: a small training, and copies of its record under other seeds."""
+    from benchmarks import cohort
+    from ctrlib.config import SyntheticSettings
+    from ctrlib.data.files import seal
+    from ctrlib.data.load import data_settings
+    from ctrlib.store.runs import RunStore
+
+    if folder.exists():
+        return str(folder)
+    data = data_settings("synthetic", 0, SyntheticSettings(train_rows=1000, valid_rows=500, test_rows=500))
+    run = cohort.run("DeepFM", 1, 3, batch=500, embedding_dim=4, hidden_units=(8,)).model_copy(update={"data": data})
+    (first,) = RunStore(folder).ensure([run], device="cpu", workers=1)
+    content = {key: value for key, value in first.content.items() if key != "checksum"}
+    for seed in range(1, records):
+        copy = run.model_copy(update={"members": (run.members[0].model_copy(update={"init_seed": seed}),)})
+        place = folder / copy.fingerprint
+        place.mkdir()
+        own = {"fingerprint": copy.fingerprint, "run": copy.model_dump(mode="json")}
+        (place / "run.json").write_text(seal({**content, **own}, indent=1))
+        for name in content["files"]:
+            os.link(first.folder / name, place / name)
+    return str(folder)
 
 
 def synthetic(cores: int, rows: int) -> dict:

@@ -13,7 +13,7 @@ import psutil
 
 ROOT = Path(__file__).resolve().parent.parent
 LIMIT_SECONDS = 900
-LONGER = {"encode": 6 * 3600}  # jobs that measure several times in one process
+LONGER = {"encode": 6 * 3600, "command": 2 * 3600}  # jobs that measure several times in one process, or wait for more
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "POLARS_MAX_THREADS")
 
 
@@ -80,6 +80,19 @@ def end_with_children(child: subprocess.Popen) -> None:
         with suppress(psutil.Error):
             process.kill()
     child.wait()
+
+
+def memory_mb(pid: int) -> tuple[float, float | None]:
+    """MB (of 10^6 bytes) that a process and all that it has started hold now: resident, and proportional, which counts
+    shared pages once (None where the system does not say)."""
+    resident, proportional = 0, 0
+    with suppress(psutil.Error):
+        for one in (psutil.Process(pid), *psutil.Process(pid).children(recursive=True)):
+            with suppress(psutil.Error):  # one that has just ended
+                memory = one.memory_full_info()
+                resident += memory.rss
+                proportional += getattr(memory, "pss", 0)
+    return resident / 1e6, proportional / 1e6 or None
 
 
 def share(part: float, whole: float) -> float:

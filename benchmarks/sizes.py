@@ -16,8 +16,10 @@ FLOAT = 4  # bytes
 STUDY = {  # what the pages of the book train, without dropout, batch norm or L2: arguments of :func:`cost`
     "page 21": {"fields": 10, "codes": 400, "embedding": 8, "hidden": (64, 64), "batch": 500},
     "synthetic clicks": {"fields": 10, "codes": 400, "embedding": 8, "hidden": (64, 64), "batch": 4000},
+    "Frappe": {"fields": 10, "codes": 5691, "embedding": 8, "hidden": (64, 64), "batch": 2000},
     "Criteo 100k": {"fields": 39, "codes": 40_000, "embedding": 4, "hidden": (32, 32), "batch": 1000},
 }
+FRAPPE_FROM = 23  # of the 39 fields, the first of ten that have about as many codes as Frappe's
 
 
 @dataclass(frozen=True)

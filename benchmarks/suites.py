@@ -103,7 +103,8 @@ def study(quick: bool, folder: Path) -> list[Group]:
             for who, path in (("fp32, highest", "highest"), ("fp32, medium", "medium"))
         ]
         model = {"embedding_dim": size["embedding"], "hidden_units": size["hidden"], **shape}
-        work = {"table": place, "members": 4, "batch": batch, **timed, **model}
+        first = sizes.FRAPPE_FROM if name == "Frappe" else 0
+        work = {"table": place, "members": 4, "batch": batch, "first": first, **timed, **model}
         for architecture in sizes.ARCHITECTURES:
             group.append(Contender(f"{name}: {architecture}", "K=4", "cohort", {"architecture": architecture, **work}))
         groups.append(Group(group, 1 if quick else 3))
@@ -174,15 +175,17 @@ def start(quick: bool, folder: Path) -> list[Group]:
 
 
 WAITS = {  # what a person waits for in a fresh clone, in this order, and the command
-    "environment": "make env",
-    "make book, first": "make book",
+    "environment": "make env",  # by uv where it is on the PATH
+    "environment by pip": "make UV= env",  # in a clone of its own
+    "study of the book": "ctrlib study --profile published",  # with the next, what `make book` does then
+    "book": "ctrlib book --profile published",
     "make book, again": "make book",
-    "nothing to do": "ctrlib study",
-    "plan": "ctrlib study --plan",
+    "nothing to do": "ctrlib study --profile published",
+    "plan": "ctrlib study --profile published --plan",
     "re-run: five models": "ctrlib study --only 21 --set instances=5",
     "re-run: weight 20": "ctrlib study --only 21 --set mutual_weight=20",
     "re-run: main comparison": "ctrlib study --only 02",
-    "papermill": "papermill notebooks/01_train_independent.ipynb out.ipynb -p instances 2",
+    "papermill": "papermill notebooks/02_main_synthetic.ipynb out.ipynb -p instances 2",
     "tests": "make test",
 }
 
@@ -190,18 +193,36 @@ WAITS = {  # what a person waits for in a fresh clone, in this order, and the co
 def waiting(quick: bool, folder: Path) -> list[Group]:
     """The commands of the README and of pages in a fresh clone with two cores, and the most memory they hold."""
     waits = {"plan": "ctrlib study --help"} if quick else WAITS
+
+    def clone_for(what: str) -> Callable[[int], dict]:
+        kind = "pip" if what.endswith("by pip") else "clone"
+        return lambda repeat: {"clone": str(Path(folder) / f"{kind}-{repeat}")}
+
     contenders = [
         Contender(
             what,
             "seconds",
             "command",
-            {"line": line, "needs_environment": what != "environment" and not quick},
+            {"line": line, "needs_environment": "environment" not in what and not quick},
             cores=2,
-            by_repeat=lambda repeat: {"clone": str(Path(folder) / f"clone-{repeat}")},
+            by_repeat=clone_for(what),
         )
         for what, line in waits.items()
     ]
-    return [Group(contenders, 1 if quick else 3)]
+    return [Group(contenders, 1 if quick else 3), Group(many_records(quick, folder), 1 if quick else 3)]
+
+
+def many_records(quick: bool, folder: Path) -> list[Contender]:
+    """Commands that look through a run store, where it is large."""
+    lines = {"list": "ctrlib runs list", "plan": "ctrlib study --profile published --plan", "gc": "ctrlib runs gc"}
+    count = 20 if quick else 20_000
+    work = {"clone": str(Path(folder) / "clone-0"), "store": str(Path(folder) / "records"), "records": count}
+    return [
+        Contender(
+            f"{what}, {count:,} records", "seconds", "command", {**work, "line": line, "needs_environment": False}, 2
+        )
+        for what, line in (list(lines.items())[::2] if quick else lines.items())
+    ]
 
 
 def synthetic(quick: bool, folder: Path) -> list[Group]:

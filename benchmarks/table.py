@@ -18,9 +18,10 @@ class Table:
     labels: np.ndarray
     field_dims: tuple[int, ...]
 
-    def of_fields(self, fields: int) -> "Table":
-        """The first ``fields`` fields alone; those before the 14th have ``NUMERIC_CODES`` codes each."""
-        return Table(self.ids[:, :fields], self.labels, self.field_dims[:fields])
+    def of_fields(self, fields: int, first: int = 0) -> "Table":
+        """``fields`` fields alone, from ``first`` on; those before the 14th have ``NUMERIC_CODES`` codes each."""
+        some = slice(first, first + fields)
+        return Table(self.ids[:, some], self.labels, self.field_dims[some])
 
     def head(self, rows: int) -> "Table":
         """The first ``rows`` rows."""

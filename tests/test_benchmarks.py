@@ -1,6 +1,7 @@
 """The benchmarks: report and targets on made-up records, floor, data, child processes. No speed is asserted here."""
 
 import json
+import os
 import subprocess
 import sys
 from inspect import signature
@@ -132,6 +133,9 @@ def test_on_a_gpu_four_models_stand_beside_four_trainings_and_four_floors():
     assert row(made, "DeepFM: K=4 time / floor")["value"] == pytest.approx(0.002 / (4 * floor))
     assert f"{4000 * floor:.2f} ms" in row(made, "DeepFM: K=4 milliseconds per step")["note"]
     assert row(made, "DeepFM: largest AUC difference tf32 - fp32 over seeds")["value"] == pytest.approx(3e-4)
+    assert made.ratios["target"][made.ratios["what"] == "DeepFM: K=4 milliseconds per step"].item() == ""
+    tf32 = report.tables(record([*GPU, *measurements("gpu", "FiBiNET", "ctrlib K=4 TF32", [0.0049, 0.0052, 0.0051])]))
+    assert row(tf32, "FiBiNET: K=4 milliseconds per step (TF32)")["met"] is False
 
 
 def test_the_study_s_own_sizes_stand_beside_four_floors_of_their_own():
@@ -142,7 +146,9 @@ def test_the_study_s_own_sizes_stand_beside_four_floors_of_their_own():
     rows += measurements("study", "bandwidth", "memory", [5e10])
     rows += measurements("study", "Criteo 100k: PNN", "K=4", [8 * floor, 12 * floor, 20 * floor])
     assert row(report.tables(record(rows)), "Criteo 100k: PNN: time / floor")["value"] == pytest.approx(3.0)
-    assert sum(table.field_sizes()[:10]) == sizes.STUDY["page 21"]["codes"]
+    dims = table.field_sizes(sizes.STUDY["Criteo 100k"]["codes"])
+    assert sum(dims[:10]) == sizes.STUDY["page 21"]["codes"]
+    assert sum(dims[sizes.FRAPPE_FROM :][:10]) == sizes.STUDY["Frappe"]["codes"]
 
 
 def test_other_suites_ratios():
@@ -176,6 +182,16 @@ def test_other_suites_ratios():
         "time per step and model, K=10 / K=1": 1.2,
     }
     assert {what: row(made, what)["value"] for what in expected} == pytest.approx(expected)
+    parts = {"environment": [90.0, 100.0], "study of the book": [60.0, 70.0], "book": [50.0, 90.0]}
+    waits = [
+        one
+        for place, (what, values) in enumerate(parts.items())
+        for one in measurements("waiting", what, "seconds", values, peak=5000.0 - 1000 * place, detail={"line": what})
+    ]
+    made = report.tables(record(waits))
+    first = {"": (230.0, True), ", after the installation": (135.0, True)}
+    assert {n: tuple(row(made, f"make book, first{n}: seconds")[["value", "met"]]) for n in first} == first
+    assert row(made, "make book, first: peak memory (GB)")["value"] == 4.0
     assert row(made, "largest difference of an AUC")["value"] == pytest.approx(1e-12, rel=1e-3)
 
 
@@ -316,6 +332,7 @@ def test_a_child_runs_on_its_cores_and_ends_in_one_line_and_with_all_it_started(
     bad = process.run_child("nothing", {"error": f"two\nlines in {ROOT}/x"})
     assert bad["error"] == "ValueError: two lines in ./x"
     assert "value" not in bad
+    assert process.memory_mb(os.getpid())[0] > 50
     monkeypatch.setattr(process, "LIMIT_SECONDS", 3)
     mark = f"mark-{tmp_path}"
     assert process.run_child("nothing", {"hangs": mark})["error"] == "not finished after 3 s"

@@ -88,6 +88,9 @@ BAD = {
     "own number": ("own", CHEAP, r"line 10, column price: 'cheap'; allowed: a number or nothing", "--numeric=price"),
     "own label": ("own", with_cell(OWN, 9, 0, "5"), r"line 10, column label: '5'; allowed: 0"),
     "own long": ("own", with_line(OWN, 4, OWN[4] + ",9"), r"line 5: 7 columns; allowed: 6"),
+    "one column": ("own", OWN, r"label column 'label'.*only one column: see --separator", "--separator", "::"),
+    "excel's note": ("own", ["sep=,", *OWN], r"line 1: 'sep=,' is a note for Excel; allowed: the names"),
+    "backslash": ("own", with_cell(OWN, 9, 1, r'"a \" b"'), r"line 10: '.' expected after '.'; .* cell doubled"),
     "own no header": ("own", ["1,5,1", "0,7,2"], r"'1' names two columns \(is the header line"),
     "no parquet": ("own", OWN, r"a\.parquet: damaged Parquet"),
 }
@@ -214,6 +217,11 @@ def test_a_proxy_that_cannot_be_used_is_one_line(tmp_path):
     env = {**os.environ, "ALL_PROXY": "socks5://127.0.0.1:9"}
     done = spawn("data", "fetch", "frappe_x1", "--out", tmp_path, env=env)
     assert_one_line(done.returncode, done.stderr, "SOCKS proxy.*what has arrived is kept")
+
+
+def test_certificates_that_are_not_there_are_one_line(tmp_path):
+    done = spawn("data", "fetch", "frappe_x1", "--out", tmp_path, env={**os.environ, "SSL_CERT_FILE": "/no/such.pem"})
+    assert_one_line(done.returncode, done.stderr, "what has arrived is kept.*SSL_CERT_FILE")
 
 
 def test_a_terminal_that_is_not_utf8_shows_tables(tmp_path):

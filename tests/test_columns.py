@@ -1,5 +1,7 @@
 """What a column is: a table of invented columns, in the shapes that logs have, with the reading each should get."""
 
+import re
+
 import numpy as np
 import polars as pl
 import pytest
@@ -111,6 +113,12 @@ def test_the_table_of_columns(name, numeric):
     assert made.why
     if numeric:  # so many numbers that no value was lost on the way
         assert made.values.n_unique() >= 0.9 * pl.Series(values, strict=False).n_unique()
+
+
+def test_a_column_of_nearly_nothing_but_numbers_says_so():
+    made = decision("price", [f"{n / 8:.3f}" + " EUR" * (n % 100 < 7) for n in range(N)])
+    assert not made.numeric
+    assert re.fullmatch(r"text \(93 % of the cells are numbers, not '[0-9.]+ EUR'\)", made.why)
 
 
 def test_what_comes_after_the_evidence_is_not_lost():

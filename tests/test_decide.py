@@ -140,13 +140,19 @@ def test_three_replicates_are_trained_and_more_while_there_is_time(monkeypatch, 
         (["clics.csv", "--label", "clicked"], "clics.csv: no such file"),
         (["synthetic", "--set", "instnces=3"], "Did you mean 'instances'"),
         (["synthetic", "--save"], "synthetic"),
+        (["shop.csv", "--label", "clicked", "--out", "book/shop"], "is where the pages of the book are"),
+        (["-", "--label", "clicked"], "-: can be read only once"),
+        (["shop folder", "--label", "bought"], "bought"),
     ],
 )
 def test_a_mistake_is_one_line(arguments, words, tmp_path, monkeypatch, capsys) -> None:
+    (tmp_path / "parts").mkdir()
     log = write_log(tmp_path / "shop.csv")
+    write_log(tmp_path / "parts" / "shop.csv")
+    named = {"shop.csv": str(log), "shop folder": str(tmp_path / "parts")}
     monkeypatch.setenv("CTRLIB_DATA", str(tmp_path / "data"))
     with pytest.raises(SystemExit) as ended:
-        main(["decide", *(str(log) if part == "shop.csv" else part for part in arguments)])
+        main(["decide", *(named.get(part, part) for part in arguments)])
     assert ended.value.code == 2
     message = capsys.readouterr().err.strip().splitlines()[-1]
     assert words in message

@@ -1,5 +1,6 @@
 """The loop that does tasks, with an executor of threads that the tests steer; worker processes and their end."""
 
+import errno
 import os
 import time
 from collections.abc import Callable
@@ -52,6 +53,15 @@ def run(tasks: list[Task], report=lambda line: None) -> dict[str, Exception | No
 def named(names: str | list[str], function: Callable[[str], bool], **after: set[str]) -> list[Task]:
     """A task of each name, which it is called with."""
     return [Task(name, function, (name,), frozenset(after.get(name, ()))) for name in names]
+
+
+def test_a_machine_without_shared_memory_is_named_in_one_line(monkeypatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr("multiprocessing.synchronize.SemLock.__init__", refuse)
+    with pytest.raises(UserError, match=r"^/dev/shm: Read-only file system, .* --workers 1$"):
+        Pool(3)
 
 
 def test_tasks_wait_for_those_they_start_from_and_others_go_ahead() -> None:

@@ -25,8 +25,10 @@ from ctrlib.config import checked
 from ctrlib.data import sources
 from ctrlib.data.folders import data_root
 from ctrlib.data.manifest import read_manifest
+from ctrlib.data.new_rows import encode_new
 from ctrlib.data.options import PrepareOptions
 from ctrlib.data.own_table import natural
+from ctrlib.data.prepared import read_vocabulary
 from ctrlib.errors import UserError
 
 N = 400
@@ -59,6 +61,11 @@ def why(folder, raw, **options):
 def said(about, start):
     """Whether a note begins so."""
     return any(note.startswith(start) for note in about["notes"])
+
+
+def words_of(folder):
+    """The vocabulary of draw 0."""
+    return read_vocabulary(folder / "own", 0)
 
 
 def refused(folder, raw, match, **options):
@@ -132,10 +139,14 @@ def test_a_column_of_parts_is_one_draw_as_named(tmp_path, names):
     part = RNG.permutation(np.arange(N) % 3)
     data, about = prepare(tmp_path, table(part=[names[p] for p in part]), fold_column="part")
     assert len(about["draws"]) == 1
+    unused = prepare(tmp_path, table(part=[names[p] for p in part]))[1]["notes"]
+    assert sum("; --fold-column part divides by them" in note for note in unused) == 1
     for place, split in enumerate(data.splits().values()):
         assert split.labels.tolist() == LABELS[part == place].tolist()
     missing = [names[p % 2] for p in part]
     refused(tmp_path, table(part=missing), "column part: no rows are marked 'test'", fold_column="part")
+    odd = [*missing[:-1], "holdout"]
+    refused(tmp_path, table(part=odd), "line 401, column part: 'holdout'; allowed beside train", fold_column="part")
     one = ["test" if label else names[p % 2] for p, label in zip(part, LABELS, strict=True)]
     refused(tmp_path, table(part=one), "the train part of draw 0 has .* rows, all with label 0", fold_column="part")
 
@@ -168,7 +179,7 @@ def test_what_is_no_number_is_counted_and_named(tmp_path):
     _, about = prepare(tmp_path, table(price=price, one=["x"] * (N - 1) + ["y"]))
     assert about["numeric_columns"] == ["price"]
     price_is = {"numeric": True, "why": "fractions", "change": "--categorical price", "type": "Float64"}
-    assert about["columns"]["price"] == price_is
+    assert about["columns"]["price"] == {**price_is, "decimal": "."}
     assert said(about, "price: 1 of 400 cells are no numbers ('gratis')")
     assert said(about, "one: 99.7% of the training rows hold") or said(about, "one: 100.0%")
     assert not said(prepare(tmp_path, table(price=price), missing=("gratis",))[1], "price")
@@ -183,6 +194,29 @@ def test_the_decimal_mark(tmp_path):
     thousands = table(x=[f'"{value + 1000:,}"' for value in RNG.integers(0, 900_000, N)])
     assert why(tmp_path, thousands).startswith("whole numbers")
     assert why(tmp_path, thousands, decimal=",").startswith(comma)
+
+
+def test_new_rows_are_read_by_the_marks_of_training(tmp_path):
+    """Alone as beside others, and whatever the new file would be taken for by itself."""
+    values = RNG.gamma(2, 200, N)
+    english = [f'"{1000 + value:,.2f}"' for value in values]
+    german = [f"{1000 + value:,.2f}".translate(str.maketrans(",.", ".,")) for value in values]
+    for mark, cells, odd, short, whole in (
+        (",", english, '"12,5"', '"1,234"', "1234.00"),
+        (";", german, "12.5", "1.234", "1234,00"),
+    ):
+        lines = [f"{label}{mark}{cell}" for label, cell in zip(LABELS, cells, strict=True)]
+        _, about = prepare(tmp_path, "\n".join([f"label{mark}price", *lines, ""]))
+        words = {field: {value: code for code, value in known.items()} for field, known in words_of(tmp_path).items()}
+
+        def codes(*new, about=about, words=words):
+            (tmp_path / "new.csv").write_text("\n".join(["price", *new, ""]))
+            facts = about["settings"], about["columns"], about["draws"][0]["edges"], words
+            return encode_new(tmp_path / "new.csv", *facts, lambda line: None)[:, 0].tolist()
+
+        assert codes(short) == codes(short, odd)[:1] == codes(whole) != codes(odd)
+        about["columns"]["price"].pop("decimal")  # as saved by earlier versions
+        assert codes(whole) != codes(odd)
 
 
 def test_the_decision_does_not_depend_on_rows(tmp_path, monkeypatch):
@@ -201,14 +235,17 @@ def test_the_decision_does_not_depend_on_rows(tmp_path, monkeypatch):
 
 def test_leaks_are_named_and_an_index_is_left_out(tmp_path):
     frame = pd.DataFrame({"label": LABELS, "shop": SHOPS, "row": [f"r{row}" for row in range(N)]})
+    frame["row_number"], frame["x"] = np.arange(N) * 7 + 3, RNG.permutation(N) / 7
     frame["paid_at"] = np.where(LABELS == 1, RNG.uniform(0, 9, N), np.nan)
     frame.to_csv(tmp_path / "own.csv")
     frame.sample(frac=1, random_state=0).to_parquet(tmp_path / "own.parquet")
     for name, index in (("own.csv", "Unnamed: 0"), ("own.parquet", "__index_level_0__")):
         data, about = prepare(tmp_path, tmp_path / name)
-        assert data.field_names == ("shop", "row", "paid_at")
+        assert data.field_names == ("shop", "row", "row_number", "x", "paid_at")
         assert f"{index}: left out, it numbers the rows" in about["notes"]
         assert said(about, "row: differs in every row")
+        assert said(about, "row_number: differs in every row")
+        assert not said(about, "x: differs")
         assert said(about, "paid_at: alone it tells clicks from others (validation AUC 1.000)")
         assert not said(about, "shop")
     refused(tmp_path, table(), "time_column='shop' with split 'random'", time_column="shop")
@@ -242,6 +279,9 @@ def test_a_folder_or_several_files_are_one_table(tmp_path):
     (folder / "_SUCCESS").write_text("")
     assert prepare(tmp_path, folder)[0].fingerprint == expected
     assert prepare(tmp_path, sorted(folder.glob("part*"), key=lambda p: natural(p.name)))[0].fingerprint == expected
+    turned = [",".join(reversed(line.split(","))) for line in "".join(lines).splitlines()]
+    (folder / "part9.csv").write_text("\n".join([turned[0], *turned[361:], ""]))
+    assert prepare(tmp_path, folder)[0].fingerprint == expected
     (folder / "part11.csv").write_text("label,store\n1,2\n")
     refused(tmp_path, folder, r"part11.csv: not the columns of .*part0.csv \(see 'shop'\)")
     frame = pl.DataFrame({"label": LABELS, "shop": SHOPS})
@@ -251,7 +291,7 @@ def test_a_folder_or_several_files_are_one_table(tmp_path):
         frame[number * 150 : (number + 1) * 150].write_parquet(typed / f"{number}.parquet")
     assert prepare(tmp_path, typed)[0].fingerprint == expected
     for mixed in ([folder / "part0.csv", typed / "0.parquet"], [typed / "0.parquet", folder / "part0.csv"]):
-        refused(tmp_path, mixed, "or not its kind; allowed: files with one header")
+        refused(tmp_path, mixed, "or not its kind; allowed: files with the same columns")
 
 
 def tar():

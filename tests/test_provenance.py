@@ -42,14 +42,14 @@ def test_a_run_of_several_conditions_counts_once(said: list[str]) -> None:
     provenance(p, [condition(one, two), condition(one, three, seed=3)])
     (line,) = said
     assert "profile *quick*, data *synthetic*, 2 replicates" in line
-    assert "3 runs with 25 minutes of training, trained 2026-11-02 to 2026-11-05" in line
+    assert "; trained here: 3 runs with 25 minutes of training, trained 2026-11-02 to 2026-11-05" in line
     assert line.count("Fast") == 1
     assert "NVIDIA H100, torch 2.13.0&#43;cu130" in line
 
 
 def test_one_day_is_one_date_and_names_are_text(said: list[str]) -> None:
     provenance(StudyParameters(profile="my *own*", seeds=(1,)), [condition(("a", 3.0, "2026-11-02", CPU))])
-    assert "1 replicate; 1 run with 3 seconds of training, trained 2026-11-02;" in said[0]
+    assert "1 replicate; trained here: 1 run with 3 seconds of training, trained 2026-11-02;" in said[0]
     assert "my &#42;own&#42;" in said[0]
     assert "<b>" not in said[0]
     assert "*CPU*" not in said[0]
@@ -71,6 +71,8 @@ def test_other_parameters_are_named_and_the_published_effects_stand_beside(said:
     _, published = published_conditions(planned_conditions("is_it_noise", theirs))
     notebook.show_published(theirs, published)
     assert said == shown == []
+    provenance(theirs, published)
+    assert "; published records: " in said.pop()
     p = theirs.model_copy(update={"seeds": theirs.seeds[:3], "profile": "mine"})
     notebook.show_published(p, [one for one in published if one.seed in p.seeds])
     few, seeds = (", ".join(map(str, one.seeds)) for one in (p, theirs))

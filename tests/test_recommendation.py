@@ -8,7 +8,13 @@ from ctrlib.study.conditions import Replicate
 from ctrlib.study.controls import your_log
 from ctrlib.study.finetuning import CONTROLS, COUPLED, main_comparison
 from ctrlib.study.parameters import StudyParameters
-from ctrlib.study.recommendation import against_the_best_control, best_architecture, recommend, with_options
+from ctrlib.study.recommendation import (
+    against_the_best_control,
+    best_architecture,
+    over_baselines,
+    recommend,
+    with_options,
+)
 from ctrlib.study.tables import choose_by_validation, effects_against
 
 HERE = {"protocol": "early_stopping", "architecture": "DeepFM"}
@@ -122,6 +128,20 @@ def test_what_is_recommended_follows_from_the_intervals(settings, action, words)
     found = decided(**settings)
     assert found.action == action
     assert words in found.sentence
+
+
+def test_the_best_without_peers_stands_beside_the_best_baseline() -> None:
+    pairs = [(0.7, 0.71), (0.7, 0.73)]
+    at = with_options(rows_of({(name, None, np.nan): pairs for name in ("checkpoint", "mutual", "distilled")}))
+    at = pd.concat([at, rows_of({("FM", None, np.nan): [(0.6, 0.61), (0.6, 0.63)]})])
+    found = over_baselines(at, {0: 0.59, 1: 0.60}, 2)
+    assert found.startswith(
+        "The best without peers against FM, the best baseline, in AUC: +0.1000 (gain, 95 % interval"
+    )
+    one = over_baselines(at, {0: 0.7, 1: 0.7}, 1)
+    assert one.endswith(
+        "against logistic regression, the best baseline, in AUC: +0.0200 (one division of the rows, no interval)."
+    )
 
 
 def test_what_was_missed_is_said_in_auc_and_in_rows_or_replicates() -> None:

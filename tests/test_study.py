@@ -130,6 +130,16 @@ def test_a_second_study_executes_nothing(tiny_study: dict, monkeypatch) -> None:
     assert [outcome.state for outcome in again] == ["unchanged"] * len(tiny_study["outcomes"])
     changed = plan(root, TINY, ["01"], {"rows": 2001})[0]
     assert changed.key != tiny_study["outcomes"]["01"].job.key
+    least = min(processor_seconds([sys.executable, "-c", "import numpy"], root) for _ in range(3))
+    assert processor_seconds([*CTRLIB, "study", "--profile", TINY], root) < 15 * least
+
+
+def processor_seconds(command: list[str], folder: Path) -> float:
+    """Of a command and all that it starts, whatever else the machine does."""
+    process = subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    _, process.returncode, used = os.wait4(process.pid, 0)
+    assert process.returncode == 0
+    return used.ru_utime + used.ru_stime
 
 
 FAILING = {

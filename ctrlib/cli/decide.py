@@ -18,7 +18,10 @@ EXTRA = {"allow_extra_args": True, "ignore_unknown_options": True}
 def decide(
     context: typer.Context,
     log: Annotated[
-        str, typer.Argument(help="Your log (a file as for [bold]ctrlib data prepare[/bold]), or a prepared data set.")
+        str,
+        typer.Argument(
+            help="Your log (a file or a folder as for [bold]ctrlib data prepare[/bold]), or a prepared data set."
+        ),
     ],
     minutes: Annotated[
         float, typer.Option(min=0.5, help="How long training may take, about; three replicates are trained anyway.")
@@ -49,7 +52,7 @@ def decide(
 
     [dim]ctrlib decide criteo_100k --set instances=4[/dim]        a data set that is prepared already
     """
-    from ctrlib.data.folders import project_root
+    from ctrlib.data.folders import data_root, is_prepared, project_root
     from ctrlib.data.manifest import read_manifest
     from ctrlib.data.new_rows import check_own
     from ctrlib.data.sources import find
@@ -63,22 +66,27 @@ def decide(
     root, began, file = project_root(), time.monotonic(), Path(log)
     plan.find_notebooks(root)  # refuses any other folder than the project's, before anything is done
     name = re.sub(r"[^\w.-]+", "_", file.stem) or "log"
-    folder = (out or Path(f"decide_{name}")).absolute()
+    folder = (out or Path(f"decide_{name}")).resolve()
     overrides = read_overrides(set_ or [])
     for key in plan.CHOSEN:
         if key in overrides:
             raise UserError(f"--set {key}: this command chooses it; `ctrlib study --only {plan.NUMBER}` takes any")
-    if not file.is_file() and context.args:
+    if any(folder.is_relative_to(root / pages) for pages in ("book", "notebooks")):
+        raise UserError(f"--out {folder}: is where the pages of the book are; allowed: any other folder")
+    if log == "-" or file.is_fifo():
+        raise UserError(f"{log}: can be read only once, and this command reads its log again; write it to a file")
+    raw = file.is_file() or (file.is_dir() and not is_prepared(file) and not is_prepared(data_root() / log))
+    if not raw and context.args:
         raise UserError(f"{log}: no such file, and {context.args[0]} is for raw files alone")
 
     def prepare(*options: str) -> str:
         return _prepare(file, f"decide_{name}", [*context.args, *options])
 
-    dataset = prepare() if file.is_file() else log
+    dataset = prepare() if raw else log
     if save:
         check_own(read_manifest(find(dataset)))
     folds = any(option.startswith("--fold-column") for option in context.args)  # the first rows may lack some
-    cut = None if folds or not file.is_file() else lambda rows: prepare("--rows", str(rows))
+    cut = None if folds or not raw else lambda rows: prepare("--rows", str(rows))
     notebook, lines = plan.make_decision_notebook(root, dataset, overrides, minutes, folder, say, reporting, cut, save)
     report = write_report(notebook, f"Should the models of {name} be coupled?", folder)
     for line in (ExecutedPages(folder).value("your_log", "recommendation"), *lines):

@@ -37,12 +37,14 @@ class Decision:
     """What a column is and why. ``values``: what stands for each of its distinct cells, null where it is missing.
 
     ``odd``: the places of those that are taken as missing although they are neither empty nor a usual mark for it.
+    ``decimal``: the mark by which text was read as numbers.
     """
 
     numeric: bool
     values: pl.Series
     why: str
     odd: tuple[int, ...] = ()
+    decimal: str | None = None
 
 
 def decide_column(
@@ -69,15 +71,18 @@ def decide_column(
 
 def _text(name: str, cells: pl.Series, counts: np.ndarray, seen: pl.Series, decimal: str, forced: bool) -> Decision:
     first = cells.filter(seen).head(1000)
-    numbers, _ = plain_numbers(first, decimal, forced)
+    numbers = plain_numbers(first, decimal, forced)[0]
     if (numbers.is_null() & ~usual_marks(first)).sum() > 0.5 * len(first):
         return Decision(False, cells, "text")
-    (plain, comma), mark = plain_numbers(cells, decimal, forced), usual_marks(cells)
-    number, odd = plain.is_not_null(), (plain.is_null() & ~mark & cells.is_not_null())
+    plain, decimal, comma = plain_numbers(cells, decimal, forced)
+    number, odd = plain.is_not_null(), (plain.is_null() & ~usual_marks(cells) & cells.is_not_null())
     kept, strange = plain.filter(seen & number), cells.filter(seen & odd)
     rows = counts[(seen & odd).to_numpy()].sum()
-    if not len(kept) or len(strange) > 0.05 * len(kept) or rows > counts[seen.to_numpy()].sum() / 2:
+    if not len(kept):
         return Decision(False, cells, "text")
+    if len(strange) > 0.05 * len(kept) or rows > counts[seen.to_numpy()].sum() / 2:
+        share = 100 * counts[(seen & number).to_numpy()].sum() // counts[seen.to_numpy()].sum()
+        return Decision(False, cells, f"text ({share} % of the cells are numbers, not {strange[0]!r:.30})")
     known = tuple(np.flatnonzero(odd.to_numpy()))
     ends = kept.str.strip_chars_start("+-")
     if ends.str.contains(r"^0[0-9]").mean() > 0.01:
@@ -93,14 +98,14 @@ def _text(name: str, cells: pl.Series, counts: np.ndarray, seen: pl.Series, deci
             return Decision(False, cells, f"some hold letters ({strange[0]!r:.30}): identifiers")
         numeric, why = is_quantity(name, whole.filter(seen & number), counts[(seen & number).to_numpy()])
         if numeric:
-            return Decision(True, whole if fits else plain.cast(pl.Float64), why + comma, known)
-        return Decision(False, whole if same else cells, why)
+            return Decision(True, whole if fits else plain.cast(pl.Float64), why + comma, known, decimal)
+        return Decision(False, whole if same else cells, why, decimal=decimal)
     places = ends.str.extract(r"\.([0-9]*)$").drop_nulls()
     padded, length = places.str.contains(r"[0-9]0$"), places.str.len_bytes()
     uneven = min(padded.sum(), (length != (length.mode()[0] if len(length) else 0)).sum())
     if uneven > 0.02 * len(places):
         return Decision(False, cells, "1.1 differs from 1.10: versions")
-    return Decision(True, plain.cast(pl.Float64), "fractions" + comma, known)
+    return Decision(True, plain.cast(pl.Float64), "fractions" + comma, known, decimal)
 
 
 def is_quantity(name: str, values: pl.Series, counts: np.ndarray) -> tuple[bool, str]:
@@ -143,8 +148,9 @@ def usual_marks(texts: pl.Series) -> pl.Series:
 
 def plain_numbers(
     texts: pl.Series, decimal: str = ".", forced: bool = False, loose: bool = False
-) -> tuple[pl.Series, str]:
-    """Numbers as plain text with a decimal point, null where a cell is none; and what was made of commas, in words.
+) -> tuple[pl.Series, str, str]:
+    """Numbers as plain text with a decimal point, null where a cell is none; the decimal mark they were read by; and
+    what was made of commas, in words.
 
     Spaces around them, currency and per-cent signs and thousands separators go. Where more cells fit the other mark,
     it is taken instead of ``decimal``, unless that is ``forced``. ``loose``: 3E5 is a number too.
@@ -168,7 +174,8 @@ def plain_numbers(
         point, made = read("."), read(",")
         mark = "," if (made.null_count(), decimal != ",") < (point.null_count(), decimal == ",") else "."
         made = made if mark == "," else point
-    return made, f" (the comma {'is the decimal mark' if mark == ',' else 'divides thousands'}; --decimal)" * comma
+    words = f" (the comma {'is the decimal mark' if mark == ',' else 'divides thousands'}; --decimal)"
+    return made, mark, words * comma
 
 
 def several_values(cells: pl.Series) -> str | None:

@@ -178,8 +178,8 @@ class RawRows:
     keeps in one part, where that is more than a row. ``time``: (N,) places, from 0, in the sorted ``times``, where
     the layout has a time. ``numeric``: fields to cut into buckets. ``parts``: (N,) the place in SPLITS of each row,
     where the file says it; ``folds``: (N,) numbers 0, 1, ... of ``fold_names``, where a column says the fold.
-    ``sources``: the raw files themselves. ``columns``: by name, how each was read and why. ``notes``: what a user
-    should know besides.
+    ``sources``: the raw files themselves. ``separator``: what stands between their columns, where they are text of
+    one's own. ``columns``: by name, how each was read and why. ``notes``: what a user should know besides.
     """
 
     sources: list[Path]
@@ -194,6 +194,7 @@ class RawRows:
     parts: np.ndarray | None = None
     folds: np.ndarray | None = None
     fold_names: list[Any] = field(default_factory=list)
+    separator: str | None = None
     columns: dict[str, dict[str, Any]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 

@@ -29,7 +29,8 @@ def encode_new(
     Args:
         path: text or Parquet, as for ``ctrlib data prepare``.
         settings: with which the data set was prepared.
-        columns: by field, in order: whether it is numeric, and the type that its values were read as.
+        columns: by field, in order: whether it is numeric, the type that its values were read as, and by which decimal
+            mark (earlier versions kept none).
         edges: of the buckets of numeric fields.
         vocabulary: by field, the code of each value as text; "" is a missing one.
         report: is told what is being done.
@@ -44,7 +45,7 @@ def encode_new(
             codes = np.empty((cells.rows, len(columns)), np.int32)
             for place, (name, one) in enumerate(columns.items()):
                 values = without_missing(cells.values(name), options.missing)
-                text = as_read(values, one["type"], options.decimal)
+                text = as_read(values, one["type"], one.get("decimal", options.decimal))
                 if name in edges:
                     text = in_buckets(text, np.array(edges[name], np.float64))
                 elif one["numeric"]:
@@ -72,7 +73,8 @@ def kept_columns(
 
 
 def as_read(values: pl.Series, kind: str, decimal: str | None) -> pl.Series:
-    """Values as the type that the training rows had; text that is no number is missing among fractions."""
+    """Values as the type that the training rows had; text that is no number is missing among fractions. Without a
+    ``decimal`` mark the one that fits is taken."""
     if kind == "String" or str(values.dtype) == kind:
         return values.cast(pl.String) if kind == "String" else values
     if values.dtype == pl.String:

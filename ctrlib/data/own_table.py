@@ -41,6 +41,7 @@ class _Read:
     columns: list[str]
     roles: dict[str, list[str]]
     decimal: str
+    separator: str | None
     sources: list[Path] = field(default_factory=list)
     frames: list[pl.DataFrame] = field(default_factory=list)  # of Parquet files, until the last is there
 
@@ -83,6 +84,8 @@ def read(
                 continue
             if not made.numeric:
                 said.append(f"differs in every row, so that nothing can be learnt of it; see --drop {name}")
+            elif made.why.startswith("whole numbers"):
+                said.append(f"differs in every row, as the number of a row does; see --drop {name}")
         if made.odd:
             odd, values = counts[list(made.odd)], cells.values(name).gather(made.odd)
             words = ", ".join(shown(values[int(at)], MOST_SHOWN) for at in np.argsort(-odd)[:3])
@@ -90,12 +93,16 @@ def read(
             said.append(f"{odd.sum():,} of {kept.sum():,} cells are no numbers ({words}) and count as missing; {how}")
         if cell := several_values(made.values):
             said.append(f"cells hold several values ({shown(cell, MOST_SHOWN)}); each whole cell is one category")
+        few = made.values.drop_nulls().head(len(PARTS) + 1)
+        if not (options.fold_column or others) and set(_parts(few)) == {0, 1, 2}:
+            said.append(f"holds {', '.join(map(shown, few))}; --fold-column {name} divides by them")
         if not (made.numeric or options.time_column or others) and looks_like_times(made.values):
             split = f"--time-column {name} --split time"
             said.append(f"holds times ({shown(str(made.values.min()), MOST_SHOWN)}); {split} divides by them")
         notes += [f"{name}: {line}" for line in said]
         kind = str(made.values.dtype)
         columns[name] = {"numeric": made.numeric, "why": made.why, "change": change, "type": kind}
+        columns[name] |= {"decimal": made.decimal} if made.decimal else {}
         by_rule = made.numeric and options.numeric_rule == "criteo"
         values = count_buckets(whole_numbers(cells, name, made.values)) if by_rule else made.values
         fields.append(Field(name, name, values))
@@ -104,6 +111,7 @@ def read(
     more = {} if options.time_column is None else _times(found, options.time_column)
     more |= {} if options.fold_column is None else _folds(found, options.fold_column)
     more |= {"parts": np.repeat(np.arange(len(SPLITS), dtype=np.uint8), sizes)} if others else {}
+    more["separator"] = found.separator
     more["kept"] = None if kept.all() else np.flatnonzero(kept)
     numeric = tuple(name for name, what in columns.items() if what["numeric"])
     return RawRows(found.sources, cells, fields, labels, numeric=numeric, columns=columns, notes=notes, **more)
@@ -160,7 +168,9 @@ def _read_files(
             columns = frame.columns
         else:
             text = open_text(path, below, None if left is None else left + 1, report)
-            separator, source = SEPARATORS.get(options.separator, options.separator) or separator_of(text), text.raw
+            separator, source = SEPARATORS.get(options.separator, options.separator), text.raw
+            if not separator or (wanted and set(wanted).isdisjoint(first_cells(text, separator))):
+                separator = separator_of(text)
             # of several files, only the first may have a header
             header = not place or not set(first_cells(text, separator)).isdisjoint(found.columns)
             columns = header_of(text, separator) if header else found.columns
@@ -171,12 +181,13 @@ def _read_files(
                     raise UserError(f"{path}: no column {name!r}, which is needed; the file has {has}")
             wanted = wanted and [n for n in columns if n in wanted or any(fnmatchcase(n, one) for one in wanted)]
             roles = {"features": wanted, "used": wanted} if wanted else _roles(path, columns, options)
-            decimal = options.decimal or ("," if not parquet and separator == ";" else ".")
-            found = _Read(options, Cells(scratch.parent, roles["used"]), list(columns), roles, decimal)
-        if list(columns) != found.columns or (found.cells.files and bool(found.frames) != parquet):
+            separator = None if parquet else separator
+            decimal = options.decimal or ("," if separator == ";" else ".")
+            found = _Read(options, Cells(scratch.parent, roles["used"]), list(columns), roles, decimal, separator)
+        if sorted(columns) != sorted(found.columns) or (found.cells.files and bool(found.frames) != parquet):
             other = next((name for name in found.columns if name not in columns), columns[-1])
             problem = f"not the columns of {found.cells.files[0][0]} (see {shown(other, MOST_SHOWN)}), or not its kind"
-            raise UserError(f"{path}: {problem}; allowed: files with one header")
+            raise UserError(f"{path}: {problem}; allowed: files with the same columns")
         found.sources.append(source)
         if parquet:
             made = [_plain_column(frame[name], path, name == options.time_column) for name in found.cells.columns]
@@ -252,12 +263,14 @@ def _decided(found: _Read, name: str) -> tuple[Decision, str]:
         return Decision(False, values, "named by --categorical"), ""
     forced = options.decimal is not None
     if name in found.roles["numeric"]:
-        text = plain_numbers(values, found.decimal, forced, loose=True)[0] if values.dtype == pl.String else values
-        numbers = text.cast(pl.Float64, strict=False).fill_nan(None)
+        text, mark = values, None
         if values.dtype == pl.String:
+            text, mark, _ = plain_numbers(values, found.decimal, forced, loose=True)
+        numbers = text.cast(pl.Float64, strict=False).fill_nan(None)
+        if mark:
             bad = numbers.is_null() & values.is_not_null() & ~usual_marks(values)
             found.cells.need(name, bad, "allowed: a number or nothing (--missing names what means nothing)")
-        return Decision(True, numbers, "named by --numeric"), ""
+        return Decision(True, numbers, "named by --numeric", decimal=mark), ""
     counts = np.bincount(found.cells.column(name)[:EVIDENCE_ROWS], minlength=len(values))
     made = decide_column(name, values, counts, found.decimal, forced)
     return made, f"--{'categorical' if made.numeric else 'numeric'} {name}" if made.why != "text" else ""
@@ -278,9 +291,10 @@ def _folds(found: _Read, name: str) -> dict[str, Any]:
     values, numbers = found.cells.values(name), found.cells.column(name)
     found.cells.need(name, values.is_null(), "allowed: a fold in every row")
     if values.dtype == pl.String:
-        lower = values.str.strip_chars().str.to_lowercase()
-        part = lower.replace_strict(PARTS, default=None, return_dtype=pl.UInt8)
-        if part.null_count() == values.null_count():
+        part = _parts(values)
+        if part.null_count() < len(part):
+            odd = part.is_null() & values.is_not_null()
+            found.cells.need(name, odd, "allowed beside train, valid and test: nothing else")
             if absent := [split for place, split in enumerate(SPLITS) if place not in part]:
                 problem = f"no rows are marked {absent[0]!r}; allowed: train, valid and test, or folds"
                 raise found.cells.refuse(name, problem)
@@ -294,6 +308,12 @@ def _folds(found: _Read, name: str) -> dict[str, Any]:
     places = values.replace_strict(names, range(len(names)), default=0, return_dtype=pl.Int64).to_numpy()
     whole = [int(one) if isinstance(one, float) and one.is_integer() else one for one in names]
     return {"folds": places.take(numbers), "fold_names": whole}
+
+
+def _parts(values: pl.Series) -> pl.Series:
+    """The place in SPLITS of each value that names a part, else null."""
+    lower = values.cast(pl.String).str.strip_chars().str.to_lowercase()
+    return lower.replace_strict(PARTS, default=None, return_dtype=pl.UInt8)
 
 
 def _roles(path: Path, columns: Sequence[str], options: PrepareOptions) -> dict[str, list[str]]:
@@ -310,7 +330,8 @@ def _roles(path: Path, columns: Sequence[str], options: PrepareOptions) -> dict[
         return [n for n in columns if any(n == pattern or fnmatchcase(n, pattern) for pattern in patterns)]
 
     if label not in columns:
-        raise UserError(f"{path}: {unknown('label column', label, columns)}")
+        alone = " The file has only one column: see --separator" if len(columns) == 1 else ""
+        raise UserError(f"{path}: {unknown('label column', label, columns)}{alone}")
     for kind, name in special.items():
         if name is not None and name not in columns:
             raise UserError(f"{path}: {unknown(f'{kind} column', name, columns)}")

@@ -116,6 +116,7 @@ def make(
                     sums = [file_sha256(path) for path in rows.sources]
                     facts["source"]["sha256"] = sums[0] if len(sums) == 1 else digest(sums)
                 facts["settings"]["draws"] = len(rows.fold_names) or options.draws
+                facts["settings"] |= {"separator": rows.separator} if rows.separator else {}  # for new rows
                 facts |= {"folds": rows.fold_names} if rows.fold_names else {}
                 facts |= {"numeric_columns": list(rows.numeric)}
                 facts |= {"columns": rows.columns} if rows.columns else {}

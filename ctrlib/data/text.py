@@ -305,6 +305,9 @@ def first_cells(text: TextFile, separator: str) -> list[str]:
 def header_of(text: TextFile, separator: str, needed: Sequence[str] = ()) -> list[str]:
     """Column names of line 1; :class:`UserError` when one is empty or repeated or ``needed`` and absent."""
     where, columns = f"{text.name}, line 1", first_cells(text, separator)
+    if columns[0].startswith("sep="):
+        note = shown(separator.join(columns), MOST_SHOWN)
+        raise UserError(f"{where}: {note} is a note for Excel; allowed: the names of the columns (delete the line)")
     absent = [name for name in needed if name not in columns]
     if needed and len(absent) == len(needed):
         begins = shown(columns[0], MOST_SHOWN)

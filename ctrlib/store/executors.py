@@ -135,8 +135,12 @@ class _Workers(ProcessPoolExecutor):
 
     def __init__(self, workers: int) -> None:
         context = multiprocessing.get_context("spawn")
-        self.size, self.messages = workers, context.SimpleQueue()
-        super().__init__(workers, context, initializer=_start_worker, initargs=(self.messages,))
+        try:
+            self.size, self.messages = workers, context.SimpleQueue()
+            super().__init__(workers, context, initializer=_start_worker, initargs=(self.messages,))
+        except OSError as error:  # their locks are files there
+            problem = f"/dev/shm: {error.strerror or error}, and several workers need it"
+            raise UserError(f"{problem}; allowed: one that can be written, or --workers 1") from None
 
 
 _kept: _Workers | None = None

@@ -12,7 +12,7 @@ from ctrlib.config import Run
 if TYPE_CHECKING:
     from ctrlib.store.record import Record
 
-SILENCE_S = 10.0  # after which a batch of runs gives a sign of life
+SILENCE_S, FIRST_S = 10.0, 2.0  # after which a batch of runs gives a sign of life, and its first one
 
 
 def humanize(seconds: float) -> str:
@@ -31,7 +31,7 @@ class Progress:
 
     def __init__(self, total: int, show: Callable[[str], None] = print_line) -> None:
         self.total, self.done, self.began, self.last = total, 0, time.monotonic(), time.monotonic()
-        self._show = show
+        self._show, self._silence = show, min(FIRST_S, SILENCE_S)
 
     def finished(self, record: "Record") -> None:
         """Count a finished run and show it with the time that is left."""
@@ -48,11 +48,11 @@ class Progress:
 
     def beat(self, text: str) -> None:
         """Show ``text`` if nothing was shown for a while."""
-        if time.monotonic() - self.last > SILENCE_S:
+        if time.monotonic() - self.last > self._silence:
             self._print(f"[{self.done}/{self.total}] ... {text}")
 
     def _print(self, text: str) -> None:
-        self.last = time.monotonic()
+        self.last, self._silence = time.monotonic(), SILENCE_S
         self._show(text)
 
 

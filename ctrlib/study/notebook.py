@@ -23,6 +23,7 @@ from ctrlib.store.code import other_parts
 from ctrlib.store.environment import source_commit
 from ctrlib.store.measures import data_facts
 from ctrlib.store.progress import humanize
+from ctrlib.store.published import committed_results
 from ctrlib.store.runs import RunStore
 from ctrlib.study import figures
 from ctrlib.study.conditions import Condition
@@ -66,7 +67,10 @@ def provenance(p: StudyParameters, conditions: Iterable[Condition], beside_publi
         beside_published: also say what differs from the published page, see :func:`show_published`.
     """
     conditions = list(conditions)
-    records = {record.fingerprint: record.content for condition in conditions for record in condition.records}.values()
+    by_name = {record.fingerprint: record.content for condition in conditions for record in condition.records}
+    records, here = by_name.values(), sum(name not in committed_results().runs for name in by_name)
+    mixed = f"published records, {here} trained here"
+    origin = {0: "published records", len(by_name): "trained here"}.get(here, mixed)
     stopped = stopped_early(conditions)
     data = dict.fromkeys(content["run"]["data"]["name"] for content in records)
     places = dict.fromkeys(hardware(content["environment"]) for content in records)
@@ -81,7 +85,7 @@ def provenance(p: StudyParameters, conditions: Iterable[Condition], beside_publi
     replicates = f"{fewest} to {most} replicates" if fewest < most else counted(most, "replicate")
     facts = [
         f"profile *{as_text(p.profile)}*, data *{as_text(', '.join(data))}*, {replicates}",
-        f"{counted(len(records), 'run')} with {spent} of training, {trained}",
+        f"{origin}: {counted(len(records), 'run')} with {spent} of training, {trained}",
         f"on {as_text('; '.join(places))}",
         *(
             [

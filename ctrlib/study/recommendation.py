@@ -16,6 +16,7 @@ from ctrlib.study.tables import (
     BEST,
     LEVEL,
     choose_by_validation,
+    effect_row,
     effects_of_each,
     in_words,
     over_replicates,
@@ -123,6 +124,23 @@ def recommend(table: pd.DataFrame, effects: pd.DataFrame, instances: int, rows: 
             sentence = "Not decided yet: nothing is shown to gain. Until it is, serve one model. The most that may be "
             sentence += f"gained: {most}."
     return Recommendation(action, sentence, reasons)
+
+
+def over_baselines(at: pd.DataFrame, linear: dict[int, float], divisions: int) -> str:
+    """In words, what the best without peers gains over the baseline with the best mean test AUC.
+
+    Args:
+        at: the part of :func:`with_options` for one protocol and architecture.
+        linear: the test AUC of logistic regression, by replicate.
+        divisions: of the rows; with one, all replicates have the same test rows and the same logistic regression.
+    """
+    rows = [{"condition": "logistic regression", "replicate": n, "auc": auc} for n, auc in linear.items()]
+    table = pd.concat([at, pd.DataFrame(rows)])
+    baselines = table[table["condition"].isin(["FM", "logistic regression"])]
+    best = baselines.groupby("condition")["auc"].mean().idxmax()
+    found = effect_row(table, BEST, best)
+    said = in_words(found) if divisions > 1 else f"{found['difference']:+.4f} (one division of the rows, no interval)"
+    return f"The best without peers against {best}, the best baseline, in AUC: {said}."
 
 
 @dataclass(frozen=True)
