@@ -188,10 +188,10 @@ def test_other_suites_ratios():
         for place, (what, values) in enumerate(parts.items())
         for one in measurements("waiting", what, "seconds", values, peak=5000.0 - 1000 * place, detail={"line": what})
     ]
-    made = report.tables(record(waits))
+    waited = report.tables(record(waits))
     first = {"": (230.0, True), ", after the installation": (135.0, True)}
-    assert {n: tuple(row(made, f"make book, first{n}: seconds")[["value", "met"]]) for n in first} == first
-    assert row(made, "make book, first: peak memory (GB)")["value"] == 4.0
+    assert {n: tuple(row(waited, f"make book, first{n}: seconds")[["value", "met"]]) for n in first} == first
+    assert row(waited, "make book, first: peak memory (GB)")["value"] == 4.0
     assert row(made, "largest difference of an AUC")["value"] == pytest.approx(1e-12, rel=1e-3)
 
 

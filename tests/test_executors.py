@@ -56,7 +56,7 @@ def named(names: str | list[str], function: Callable[[str], bool], **after: set[
 
 
 def test_a_machine_without_shared_memory_is_named_in_one_line(monkeypatch) -> None:
-    def refuse(*_: object) -> None:
+    def refuse(*_: object, **__: object) -> None:
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
     monkeypatch.setattr("multiprocessing.synchronize.SemLock.__init__", refuse)

@@ -136,7 +136,8 @@ def test_typed_times_and_zones_in_parquet(tmp_path):
     "names", [("train", "valid", "test"), ("Training", "VAL", "testing"), ("train", "dev", "test")]
 )
 def test_a_column_of_parts_is_one_draw_as_named(tmp_path, names):
-    part = RNG.permutation(np.arange(N) % 3)
+    rng = np.random.default_rng(11)
+    part = rng.permutation(np.arange(N) % 3)
     data, about = prepare(tmp_path, table(part=[names[p] for p in part]), fold_column="part")
     assert len(about["draws"]) == 1
     unused = prepare(tmp_path, table(part=[names[p] for p in part]))[1]["notes"]
@@ -174,7 +175,8 @@ def test_fold10_comes_after_fold9(tmp_path):
 
 
 def test_what_is_no_number_is_counted_and_named(tmp_path):
-    price = [f"{value:.2f}" for value in RNG.gamma(2, 20, N)]
+    rng = np.random.default_rng(11)
+    price = [f"{value:.2f}" for value in rng.gamma(2, 20, N)]
     price[7], price[9], price[11] = "gratis", "NA", "\u00a07.5"
     _, about = prepare(tmp_path, table(price=price, one=["x"] * (N - 1) + ["y"]))
     assert about["numeric_columns"] == ["price"]
@@ -187,18 +189,20 @@ def test_what_is_no_number_is_counted_and_named(tmp_path):
 
 
 def test_the_decimal_mark(tmp_path):
-    values = [f"{value:.3f}".replace(".", ",") for value in RNG.gamma(2, 20, N)]
+    rng = np.random.default_rng(11)
+    values = [f"{value:.2f}".replace(".", ",") for value in rng.gamma(2, 20, N)]
     comma = "fractions (the comma is the decimal mark"
     assert why(tmp_path, table(";", x=values)).startswith(comma)
     assert why(tmp_path, table(x=[f'"{value}"' for value in values])).startswith(comma)
-    thousands = table(x=[f'"{value + 1000:,}"' for value in RNG.integers(0, 900_000, N)])
+    thousands = table(x=[f'"{value + 1000:,}"' for value in rng.integers(0, 900_000, N)])
     assert why(tmp_path, thousands).startswith("whole numbers")
     assert why(tmp_path, thousands, decimal=",").startswith(comma)
 
 
 def test_new_rows_are_read_by_the_marks_of_training(tmp_path):
     """Alone as beside others, and whatever the new file would be taken for by itself."""
-    values = RNG.gamma(2, 200, N)
+    rng = np.random.default_rng(11)
+    values = rng.gamma(2, 200, N)
     english = [f'"{1000 + value:,.2f}"' for value in values]
     german = [f"{1000 + value:,.2f}".translate(str.maketrans(",.", ".,")) for value in values]
     for mark, cells, odd, short, whole in (
@@ -221,7 +225,8 @@ def test_new_rows_are_read_by_the_marks_of_training(tmp_path):
 
 def test_the_decision_does_not_depend_on_rows(tmp_path, monkeypatch):
     """A trial with a few rows shows what all rows will be."""
-    ids = RNG.permutation(5000)[RNG.integers(0, 1500, 40 * N)]
+    rng = np.random.default_rng(11)
+    ids = rng.permutation(5000)[rng.integers(0, 1500, 40 * N)]
     raw = "label,x\n" + "".join(f"{LABELS[row % N]},{value}\n" for row, value in enumerate(ids))
     small, about = prepare(tmp_path, raw, rows=200)
     assert len(small.train) == 160
@@ -234,9 +239,10 @@ def test_the_decision_does_not_depend_on_rows(tmp_path, monkeypatch):
 
 
 def test_leaks_are_named_and_an_index_is_left_out(tmp_path):
+    rng = np.random.default_rng(11)
     frame = pd.DataFrame({"label": LABELS, "shop": SHOPS, "row": [f"r{row}" for row in range(N)]})
-    frame["row_number"], frame["x"] = np.arange(N) * 7 + 3, RNG.permutation(N) / 7
-    frame["paid_at"] = np.where(LABELS == 1, RNG.uniform(0, 9, N), np.nan)
+    frame["row_number"], frame["x"] = np.arange(N) * 7 + 3, rng.permutation(N) / 7
+    frame["paid_at"] = np.where(LABELS == 1, rng.uniform(0, 9, N), np.nan)
     frame.to_csv(tmp_path / "own.csv")
     frame.sample(frac=1, random_state=0).to_parquet(tmp_path / "own.parquet")
     for name, index in (("own.csv", "Unnamed: 0"), ("own.parquet", "__index_level_0__")):
@@ -374,7 +380,8 @@ def test_labels_as_people_write_them(tmp_path, names, options):
 
 
 def test_ratings_with_a_label_left_out(tmp_path):
-    stars = RNG.integers(1, 6, N)
+    rng = np.random.default_rng(11)
+    stars = rng.integers(1, 6, N)
     raw = "label,shop\n" + "".join(f"{star},{shop}\n" for star, shop in zip(stars, SHOPS, strict=True))
     data, _ = prepare(tmp_path, raw, positive=">3", drop_label=("3",))
     assert sum(len(split) for split in data.splits().values()) == (stars != 3).sum()
@@ -384,7 +391,8 @@ def test_ratings_with_a_label_left_out(tmp_path):
 
 
 def test_cells_of_several_values_are_said(tmp_path):
-    genres = ["|".join(sorted(RNG.choice(list("abcde"), 2, replace=False))) for _ in range(N)]
+    rng = np.random.default_rng(11)
+    genres = ["|".join(sorted(rng.choice(list("abcde"), 2, replace=False))) for _ in range(N)]
     assert said(prepare(tmp_path, table(genres=genres))[1], "genres: cells hold several values")
 
 
@@ -401,8 +409,9 @@ def test_times_among_the_features_are_said_once_no_split_uses_them(tmp_path, for
 
 
 def test_the_description_of_fields_and_its_page(tmp_path):
-    names = RNG.choice(["a", "b", "<script>", ""], N)
-    rows = table(name=names, price=np.where(LABELS == 1, RNG.normal(2, 1, N), RNG.normal(0, 1, N)))
+    rng = np.random.default_rng(11)
+    names = rng.choice(["a", "b", "<script>", ""], N)
+    rows = table(name=names, price=np.where(LABELS == 1, rng.normal(2, 1, N), rng.normal(0, 1, N)))
     data, _ = prepare(tmp_path, rows, min_count=1)
     facts = sources.describe("own", 0, tmp_path)
     for place, field in enumerate(facts["fields"]):
@@ -426,10 +435,11 @@ def test_the_description_of_fields_and_its_page(tmp_path):
 
 def test_a_clean_log_is_read_as_pandas_and_scikit_learn_read_it(tmp_path):
     """The same cells, split, rare values and buckets, and with them the same AUC of a logistic regression."""
+    rng = np.random.default_rng(11)
     rows = 4000
-    user, price = RNG.zipf(1.3, rows) % 500, np.round(RNG.gamma(2, 20, rows), 2)
-    colour = RNG.choice(["red", "blue", "green"], rows)
-    click = RNG.random(rows) < 1 / (1 + np.exp(-(np.sin(user) + (colour == "red") - price / 40)))
+    user, price = rng.zipf(1.3, rows) % 500, np.round(rng.gamma(2, 20, rows), 2)
+    colour = rng.choice(["red", "blue", "green"], rows)
+    click = rng.random(rows) < 1 / (1 + np.exp(-(np.sin(user) + (colour == "red") - price / 40)))
     frame = pd.DataFrame({"click": click.astype(int), "user": user, "price": price, "colour": colour})
     frame.to_csv(tmp_path / "own.csv", index=False)
     data, _ = prepare(tmp_path, tmp_path / "own.csv", label="click")
