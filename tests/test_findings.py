@@ -172,24 +172,6 @@ def test_page_11_pairs_are_enough_and_rings_collapse(protocol: str) -> None:
     assert effect("11", *MUTUAL, protocol=protocol, topology="ring") < -0.01
 
 
-@PROTOCOLS
-def test_page_12_what_does_as_much(protocol: str) -> None:
-    at = {"protocol": protocol}
-    mutual = effect("12", *MUTUAL, **at)
-    assert mutual > 0
-    for rival in ("frozen ensemble", "offline distillation"):
-        assert mean_of("12", rival, "mutual", **at) > 0
-    averaged = effect("12", "averaged weights", CONTINUED, **at)
-    frozen = effect("12", "frozen ensemble", CONTINUED, **at)
-    assert mutual < averaged < frozen if protocol == FIXED else averaged < mutual / 2
-    assert mean_of("12", "self-anchor", CONTINUED, **at) < mutual / 4
-    assert mean_of("12", "wider", CONTINUED, **at) < 0
-    mean = replicates_of("12").query("protocol == @protocol").groupby("condition")[["auc", "ensemble_auc"]].mean()
-    assert mean["ensemble_auc"]["checkpoint"] > mean["auc"].max(), "several models served beat each single one"
-    alone = mean["ensemble_auc"][CONTINUED]
-    assert alone <= mean["auc"]["mutual"] if protocol == FIXED else alone > mean["auc"]["mutual"]
-
-
 def test_the_readmes_picture_is_of_these_records() -> None:
     """``python -m benchmarks.readme_picture`` draws it anew."""
     sys.path.insert(0, str(project_root()))

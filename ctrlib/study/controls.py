@@ -4,7 +4,7 @@ from dataclasses import replace
 from itertools import product
 
 from ctrlib.config import Recipe, Run, StoredMember
-from ctrlib.study.conditions import Condition, Replicate, Runs, continued_training, finetuned, mutual_finetuning
+from ctrlib.study.conditions import Condition, Replicate, Runs, continued_training, mutual_finetuning
 from ctrlib.study.finetuning import at_rate, main_comparison
 
 RIVALS = {  # of the peers: what each changes in continued training
@@ -15,30 +15,6 @@ RIVALS = {  # of the peers: what each changes in continued training
 RDROP, RDROP_DROPOUT = 1.0, 0.2  # its weight, and the dropout of its models where the others have none
 SETTINGS = ((1.0, False), (1 / 3, False), (1.0, True), (1 / 3, True))  # part of the rate, whether embedding L2 tenfold
 WIDTHS = (2, 4)
-
-
-def alternatives_at_equal_cost(r: Replicate) -> list[Condition]:
-    """Rivals of mutual fine-tuning that have no peers, or peers that do not learn.
-
-    ``self-anchor``: each checkpoint learns from its own frozen copy. ``frozen ensemble``: from the frozen mean of the
-    cohort. ``offline distillation``: new models learn from scratch from clicks and that mean. ``averaged weights``:
-    continued training, of which the exponential average of the weights counts. ``wider``: one model of twice the
-    width and embedding, from scratch for as many epochs.
-    """
-    p, pretrained, train = r.p, r.pretraining(), r.recipe()
-    row = (p.mutual_weight / p.instances,) * p.instances
-    found = {
-        **finetuned(pretrained, r.coupling(), train),
-        "self-anchor": self_anchor(r, pretrained, p.mutual_weight),
-        "frozen ensemble": mutual_finetuning(
-            pretrained, r.coupling((row,) * p.instances, target="frozen_ensemble"), train
-        ),
-        "averaged weights": averaged_weights(r, pretrained),
-        **r.both_from_scratch(r.coupling()),
-        "offline distillation": offline_distillation(r, pretrained, p.mutual_weight),
-        "wider": wider(r, 2).from_scratch(None),
-    }
-    return r.conditions(found)
 
 
 def rivals(r: Replicate) -> list[Condition]:

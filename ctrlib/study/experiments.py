@@ -39,7 +39,6 @@ EXPERIMENTS: dict[str, Experiment] = {
             cohorts.what_is_exchanged,
             cohorts.own_or_shared_embeddings,
             cohorts.who_listens_to_whom,
-            controls.alternatives_at_equal_cost,
             controls.rivals,
             controls.serving_frontier,
             controls.your_log,
