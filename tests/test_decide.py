@@ -69,6 +69,8 @@ def test_the_report_says_what_the_rule_says_and_needs_nothing_else(decided) -> N
     assert "<h1>Should the models of shop be coupled?</h1>" in page
     assert "Exercise" not in page
     assert page.count("<svg") == 1
+    assert re.search(r"<figcaption>.*average of the models [+-]", page)
+    assert "&amp;#" not in page, "nothing is escaped twice"
     links = re.findall(r'(?:href|src)="([^"#]+)', page)
     assert links
     assert all((folder / "out" / link).is_file() for link in links)

@@ -79,8 +79,7 @@ def _output(data: dict[str, str], figure: dict) -> str:
     """A figure with its caption, a table, or a sentence; nothing for what has no form of these."""
     if "image/svg+xml" in data:
         label = html.escape(figure.get("image", {}).get("alt", ""))
-        words = (data.get("text/plain", ""), figure.get("figure", {}).get("caption", ""))
-        caption = html.escape(" ".join(filter(None, words)))
+        caption = _markdown(figure.get("figure", {}).get("caption", ""))
         drawn = data["image/svg+xml"]
         drawn = drawn[drawn.index("<svg") :].replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1)
         return f'<figure class="output">{drawn}<figcaption>{caption}</figcaption></figure>'

@@ -245,9 +245,10 @@ def where(*factors: Any) -> str:
     return ", ".join(said)
 
 
-def outcome(table: pd.DataFrame, more: str = "gain", less: str = "loss") -> str:
+def outcome(table: pd.DataFrame, more: str = "gain", less: str = "loss", level: bool = True) -> str:
     """Rows of :func:`ctrlib.study.tables.effects_by` in words, a sentence a protocol, the last of them first: on which
-    data sets there is ``more``, ``less`` or neither, with each effect and its interval in thousandths."""
+    data sets there is ``more``, ``less`` or neither, with each effect and its interval in thousandths. A last sentence
+    gives the level of the intervals, unless ``level`` is false."""
     words, said = {"gain": more, "loss": less, "no difference shown": "neither is shown"}, []
     order = [*words, *set(table["verdict"]).difference(words)]
     for protocol, part in reversed(list(table.groupby("protocol", sort=False))):
@@ -259,7 +260,7 @@ def outcome(table: pd.DataFrame, more: str = "gain", less: str = "loss") -> str:
             )
             clauses.append(f"{words.get(verdict, verdict)} on {', '.join(found)}")
         said.append(f"{spoken(protocol).capitalize()}: {'; '.join(clauses)}.")
-    return " ".join([*said, f"Intervals: {level_words(table['level'].iloc[0])}."])
+    return " ".join([*said, f"Intervals: {level_words(table['level'].iloc[0])}."][: None if level else -1])
 
 
 def interval_column(table: pd.DataFrame) -> list[str]:
