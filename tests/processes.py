@@ -86,13 +86,19 @@ def serve_scheduler(answer, allowed_failures: int) -> None:
     asyncio.run(serve())
 
 
+async def work(address: str) -> None:
+    """A Dask worker with one slot, until it is told to go."""
+    from distributed import Worker
+
+    async with Worker(address, nthreads=1, resources={"slot": 1}, dashboard=False) as worker:
+        await worker.finished()
+
+
 def serve_worker(address: str, log: str) -> None:
     """A Dask worker that notes the beginning and the end of every training, and takes its time in between.
 
     A run whose first member has 13 hidden units kills it; one of 14 fails.
     """
-    from distributed import Worker
-
     from ctrlib.errors import UserError
     from ctrlib.training import loop as trainer
 
@@ -116,28 +122,16 @@ def serve_worker(address: str, log: str) -> None:
         return trained
 
     trainer.train = noted
-
-    async def serve() -> None:
-        async with Worker(address, nthreads=1, resources={"slot": 1}, dashboard=False) as worker:
-            await worker.finished()
-
-    asyncio.run(serve())
+    asyncio.run(work(address))
 
 
 def serve_bare_worker(address: str) -> None:
     """A Dask worker in whose Python this project is not installed."""
     import sys
 
-    from distributed import Worker
-
     for name in [name for name in sys.modules if name.partition(".")[0] == "ctrlib"]:
         sys.modules[name] = None
-
-    async def serve() -> None:
-        async with Worker(address, nthreads=1, resources={"slot": 1}, dashboard=False) as worker:
-            await worker.finished()
-
-    asyncio.run(serve())
+    asyncio.run(work(address))
 
 
 class Cluster:

@@ -1,4 +1,4 @@
-"""Invented raw files in the layouts that ctrlib reads, and published divisions. No value comes from a real one."""
+"""Invented raw files in the layouts that ctrlib reads, and published divisions; no value comes from a real one."""
 
 import csv
 import hashlib
@@ -65,10 +65,21 @@ def table_lines(rows: int = 200, seed: int = 0) -> list[str]:
     return lines
 
 
+def text(lines: list[str]) -> bytes:
+    """The lines with a newline after each."""
+    return "".join(line + "\n" for line in lines).encode()
+
+
 def write_lines(path: Path, lines: list[str]) -> Path:
     """Write lines with a newline after each; return the path."""
-    path.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+    path.write_bytes(text(lines))
     return path
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file below a folder, locks aside."""
+    files = (path for path in folder.rglob("*") if path.is_file() and ".locks" not in path.parts)
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
 def zip_of(files: dict) -> bytes:
@@ -81,8 +92,7 @@ def zip_of(files: dict) -> bytes:
 
 def write_frappe_zip(path: Path, lines: list[str], member: str = "Mobile_Frappe/frappe/frappe.csv") -> Path:
     """A zip with the log at ``member`` and another file beside it."""
-    log = "".join(line + "\n" for line in lines)
-    path.write_bytes(zip_of({"Mobile_Frappe/README.txt": "an invented log", member: log}))
+    path.write_bytes(zip_of({"Mobile_Frappe/README.txt": "an invented log", member: text(lines)}))
     return path
 
 

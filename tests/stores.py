@@ -23,12 +23,6 @@ def here(store: RunStore, wanted: list[Run]) -> list[Record]:
     return store.ensure(wanted, device="cpu", workers=1)
 
 
-def contents(folder: Path) -> dict[str, bytes]:
-    """Every file below a folder, locks aside."""
-    files = (path for path in folder.rglob("*") if path.is_file() and ".locks" not in path.parts)
-    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
-
-
 def rewrite(path: Path, **changes) -> None:
     """Change a JSON file as a program would, checksum included."""
     content = {**json.loads(path.read_bytes()), **changes}

@@ -114,6 +114,9 @@ def test_rivals_are_chosen_by_validation_alone_and_counted() -> None:
     found, rivals = with_rivals(table)
     assert rivals == ["label smoothing", "self-anchor", "MEDA"]
     best = found[found["chosen"].notna()].set_index(["data", "condition"])
+    assert best[["rate", "weight"]].isna().all(axis=None), "the control of another row is found by neither"
+    words = "self-anchor, rate lr(/10)?, weight (1|20)"
+    assert best.loc[("a", "best self-anchor"), "chosen"].str.fullmatch(words).all()
     counts = {"best control": 3, "best mutual": 4, "best of the rivals": 7, "best label smoothing": 2, "best MEDA": 1}
     for name, count in {**counts, "best self-anchor": 4}.items():
         assert best.loc[("a", name), "candidates"].tolist() == [count] * 3

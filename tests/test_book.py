@@ -1,4 +1,4 @@
-"""The book's sources: complete, connected, and free of results typed by hand."""
+"""The book's sources: complete, connected, in plain English, and free of results typed by hand."""
 
 import copy
 import json
@@ -14,6 +14,7 @@ from pages import ROOT
 from ctrlib.publish import book
 from ctrlib.publish.book import render
 from ctrlib.publish.exercises import page_text
+from ctrlib.publish.slides import SOURCE
 
 PAGES = sorted((ROOT / "book").glob("*.md"))
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -23,16 +24,6 @@ ROLE = re.compile(r"\{[a-z:]+\}`[^`]+`")
 # What a measured result looks like: a decimal fraction, or a percentage. The level of an interval is none.
 RESULT = re.compile(r"\d+[.,]\d+|\d+(?:\.\d+)?\s?(?:%|per\s+cent\b)")
 HARMLESS = re.compile(r"\b95\s?%\s+(?:\{term\}|interval)|Python 3\.1\d|CC BY[A-Z-]* 4\.0")
-
-
-def toc_files() -> list[str]:
-    toc = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))
-    return [toc["root"], *(chapter["file"] for part in toc["parts"] for chapter in part["chapters"])]
-
-
-def code_of(notebook) -> str:
-    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
-    return "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
 
 
 def paragraphs(text: str) -> list[str]:
@@ -55,7 +46,8 @@ def typed_results(block: str) -> list[str]:
 
 
 def test_every_page_and_notebook_is_in_the_toc_once():
-    listed = toc_files()
+    toc = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))
+    listed = [toc["root"], *(chapter["file"] for part in toc["parts"] for chapter in part["chapters"])]
     assert len(listed) == len(set(listed))
     every = {str(path.relative_to(ROOT).with_suffix("")) for path in TEXTS}
     assert {name for name in every if name.startswith("book/")} <= set(listed) <= every, "a notebook may come later"
@@ -88,7 +80,8 @@ PARTS = {  # an older page has the first of the forms, a newer one the rhythm th
 def test_experiment_pages_have_all_parts_and_say_what_they_were_made_from(notebook):
     lacking = [part for part, how in PARTS.items() if not re.search(how, TEXTS[notebook], flags=re.MULTILINE)]
     assert not lacking
-    code = code_of(notebook)
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    code = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
     trains = max(code.find(f"{how}(") for how in ("train_conditions", "train_stages", "published_pages"))
     says = code.find("provenance(p")
     assert (trains < 0) == (says < 0), f"{notebook.name}: provenance(p, conditions) belongs after its training"
@@ -184,3 +177,44 @@ def test_a_book_that_is_up_to_date_is_not_built_again(tmp_path, monkeypatch) -> 
         for _ in range(2):
             assert render(tmp_path, executed) == page
             assert len(built) == builds
+
+
+FIRST_SET = ("07", "08", "09", "10", "11")  # pages that leave with the first set of runs
+LINTED = [path for path in (*TEXTS, ROOT / "README.md", ROOT / SOURCE) if path.name[:2] not in FIRST_SET]
+RETIRED = re.compile(
+    r"\b(?:trained out|own end|listen(?:s|ed|er|ers|ing)?|speakers?|loud(?:ly|er|ness)?|heard|hears?|own cop(?:y|ies)"
+    r"|with own tables|reachable|twins?|not shown|fields? meets?|made(?:-up)? clicks|arms?|solo|groups?|equal[ _]epochs"
+    r"|spends? diversity|said beforehand|going on alone|company matters|more is worse|came:)(?!\w)",
+    re.IGNORECASE,
+)
+WORDS = 25  # of a sentence, on average over a page
+
+
+def prose(text: str) -> str:
+    """Markdown without code, formulas, directives (but quizzes, terms and boxes), markup, targets of links."""
+    text = re.sub(r"^```\{(?:quiz|glossary|admonition|play)\}(.*?)^```", r"\1", text, flags=re.MULTILINE | re.DOTALL)
+    for markup in (r"^( *)(```|:::).*?^\1\2\s*$", r"^\$\$.*?^\$\$", r"<!--.*?-->", r"<[^>]*>"):
+        text = re.sub(markup, "\n", text, flags=re.MULTILINE | re.DOTALL)
+    text = re.sub(r"\{term\}`([^`<]*)[^`]*`", r"\1", text)
+    return re.sub(r"(\{[\w:]+\})?`[^`]*`|\$[^$]*\$", "x", re.sub(r"\]\([^)]*\)", "]", text))
+
+
+def words_a_sentence(text: str) -> float:
+    """Mean over the sentences of running text: no headings, no tables."""
+    text = re.sub(r"^(#|\|).*$", "\n", prose(text), flags=re.MULTILINE)
+    text = re.sub(r"^\s*(\d+\.|[-:]) ", "\n\n", text, flags=re.MULTILINE)
+    counts = [len(re.findall(r"\w+", one)) for one in re.split(r"[.!?][*)\"']*\s|\n\s*\n", text)]
+    return sum(counts) / max(1, sum(map(bool, counts)))
+
+
+@pytest.mark.parametrize("path", LINTED, ids=lambda one: one.name)
+def test_pages_use_the_terms_of_the_glossary_in_short_sentences(path):
+    text = page_text(path)
+    assert not RETIRED.findall(prose(text))
+    assert words_a_sentence(text) <= WORDS
+
+
+def test_the_lint_knows_a_retired_term_and_a_long_sentence():
+    retired = RETIRED.findall(prose("The group that `solo` was, *loud* $arm$.\n```{quiz}\nheard\n```"))
+    assert retired == ["group", "loud", "heard"]
+    assert words_a_sentence("# A title\n\nOne two three. Four five!\n\n| a | table |\n") == 2.5

@@ -49,16 +49,7 @@ def test_a_weight_may_be_negative_and_not_zero() -> None:
         "solo from scratch",
         "mutual from scratch",
     }
-    assert "mutual_weights" in refused(parameters_refused, mutual_weights=[1.0, 0.0])
     assert "negative weight" in refused(r.coupling, -1.0, target="frozen_ensemble", kind=UserError)
-
-
-def parameters_refused(**settings) -> None:
-    """As a notebook's parameters."""
-    from ctrlib.config import checked
-    from ctrlib.study.parameters import StudyParameters
-
-    checked(StudyParameters, **settings)
 
 
 @PROTOCOLS
@@ -111,14 +102,11 @@ def test_the_best_control_is_subtracted_from_every_treatment() -> None:
         ("mutual", "lr", 2.0): [0.70, 0.79, 0.70],
         ("mutual from scratch", None, 2.0): [0.75, 0.70, 0.71],
     }
-    rows = [
-        {"data": "d", "protocol": "e", "condition": name, "rate": rate, "weight": weight, "replicate": n, "auc": value}
-        | {"valid_auc": value, "overlap": 0.0}
-        for (name, rate, weight), values in auc.items()
-        for n, value in enumerate(values)
-    ]
+    rows = [(*key, n, value, value) for key, values in auc.items() for n, value in enumerate(values)]
+    table = pd.DataFrame(rows, columns=["condition", "rate", "weight", "replicate", "auc", "valid_auc"])
+    table = table.assign(data="d", protocol="e", overlap=0.0)
     controls = ["checkpoint", "continued training", "solo from scratch"]
-    table = choose_by_validation(pd.DataFrame(rows), "best control", controls, ["data", "protocol"])
+    table = choose_by_validation(table, "best control", controls, ["data", "protocol"])
     found = three_ways(table, ["data", "protocol", "rate", "weight"], PEERS | {"absent": ("absent", "checkpoint")})
     best = np.array([0.71, 0.80, 0.75])
     treated, without = [key for key in auc if "mutual" in key[0]], dict(PEERS.values())

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 from processes import answer_of, as_nobody
-from raw_files import table_lines, write_lines
+from raw_files import contents, table_lines, write_lines
 from small import make_run, member, refused
-from stores import contents, here, quick, rewrite
+from stores import here, quick, rewrite
 from typer.testing import CliRunner
 
 from ctrlib.cli import app

@@ -6,7 +6,6 @@ from xml.etree import ElementTree
 
 import drawings
 import matplotlib.pyplot as plt
-import nbformat
 import pandas as pd
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook, new_output
@@ -116,23 +115,19 @@ def test_white_words_stay_white_and_white_edges_become_paper():
     assert drawings.recolour(svg) == '<path style="fill: #ffffff; stroke: var(--fig-paper, #ffffff)"/>'
 
 
-def executed(*bundles: tuple[dict, dict]) -> nbformat.NotebookNode:
-    """A notebook whose only cell, a named figure, put these out."""
-    cell = new_code_cell(metadata={"mystnb": {"figure": {"name": "fig-02-conditions", "caption": "Conditions"}}})
-    cell.outputs = [new_output("display_data", data=data, metadata=metadata) for data, metadata in bundles]
-    return new_notebook(cells=[cell])
-
-
 def test_data_become_files_beside_the_page(tmp_path):
     """A figure under the name of its cell, also where it is glued; tables numbered; no CSV left in the notebook."""
     glue = {"scrapbook": {"name": "f", "mime_prefix": "p/"}}
-    notebook = executed(
+    bundles = (
         ({"image/svg+xml": "<?xml?><svg a='1'/>", "text/csv": "x\n1\n", "text/plain": "Some <b> gain."}, {}),
         ({"p/image/svg+xml": "<?xml?><svg a='1'/>", "p/text/csv": "x\n1\n"}, glue),
         ({"image/svg+xml": "<?xml?><svg a='2'/>", "text/csv": "x\n1\n"}, {}),
         ({"text/html": "<table></table>", "text/csv": "y\n2\n"}, {}),
         ({"text/plain": "no data"}, {}),
     )
+    cell = new_code_cell(metadata={"mystnb": {"figure": {"name": "fig-02-conditions", "caption": "Conditions"}}})
+    cell.outputs = [new_output("display_data", data=data, metadata=metadata) for data, metadata in bundles]
+    notebook = new_notebook(cells=[cell])
     export_figure_data(notebook, "02", tmp_path)
     assert notebook.cells[0].metadata.mystnb.figure.caption == "Some &#60;b&#62; gain. Conditions."
     first, glued, second, table, plain = (output.data for output in notebook.cells[0].outputs)

@@ -5,7 +5,7 @@ import pytest
 from fleet import makespan
 from small import checkpoints, make_run, member
 
-from ctrlib.config import Checkpoint, Run
+from ctrlib.config import Checkpoint
 from ctrlib.coupling import complete
 from ctrlib.run import estimate
 from ctrlib.run.estimate import Clock, plan_parts
@@ -76,17 +76,12 @@ def test_an_estimate_is_of_the_right_size(tmp_path) -> None:
     assert found / 20 < record.seconds + estimate.RUN_S < found * 20
 
 
-def a_plan() -> tuple[list[Run], dict[str, float]]:
+def test_devices_makespan() -> None:
     """A cohort of 5 s, named first, that builds on two runs of 4 s and 6 s; four more of 3 s each."""
     before = [make_run([member(n)]) for n in range(6)]
     starts = [Checkpoint(run=run.fingerprint) for run in before[:2]]
-    cohort = make_run([member(0), member(1)], complete(2), start=starts)
-    seconds = dict(zip([run.fingerprint for run in before], [4.0, 6.0, 3.0, 3.0, 3.0, 3.0], strict=True))
-    return [cohort, *before], {**seconds, cohort.fingerprint: 5.0}
-
-
-def test_devices_makespan() -> None:
-    runs, seconds = a_plan()
+    runs = [make_run([member(0), member(1)], complete(2), start=starts), *before]
+    seconds = dict(zip([run.fingerprint for run in runs], [5.0, 4.0, 6.0, 3.0, 3.0, 3.0, 3.0], strict=True))
     for devices, least in ((1, 27.0), (2, 14.0), (3, 11.0), (100, 11.0)):  # two: 6 5 3 beside 4 3 3 3
         assert makespan(runs, seconds, devices) == least
     assert makespan(runs[:1], {runs[0].fingerprint: 5.0}, 8) == 5.0, "what is in the store already is not waited for"

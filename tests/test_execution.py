@@ -70,23 +70,6 @@ def test_graph_and_plain_path_train_the_same(monkeypatch) -> None:
         assert_same_member(graph, n, plain, n)
 
 
-def test_recording_leaves_no_trace() -> None:
-    """Weights, moments, step counts and batch statistics are as before: only the replay trains."""
-    group = trainer.make_group(make_run([member(1, **NOISY)]), [0], rows(), None, CPU)
-
-    class Silent(Recording):
-        def replay(self) -> None:
-            pass
-
-    before = [tensor.clone() for tensor in changing_tensors(group.trainees)]
-    trainer.seed_dropout(group, 0, 0)
-    drawn = group.trainees[0].dropout_generator
-    state = drawn.get_state()
-    recorded_step(group, Silent)(*batch(), False, None)
-    assert torch.equal(drawn.get_state(), state)
-    assert all(map(torch.equal, before, changing_tensors(group.trainees)))
-
-
 def test_a_graph_is_recorded_once_for_each_side_of_the_start() -> None:
     made = []
     group = trainer.make_group(make_run([member(1), member(2)], complete(2)), [0, 1], rows(), None, CPU)

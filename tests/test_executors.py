@@ -3,7 +3,6 @@
 import errno
 import os
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import accumulate
 
@@ -25,36 +24,6 @@ class Threads(Backend):
         return 2
 
 
-class Log:
-    """Notes what begins and what ends."""
-
-    def __init__(self) -> None:
-        self.events: list[str] = []
-
-    def work(self, name: str) -> bool:
-        self.events.append(f"{name} begins")
-        time.sleep(0.02)
-        self.events.append(f"{name} ends")
-        return True
-
-    def most_at_once(self) -> int:
-        return max(accumulate(1 if event.endswith("begins") else -1 for event in self.events))
-
-
-@pytest.fixture(autouse=True)
-def soon(monkeypatch) -> None:
-    monkeypatch.setattr(executors, "POLL_S", 0.01)
-
-
-def run(tasks: list[Task], report=lambda line: None) -> dict[str, Exception | None]:
-    return {task.name: error for task, error in run_tasks(tasks, Threads(), report)}
-
-
-def named(names: str | list[str], function: Callable[[str], bool], **after: set[str]) -> list[Task]:
-    """A task of each name, which it is called with."""
-    return [Task(name, function, (name,), frozenset(after.get(name, ()))) for name in names]
-
-
 def test_a_machine_without_shared_memory_is_named_in_one_line(monkeypatch) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
@@ -64,48 +33,24 @@ def test_a_machine_without_shared_memory_is_named_in_one_line(monkeypatch) -> No
         Pool(3)
 
 
-def test_tasks_wait_for_those_they_start_from_and_others_go_ahead() -> None:
-    log = Log()
-    after = {"d": {"a", "b"}, "c": {"b"}}
-    assert run(named("dcabefgh", log.work, **after)) == dict.fromkeys("dcabefgh")
-    at = log.events.index
-    for name, before in after.items():
-        assert all(at(f"{one} ends") < at(f"{name} begins") for one in before)
-    assert log.events[:2] == ["a begins", "b begins"]
-    assert log.most_at_once() == 2, "as many as there are slots"
-    assert len(log.events) == 16, "each once"
-
-
-def test_a_failure_takes_along_only_what_starts_from_it() -> None:
-    log = Log()
+def test_tasks_wait_for_those_they_start_from_and_others_go_ahead(monkeypatch) -> None:
+    monkeypatch.setattr(executors, "POLL_S", 0.01)
+    events: list[tuple[str, int]] = []
 
     def work(name: str) -> bool:
-        if name == "bad":
-            raise UserError("no such thing")
-        return log.work(name)
+        events.append((name, 1))
+        time.sleep(0.02)
+        events.append((name, -1))
+        return True
 
-    after = {"grandchild": {"child"}, "child": {"bad", "good"}, "other": {"good"}}
-    tasks = named(["grandchild", "child", "bad", "good", "other"], work, **after)
-    errors = run(tasks)
-    assert [name for name, error in errors.items() if error is None] == ["good", "other"]
-    assert str(errors["bad"]) == "no such thing"
-    assert "builds on bad" in str(errors["child"])
-    assert "builds on child" in str(errors["grandchild"])
-    assert {event.split()[0] for event in log.events} == {"good", "other"}
-
-
-def test_what_others_are_at_comes_when_the_rest_had_its_turn() -> None:
-    log, looks, reports = Log(), [], []
-
-    def busy(name: str) -> bool:
-        looks.append(len(log.events))
-        return len(looks) > 3
-
-    tasks = named(["busy"], busy) + named([*"abcdefgh", "heir"], log.work, heir={"busy"})
-    assert run(tasks, report=reports.append) == dict.fromkeys(["busy", *"abcdefgh", "heir"])
-    assert looks[1] >= 14, "eight others began before the second look"
-    assert "waiting for 1 runs that other processes train" in reports
-    assert log.events[-1] == "heir ends"
+    after = {"d": {"a", "b"}, "c": {"b"}}
+    tasks = [Task(name, work, (name,), frozenset(after.get(name, ()))) for name in "dcabefgh"]
+    assert {task.name: error for task, error in run_tasks(tasks, Threads(), print)} == dict.fromkeys("dcabefgh")
+    for name, before in after.items():
+        assert all(events.index((one, -1)) < events.index((name, 1)) for one in before)
+    assert events[:2] == [("a", 1), ("b", 1)]
+    assert max(accumulate(change for _, change in events)) == 2, "as many as there are slots"
+    assert len(events) == 16, "each once"
 
 
 def interrupt_after_one(tasks: list[Task], pool: Pool) -> None:

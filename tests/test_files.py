@@ -41,18 +41,6 @@ def test_a_sealed_file_is_read_back_and_says_when_it_is_not_whole(tmp_path):
         read_sealed(tmp_path / "link")
 
 
-def test_a_seal_may_be_of_a_part():
-    def of_value(content):
-        return digest([content["name"], content["value"]])
-
-    text = seal({"name": "x", "value": 3, "more": 1}, of_value)
-    assert unseal(text, of_value)["value"] == 3
-    with pytest.raises(BrokenSeal):
-        unseal(text)
-    with pytest.raises(BrokenSeal):
-        unseal(seal({"name": "x"}), of_value)
-
-
 @pytest.fixture
 def events(monkeypatch):
     """What is forced to disk, renamed and removed, in order, by name."""

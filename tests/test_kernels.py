@@ -94,22 +94,6 @@ def batches(draw) -> tuple[torch.Tensor, list[int]]:
     return torch.stack([torch.randint(dim, (size,), generator=generator) for dim in dims], dim=1), dims
 
 
-@settings(max_examples=60)
-@given(batches())
-def test_distinct_ids_say_which_they_are_and_where(batch) -> None:
-    ids, offsets = batch[0], field_offsets(batch[1])
-    found = distinct_ids.distinct_ids(ids, offsets)
-    assert torch.equal(found.rows, (ids + offsets).unique())
-    assert torch.equal(found.rows[found.which], ids + offsets)
-    ends = [*found.begins.tolist(), ids.numel()]
-    for field in range(ids.shape[1]):
-        at = found.of_field(field)
-        assert torch.equal(found.rows[at] - offsets[field], ids[:, field].unique())
-        for place in range(at.start, at.stop):
-            holders = found.samples.flatten()[ends[place] : ends[place + 1]]
-            assert torch.equal(holders, (found.which[:, field] == place).nonzero().flatten())
-
-
 @pytest.mark.parametrize("batch_norm", [False, True])
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 @settings(max_examples=25)

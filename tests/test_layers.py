@@ -359,18 +359,14 @@ def test_adapted_linear_follows_its_formula():
     """One input for all submodels, or one for each."""
     layer = spread_out(AdaptedLinear(DIM, 2, FIELDS, random_signs=True))
     r, s, bias, matrix = (one.tolist() for one in (layer.r, layer.s, layer.bias, layer.shared.weight))
+
+    def adapted(k: int, v: list) -> list:
+        products = times(matrix, [a * b for a, b in zip(v, r[k], strict=True)])
+        return [p * a + b for p, a, b in zip(products, s[k], bias[k], strict=True)]
+
     for x in (embeddings(), embeddings()[:, :1]):
         rows = x.expand(-1, FIELDS, -1).tolist()
-        found = [
-            [times(matrix, [a * b for a, b in zip(v, r[k], strict=True)]) for k, v in enumerate(row)] for row in rows
-        ]
-        assert_equal(
-            layer(x),
-            [
-                [[p * a + b for p, a, b in zip(v, s[k], bias[k], strict=True)] for k, v in enumerate(row)]
-                for row in found
-            ],
-        )
+        assert_equal(layer(x), [[adapted(k, v) for k, v in enumerate(row)] for row in rows])
 
 
 def test_the_first_adapters_alone_begin_at_random():

@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1] / "ctrlib"
-CORE = {"errors", "config", "models", "coupling", "training"}
 ROOMS = ["errors", "config", "models", "coupling", "training", "fast", "data", "stats", "store", "study", "run"]
 LAYERS = {room: place for place, room in enumerate(ROOMS)} | {"publish": len(ROOMS), "cli": len(ROOMS) + 1}
 ARCHITECTURE_LINES = 120  # a file each

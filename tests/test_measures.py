@@ -55,6 +55,8 @@ def test_a_measure_is_computed_once(trained) -> None:
     for _ in range(2):
         assert measured(store, "nothing", alone, lambda _: calls.append([])) is None
     assert len(calls) == 5, "a value of None is kept as well"
+    assert measured(store, "nothing", alone, lambda _: 3) == 3, "by other code it is computed again"
+    assert [len(one["code"]) for one in measures.stored_measures(store)] == [16] * 5, "and takes the place of the first"
 
 
 def test_scores_by_rarity_are_those_counted_row_by_row(trained) -> None:
@@ -102,15 +104,6 @@ def test_a_measure_that_cannot_be_kept_is_shown_all_the_same(trained, monkeypatc
     monkeypatch.setattr(measures, "write_sealed", full)
     assert group_scores(store, alone)["auc"]
     assert "group_scores: not kept, will be computed again" in capsys.readouterr().out
-
-
-def test_a_measure_of_other_code_is_computed_again(trained, monkeypatch) -> None:
-    store, alone, _ = trained
-    assert measured(store, "some", alone, lambda _: 1) == 1
-    assert measured(store, "some", alone, lambda _: 1) == 1
-    assert measured(store, "some", alone, lambda _: 2) == 2
-    (one,) = measures.stored_measures(store)
-    assert (one["value"], len(one["code"])) == (2, 16)
 
 
 def test_what_is_published_says_by_which_code(trained, tmp_path, monkeypatch, capsys) -> None:
@@ -261,11 +254,6 @@ def entries() -> list[tuple[str, dict]]:
     return [*found, ("data", {"name": "mine", "draws": [{"rows": {"train": 3}, "dims": [1, 2]}]})]
 
 
-def as_json(results: Results) -> str:
-    """All that there is, with the types of all numbers."""
-    return json.dumps([dict(part) for part in (results.runs, results.measures, results.data)], sort_keys=True)
-
-
 def test_results_come_back_as_they_were(tmp_path) -> None:
     for name, order in (("a", entries()), ("b", entries()[::-1])):
         assert write(tmp_path / name / "x.parquet", order) == len(order)
@@ -275,7 +263,9 @@ def test_results_come_back_as_they_were(tmp_path) -> None:
         {entry[key]: entry[value] if value else entry for found, entry in entries() if found == kind}
         for kind, key, value in parts
     ]
-    assert as_json(Results(tmp_path / "a")) == json.dumps(expected, sort_keys=True)
+    back = Results(tmp_path / "a")
+    found = [dict(part) for part in (back.runs, back.measures, back.data)]
+    assert json.dumps(found, sort_keys=True) == json.dumps(expected, sort_keys=True), "with the types of all numbers"
 
 
 def test_damaged_results_are_refused(tmp_path) -> None:

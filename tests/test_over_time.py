@@ -4,7 +4,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ctrlib.data.load import load_data
 from ctrlib.stats.paired import paired_difference
 from ctrlib.study.conditions import Replicate
 from ctrlib.study.drift_page import (
@@ -25,43 +24,27 @@ from ctrlib.study.tables import together
 SMALL = {"rows": 400, "valid_rows": 200, "test_rows": 300, "fields": 4, "largest_field": 30, "instances": 2}
 
 
-def test_both_splits_are_the_main_comparison_on_the_same_rows() -> None:
+def test_both_splits_are_the_main_comparison() -> None:
+    """That they divide the same rows: test_synthetic_time.py."""
     p = StudyParameters(
         **SMALL, architecture="DeepFM", seeds=[1], protocols=["early_stopping"], drift=0.3, new_codes=0.2
     )
     conditions = planned_conditions("drift", p)
     alone = main_comparison(Replicate(p.model_copy(update={"architectures": ("DeepFM",)}), 1, "early_stopping"))
-    sets = {}
     for split in ("random", "chronological"):
         at = [one for one in conditions if one.factors["split"] == split]
         assert [one.name for one in at] == [one.name for one in alone]
         assert [one.members for one in at] == [one.members for one in alone], "initial weights and orders are the same"
         (data,) = {run.data for one in at for run in one.runs}
         assert (data.synthetic.drift, data.synthetic.new_codes, data.synthetic.split) == (0.3, 0.2, split)
-        sets[split] = load_data(data)
-    probabilities = [
-        np.sort(np.concatenate([part.probability for part in one.splits().values()])) for one in sets.values()
-    ]
-    assert np.array_equal(*probabilities)
 
 
 def test_what_changes_between_splits_is_counted_by_hand() -> None:
-    rng, names = np.random.default_rng(0), ["checkpoint", "best control", "best mutual", "average"]
-    rows = [
-        {
-            "protocol": protocol,
-            "replicate": n,
-            "split": split,
-            "condition": name,
-            "auc": rng.random(),
-            "oracle_auc": 1 + n,
-        }
-        for protocol in ("fixed_epochs", "early_stopping")
-        for split in ("random", "chronological")
-        for n in range(4)
-        for name in names
-    ]
-    table = pd.DataFrame(rows)
+    rng = np.random.default_rng(0)
+    levels = {"protocol": ["fixed_epochs", "early_stopping"], "split": ["random", "chronological"]}
+    levels |= {"replicate": range(4), "condition": ["checkpoint", "best control", "best mutual", "average"]}
+    table = pd.MultiIndex.from_product(levels.values(), names=list(levels)).to_frame(index=False)
+    table = table.assign(auc=rng.random(len(table)), oracle_auc=1 + table["replicate"])
     found = between_splits(table)
     assert list(found["protocol"].unique()) == ["fixed_epochs", "early_stopping"]
     at = table.set_index(["protocol", "split", "condition", "replicate"])["auc"].sort_index()

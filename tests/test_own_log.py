@@ -23,7 +23,7 @@ from sklearn.preprocessing import OneHotEncoder
 from ctrlib.cli.data_page import page
 from ctrlib.config import checked
 from ctrlib.data import sources
-from ctrlib.data.folders import data_root
+from ctrlib.data.folders import data_root, store_root
 from ctrlib.data.manifest import read_manifest
 from ctrlib.data.new_rows import encode_new
 from ctrlib.data.options import PrepareOptions
@@ -35,6 +35,11 @@ N = 400
 RNG = np.random.default_rng(11)
 LABELS = RNG.integers(0, 2, N)
 SHOPS = RNG.integers(0, 9, N)
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(11)
 
 
 def table(separator=",", rows=range(N), **more):
@@ -61,11 +66,6 @@ def why(folder, raw, **options):
 def said(about, start):
     """Whether a note begins so."""
     return any(note.startswith(start) for note in about["notes"])
-
-
-def words_of(folder):
-    """The vocabulary of draw 0."""
-    return read_vocabulary(folder / "own", 0)
 
 
 def refused(folder, raw, match, **options):
@@ -135,8 +135,7 @@ def test_typed_times_and_zones_in_parquet(tmp_path):
 @pytest.mark.parametrize(
     "names", [("train", "valid", "test"), ("Training", "VAL", "testing"), ("train", "dev", "test")]
 )
-def test_a_column_of_parts_is_one_draw_as_named(tmp_path, names):
-    rng = np.random.default_rng(11)
+def test_a_column_of_parts_is_one_draw_as_named(tmp_path, names, rng):
     part = rng.permutation(np.arange(N) % 3)
     data, about = prepare(tmp_path, table(part=[names[p] for p in part]), fold_column="part")
     assert len(about["draws"]) == 1
@@ -174,8 +173,7 @@ def test_fold10_comes_after_fold9(tmp_path):
 # ---- cells -----------------------------------------------------------------------------------------------------------
 
 
-def test_what_is_no_number_is_counted_and_named(tmp_path):
-    rng = np.random.default_rng(11)
+def test_what_is_no_number_is_counted_and_named(tmp_path, rng):
     price = [f"{value:.2f}" for value in rng.gamma(2, 20, N)]
     price[7], price[9], price[11] = "gratis", "NA", "\u00a07.5"
     _, about = prepare(tmp_path, table(price=price, one=["x"] * (N - 1) + ["y"]))
@@ -188,8 +186,7 @@ def test_what_is_no_number_is_counted_and_named(tmp_path):
     refused(tmp_path, table(price=price), "line 9, column price: 'gratis'; allowed: a number", numeric=("price",))
 
 
-def test_the_decimal_mark(tmp_path):
-    rng = np.random.default_rng(11)
+def test_the_decimal_mark(tmp_path, rng):
     values = [f"{value:.2f}".replace(".", ",") for value in rng.gamma(2, 20, N)]
     comma = "fractions (the comma is the decimal mark"
     assert why(tmp_path, table(";", x=values)).startswith(comma)
@@ -199,9 +196,8 @@ def test_the_decimal_mark(tmp_path):
     assert why(tmp_path, thousands, decimal=",").startswith(comma)
 
 
-def test_new_rows_are_read_by_the_marks_of_training(tmp_path):
+def test_new_rows_are_read_by_the_marks_of_training(tmp_path, rng):
     """Alone as beside others, and whatever the new file would be taken for by itself."""
-    rng = np.random.default_rng(11)
     values = rng.gamma(2, 200, N)
     english = [f'"{1000 + value:,.2f}"' for value in values]
     german = [f"{1000 + value:,.2f}".translate(str.maketrans(",.", ".,")) for value in values]
@@ -211,7 +207,8 @@ def test_new_rows_are_read_by_the_marks_of_training(tmp_path):
     ):
         lines = [f"{label}{mark}{cell}" for label, cell in zip(LABELS, cells, strict=True)]
         _, about = prepare(tmp_path, "\n".join([f"label{mark}price", *lines, ""]))
-        words = {field: {value: code for code, value in known.items()} for field, known in words_of(tmp_path).items()}
+        vocabulary = read_vocabulary(tmp_path / "own", 0)
+        words = {field: {value: code for code, value in known.items()} for field, known in vocabulary.items()}
 
         def codes(*new, about=about, words=words):
             (tmp_path / "new.csv").write_text("\n".join(["price", *new, ""]))
@@ -223,9 +220,8 @@ def test_new_rows_are_read_by_the_marks_of_training(tmp_path):
         assert codes(whole) != codes(odd)
 
 
-def test_the_decision_does_not_depend_on_rows(tmp_path, monkeypatch):
+def test_the_decision_does_not_depend_on_rows(tmp_path, monkeypatch, rng):
     """A trial with a few rows shows what all rows will be."""
-    rng = np.random.default_rng(11)
     ids = rng.permutation(5000)[rng.integers(0, 1500, 40 * N)]
     raw = "label,x\n" + "".join(f"{LABELS[row % N]},{value}\n" for row, value in enumerate(ids))
     small, about = prepare(tmp_path, raw, rows=200)
@@ -238,8 +234,7 @@ def test_the_decision_does_not_depend_on_rows(tmp_path, monkeypatch):
 # ---- leaks -----------------------------------------------------------------------------------------------------------
 
 
-def test_leaks_are_named_and_an_index_is_left_out(tmp_path):
-    rng = np.random.default_rng(11)
+def test_leaks_are_named_and_an_index_is_left_out(tmp_path, rng):
     frame = pd.DataFrame({"label": LABELS, "shop": SHOPS, "row": [f"r{row}" for row in range(N)]})
     frame["row_number"], frame["x"] = np.arange(N) * 7 + 3, rng.permutation(N) / 7
     frame["paid_at"] = np.where(LABELS == 1, rng.uniform(0, 9, N), np.nan)
@@ -334,6 +329,7 @@ def test_standard_input_and_addresses(tmp_path):
 
 
 def test_folders_mean_the_same_in_a_command_and_in_a_kernel(tmp_path, monkeypatch):
+    """Where the environment names none, or an empty one, they are the project's."""
     (tmp_path / "ctrlib").mkdir()
     (tmp_path / "notebooks").mkdir()
     (tmp_path / "_toc.yml").touch()
@@ -343,8 +339,11 @@ def test_folders_mean_the_same_in_a_command_and_in_a_kernel(tmp_path, monkeypatc
         monkeypatch.chdir(tmp_path / place)
         for value in ("elsewhere", "~/elsewhere", tmp_path / "elsewhere"):
             monkeypatch.setenv("CTRLIB_DATA", str(value))
-            assert data_root() == tmp_path / "elsewhere"
+            monkeypatch.setenv("CTRLIB_RUNS", str(value))
+            assert data_root() == store_root() == tmp_path / "elsewhere"
+        monkeypatch.setenv("CTRLIB_RUNS", "")
         monkeypatch.delenv("CTRLIB_DATA")
+        assert (data_root(), store_root()) == (tmp_path / "data", tmp_path / "runs")
         assert len({sources.load(name).fingerprint for name in ("./own", "~/own", str(tmp_path / "own"))}) == 1
 
 
@@ -379,8 +378,7 @@ def test_labels_as_people_write_them(tmp_path, names, options):
         refused(tmp_path, raw, rf"line \d+, column label: .*allowed: 0 or 1.*--positive '{names[1]}'")
 
 
-def test_ratings_with_a_label_left_out(tmp_path):
-    rng = np.random.default_rng(11)
+def test_ratings_with_a_label_left_out(tmp_path, rng):
     stars = rng.integers(1, 6, N)
     raw = "label,shop\n" + "".join(f"{star},{shop}\n" for star, shop in zip(stars, SHOPS, strict=True))
     data, _ = prepare(tmp_path, raw, positive=">3", drop_label=("3",))
@@ -390,8 +388,7 @@ def test_ratings_with_a_label_left_out(tmp_path):
     refused(tmp_path, raw, "--positive '9' is no label of it; allowed: '1', '2'", positive="9")
 
 
-def test_cells_of_several_values_are_said(tmp_path):
-    rng = np.random.default_rng(11)
+def test_cells_of_several_values_are_said(tmp_path, rng):
     genres = ["|".join(sorted(rng.choice(list("abcde"), 2, replace=False))) for _ in range(N)]
     assert said(prepare(tmp_path, table(genres=genres))[1], "genres: cells hold several values")
 
@@ -408,8 +405,7 @@ def test_times_among_the_features_are_said_once_no_split_uses_them(tmp_path, for
     assert not [note for note in other["notes"] if "holds times" in note]
 
 
-def test_the_description_of_fields_and_its_page(tmp_path):
-    rng = np.random.default_rng(11)
+def test_the_description_of_fields_and_its_page(tmp_path, rng):
     names = rng.choice(["a", "b", "<script>", ""], N)
     rows = table(name=names, price=np.where(LABELS == 1, rng.normal(2, 1, N), rng.normal(0, 1, N)))
     data, _ = prepare(tmp_path, rows, min_count=1)
@@ -433,9 +429,8 @@ def test_the_description_of_fields_and_its_page(tmp_path):
 # ---- an independent reading ------------------------------------------------------------------------------------------
 
 
-def test_a_clean_log_is_read_as_pandas_and_scikit_learn_read_it(tmp_path):
+def test_a_clean_log_is_read_as_pandas_and_scikit_learn_read_it(tmp_path, rng):
     """The same cells, split, rare values and buckets, and with them the same AUC of a logistic regression."""
-    rng = np.random.default_rng(11)
     rows = 4000
     user, price = rng.zipf(1.3, rows) % 500, np.round(rng.gamma(2, 20, rows), 2)
     colour = rng.choice(["red", "blue", "green"], rows)

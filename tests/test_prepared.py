@@ -8,7 +8,8 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from raw_files import avazu_lines, criteo_lines, frappe_lines, write_lines
+from raw_files import contents, criteo_lines, frappe_lines, write_lines
+from small import refused
 
 from ctrlib.config import SyntheticSettings
 from ctrlib.data import encode, facts, manifest, prepared, sources
@@ -16,18 +17,12 @@ from ctrlib.data.files import file_sha256, seal, write_sealed
 from ctrlib.data.manifest import read_manifest
 from ctrlib.data.options import PrepareOptions
 from ctrlib.data.prepared import open_draw
-from ctrlib.errors import UserError
 
 
 @pytest.fixture
 def criteo(tmp_path):
     """A raw Criteo file of 400 invented rows."""
     return write_lines(tmp_path / "train.txt", criteo_lines(400))
-
-
-def content(folder):
-    """Every file of a folder with its bytes."""
-    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
 def test_a_prepared_set_is_what_plain_python_makes(criteo, tmp_path, monkeypatch):
@@ -71,21 +66,20 @@ def test_progress_says_rows_and_rate(criteo, tmp_path, monkeypatch):
 def test_leftovers_of_dead_processes_go(criteo, tmp_path):
     (tmp_path / ".criteo.new" / "draw-0").mkdir(parents=True)
     folder = sources.prepare("criteo", criteo, tmp_path)
-    before = content(folder)
+    before = contents(folder)
     folder.rename(tmp_path / ".criteo.old")  # killed between the old one's step aside and the new name
-    with pytest.raises(UserError, match="1 column"):
-        sources.prepare("criteo", write_lines(tmp_path / "bad.txt", ["x"]), tmp_path)
-    assert content(folder) == before
+    assert "1 column" in refused(sources.prepare, "criteo", write_lines(tmp_path / "bad.txt", ["x"]), tmp_path)
+    assert contents(folder) == before
     assert list(tmp_path.glob(".criteo*")) == []
 
 
 def test_the_same_input_gives_the_same_bytes_and_a_failure_changes_nothing(criteo, tmp_path):
     options = PrepareOptions(draws=2)
     first, second = (sources.prepare("criteo", criteo, tmp_path / name, options) for name in "ab")
-    before = content(first)
-    assert before == content(second)
+    before = contents(first)
+    assert before == contents(second)
     assert str(tmp_path) not in (first / "dataset.json").read_text()
-    assert content(sources.prepare("criteo", criteo, tmp_path / "a", options)) == before
+    assert contents(sources.prepare("criteo", criteo, tmp_path / "a", options)) == before
 
     def stop(step):
         if step.startswith("draw 2"):
@@ -93,12 +87,12 @@ def test_the_same_input_gives_the_same_bytes_and_a_failure_changes_nothing(crite
 
     with pytest.raises(KeyboardInterrupt):
         sources.prepare("criteo", criteo, tmp_path / "a", PrepareOptions(draws=3, split_seed=9), stop)
-    assert content(first) == before
+    assert contents(first) == before
     assert [path.name for path in (tmp_path / "a").iterdir()] == ["criteo"]
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "notes.txt").write_text("mine")
-    with pytest.raises(UserError, match="exists but is no prepared data set"):
-        sources.prepare("other", criteo, tmp_path, PrepareOptions(layout="criteo"))
+    said = refused(sources.prepare, "other", criteo, tmp_path, PrepareOptions(layout="criteo"))
+    assert "exists but is no prepared data set" in said
     assert (tmp_path / "other" / "notes.txt").read_text() == "mine"
 
 
@@ -109,29 +103,27 @@ def test_codes_on_disk_are_tensors_without_a_copy(criteo, tmp_path, recwarn):
     tensor = torch.from_numpy(dataset.train.ids)
     assert tensor.data_ptr() == dataset.train.ids.ctypes.data
     assert not recwarn.list
-    before = content(folder)
+    before = contents(folder)
     tensor[0] += 1  # the file never sees it
-    assert content(folder) == before
+    assert contents(folder) == before
 
 
 def test_unknown_names_and_formats_say_what_exists(criteo, tmp_path):
     sources.prepare("mine", criteo, tmp_path, PrepareOptions(layout="criteo"))
-    with pytest.raises(UserError, match=r"unknown data set 'minee'.*Did you mean 'mine'\?"):
-        sources.load("minee", data_dir=tmp_path)
-    with pytest.raises(UserError, match=r"'avazu' is not prepared yet.*ctrlib data prepare avazu"):
-        sources.load("avazu", data_dir=tmp_path)
-    with pytest.raises(UserError, match="draw 1 does not exist; allowed: 0 to 0"):
-        sources.load("mine", 1, tmp_path)
+    for name, draw, words in (
+        ("minee", 0, "Did you mean 'mine'?"),
+        ("avazu", 0, "ctrlib data prepare avazu"),
+        ("mine", 1, "draw 1 does not exist; allowed: 0 to 0"),
+    ):
+        assert words in refused(sources.load, name, draw, tmp_path)
     assert sources.load(str(tmp_path / "mine")).fingerprint == sources.load("mine", data_dir=tmp_path).fingerprint
     for name in ("../mine", "synthetic", ".x", ""):
-        with pytest.raises(UserError, match="data set name"):
-            sources.prepare(name, criteo, tmp_path)
+        assert "data set name" in refused(sources.prepare, name, criteo, tmp_path)
     path = tmp_path / "mine" / "dataset.json"
     later = {**json.loads(path.read_text()), "format": 99}
     del later["checksum"]
     path.write_text(seal(later))
-    with pytest.raises(UserError, match="format 99; allowed: 1"):
-        open_draw(path.parent)
+    assert "format 99; allowed: 1" in refused(open_draw, path.parent)
 
 
 def test_arrays_of_another_program_are_refused(criteo, tmp_path, monkeypatch):
@@ -143,11 +135,9 @@ def test_arrays_of_another_program_are_refused(criteo, tmp_path, monkeypatch):
         bad = good.copy()
         bad[row, field] = value
         rewrite(folder, "train_ids.npy", bad)
-        with pytest.raises(UserError, match=f"train_ids.npy: holds the code {value}, which no field has"):
-            open_draw(folder)
+        assert f"train_ids.npy: holds the code {value}, which no field has" in refused(open_draw, folder)
     rewrite(folder, "train_ids.npy", good.astype(np.int64))
-    with pytest.raises(UserError, match=r"holds int64\(320, 39\); allowed: int32\(320, 39\)"):
-        open_draw(folder)
+    assert "holds int64(320, 39); allowed: int32(320, 39)" in refused(open_draw, folder)
 
 
 def rewrite(folder, name, array):
@@ -185,15 +175,6 @@ def test_description_counts_every_block(criteo, tmp_path, monkeypatch):
     short = sources.summary(folder)
     assert [{**line, "repeated": 0.0} for line in short["draws"][0]["splits"]] == whole["splits"]
     assert [field["dim"] for field in short["draws"][0]["fields"]] == list(dataset.field_dims)
-
-
-def test_time_splits(tmp_path):
-    lines = avazu_lines(500)
-    raw = write_lines(tmp_path / "train.csv", lines)
-    sources.prepare("avazu", raw, tmp_path, PrepareOptions(split="time"))
-    order = sorted(range(500), key=lambda row: lines[row + 1].split(",")[2])
-    clicks = [int(lines[row + 1].split(",")[1]) for row in sorted(order[:400])]
-    assert sources.load("avazu", data_dir=tmp_path).train.labels.tolist() == clicks
 
 
 def test_the_catalogue(tmp_path):

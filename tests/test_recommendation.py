@@ -6,7 +6,6 @@ import pytest
 
 from ctrlib.study.conditions import Replicate
 from ctrlib.study.controls import your_log
-from ctrlib.study.finetuning import CONTROLS, COUPLED, main_comparison
 from ctrlib.study.parameters import StudyParameters
 from ctrlib.study.recommendation import (
     against_the_best_control,
@@ -15,7 +14,7 @@ from ctrlib.study.recommendation import (
     recommend,
     with_options,
 )
-from ctrlib.study.tables import choose_by_validation, effects_against
+from ctrlib.study.tables import effects_against
 
 HERE = {"protocol": "early_stopping", "architecture": "DeepFM"}
 
@@ -23,13 +22,6 @@ HERE = {"protocol": "early_stopping", "architecture": "DeepFM"}
 def replicate(protocol: str = "early_stopping", **changes) -> Replicate:
     small = {"rows": 400, "batch_size": 100, "architectures": ["DeepFM"], "instances": 3, "mutual_weights": [1, 20]}
     return Replicate(StudyParameters(**{**small, **changes}), 1, protocol)
-
-
-@pytest.mark.parametrize(("protocol", "each"), [("early_stopping", 8), ("fixed_epochs", 6)])
-def test_with_two_weights_there_are_as_many_candidates_without_peers_as_with_them(protocol, each) -> None:
-    names = [one.name for one in main_comparison(replicate(protocol))]
-    assert [sum(name in kind for name in names) for kind in (CONTROLS, COUPLED)] == [each, each]
-    assert len(names) == 2 * each
 
 
 def test_early_stopping_cuts_from_scratch_and_goes_on_at_one_rate() -> None:
@@ -52,21 +44,6 @@ def rows_of(values: dict[tuple, list[tuple[float, float]]], **more) -> pd.DataFr
          "logloss": 1 - auc, "ensemble_auc": auc + 0.004, "ensemble_logloss": 0.99 - auc, **more}
         for (name, rate, weight), pairs in values.items() for n, (valid, auc) in enumerate(pairs)
     ])  # fmt: skip
-
-
-def test_in_each_replicate_validation_chooses_and_the_test_rows_do_not() -> None:
-    table = rows_of({
-        ("checkpoint", None, np.nan): [(0.70, 0.71), (0.72, 0.70)],
-        ("continued training", "lr", np.nan): [(0.71, 0.60), (0.71, 0.99)],
-        ("mutual", "lr", 1.0): [(0.99, 0.99), (0.99, 0.99)],
-    })  # fmt: skip
-    found = choose_by_validation(table, "best control", CONTROLS, ["protocol", "architecture"])
-    pd.testing.assert_frame_equal(found.head(len(table))[list(table)], table, check_dtype=False)
-    best = found[found["condition"] == "best control"]
-    assert best["auc"].tolist() == [0.60, 0.70]
-    assert best["chosen"].tolist() == ["continued training, rate lr", "checkpoint"]
-    assert best["candidates"].tolist() == [2, 2]
-    assert best[["rate", "weight"]].isna().all(axis=None)
 
 
 def test_against_several_controls_is_one_family_and_each_has_its_own() -> None:

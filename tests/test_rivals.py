@@ -15,7 +15,6 @@ from small import (
     member,
     refused,
     rows,
-    same_state,
     use_distinct_ids,
 )
 from test_coupling import naive_difference, naive_losses
@@ -25,7 +24,7 @@ from ctrlib.config import Run, derive_seed
 from ctrlib.coupling import complete
 from ctrlib.models import operations
 from ctrlib.models.layers import Dropout
-from ctrlib.training.cohort import build, member_state
+from ctrlib.training.cohort import build
 from ctrlib.training.loop import make_group
 from ctrlib.training.rivals import draw_tables_afresh
 
@@ -228,28 +227,6 @@ def test_from_distinct_ids_it_is_the_same_training(settings: dict, monkeypatch) 
     assert (plain.products, other.products.count("once per distinct id")) == (other.products.rpartition(", ")[0], 1)
     for n in range(2):
         assert distance(plain.states[n], other.states[n]) < 1e-4
-
-
-def test_fresh_tables_are_all_that_changes() -> None:
-    """Weights and Adam of whatever has a row per code; the same again from the same epoch, others from the next."""
-    states = fit(make_run([member(1), member(2)])).states
-    run = make_run([member(1), member(2)], start=checkpoints(2))
-    group = make_group(run, [0, 1], rows(), states, CPU)
-    drawn = []
-    for epoch in (1, 2, 1):
-        draw_tables_afresh(group.trainees, epoch)
-        drawn.append([member_state(trainee) for trainee in group.trainees])
-    for n in range(2):
-        before, (first, second, again) = states[n], (one[n] for one in drawn)
-        changed = {key for key in before if not torch.equal(before[key], first[key])}
-        tables = ("embedding.weight", "first_order.weight")
-        kinds = ("weights", "adam.step", "adam.exp_avg", "adam.exp_avg_sq")
-        assert changed == {f"{kind}.{table}" for kind in kinds for table in tables}
-        assert not any(first[key].any() for key in changed if key.startswith("adam"))
-        assert same_state(first, again)
-        assert not torch.equal(first["weights.embedding.weight"], second["weights.embedding.weight"])
-        assert 0.5e-4 < float(first["weights.embedding.weight"].std()) < 2e-4
-    assert not torch.equal(*(one["weights.embedding.weight"] for one in drawn[0]))
 
 
 def test_the_very_first_epoch_keeps_its_tables_and_that_from_a_checkpoint_does_not() -> None:

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 import torch
 from processes import PROCESSES, start, until
+from raw_files import contents
 from small import assert_same_member, make_run, member, refused, rows, same_state
-from stores import contents, here, quick, rewrite
+from stores import here, quick, rewrite
 
 from ctrlib.config import Checkpoint, Run
 from ctrlib.coupling import complete

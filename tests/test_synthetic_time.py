@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from scipy.special import expit
 from small import refused
+from test_synthetic import plain_effects
 
 from ctrlib.config import SyntheticSettings, checked
 from ctrlib.data import synthetic
@@ -29,15 +30,6 @@ def parts(*splits: Split) -> list[np.ndarray]:
 
 def same(a: list[np.ndarray], b: list[np.ndarray]) -> bool:
     return all(x.tobytes() == y.tobytes() for x, y in zip(a, b, strict=True))
-
-
-def plain_effects(world: synthetic.World, ids: np.ndarray) -> np.ndarray:
-    """The planted effects of rows (N, F), before scale and intercept, in their plainest form."""
-    total = sum(world.first_order[f][ids[:, f]] for f in range(ids.shape[1]))
-    for scale, groups in ((synthetic.PAIR_SCALE, world.pairs), (synthetic.TRIPLE_SCALE, world.triples)):
-        for group in groups:
-            total = total + scale * np.prod([world.latent[f][ids[:, f]] for f in group], axis=0).sum(axis=1)
-    return total
 
 
 def plain_logit(world: synthetic.World, ids: np.ndarray, time: np.ndarray | float) -> np.ndarray:

@@ -41,7 +41,6 @@ from ctrlib.training import evaluation, reference
 from ctrlib.training import loop as trainer
 from ctrlib.training import step as steps
 from ctrlib.training.cohort import build
-from ctrlib.training.dataset import Split
 from ctrlib.training.loop import batch_bounds, make_group, resolve_device, train
 from ctrlib.training.step import train_step
 
@@ -191,21 +190,6 @@ def test_equal_members_with_one_table_are_one_model_bit_for_bit(noise, start) ->
         assert_same_member(found, n, alone, 0)
 
 
-def test_the_table_is_one_and_all_else_is_each_members_own() -> None:
-    members = [member(seed, **NOISY) for seed in (1, 2, 3)]
-    found, own = fit(shared(members)), fit(make_run(members, complete(3)))
-    first = found.states[0]
-    for state in found.states[1:]:
-        for kind in ("weights.", "adam.exp_avg.", "adam.exp_avg_sq.", "adam.step."):
-            assert torch.equal(state[f"{kind}embedding.weight"], first[f"{kind}embedding.weight"])
-        for name in ("weights.first_order.weight", "weights.mlp.layers.0.weight", "adam.exp_avg.first_order.weight"):
-            assert not torch.equal(state[name], first[name])
-    steps = 2 * len(batch_bounds(330, 50))
-    assert {float(value) for name, value in first.items() if name.startswith("adam.step")} == {steps}
-    assert first.keys() == own.states[0].keys()
-    assert distance(first, own.states[0]) > 1e-3
-
-
 def test_the_table_begins_as_the_first_members() -> None:
     group = make_group(shared([member(5), member(2)]), [0, 1], rows(), None, CPU)
     for trainee in group.trainees:
@@ -333,18 +317,6 @@ def two_epochs_later(monkeypatch) -> None:
 
 
 @pytest.mark.parametrize("embeddings", ["own", "shared"])
-def test_the_rate_that_history_shows_is_the_rate_that_adam_used(monkeypatch, embeddings) -> None:
-    """After a plateau at factor 1e-9 nothing moves any more, nor does a table that all share."""
-    recipe = {"epochs": 3, "patience": 5, "plateau_factor": 1e-9, "embeddings": embeddings}
-    aucs = [0.7, 0.7, 0.6, 0.6, 0.5, 0.5]
-    trained, snapshots = with_validation(monkeypatch, aucs, [member(1), member(2)], complete(2), **recipe)
-    assert [row["learning_rate"] for row in trained.history[::2]] == pytest.approx([0.01, 0.01, 1e-11])
-    table = "weights.embedding.weight"
-    assert (snapshots[0][1][table] - snapshots[1][1][table]).abs().max() > 1e-3
-    assert distance(snapshots[1][1], snapshots[2][1]) < 1e-7
-
-
-@pytest.mark.parametrize("embeddings", ["own", "shared"])
 def test_a_coupled_group_has_one_schedule_but_each_member_its_best_epoch(monkeypatch, embeddings) -> None:
     """And so different states of a table that they had in common; each can be used alone."""
     pairs = [(0.60, 0.80), (0.70, 0.72), (0.75, 0.70), (0.71, 0.71), (0.99, 0.99)]  # means .70 .71 .725 .71 ...
@@ -385,17 +357,6 @@ def test_predictions_do_not_depend_on_how_rows_are_cut(monkeypatch) -> None:
     whole = trainer.predict(model, dataset.valid)
     monkeypatch.setattr(evaluation, "EVALUATION_ROWS", 37)
     np.testing.assert_allclose(trainer.predict(model, dataset.valid), whole, rtol=1e-5, atol=1e-7)
-
-
-def test_history_says_what_happened() -> None:
-    seen: list[list[dict]] = []
-    run = make_run([member(1), member(2)], complete(2), epochs=3)
-    trained = train(run, rows(), device="cpu", on_epoch=seen.append)
-    assert [row for epoch in seen for row in epoch] == trained.history
-    assert [(row["epoch"], row["member"]) for row in trained.history] == [(e, n) for e in (1, 2, 3) for n in (0, 1)]
-    assert all(row["seconds"] > 0 and row["peer_loss"] > 0 and row["learning_rate"] == 0.01 for row in trained.history)
-    clicks = [row["click_loss"] for row in trained.history if row["member"] == 0]
-    assert clicks == sorted(clicks, reverse=True)
 
 
 # ---- starting from a checkpoint -------------------------------------------------------------------------------------
@@ -512,11 +473,6 @@ def test_what_cannot_be_trained_is_refused_in_one_line(case) -> None:
     assert all(word in said for word in words)
 
 
-def test_devices_that_are_there() -> None:
-    assert resolve_device("cpu") == CPU
-    assert resolve_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
-
-
 def test_predictions_that_are_no_numbers_are_said(monkeypatch) -> None:
     monkeypatch.setattr(trainer, "predict", lambda model, split: torch.full((len(split),), torch.nan))
     assert "lower learning_rate" in refused(fit, make_run())
@@ -527,17 +483,6 @@ def test_starts_must_come_with_the_run_that_names_them() -> None:
     for run, starts in ((make_run(), states), (make_run(start=checkpoints(1)), None)):
         with pytest.raises(ValueError, match="start"):
             fit(run, starts)
-
-
-def test_rows_may_come_from_disk(tmp_path) -> None:
-    """Prepared data is memory-mapped and may not be written: the numbers must not depend on that."""
-    dataset, parts = rows(), {}
-    for name, split in dataset.splits().items():
-        for array in ("ids", "labels"):
-            np.save(tmp_path / f"{name}_{array}.npy", getattr(split, array))
-        parts[name] = Split(*(np.load(tmp_path / f"{name}_{a}.npy", mmap_mode="r") for a in ("ids", "labels")))
-    run = make_run()
-    assert_same_member(train(run, replace(dataset, **parts), device="cpu"), 0, fit(run), 0)
 
 
 def test_metrics_on_a_device_are_those_of_the_metrics_module() -> None:

@@ -1,22 +1,17 @@
 """Equal tuning: the same settings for every condition, chosen by validation AUC alone, compared on other rows."""
 
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
 import pytest
 from small import refused
 
 from ctrlib.config import Run
-from ctrlib.run.plan import plan, planned
-from ctrlib.run.training import train_planned
 from ctrlib.store.runs import RunStore, open_store
 from ctrlib.study import experiments, tuning, tuning_page
 from ctrlib.study.conditions import Condition, Replicate
 from ctrlib.study.parameters import TUNED, StudyParameters
 from ctrlib.study.tables import replicate_table
 
-ROOT = Path(__file__).resolve().parent.parent
 SMALL = {"rows": 300, "valid_rows": 200, "test_rows": 200, "fields": 4, "largest_field": 20, "batch_size": 100}
 MODELS = {"architecture": "DeepFM", "embedding_dim": 2, "hidden_units": [4], "learning_rate": 0.02, "instances": 2}
 PLAN = {"seeds": [1, 2], "tuning_seeds": [7, 8], "tuned": TUNED, "search_size": 2, "epochs": 1, "device": "cpu"}
@@ -142,18 +137,6 @@ def test_tables_say_what_was_chosen_and_what_flips(stages) -> None:
     expected = (at.loc["mutual", "auc"] - control + first.loc["mutual", "auc"] - other) / 2
     assert both.set_index("treatment").loc["mutual", "difference_tuned"] == pytest.approx(expected, abs=1e-12)
     assert list(both["flips"]) == list(both["verdict_untuned"] != both["verdict_tuned"])
-
-
-def test_a_study_trains_what_the_records_decide_before_its_pages_are_executed(tmp_path, monkeypatch) -> None:
-    monkeypatch.setenv("CTRLIB_RUNS", str(tmp_path))
-    few = {"rows": 300, "valid_rows": 200, "test_rows": 200, "batch_size": 100, "seeds": [1], "max_epochs": 1}
-    (job,) = plan(ROOT, str(ROOT / "tests" / "tiny.yaml"), ["30"], few)
-    lines: list[str] = []
-    assert train_planned([job], lines.append, workers=1) == {}
-    assert all(open_store().find(run) for run in planned(job)[0])
-    rounds = [int(line.split()[0]) for line in lines if line.endswith("to train")]
-    assert len(rounds) == 3
-    assert sum(rounds) == len(planned(job)[0])
 
 
 @pytest.mark.parametrize(

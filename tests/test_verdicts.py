@@ -34,19 +34,11 @@ def test_the_rule(treatment, words) -> None:
 
 def table(means: dict[tuple, float], factors: list[str]) -> pd.DataFrame:
     """A replicate table with five replicates: (condition, *factors) -> mean AUC."""
-    rows = [
-        {
-            **dict(zip(["condition", *factors], key, strict=True)),
-            **dict.fromkeys(SCORES, 0.5),
-            "overlap": 0.0,
-            "replicate": g,
-            "auc": m,
-        }
-        for key, m in means.items()
-        for g in range(5)
-    ]
+    rows = [(*key, g, mean) for key, mean in means.items() for g in range(5)]
+    made = pd.DataFrame(rows, columns=["condition", *factors, "replicate", "auc"])
     noise = np.random.default_rng(1).normal(0, 1e-5, len(rows))
-    return pd.DataFrame(rows).assign(auc=lambda t: t["auc"] + noise, protocol="early_stopping")
+    scores = dict.fromkeys(SCORES, 0.5) | {"overlap": 0.0, "auc": made["auc"] + noise}
+    return made.assign(**scores, protocol="early_stopping")
 
 
 def of_two(factor: str, values: dict[float, tuple[float, float]]) -> pd.DataFrame:
