@@ -5,7 +5,6 @@ always).
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -429,34 +428,6 @@ def slope_table(
             {**about, "slope": found.mean, "low": found.low, "high": found.high, "level": level, "verdict": verdict}
         )
     return pd.DataFrame(rows)
-
-
-@dataclass(frozen=True)
-class Stopped:
-    """How the trainings with early stopping ended: how many, the least, median and most epoch that counts, which share
-    ran for all the epochs they might, and which share of all had their best epoch there."""
-
-    trainings: int
-    kept: tuple[int, int, int]
-    at_cap: float
-    best_at_cap: float
-
-
-def stopped_early(conditions: Iterable[Condition]) -> Stopped:
-    """How the distinct trainings with early stopping of these conditions ended; the shares of none are NaN."""
-    contents = {record.fingerprint: record.content for one in conditions for record in one.records}.values()
-    stopping = [content for content in contents if content["run"].get("recipe", {}).get("patience")]
-    if not stopping:
-        return Stopped(0, (0, 0, 0), np.nan, np.nan)
-    caps = [content["run"]["recipe"]["epochs"] for content in stopping]
-    last = [max(row["epoch"] for row in content["history"]) for content in stopping]
-    kept = [max(content["kept_epochs"]) for content in stopping]
-    return Stopped(
-        len(stopping),
-        (min(kept), int(np.median(kept)), max(kept)),
-        at_cap=float(np.mean(np.equal(last, caps))),
-        best_at_cap=float(np.mean(np.equal(kept, caps))),
-    )
 
 
 def member_effects(members: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
