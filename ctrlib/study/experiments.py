@@ -14,6 +14,7 @@ from typing import Any
 from ctrlib.config import Run, checked
 from ctrlib.errors import UserError, shown, unknown
 from ctrlib.store.code import is_registered
+from ctrlib.store.ensure import check_precision
 from ctrlib.store.published import committed_results
 from ctrlib.store.record import Record
 from ctrlib.store.runs import RunStore, open_store
@@ -136,7 +137,7 @@ def published_by_data(experiment: str) -> dict[str, list[Condition]]:
     """The conditions of :func:`published_records` by data set, of the data sets for which none is lacking."""
     found: dict[str, list[Condition]] = {}
     for one in _with_published(experiment):
-        found.setdefault(_data_of(one), []).append(one)
+        found.setdefault(str(one.factors.get("data", one.runs[0].data.name)), []).append(one)
     return {data: conditions for data, conditions in found.items() if all(one.records for one in conditions)}
 
 
@@ -150,10 +151,6 @@ def _with_published(experiment: str, p: StudyParameters | None = None) -> list[C
             records = tuple(Record(Path(), *pair) for pair in contents) if whole else ()
             found.append(replace(one, records=records))
     return found
-
-
-def _data_of(condition: Condition) -> str:
-    return str(condition.factors.get("data", condition.runs[0].data.name))
 
 
 def published_conditions(conditions: Iterable[Condition]) -> tuple[StudyParameters, list[Condition]]:
@@ -206,11 +203,7 @@ def checked_parameters(**parameters) -> StudyParameters:
     spelled = {name: tuple(dict.fromkeys(map(_spelled, getattr(p, name)))) for name in lists}
     p = p.model_copy(update={"architecture": _spelled(p.architecture), **spelled})
     if p.device != "auto":  # where it is left open, published records may be all that is needed; training refuses too
-        from ctrlib.fast.machine import arithmetic
-        from ctrlib.training.loop import resolve_device
-
-        with arithmetic(p.precision, resolve_device(p.device)):  # refuses what the device does not have
-            pass
+        check_precision([p.precision], p.device)
     for at in p.each().values():
         rows = data_shape(Replicate(at, at.seeds[0], at.protocols[0]).data)[0]
         if at.batch_size > rows:
