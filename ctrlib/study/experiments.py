@@ -122,19 +122,9 @@ def train_stages(experiment: str, p: StudyParameters, store: RunStore) -> list[C
     return conditions
 
 
-def published_records(experiment: str, p: StudyParameters | None = None) -> list[Condition]:
-    """The conditions of the published page of an experiment whose records are published; none where there is no such
-    page. Nothing is trained.
-
-    Args:
-        experiment: its name.
-        p: the parameters of the page; those of the notebook of that name unless given.
-    """
-    return [one for one in _with_published(experiment, p) if one.records]
-
-
 def published_by_data(experiment: str) -> dict[str, list[Condition]]:
-    """The conditions of :func:`published_records` by data set, of the data sets for which none is lacking."""
+    """The conditions of the published page of an experiment by data set, of the data sets for which no record is
+    lacking; none where there is no such page. Nothing is trained."""
     found: dict[str, list[Condition]] = {}
     for one in _with_published(experiment):
         found.setdefault(str(one.factors.get("data", one.runs[0].data.name)), []).append(one)
@@ -162,7 +152,7 @@ def published_conditions(conditions: Iterable[Condition]) -> tuple[StudyParamete
     """
     experiment = next(iter(conditions)).experiment
     p = published_parameters(experiment)
-    return p, published_records(experiment, p)
+    return p, [one for one in _with_published(experiment, p) if one.records]
 
 
 def planned_runs(notebook: str, p: StudyParameters) -> list[Run]:

@@ -254,21 +254,21 @@ def churn_heatmap(churn: list[list[float]], names: list[str]) -> Axes:
     return attach_table(ax, table.rename_axis("of").reset_index(), finding)
 
 
-def strips(members: pd.DataFrame, order: list[str], by: str = "protocol") -> Figure:
-    """Test AUC of every member, a column of dots per replicate and condition, a panel per value of ``by``."""
-    for ax, part in panels(members, by):
+def strips(members: pd.DataFrame, order: list[str]) -> Figure:
+    """Test AUC of every member, a column of dots per replicate and condition, a panel per protocol."""
+    for ax, part in panels(members):
         sns.stripplot(
             part, x="replicate", y="auc", hue="condition", hue_order=order, dodge=True, jitter=False, size=4, ax=ax,
             palette=list(PALETTE[: len(order)]), legend="brief",
         )  # fmt: skip
         ax.set(xlabel="replicate", ylabel="test AUC")
         legend(ax)
-    shown = members[members["condition"].isin(order)].groupby([by, "condition"], sort=False)["auc"].mean()
+    shown = members[members["condition"].isin(order)].groupby(["protocol", "condition"], sort=False)["auc"].mean()
     means = (
         f"{spoken(level)}: {', '.join(f'{name} {auc:.4f}' for (_, name), auc in part.items())}"
         for level, part in shown.groupby(level=0, sort=False)
     )
-    table = members[[by, "condition", "replicate", "member", "auc"]]
+    table = members[["protocol", "condition", "replicate", "member", "auc"]]
     return attach_table(ax.figure, table, f"Mean test AUC, {'; '.join(means)}.")
 
 

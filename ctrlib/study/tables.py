@@ -232,11 +232,11 @@ def effects_of_pairs(
 
 
 def effects_against(
-    replicates: pd.DataFrame, factors: Sequence[str], treatment: str, controls: dict[str, str], value: str = "auc"
+    replicates: pd.DataFrame, factors: Sequence[str], treatment: str, controls: dict[str, str]
 ) -> pd.DataFrame:
     """One treatment against each of several controls (label, in ``against`` -> condition), a family."""
     pairs = {label: (treatment, control) for label, control in controls.items()}
-    return effects_of_pairs(replicates, factors, pairs, "against", value)
+    return effects_of_pairs(replicates, factors, pairs, "against")
 
 
 def effects_of_each(
@@ -408,14 +408,12 @@ def differences(replicates: pd.DataFrame, treatment: str, control: str, value: s
     return scores[treatment] - scores[control]
 
 
-def slope_table(
-    replicates: pd.DataFrame, x: str, factors: Sequence[str], treatment: str, control: str, value: str = "auc"
-) -> pd.DataFrame:
+def slope_table(replicates: pd.DataFrame, x: str, factors: Sequence[str], treatment: str, control: str) -> pd.DataFrame:
     """One row per combination of ``factors``: the slope of the effect over doublings of ``x``, a line fitted to each
     replicate by least squares, mean over replicates with its interval. The intervals hold together."""
     fits = []
     for about, at in by_factors(replicates, factors):
-        effect = pd.DataFrame({level: differences(part, treatment, control, value) for level, part in at.groupby(x)})
+        effect = pd.DataFrame({level: differences(part, treatment, control) for level, part in at.groupby(x)})
         doublings = np.log2(effect.columns.to_numpy(dtype=np.float64))
         centred = doublings - doublings.mean()
         fits.append((about, pd.Series(effect.to_numpy() @ centred / np.square(centred).sum()), at))
