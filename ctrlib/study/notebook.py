@@ -362,19 +362,17 @@ def ratios_of(reports: dict[str, Any]) -> pd.DataFrame:
 
 def say_where(reports: dict[str, Any], *suites: str) -> None:
     """Say where and with what these suites were measured, each machine once."""
-    for line in dict.fromkeys(measured_on(reports[suite].machine) for suite in suites if suite in reports):
+    lines = []
+    for machine in (reports[suite].machine for suite in suites if suite in reports):
+        kind, cores = as_text(machine["processor"]), f"{machine['cores']} cores"
+        if machine.get("gpu"):
+            kind = f"{as_text(machine['gpu'])}, driver {as_text(machine['gpu_driver'])}, {cores} of {kind}"
+        else:
+            kind += f" with {as_text(machine['vector_instructions'])}, {cores}, {machine['memory_gb']} GB"
+        versions = f"torch {machine['versions']['torch']}, `ctrlib` as of commit `{str(machine['commit'])[:7]}`"
+        lines.append(f"Measured on: {kind}, {versions}.")
+    for line in dict.fromkeys(lines):
         say(line)
-
-
-def measured_on(machine: dict[str, Any]) -> str:
-    """A benchmark's machine and versions as a sentence in Markdown."""
-    kind = as_text(machine["processor"])
-    if machine.get("gpu"):
-        kind = f"{as_text(machine['gpu'])}, driver {as_text(machine['gpu_driver'])}, {machine['cores']} cores of {kind}"
-    else:
-        kind += f" with {as_text(machine['vector_instructions'])}, {machine['cores']} cores, {machine['memory_gb']} GB"
-    versions = f"torch {machine['versions']['torch']}, `ctrlib` as of commit `{str(machine['commit'])[:7]}`"
-    return f"Measured on: {kind}, {versions}."
 
 
 class Picture:

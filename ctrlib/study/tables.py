@@ -13,7 +13,7 @@ import pandas as pd
 from ctrlib.errors import UserError
 from ctrlib.stats.metrics import relative_improvement
 from ctrlib.stats.paired import PairedDifference, holm, paired_difference
-from ctrlib.store.measures import group_scores, rarity_scores
+from ctrlib.store.measures import group_scores
 from ctrlib.store.runs import RunStore
 from ctrlib.study.conditions import Condition
 from ctrlib.study.finetuning import CONTROLS, COUPLED
@@ -49,11 +49,9 @@ def member_table(conditions: Iterable[Condition]) -> pd.DataFrame:
     for condition in conditions:
         tests = [test for record in condition.records for test in record.content["test"]]
         kept = [
-            {"kept_epoch": epoch, "valid_auc": row["valid_auc"]}
+            {"kept_epoch": epoch, "valid_auc": auc}
             for record in condition.records
-            for n, epoch in enumerate(record.content["kept_epochs"])
-            for row in record.history
-            if (row["member"], row["epoch"]) == (n, epoch)
+            for epoch, auc in zip(record.content["kept_epochs"], record.valid_aucs, strict=True)
         ]
         for n, (one, test, epoch) in enumerate(zip(condition.members, tests, kept, strict=True)):
             about = {**condition.labels, "member": n, "architecture": one.architecture}
@@ -90,17 +88,6 @@ def replicate_table(store: RunStore, conditions: Iterable[Condition]) -> pd.Data
         }
         rows.append(row)
     return pd.DataFrame(rows)
-
-
-def rarity_table(store: RunStore, conditions: Sequence[Condition], rows: pd.DataFrame) -> pd.DataFrame:
-    """One row per row of ``rows`` and part of the test rows by rarity that has both labels: AUC and log loss in it, see
-    :func:`ctrlib.store.measures.rarity_scores`. The column ``row`` of ``rows`` says which of the conditions each is."""
-    scored = [
-        {**about, **score}
-        for about in rows.to_dict("records")
-        for score in rarity_scores(store, conditions[int(about["row"])].records)
-    ]
-    return pd.DataFrame(scored).dropna(subset="auc")
 
 
 def with_data(table: pd.DataFrame, dataset: str) -> pd.DataFrame:

@@ -14,7 +14,6 @@ import numpy as np
 
 from ctrlib.config import Protocol, checked
 from ctrlib.errors import UserError, shown
-from ctrlib.store.record import Record
 from ctrlib.store.runs import RunStore, open_store
 from ctrlib.study.conditions import Condition, Replicate, Runs, changed, continued_training, mutual_finetuning
 from ctrlib.study.controls import RDROP, RDROP_DROPOUT, offline_distillation
@@ -121,14 +120,10 @@ def choose(store: RunStore, name: str, p: StudyParameters, protocol: Protocol) -
         records = [store.find(run) for _, runs in at for run in runs]
         if None in records:
             return None
-        best = max(best, (float(np.mean([valid_auc(one) for one in records])), at[0][0]), key=lambda pair: pair[0])
+        best = max(
+            best, (float(np.mean([np.mean(one.valid_aucs) for one in records])), at[0][0]), key=lambda pair: pair[0]
+        )
     return best[1]
-
-
-def valid_auc(record: Record) -> float:
-    """Mean validation AUC of the members at the epochs that count."""
-    kept = record.content["kept_epochs"]
-    return float(np.mean([row["valid_auc"] for row in record.history if row["epoch"] == kept[row["member"]]]))
 
 
 def recipe_search(r: Replicate) -> list[Condition]:
