@@ -1,6 +1,5 @@
 """Put pages and executed notebooks into one folder, and render it with Jupyter Book."""
 
-import hashlib
 import re
 import shutil
 import subprocess
@@ -16,6 +15,7 @@ from ctrlib.errors import UserError
 from ctrlib.publish.downloads import export_figure_data, offer_source
 from ctrlib.publish.exercises import strip
 from ctrlib.publish.slides import write_slides
+from ctrlib.run.plan import files_digest
 from ctrlib.store.environment import source_commit
 from ctrlib.study.pages import book_notebooks
 
@@ -161,12 +161,8 @@ def render(root: Path, executed: Path, out: Path | None = None, student: bool = 
 def inputs_digest(root: Path, executed: Path, student: bool) -> str:
     """Hash of all that a book is made of: pages, notebooks as written and as executed, code, settings, versions."""
     folders = [root / name for name in ("book", "notebooks", "ctrlib", "benchmarks")] + [executed]
-    files = [
-        path for folder in folders for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts
-    ]
-    files += [root / name for name in TOP_FILES]
-    hashes = [[str(path), hashlib.sha256(path.read_bytes()).hexdigest()] for path in sorted(files)]
-    return digest([hashes, source_commit(), sys.version, student])
+    hashes = [files_digest(root, *TOP_FILES), *(files_digest(folder, "**/*") for folder in folders)]
+    return digest([str(executed), hashes, source_commit(), sys.version, student])
 
 
 def _render(root: Path, executed: Path, out: Path, page: Path, student: bool) -> None:

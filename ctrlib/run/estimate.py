@@ -73,14 +73,14 @@ class Clock:
         return self._seconds[key]
 
 
-def usual_epochs(run: Run, scratch: float = EPOCHS["from scratch"]) -> float:
-    """How many epochs a training takes, one with early stopping by :data:`EPOCHS`; ``scratch``: one model alone."""
+def usual_epochs(run: Run) -> float:
+    """How many epochs a training takes, one with early stopping by :data:`EPOCHS`."""
     if not run.recipe.patience:
         return run.recipe.epochs
     weight = 0.0 if run.teachers else max(sum(map(abs, row)) for row in run.coupling.weights)
     coupled = COUPLED if weight else 1
     usual = EPOCHS["fine-tuning, strongly coupled"] if weight >= STRONG else EPOCHS["fine-tuning"] * coupled
-    return min(usual if run.start else scratch * coupled, run.recipe.epochs)
+    return min(usual if run.start else EPOCHS["from scratch"] * coupled, run.recipe.epochs)
 
 
 def with_teachers(run: Run) -> float:

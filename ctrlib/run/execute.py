@@ -1,6 +1,7 @@
 """Execute notebooks with papermill, each in a kernel of its own; executed copies are put in place when complete."""
 
 import contextlib
+import io
 import logging
 import os
 import re
@@ -100,7 +101,7 @@ def execute(job: Job, on_line: Callable[[str], None]) -> Outcome:
     return finalize_notebook(job, running, error, time.monotonic() - began)
 
 
-class Lines:
+class Lines(io.TextIOBase):
     """A file that hands on each line that is written to it."""
 
     def __init__(self, on_line: Callable[[str], None]) -> None:
@@ -111,9 +112,6 @@ class Lines:
         *lines, self.rest = (self.rest + text).split("\n")
         for line in filter(str.strip, lines):
             self.on_line(line.strip())
-
-    def flush(self) -> None:
-        """Nothing is held back but half a line."""
 
 
 def finalize_notebook(job: Job, running: Path, error: str, seconds: float) -> Outcome:

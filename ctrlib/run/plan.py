@@ -179,8 +179,9 @@ def make_job(
 
 
 def files_digest(folder: Path, *patterns: str) -> str:
-    """Hash of the files below a folder whose paths match one of ``patterns``."""
-    files = sorted(path for pattern in patterns for path in folder.glob(pattern))
+    """Hash of the files below a folder whose paths match one of ``patterns``, but for what Python keeps of its own."""
+    found = (path for pattern in patterns for path in folder.glob(pattern))
+    files = sorted(path for path in found if path.is_file() and "__pycache__" not in path.parts)
     return digest({str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files})
 
 

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from ctrlib.config import Run
+from ctrlib.config import Precision, Run
 from ctrlib.data.folders import data_root
 from ctrlib.data.workers import usable_cores
 from ctrlib.errors import UserError
@@ -54,7 +54,7 @@ def ensure_all(
             show(f"{count} of them are in the store, {reason}: they will be trained again{hint}")
     if missing:
         if not dask:
-            check_precision(missing, device)
+            check_precision({run.recipe.precision for run in missing}, device)
         progress = Progress(len(missing), show)
         for run, found in _train_all(store, missing, device, workers, dask, progress):
             if isinstance(found, Record):
@@ -73,8 +73,8 @@ def default_workers(device: str) -> int:
     return usable_cores() if resolve_device(device).type == "cpu" else 1
 
 
-def check_precision(runs: Iterable[Run], device: str) -> None:
-    """Refuse runs whose precision the device does not have, before any of them takes time.
+def check_precision(precisions: Iterable[Precision], device: str) -> None:
+    """Refuse a precision that the device does not have, before any run takes time.
 
     Raises:
         UserError: tf32 without a GPU.
@@ -82,7 +82,7 @@ def check_precision(runs: Iterable[Run], device: str) -> None:
     from ctrlib.fast.machine import arithmetic
     from ctrlib.training.loop import resolve_device
 
-    for precision in {run.recipe.precision for run in runs}:
+    for precision in precisions:
         with arithmetic(precision, resolve_device(device)):
             pass
 

@@ -65,6 +65,12 @@ class Record:
         """Wall time of the training."""
         return self.content["seconds"]
 
+    @property
+    def valid_aucs(self) -> list[float]:
+        """Validation AUC of each member at the epoch that counts."""
+        aucs = {(row["member"], row["epoch"]): row["valid_auc"] for row in self.history}
+        return [aucs[kept] for kept in enumerate(self.content["kept_epochs"])]
+
     def logits(self, split: str = "test") -> np.ndarray:
         """Logits (K, rows) float32 of the kept weights on ``valid`` or ``test``."""
         with np.load(io.BytesIO(self.read("predictions.npz"))) as arrays:

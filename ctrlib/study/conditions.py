@@ -204,6 +204,19 @@ class Replicate:
         return {name: self.from_scratch(coupled, architectures) for name, coupled in names.items()}
 
 
+def changed(runs: Runs, member: dict[str, Any] | None = None, **recipe: Any) -> Runs:
+    """The same runs with other settings of each member and of the recipe."""
+    return [
+        run.model_copy(
+            update={
+                "members": tuple(one.model_copy(update=member) for one in run.members),
+                "recipe": run.recipe.model_copy(update=recipe),
+            }
+        )
+        for run in runs
+    ]
+
+
 def continued_training(pretrained: Sequence[Run], train: Recipe, optimizer: str = "reset") -> Runs:
     """The control: each checkpoint trains on without peers, on the same batches as in mutual fine-tuning."""
     return [_finetuning([run], Coupling(weights=solo(1)), train, optimizer) for run in pretrained]

@@ -4,7 +4,14 @@ from dataclasses import replace
 from itertools import product
 
 from ctrlib.config import Recipe, Run, StoredMember
-from ctrlib.study.conditions import Condition, Replicate, Runs, continued_training, mutual_finetuning
+from ctrlib.study.conditions import (
+    Condition,
+    Replicate,
+    Runs,
+    changed,
+    continued_training,
+    mutual_finetuning,
+)
 from ctrlib.study.finetuning import at_rate, main_comparison
 
 RIVALS = {  # of the peers: what each changes in continued training
@@ -73,11 +80,11 @@ def serving_frontier(r: Replicate) -> list[Condition]:
     for part, strong in SETTINGS[: p.settings]:
         l2 = tenfold(p.embedding_l2) if strong else p.embedding_l2
         at = r.varied(learning_rate=p.learning_rate * part, embedding_l2=l2)
-        tabm = at.pretraining(["TabM-DeepFM"])[0]
+        tabm = at.pretraining(["TabM-DeepFM"])
         found = {
             "one model": at.pretraining([p.architecture] * max(p.sizes)),
             **{f"width x{times}": wider(at, times).pretraining([p.architecture]) for times in WIDTHS},
-            **{f"TabM {size}": [built_with(tabm, num_submodels=size)] for size in p.submodels},
+            **{f"TabM {size}": changed(tabm, {"options": {"num_submodels": size}}) for size in p.submodels},
             "distilled": offline_distillation(at, checkpoints[: max(p.sizes)], p.mutual_weight, students=1),
         }
         conditions += r.conditions(found, setting=f"rate x{part:.2g}{', L2 x10' if strong else ''}")
@@ -99,11 +106,6 @@ def wider(r: Replicate, times: int) -> Replicate:
     return r.varied(embedding_dim=times * p.embedding_dim, hidden_units=tuple(times * one for one in p.hidden_units))
 
 
-def built_with(run: Run, **options: float) -> Run:
-    """The run of one member with options of its architecture."""
-    return run.model_copy(update={"members": (run.members[0].model_copy(update={"options": options}),)})
-
-
 def self_anchor(r: Replicate, pretrained: Runs, weight: float, train: Recipe | None = None) -> Runs:
     """Each checkpoint trains on towards its own frozen copy, with the total weight of the peers."""
     coupling = r.coupling(((weight,),), target="frozen")
@@ -113,7 +115,7 @@ def self_anchor(r: Replicate, pretrained: Runs, weight: float, train: Recipe | N
 def averaged_weights(r: Replicate, pretrained: Runs, train: Recipe | None = None) -> Runs:
     """Continued training, of which the exponential moving average of the weights counts."""
     averaged = {"averaging": "ema", "averaging_decay": r.p.averaging_decay}
-    return continued_training(pretrained, (train or r.recipe()).model_copy(update=averaged))
+    return changed(continued_training(pretrained, train or r.recipe()), **averaged)
 
 
 def offline_distillation(r: Replicate, teachers: Runs, weight: float, students: int | None = None) -> Runs:

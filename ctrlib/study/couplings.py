@@ -4,7 +4,7 @@ conditions of one replicate."""
 from math import ceil
 
 from ctrlib.study.cohorts import sharing
-from ctrlib.study.conditions import Condition, Replicate, Runs, data_shape, mutual_finetuning
+from ctrlib.study.conditions import Condition, Replicate, changed, data_shape, mutual_finetuning
 from ctrlib.study.controls import self_anchor
 from ctrlib.study.finetuning import at_rate, rate_of, with_peers, without_peers_at_each_rate
 
@@ -90,19 +90,9 @@ def random_embeddings(r: Replicate) -> list[Condition]:
     """
     conditions, names = [], [LEARNED_TOP] * r.p.instances
     for kind, spread in (("learned", 0.0), ("random", SPREAD)):
-        alone = r.pretraining(names, r.p.epochs + r.p.finetune_epochs)
+        alone, drawn = r.pretraining(names, r.p.epochs + r.p.finetune_epochs), {"random_embeddings": spread}
         together = {weight: r.from_scratch(r.coupling(weight), names) for weight in PAPER_WEIGHTS}
-        conditions += r.conditions({"alone": with_spread(alone, spread)}, embeddings=kind)
+        conditions += r.conditions({"alone": changed(alone, drawn)}, embeddings=kind)
         for weight, runs in together.items():
-            conditions += r.conditions({"coupled": with_spread(runs, spread)}, embeddings=kind, weight=weight)
+            conditions += r.conditions({"coupled": changed(runs, drawn)}, embeddings=kind, weight=weight)
     return conditions
-
-
-def with_spread(runs: Runs, spread: float) -> Runs:
-    """The same runs with random embeddings."""
-    return [
-        run.model_copy(
-            update={"members": tuple(one.model_copy(update={"random_embeddings": spread}) for one in run.members)}
-        )
-        for run in runs
-    ]

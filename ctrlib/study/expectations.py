@@ -18,7 +18,7 @@ from ctrlib.study.alternatives import served_options, with_rivals
 from ctrlib.study.conditions import Condition
 from ctrlib.study.experiments import published_by_data
 from ctrlib.study.finetuning import BY_RULE
-from ctrlib.study.main_page import rarity_sides, with_sides
+from ctrlib.study.main_page import RIVAL, rarity_sides, with_sides
 from ctrlib.study.pages import published_parameters
 from ctrlib.study.parameters import StudyParameters
 from ctrlib.study.retraining import ONE
@@ -37,6 +37,7 @@ from ctrlib.study.verdicts import (
     STRONG,
     Finding,
     Statement,
+    by_protocol,
     finding,
     less,
     of_companions,
@@ -111,10 +112,9 @@ def of_main(store: RunStore, p: StudyParameters, conditions: list[Condition], da
     yield from of_finetuning(replicates, data)
     table = with_sides(replicates, p)
     whole = [one for one in p.architectures if one not in (*p.without_scratch, *p.one_rate)]
-    for protocol, at in table[table["architecture"].isin(whole)].groupby("protocol", sort=False):
-        about = {"data": data, "protocol": protocol}
+    for about, at in by_protocol(table[table["architecture"].isin(whole)], data):
         best, mutual, start = (scores(at, name) for name in (BEST, "best mutual", "checkpoint"))
-        if protocol == "early_stopping":
+        if about["protocol"] == "early_stopping":
             statement = NOT_ON_FRAPPE if data == "frappe" else EXPECTED["E1"]
             yield from finding(statement, about, f"best mutual minus {BEST}, AUC", less(mutual, best), at)
         else:
@@ -124,12 +124,12 @@ def of_main(store: RunStore, p: StudyParameters, conditions: list[Condition], da
         yield from finding(EXPECTED["E3"], about, "ensemble of the checkpoints minus best mutual, AUC", gap, at)
     yield from of_rules(table, data)
     parts = rarity_sides(store, conditions, table, p.architectures[0])
-    for protocol, at in parts.groupby("protocol", sort=False):
+    for about, at in by_protocol(parts, data):
         wide = at.pivot(index=["replicate", "part"], columns="condition", values="auc")
         effect = less(wide["best mutual"], wide[BEST]).unstack("part")
         rarest, frequent = (effect.iloc[:, span].mean(axis=1) for span in (slice(DECILES), slice(-DECILES, None)))
         what = f"effect in the {DECILES} rarest minus the {DECILES} most frequent tenths, AUC"
-        yield from finding(EXPECTED["E10"], {"data": data, "protocol": protocol}, what, less(rarest, frequent), at)
+        yield from finding(EXPECTED["E10"], about, what, less(rarest, frequent), at)
 
 
 def of_rules(table: pd.DataFrame, data: str) -> Iterator[Finding]:
@@ -145,30 +145,17 @@ def of_rules(table: pd.DataFrame, data: str) -> Iterator[Finding]:
         yield from finding(EXPECTED["E9"], {"data": data, "protocol": "early_stopping"}, what, change, table)
 
 
-def of_rivals(store: RunStore, p: StudyParameters, conditions: list[Condition], data: str) -> Iterator[Finding]:
-    """E4."""
-    table, _ = with_rivals(replicate_table(store, conditions))
-    for protocol, at in table.groupby("protocol", sort=False):
+def minus(table: pd.DataFrame, treated: str, control: str, statement: Statement, data: str) -> Iterator[Finding]:
+    """From a replicate table, of a statement about the AUC of one condition minus that of another."""
+    for about, at in by_protocol(table, data):
         auc = at.set_index(["condition", "replicate"])["auc"]
-        gap = less(auc["best mutual"], auc["best of the rivals"])
-        about = {"data": data, "protocol": protocol}
-        yield from finding(EXPECTED["E4"], about, "best mutual minus best of the rivals, AUC", gap, at)
-
-
-def of_frontier(store: RunStore, p: StudyParameters, conditions: list[Condition], data: str) -> Iterator[Finding]:
-    """E5."""
-    for protocol, at in served_options(store, conditions, p.sizes).groupby("protocol", sort=False):
-        auc = at.set_index(["condition", "replicate"])["auc"]
-        about = {"data": data, "protocol": protocol}
-        yield from finding(
-            EXPECTED["E5"], about, "distilled minus mutual, AUC", less(auc["distilled"], auc["mutual"]), at
-        )
+        yield from finding(statement, about, f"{treated} minus {control}, AUC", less(auc[treated], auc[control]), at)
 
 
 def of_weights(store: RunStore, p: StudyParameters, conditions: list[Condition], data: str) -> Iterator[Finding]:
     """E6, at each negative weight, fine-tuned and from scratch."""
     table = replicate_table(store, conditions)
-    for (protocol, at), (way, (mutual, alone)) in product(table.groupby("protocol", sort=False), PEERS.items()):
+    for (about, at), (way, (mutual, alone)) in product(by_protocol(table, data), PEERS.items()):
         treated = at[(at["condition"] == mutual) & (at["weight"] < 0)]
         for weight, rows in treated.groupby("weight"):
             own = at[at["condition"] == alone]
@@ -177,18 +164,17 @@ def of_weights(store: RunStore, p: StudyParameters, conditions: list[Condition],
             for name, value, what in (("E6", "auc", "members"), ("E6, ensemble", "ensemble_auc", "their ensemble")):
                 change = less(*(side.set_index("replicate")[value] for side in (rows, own)))
                 said = f"{what} at weight {weight:g} minus without peers, {way}, AUC"
-                yield from finding(EXPECTED[name], {"data": data, "protocol": protocol}, said, change, at)
+                yield from finding(EXPECTED[name], about, said, change, at)
 
 
 def of_ledger(store: RunStore, p: StudyParameters, conditions: list[Condition], data: str) -> Iterator[Finding]:
     """E7, at each weight."""
-    for protocol, at in ledger_table(store, conditions).groupby("protocol", sort=False):
+    for about, at in by_protocol(ledger_table(store, conditions), data):
         parts = at.set_index(["condition", "replicate"])[["seed variance", "excess"]]
         for weight in p.mutual_weights:
             gone = parts.loc[ONE] - parts.loc[f"mutual, weight {weight:g}"]
             rest = gone["seed variance"] - gone["excess"] / 2
             what = f"seed variance removed minus half of the excess removed, weight {weight:g}"
-            about = {"data": data, "protocol": protocol}
             yield from finding(EXPECTED["E7"], about, what, rest, at, "log loss")
 
 
@@ -205,9 +191,7 @@ def of_churn(store: RunStore, p: StudyParameters, conditions: list[Condition], d
 
 def of_couplings(store: RunStore, p: StudyParameters, conditions: list[Condition], data: str) -> Iterator[Finding]:
     """E11, at each weight; and E14 where live peers cost something beside the best control."""
-    table = replicate_table(store, conditions)
-    for protocol, at in table.groupby("protocol", sort=False):
-        about = {"data": data, "protocol": protocol}
+    for about, at in by_protocol(replicate_table(store, conditions), data):
         random = at[at["embeddings"] == "random"]
         alone = random[random["condition"] == "alone"].set_index("replicate")
         for weight, rows in random[random["condition"] == "coupled"].groupby("weight"):
@@ -224,22 +208,19 @@ def of_couplings(store: RunStore, p: StudyParameters, conditions: list[Condition
 
 def of_tuning(store: RunStore, p: StudyParameters, conditions: list[Condition], data: str) -> Iterator[Finding]:
     """E12."""
-    fresh = tuning_page.compared(replicate_table(store, conditions))
-    for protocol, at in fresh.groupby("protocol", sort=False):
+    for about, at in by_protocol(tuning_page.compared(replicate_table(store, conditions)), data):
         auc = at.set_index(["setting", "condition", "replicate"])["auc"].sort_index()
         untuned, tuned = (less(auc[one, "mutual"], auc[one, BEST]) for one in ("untuned", "tuned"))
-        about = {"data": data, "protocol": protocol}
         yield from finding(EXPECTED["E12"], about, "tuned minus untuned effect, AUC", less(tuned, untuned), at)
 
 
 def of_drift(store: RunStore, p: StudyParameters, conditions: list[Condition], data: str) -> Iterator[Finding]:
     """E13: the effect on later test rows, times the sign of the mean effect under a random division."""
     table = with_best(replicate_table(store, conditions), drift_page.WITHIN)
-    for protocol, at in table.groupby("protocol", sort=False):
+    for about, at in by_protocol(table, data):
         auc = at.set_index(["split", "condition", "replicate"])["auc"].sort_index()
         drawn, later = (less(auc[split, "best mutual"], auc[split, BEST]) for split in ("random", "chronological"))
         what = "effect on later test rows, times the sign of that on rows of all times, AUC"
-        about = {"data": data, "protocol": protocol}
         yield from finding(EXPECTED["E13"], about, what, later * np.sign(drawn.mean()), at)
 
 
@@ -251,8 +232,12 @@ SOURCES: dict[str, TABLES] = {
         lambda store, p, conditions, data: of_companions(member_table(conditions), data),
     ),
     "how_many_epochs": lambda store, p, conditions, data: of_epochs(replicate_table(store, conditions), data),
-    "rivals": of_rivals,
-    "serving_frontier": of_frontier,
+    "rivals": lambda store, p, conditions, data: minus(
+        with_rivals(replicate_table(store, conditions))[0], "best mutual", RIVAL, EXPECTED["E4"], data
+    ),
+    "serving_frontier": lambda store, p, conditions, data: minus(
+        served_options(store, conditions, p.sizes), "distilled", "mutual", EXPECTED["E5"], data
+    ),
     "weights": of_weights,
     "ledger": of_ledger,
     "churn": of_churn,

@@ -14,6 +14,7 @@ from typing import Any
 from ctrlib.config import Run, checked
 from ctrlib.errors import UserError, shown, unknown
 from ctrlib.store.code import is_registered
+from ctrlib.store.ensure import check_precision
 from ctrlib.store.published import committed_results
 from ctrlib.store.record import Record
 from ctrlib.store.runs import RunStore, open_store
@@ -120,22 +121,12 @@ def train_stages(experiment: str, p: StudyParameters, store: RunStore) -> list[C
     return conditions
 
 
-def published_records(experiment: str, p: StudyParameters | None = None) -> list[Condition]:
-    """The conditions of the published page of an experiment whose records are published; none where there is no such
-    page. Nothing is trained.
-
-    Args:
-        experiment: its name.
-        p: the parameters of the page; those of the notebook of that name unless given.
-    """
-    return [one for one in _with_published(experiment, p) if one.records]
-
-
 def published_by_data(experiment: str) -> dict[str, list[Condition]]:
-    """The conditions of :func:`published_records` by data set, of the data sets for which none is lacking."""
+    """The conditions of the published page of an experiment by data set, of the data sets for which no record is
+    lacking; none where there is no such page. Nothing is trained."""
     found: dict[str, list[Condition]] = {}
     for one in _with_published(experiment):
-        found.setdefault(_data_of(one), []).append(one)
+        found.setdefault(str(one.factors.get("data", one.runs[0].data.name)), []).append(one)
     return {data: conditions for data, conditions in found.items() if all(one.records for one in conditions)}
 
 
@@ -151,10 +142,6 @@ def _with_published(experiment: str, p: StudyParameters | None = None) -> list[C
     return found
 
 
-def _data_of(condition: Condition) -> str:
-    return str(condition.factors.get("data", condition.runs[0].data.name))
-
-
 def published_conditions(conditions: Iterable[Condition]) -> tuple[StudyParameters, list[Condition]]:
     """Of the page that shows these conditions, the published parameters and those of its conditions whose records are
     published.
@@ -164,7 +151,7 @@ def published_conditions(conditions: Iterable[Condition]) -> tuple[StudyParamete
     """
     experiment = next(iter(conditions)).experiment
     p = published_parameters(experiment)
-    return p, published_records(experiment, p)
+    return p, [one for one in _with_published(experiment, p) if one.records]
 
 
 def planned_runs(notebook: str, p: StudyParameters) -> list[Run]:
@@ -205,11 +192,7 @@ def checked_parameters(**parameters) -> StudyParameters:
     spelled = {name: tuple(dict.fromkeys(map(_spelled, getattr(p, name)))) for name in lists}
     p = p.model_copy(update={"architecture": _spelled(p.architecture), **spelled})
     if p.device != "auto":  # where it is left open, published records may be all that is needed; training refuses too
-        from ctrlib.fast.machine import arithmetic
-        from ctrlib.training.loop import resolve_device
-
-        with arithmetic(p.precision, resolve_device(p.device)):  # refuses what the device does not have
-            pass
+        check_precision([p.precision], p.device)
     for at in p.each().values():
         rows = data_shape(Replicate(at, at.seeds[0], at.protocols[0]).data)[0]
         if at.batch_size > rows:

@@ -24,8 +24,7 @@ from matplotlib.ticker import NullFormatter, StrMethodFormatter
 from matplotlib_inline.config import InlineBackend
 from pandas.io.formats.style import Styler
 
-from ctrlib.stats.paired import PairedDifference
-from ctrlib.study.tables import MILLI, compare, differences, level_words, over_replicates, spoken, together
+from ctrlib.study.tables import MILLI, bounds, differences, effects_of_pairs, level_words, signed, spoken
 
 # Okabe and Ito's colours and darker ones between them, distinguishable with colour-blind eyes.
 COLOURS = {
@@ -255,21 +254,21 @@ def churn_heatmap(churn: list[list[float]], names: list[str]) -> Axes:
     return attach_table(ax, table.rename_axis("of").reset_index(), finding)
 
 
-def strips(members: pd.DataFrame, order: list[str], by: str = "protocol") -> Figure:
-    """Test AUC of every member, a column of dots per replicate and condition, a panel per value of ``by``."""
-    for ax, part in panels(members, by):
+def strips(members: pd.DataFrame, order: list[str]) -> Figure:
+    """Test AUC of every member, a column of dots per replicate and condition, a panel per protocol."""
+    for ax, part in panels(members):
         sns.stripplot(
             part, x="replicate", y="auc", hue="condition", hue_order=order, dodge=True, jitter=False, size=4, ax=ax,
             palette=list(PALETTE[: len(order)]), legend="brief",
         )  # fmt: skip
         ax.set(xlabel="replicate", ylabel="test AUC")
         legend(ax)
-    shown = members[members["condition"].isin(order)].groupby([by, "condition"], sort=False)["auc"].mean()
+    shown = members[members["condition"].isin(order)].groupby(["protocol", "condition"], sort=False)["auc"].mean()
     means = (
         f"{spoken(level)}: {', '.join(f'{name} {auc:.4f}' for (_, name), auc in part.items())}"
         for level, part in shown.groupby(level=0, sort=False)
     )
-    table = members[[by, "condition", "replicate", "member", "auc"]]
+    table = members[["protocol", "condition", "replicate", "member", "auc"]]
     return attach_table(ax.figure, table, f"Mean test AUC, {'; '.join(means)}.")
 
 
@@ -303,37 +302,24 @@ def effects(
         value: the column compared.
         by: the factor that gives the panels.
     """
-    by_verdict = {"gain": COLOURS["FiBiNET"], "loss": COLOURS["DCN"], "no difference shown": INK}
-    have = {level: {*part["condition"]} for level, part in replicates.groupby(by)}
-    level = together(
-        compare(part, *pair, value)
-        for at, part in replicates.groupby(by)
-        for pair in comparisons.values()
-        if have[at].issuperset(pair)
-    )
-    shown, found_in = [], {}
+    by_verdict = {"gain": COLOURS["FiBiNET"], "loss": COLOURS["DCN"]}
+    table = effects_of_pairs(replicates, [by], comparisons, "comparison", value)
+    rows = {(row[by], row["comparison"]): row for row in table.to_dict("records")}
+    level, shown, said = table["level"].iloc[0], [], []
     for ax, part in panels(replicates, by, 0.6 + 0.4 * len(comparisons)):
-        for y, (label, pair) in enumerate(comparisons.items()):
-            if not have[part[by].iloc[0]].issuperset(pair):
-                continue
-            found = differences(part, *pair, value)
-            dots = found.to_numpy() * MILLI
-            result = over_replicates(found * MILLI, part, level)
-            colour = by_verdict[result.verdict]
-            found_in.setdefault(spoken(part[by].iloc[0]), {})[label] = result
-            ax.scatter(dots, np.full(len(dots), y + 0.18), s=16, color=GREY, alpha=0.9, zorder=2)
-            if np.isfinite(result.low):
-                ax.hlines(y, result.low, result.high, color=colour, linewidth=2.2, zorder=3)
-            ax.scatter([result.mean], [y], s=44, color=colour, zorder=4)
-            first = {by: part[by].iloc[0], "comparison": label, "value": value}
-            bounds = {
-                "mean": result.mean / MILLI,
-                "low": result.low / MILLI,
-                "high": result.high / MILLI,
-                "level": level,
-            }
-            one = {"replicate": found.index, "difference": found.to_numpy()}
-            shown.append(pd.DataFrame({**first, **one, **bounds}))
+        panel = part[by].iloc[0]
+        here = {label: rows[panel, label] for label in comparisons if (panel, label) in rows}
+        for label, row in here.items():
+            y, colour = list(comparisons).index(label), by_verdict.get(row["verdict"], INK)
+            found = differences(part, *comparisons[label], value)
+            ax.scatter(found * MILLI, np.full(len(found), y + 0.18), s=16, color=GREY, alpha=0.9, zorder=2)
+            if np.isfinite(row["low"]):
+                ax.hlines(y, row["low"] * MILLI, row["high"] * MILLI, color=colour, linewidth=2.2, zorder=3)
+            ax.scatter([row["difference"] * MILLI], [y], s=44, color=colour, zorder=4)
+            one = {by: panel, "comparison": label, "value": value, "replicate": found.index, "difference": found}
+            ends = {"mean": row["difference"], "low": row["low"], "high": row["high"], "level": level}
+            shown.append(pd.DataFrame({**one, **ends}))
+        said += [f"{spoken(panel)}: {_of_intervals(here)}"] if here else []
         ax.set_yticks(range(len(comparisons)), list(comparisons))
         ax.set_ylim(-0.5, len(comparisons) - 0.5)
         ax.axvline(0, color=INK, linewidth=1)
@@ -341,19 +327,19 @@ def effects(
     unit = "thousandths of AUC" if value.endswith("auc") else f"difference in {spoken(value)} x 1000"
     ax.figure.supxlabel(f"{unit}; intervals: {level_words(level)}", fontsize="medium")
     ax.invert_yaxis()  # of all panels, which share it
-    said = "; ".join(f"{panel}: {_of_intervals(found)}" for panel, found in found_in.items())
-    return attach_table(ax.figure, pd.concat(shown), f"{said}.")
+    return attach_table(ax.figure, pd.concat(shown), f"{'; '.join(said)}.")
 
 
-def _of_intervals(found: dict[str, PairedDifference]) -> str:
-    """What intervals in thousandths of AUC say: each of a few, of more how many exclude zero and the largest mean."""
+def _of_intervals(found: dict[str, dict[str, Any]]) -> str:
+    """What intervals say in thousandths of AUC: each of a few, of more how many exclude zero and the largest mean."""
     if len(found) <= 4:
-        ends = (f" ({one.low:+.2f} to {one.high:+.2f})" * bool(np.isfinite(one.low)) for one in found.values())
-        return ", ".join(f"{label} {one.mean:+.2f}{end}" for (label, one), end in zip(found.items(), ends, strict=True))
-    above, below = (sum(one.verdict == verdict for one in found.values()) for verdict in ("gain", "loss"))
-    most = max(found, key=lambda label: found[label].mean)
+        ends = (f" ({bounds(row, milli=True)})" * bool(np.isfinite(row["low"])) for row in found.values())
+        means = (f"{label} {signed(row['difference'], milli=True)}" for label, row in found.items())
+        return ", ".join(map("".join, zip(means, ends, strict=True)))
+    above, below = (sum(row["verdict"] == verdict for row in found.values()) for verdict in ("gain", "loss"))
+    most = max(found, key=lambda label: found[label]["difference"])
     words = f"{above or 'none'} of {len(found)} intervals lie above zero, {below or 'none'} below"
-    return f"{words}, the largest mean is {most}, {found[most].mean:+.2f}"
+    return f"{words}, the largest mean is {most}, {signed(found[most]['difference'], milli=True)}"
 
 
 def frontier(table: pd.DataFrame) -> Figure:

@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 from matplotlib.axes import Axes
 
-from ctrlib.store.measures import pooled_difference
+from ctrlib.store.measures import pooled_difference, rarity_scores
 from ctrlib.store.runs import RunStore
 from ctrlib.study import figures
 from ctrlib.study.alternatives import CHOSEN, with_rivals
@@ -31,7 +31,6 @@ from ctrlib.study.tables import (
     effects_against,
     effects_by,
     level_words,
-    rarity_table,
     replicate_table,
     signed,
     spoken,
@@ -201,10 +200,16 @@ def score_table(table: pd.DataFrame) -> pd.DataFrame:
 def rarity_sides(
     store: RunStore, conditions: Sequence[Condition], table: pd.DataFrame, architecture: str
 ) -> pd.DataFrame:
-    """Best mutual and best control of one architecture in each part of the test rows by rarity."""
+    """Best mutual and best control of one architecture: AUC and log loss in each part of the test rows by rarity that
+    has both labels, see :func:`ctrlib.store.measures.rarity_scores`."""
     sides = table[table["condition"].isin(["best control", "best mutual"]) & (table["architecture"] == architecture)]
     columns = ["setting", "protocol", "condition", "replicate", "overlap", "row"]
-    return rarity_table(store, conditions, sides[columns])
+    scored = [
+        {**about, **score}
+        for about in sides[columns].to_dict("records")
+        for score in rarity_scores(store, conditions[int(about["row"])].records)
+    ]
+    return pd.DataFrame(scored).dropna(subset="auc")
 
 
 def rarity_effects(

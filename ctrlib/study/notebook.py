@@ -29,7 +29,7 @@ from ctrlib.study import figures
 from ctrlib.study.conditions import Condition
 from ctrlib.study.experiments import published_conditions
 from ctrlib.study.parameters import StudyParameters
-from ctrlib.study.tables import bounds, effects_by, level_words, member_table, signed, spoken, stopped_early
+from ctrlib.study.tables import bounds, effects_by, level_words, member_table, signed, spoken
 
 
 def say(text: str) -> None:
@@ -71,7 +71,6 @@ def provenance(p: StudyParameters, conditions: Iterable[Condition], beside_publi
     records, here = by_name.values(), sum(name not in committed_results().runs for name in by_name)
     mixed = f"published records, {here} trained here"
     origin = {0: "published records", len(by_name): "trained here"}.get(here, mixed)
-    stopped = stopped_early(conditions)
     data = dict.fromkeys(content["run"]["data"]["name"] for content in records)
     places = dict.fromkeys(hardware(content["environment"]) for content in records)
     days = sorted(content["finished"][:10] for content in records)
@@ -87,15 +86,7 @@ def provenance(p: StudyParameters, conditions: Iterable[Condition], beside_publi
         f"profile *{as_text(p.profile)}*, data *{as_text(', '.join(data))}*, {replicates}",
         f"{origin}: {counted(len(records), 'run')} with {spent} of training, {trained}",
         f"on {as_text('; '.join(places))}",
-        *(
-            [
-                f"of {counted(stopped.trainings, 'training')} with early stopping the epochs {stopped.kept[0]} to "
-                f"{stopped.kept[2]} count (median {stopped.kept[1]}); {stopped.at_cap:.0%} ended at their cap, "
-                f"{stopped.best_at_cap:.0%} with their best epoch there"
-            ]
-            if stopped.trainings
-            else []
-        ),
+        *stopped_early(records),
         *code_marks(records),
         f"page made {date.today().isoformat()}" + (f" from version `{commit}`" if commit else ""),
     ]
@@ -153,6 +144,22 @@ def peer_effects(conditions: Sequence[Condition], column: str) -> pd.DataFrame:
 def written(value: Any) -> str:
     """A parameter's value, as text."""
     return as_text(", ".join(map(str, value)) if isinstance(value, tuple) else str(value)) or "none"
+
+
+def stopped_early(contents: Iterable[dict[str, Any]]) -> list[str]:
+    """In words, how those of these run records with early stopping ended: the least, median and most epoch that counts,
+    which share ran for all the epochs they might, and which share of all had their best epoch there."""
+    stopping = [content for content in contents if content["run"].get("recipe", {}).get("patience")]
+    if not stopping:
+        return []
+    caps = [content["run"]["recipe"]["epochs"] for content in stopping]
+    last = [max(row["epoch"] for row in content["history"]) for content in stopping]
+    kept = [max(content["kept_epochs"]) for content in stopping]
+    return [
+        f"of {counted(len(stopping), 'training')} with early stopping the epochs {min(kept)} to {max(kept)} count "
+        f"(median {int(np.median(kept))}); {np.mean(np.equal(last, caps)):.0%} ended at their cap, "
+        f"{np.mean(np.equal(kept, caps)):.0%} with their best epoch there"
+    ]
 
 
 def code_marks(contents: Iterable[dict[str, Any]]) -> list[str]:
@@ -356,19 +363,17 @@ def ratios_of(reports: dict[str, Any]) -> pd.DataFrame:
 
 def say_where(reports: dict[str, Any], *suites: str) -> None:
     """Say where and with what these suites were measured, each machine once."""
-    for line in dict.fromkeys(measured_on(reports[suite].machine) for suite in suites if suite in reports):
+    lines = []
+    for machine in (reports[suite].machine for suite in suites if suite in reports):
+        kind, cores = as_text(machine["processor"]), f"{machine['cores']} cores"
+        if machine.get("gpu"):
+            kind = f"{as_text(machine['gpu'])}, driver {as_text(machine['gpu_driver'])}, {cores} of {kind}"
+        else:
+            kind += f" with {as_text(machine['vector_instructions'])}, {cores}, {machine['memory_gb']} GB"
+        versions = f"torch {machine['versions']['torch']}, `ctrlib` as of commit `{str(machine['commit'])[:7]}`"
+        lines.append(f"Measured on: {kind}, {versions}.")
+    for line in dict.fromkeys(lines):
         say(line)
-
-
-def measured_on(machine: dict[str, Any]) -> str:
-    """A benchmark's machine and versions as a sentence in Markdown."""
-    kind = as_text(machine["processor"])
-    if machine.get("gpu"):
-        kind = f"{as_text(machine['gpu'])}, driver {as_text(machine['gpu_driver'])}, {machine['cores']} cores of {kind}"
-    else:
-        kind += f" with {as_text(machine['vector_instructions'])}, {machine['cores']} cores, {machine['memory_gb']} GB"
-    versions = f"torch {machine['versions']['torch']}, `ctrlib` as of commit `{str(machine['commit'])[:7]}`"
-    return f"Measured on: {kind}, {versions}."
 
 
 class Picture:

@@ -25,9 +25,9 @@ def value(default: Any, description: str, **limits: Any) -> Any:
     return Field(default=default, description=description, **limits)
 
 
-def values(default: tuple, description: str, at_least: int = 0) -> Any:
+def values(default: tuple, description: str, at_least: int = 0, at_most: int | None = None) -> Any:
     """A parameter with a list of values."""
-    return Field(default=default, description=description, min_length=at_least or None)
+    return Field(default=default, description=description, min_length=at_least or None, max_length=at_most)
 
 
 class StudyParameters(Settings):
@@ -131,17 +131,14 @@ class StudyParameters(Settings):
     search_more: dict[Literal["search_size", "search_seed", "search_l2", "search_dropouts"], Any] = value(
         {}, "what a second search changes, which is added where the first found its best at the edge of a range"
     )
-    search_rates: tuple[Annotated[float, Field(gt=0, le=10)], ...] = Field(
-        default=(3e-4, 1e-2), description="least and largest learning rate of a search", min_length=2, max_length=2
+    search_rates: tuple[Annotated[float, Field(gt=0, le=10)], ...] = values(
+        (3e-4, 1e-2), "least and largest learning rate of a search", 2, 2
     )
     search_l2: tuple[Annotated[float, Field(ge=0)], ...] = values(
         (0.0, 1e-6, 1e-5, 1e-4, 3e-4), "L2 penalties on the embedding tables in a search", 1
     )
-    search_weights: tuple[Annotated[float, Field(gt=0, le=1e6)], ...] = Field(
-        default=(0.3, 100.0),
-        description="least and largest weight of the peers in a search",
-        min_length=2,
-        max_length=2,
+    search_weights: tuple[Annotated[float, Field(gt=0, le=1e6)], ...] = values(
+        (0.3, 100.0), "least and largest weight of the peers in a search", 2, 2
     )
     tuning_seeds: tuple[Annotated[int, Field(ge=0, le=10**12)], ...] = values(
         (0,), "replicates that settings are searched on, compared with nothing", 1

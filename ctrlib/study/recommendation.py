@@ -188,13 +188,9 @@ def recommended_models(
     first = table[table["replicate"] == table["replicate"].min()].set_index("condition")
     chosen = conditions[int(first.loc[OPTIONS.get(recommended.action, "best control"), "row"])]
     members = [(record, n) for record in chosen.records for n in range(len(record.run.members))]
-
-    def valid_auc(one: tuple[Record, int]) -> float:
-        record, n = one
-        kept = record.content["kept_epochs"][n]
-        return next(row["valid_auc"] for row in record.history if (row["member"], row["epoch"]) == (n, kept))
-
-    return members if recommended.action == "average of the models" else [max(members, key=valid_auc)]
+    if recommended.action == "average of the models":
+        return members
+    return [max(members, key=lambda one: one[0].valid_aucs[one[1]])]
 
 
 def _missed(effects: pd.DataFrame, rows: int) -> str:

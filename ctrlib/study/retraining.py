@@ -6,10 +6,9 @@ other rows. A fine-tuning would inherit most of a checkpoint's deviations and sh
 
 from dataclasses import replace
 from itertools import product
-from typing import Any
 
 from ctrlib.errors import UserError, shown
-from ctrlib.study.conditions import Condition, Replicate, Runs
+from ctrlib.study.conditions import Condition, Replicate, Runs, changed
 from ctrlib.study.controls import RDROP, RDROP_DROPOUT, offline_distillation
 
 ONE, PREDECESSOR = "one model", "distilled from the predecessor"
@@ -28,7 +27,7 @@ def ledger(r: Replicate) -> list[Condition]:
     for n, (rows_seed, cohort) in enumerate(product(r.p.rows_seeds, range(r.p.cohorts))):
         at = replace(r.varied(rows_seed=rows_seed), cohort=n)
         noisy = at.varied(dropout=r.p.dropout or RDROP_DROPOUT).alone_for_all_epochs(1)
-        found = {**retrained(at), "dropout": noisy, "R-Drop": with_recipe(noisy, rdrop=RDROP)}
+        found = {**retrained(at), "dropout": noisy, "R-Drop": changed(noisy, rdrop=RDROP)}
         conditions += r.conditions(found, rows_seed=rows_seed, cohort=cohort)
     return conditions
 
@@ -44,7 +43,7 @@ def churn(r: Replicate) -> list[Condition]:
     conditions, ema = [], {"averaging": "ema", "averaging_decay": r.p.averaging_decay}
     for rows, today in days.items():
         before, after = (
-            {**retrained(at), "averaged weights": with_recipe(at.alone_for_all_epochs(1), **ema)}
+            {**retrained(at), "averaged weights": changed(at.alone_for_all_epochs(1), **ema)}
             for at in (today, tomorrow)
         )
         before[PREDECESSOR] = before[ONE][:1]
@@ -59,8 +58,3 @@ def retrained(r: Replicate) -> dict[str, Runs]:
     alone = r.alone_for_all_epochs(r.p.instances)
     coupled = {f"mutual, weight {weight:g}": r.from_scratch(r.coupling(weight)) for weight in r.p.mutual_weights}
     return {ONE: alone, **coupled, "distilled": offline_distillation(r, alone, r.p.mutual_weights[-1])[:1]}
-
-
-def with_recipe(runs: Runs, **changes: Any) -> Runs:
-    """The same runs with other settings of the recipe."""
-    return [run.model_copy(update={"recipe": run.recipe.model_copy(update=changes)}) for run in runs]

@@ -5,7 +5,6 @@ always).
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,7 @@ import pandas as pd
 from ctrlib.errors import UserError
 from ctrlib.stats.metrics import relative_improvement
 from ctrlib.stats.paired import PairedDifference, holm, paired_difference
-from ctrlib.store.measures import group_scores, rarity_scores
+from ctrlib.store.measures import group_scores
 from ctrlib.store.runs import RunStore
 from ctrlib.study.conditions import Condition
 from ctrlib.study.finetuning import CONTROLS, COUPLED
@@ -50,11 +49,9 @@ def member_table(conditions: Iterable[Condition]) -> pd.DataFrame:
     for condition in conditions:
         tests = [test for record in condition.records for test in record.content["test"]]
         kept = [
-            {"kept_epoch": epoch, "valid_auc": row["valid_auc"]}
+            {"kept_epoch": epoch, "valid_auc": auc}
             for record in condition.records
-            for n, epoch in enumerate(record.content["kept_epochs"])
-            for row in record.history
-            if (row["member"], row["epoch"]) == (n, epoch)
+            for epoch, auc in zip(record.content["kept_epochs"], record.valid_aucs, strict=True)
         ]
         for n, (one, test, epoch) in enumerate(zip(condition.members, tests, kept, strict=True)):
             about = {**condition.labels, "member": n, "architecture": one.architecture}
@@ -91,17 +88,6 @@ def replicate_table(store: RunStore, conditions: Iterable[Condition]) -> pd.Data
         }
         rows.append(row)
     return pd.DataFrame(rows)
-
-
-def rarity_table(store: RunStore, conditions: Sequence[Condition], rows: pd.DataFrame) -> pd.DataFrame:
-    """One row per row of ``rows`` and part of the test rows by rarity that has both labels: AUC and log loss in it, see
-    :func:`ctrlib.store.measures.rarity_scores`. The column ``row`` of ``rows`` says which of the conditions each is."""
-    scored = [
-        {**about, **score}
-        for about in rows.to_dict("records")
-        for score in rarity_scores(store, conditions[int(about["row"])].records)
-    ]
-    return pd.DataFrame(scored).dropna(subset="auc")
 
 
 def with_data(table: pd.DataFrame, dataset: str) -> pd.DataFrame:
@@ -233,11 +219,11 @@ def effects_of_pairs(
 
 
 def effects_against(
-    replicates: pd.DataFrame, factors: Sequence[str], treatment: str, controls: dict[str, str], value: str = "auc"
+    replicates: pd.DataFrame, factors: Sequence[str], treatment: str, controls: dict[str, str]
 ) -> pd.DataFrame:
     """One treatment against each of several controls (label, in ``against`` -> condition), a family."""
     pairs = {label: (treatment, control) for label, control in controls.items()}
-    return effects_of_pairs(replicates, factors, pairs, "against", value)
+    return effects_of_pairs(replicates, factors, pairs, "against")
 
 
 def effects_of_each(
@@ -409,14 +395,12 @@ def differences(replicates: pd.DataFrame, treatment: str, control: str, value: s
     return scores[treatment] - scores[control]
 
 
-def slope_table(
-    replicates: pd.DataFrame, x: str, factors: Sequence[str], treatment: str, control: str, value: str = "auc"
-) -> pd.DataFrame:
+def slope_table(replicates: pd.DataFrame, x: str, factors: Sequence[str], treatment: str, control: str) -> pd.DataFrame:
     """One row per combination of ``factors``: the slope of the effect over doublings of ``x``, a line fitted to each
     replicate by least squares, mean over replicates with its interval. The intervals hold together."""
     fits = []
     for about, at in by_factors(replicates, factors):
-        effect = pd.DataFrame({level: differences(part, treatment, control, value) for level, part in at.groupby(x)})
+        effect = pd.DataFrame({level: differences(part, treatment, control) for level, part in at.groupby(x)})
         doublings = np.log2(effect.columns.to_numpy(dtype=np.float64))
         centred = doublings - doublings.mean()
         fits.append((about, pd.Series(effect.to_numpy() @ centred / np.square(centred).sum()), at))
@@ -429,34 +413,6 @@ def slope_table(
             {**about, "slope": found.mean, "low": found.low, "high": found.high, "level": level, "verdict": verdict}
         )
     return pd.DataFrame(rows)
-
-
-@dataclass(frozen=True)
-class Stopped:
-    """How the trainings with early stopping ended: how many, the least, median and most epoch that counts, which share
-    ran for all the epochs they might, and which share of all had their best epoch there."""
-
-    trainings: int
-    kept: tuple[int, int, int]
-    at_cap: float
-    best_at_cap: float
-
-
-def stopped_early(conditions: Iterable[Condition]) -> Stopped:
-    """How the distinct trainings with early stopping of these conditions ended; the shares of none are NaN."""
-    contents = {record.fingerprint: record.content for one in conditions for record in one.records}.values()
-    stopping = [content for content in contents if content["run"].get("recipe", {}).get("patience")]
-    if not stopping:
-        return Stopped(0, (0, 0, 0), np.nan, np.nan)
-    caps = [content["run"]["recipe"]["epochs"] for content in stopping]
-    last = [max(row["epoch"] for row in content["history"]) for content in stopping]
-    kept = [max(content["kept_epochs"]) for content in stopping]
-    return Stopped(
-        len(stopping),
-        (min(kept), int(np.median(kept)), max(kept)),
-        at_cap=float(np.mean(np.equal(last, caps))),
-        best_at_cap=float(np.mean(np.equal(kept, caps))),
-    )
 
 
 def member_effects(members: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:

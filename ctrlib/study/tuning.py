@@ -12,11 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from ctrlib.config import Protocol, Run, checked
+from ctrlib.config import Protocol, checked
 from ctrlib.errors import UserError, shown
-from ctrlib.store.record import Record
 from ctrlib.store.runs import RunStore, open_store
-from ctrlib.study.conditions import Condition, Replicate, Runs, continued_training, mutual_finetuning
+from ctrlib.study.conditions import Condition, Replicate, Runs, changed, continued_training, mutual_finetuning
 from ctrlib.study.controls import RDROP, RDROP_DROPOUT, offline_distillation
 from ctrlib.study.finetuning import RATES
 from ctrlib.study.parameters import StudyParameters
@@ -99,13 +98,7 @@ def trainings(name: str, start: Replicate, own: Setting, size: int) -> Runs:
         runs = mutual_finetuning(pretrained, at.coupling(weight, size), train)
     else:
         runs = continued_training(pretrained, train)
-    return [_changed(run, {"dropout": at.p.dropout}, changes.get(name, {})) for run in runs]
-
-
-def _changed(run: Run, member: Setting, recipe: Setting) -> Run:
-    """The same run with other settings of its members and of its recipe."""
-    members = tuple(one.model_copy(update=member) for one in run.members)
-    return run.model_copy(update={"members": members, "recipe": run.recipe.model_copy(update=recipe)})
+    return changed(runs, {"dropout": at.p.dropout}, **changes.get(name, {}))
 
 
 def searched(name: str, start: Replicate) -> list[tuple[Setting, Runs]]:
@@ -127,14 +120,10 @@ def choose(store: RunStore, name: str, p: StudyParameters, protocol: Protocol) -
         records = [store.find(run) for _, runs in at for run in runs]
         if None in records:
             return None
-        best = max(best, (float(np.mean([valid_auc(one) for one in records])), at[0][0]), key=lambda pair: pair[0])
+        best = max(
+            best, (float(np.mean([np.mean(one.valid_aucs) for one in records])), at[0][0]), key=lambda pair: pair[0]
+        )
     return best[1]
-
-
-def valid_auc(record: Record) -> float:
-    """Mean validation AUC of the members at the epochs that count."""
-    kept = record.content["kept_epochs"]
-    return float(np.mean([row["valid_auc"] for row in record.history if row["epoch"] == kept[row["member"]]]))
 
 
 def recipe_search(r: Replicate) -> list[Condition]:

@@ -186,6 +186,12 @@ def finding(
         )
 
 
+def by_protocol(table: pd.DataFrame, data: str) -> Iterator[tuple[dict[str, str], pd.DataFrame]]:
+    """The rows under each protocol, with what a finding from them is about."""
+    for protocol, at in table.groupby("protocol", sort=False):
+        yield {"data": data, "protocol": protocol}, at
+
+
 def scores(table: pd.DataFrame, condition: str, value: str = "auc", **at: Any) -> pd.Series:
     """``value`` of a condition at the paper's rate, by architecture and replicate, empty where there is none.
 
@@ -210,9 +216,9 @@ def less(treated: pd.Series, control: pd.Series) -> pd.Series:
 def of_finetuning(replicates: pd.DataFrame, data: str = "synthetic") -> Iterator[Finding]:
     """Claims 1 and 2 at the paper's rate and weight, mean over the architectures; from the replicate table of
     ``main_comparison``."""
-    for protocol, at in with_best(replicates).groupby("protocol", sort=False):
+    for at_protocol, at in by_protocol(with_best(replicates), data):
         for against in AGAINST:
-            about, control = {"data": data, "protocol": protocol, "against": against}, scores(at, against)
+            about, control = {**at_protocol, "against": against}, scores(at, against)
             share = 100 * less(scores(at, "mutual", weight=WEAK), control) / control.mean()
             yield from finding(LIFT, about, f"mutual minus {against}, % of the latter's AUC", share, at, "%")
             begun = less(scores(at, "mutual from scratch", weight=WEAK), control)
@@ -240,17 +246,12 @@ def of_companions(members: pd.DataFrame, data: str = "synthetic") -> Iterator[Fi
             about = {"data": data, "protocol": protocol, "against": against}
             for names, rows in (({}, at), (DEEP, at[deep[at.index]])):
                 by = rows.set_index("replicate")
-                ahead, numbers = by["gap"] < 0, pd.Series({g: _rank(part, column) for g, part in by.groupby(level=0)})
+                ahead, ranks = by["gap"] < 0, by.groupby(level=0)
+                numbers = ranks.apply(lambda part, column=column: spearmanr(part["gap"], part[column]).statistic)
                 what = "rank correlation of lead and effect"
-                yield from finding(
-                    names.get(COMPANION, COMPANION), about, what, numbers.rename_axis("replicate"), at, "rank"
-                )
+                yield from finding(names.get(COMPANION, COMPANION), about, what, numbers, at, "rank")
                 for one, side, who in ((STRONGER, ahead, "stronger"), (WEAKER, ~ahead, "weaker")):
                     yield from finding(names.get(one, one), about, f"effect on the {who}, AUC", by[column][side], at)
-
-
-def _rank(rows: pd.DataFrame, column: str) -> float:
-    return spearmanr(rows["gap"], rows[column]).statistic
 
 
 def of_epochs(replicates: pd.DataFrame, data: str = "synthetic") -> Iterator[Finding]:
