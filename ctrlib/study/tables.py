@@ -35,6 +35,8 @@ DATA = {
 }
 """By data set, what a reader calls it."""
 SPOKEN = DATA | {"converged": "this study's rule", "fuxictr": "FuxiCTR's rule"}
+SPOKEN |= {"mse": "squared difference", "mse_logit": "squared difference of logits", "kl": "KL divergence"}
+SPOKEN |= {"solo": "alone", "solo from scratch": "alone from scratch"}
 Comparison = tuple[dict[str, Any], pd.DataFrame, tuple[str, str]]
 """What a row of a family says of itself, the replicate table, (treatment, control) in it."""
 SCORES = (
