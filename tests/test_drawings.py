@@ -13,6 +13,7 @@ from nbformat.v4 import new_code_cell, new_notebook, new_output
 
 from ctrlib.publish.downloads import export_figure_data
 from ctrlib.study import figures
+from ctrlib.study.tables import spoken
 
 CONDITIONS = ["continued training", "mutual"]
 REPLICATES = pd.DataFrame(
@@ -58,6 +59,11 @@ def test_a_finding_follows_from_the_numbers_drawn():
     assert ax.figure.finding.startswith(
         "On average the two is ahead of the one in 1 of 2 rows, by -1.00 to +2.00; in 1"
     )
+
+
+def test_lines_of_one_data_set_keep_what_tells_them_apart():
+    assert [spoken(label) for label in ("synthetic_100k", "criteo_100k")] == ["synthetic clicks", "Criteo"]
+    assert spoken("synthetic clicks, weight 20") == "synthetic clicks, weight 20"
 
 
 def test_few_lines_are_named_at_their_ends_and_wide_ones_press_no_others():

@@ -165,8 +165,9 @@ def legend(ax: Axes, **where: Any) -> None:
 def name_lines(ax: Axes, **where: Any) -> None:
     """Each of up to three lines named at its right end, in its colour; of more, or of long names, a legend."""
     handles, names = ax.get_legend_handles_labels()
-    if len(names) > 3 or max(map(len, names)) > 20:
-        return legend(ax, **where)
+    longest = max(map(len, names))
+    if len(names) > 3 or longest > 20:
+        return legend(ax, **where, ncols=2 if longest <= 32 else 1)  # wider ones would press the axes
     lines = [one if isinstance(one, Line2D) else one.lines[0] for one in handles]
     ends = [max(zip(line.get_xdata(), line.get_ydata(), strict=True)) for line in lines]
     heights = ax.transData.transform(ends)[:, 1]
@@ -481,7 +482,7 @@ def effect_curves(table: pd.DataFrame, x: str, by: str, xlabel: str = "", log: b
     if ends.max(initial=0) > 3 * reach:
         ax.set_ylim(-reach, reach)
         said.append("Intervals that reach beyond the axis are cut")
-    name_lines(ax, loc="lower left", bbox_to_anchor=(0, 1.01), ncols=2)  # hides no point
+    name_lines(ax, loc="lower left", bbox_to_anchor=(0, 1.01))  # hides no point
     return attach_table(ax, table, f"{'. '.join(said)}.")
 
 
@@ -543,6 +544,7 @@ def size_curves(replicates: pd.DataFrame, x: str, value: str, order: list[str], 
         for n, condition in enumerate(order):
             ax.plot(mean[condition].index, mean[condition], label=condition, **style(n))
         ax.set(xlabel=spoken(x), ylabel=f"test {spoken(value).replace('auc', 'AUC')}")
+        ax.xaxis.get_major_locator().set_params(integer=True)
         name_lines(ax)
     shown = replicates.loc[replicates["condition"].isin(order), [by, "condition", "replicate", x, value]]
     finding = f"Highest at {replicates[x].max():g} {spoken(x)}, {'; '.join(said)}."
