@@ -12,6 +12,7 @@ from nbformat.v4 import new_code_cell, new_notebook, new_output
 
 from ctrlib.publish.downloads import export_figure_data
 from ctrlib.study import figures
+from ctrlib.study.tables import spoken
 
 CONDITIONS = ["continued training", "mutual"]
 REPLICATES = pd.DataFrame(
@@ -51,9 +52,17 @@ def test_a_finding_follows_from_the_numbers_drawn():
     means = {("r", "one"): 1, ("r", "two"): 3, ("r", "all"): 4, ("s", "one"): 2, ("s", "two"): 1, ("s", "all"): 0}
     both = [{"setting": s, "what": w, "replicate": 1, "difference": mean / 1e3} for (s, w), mean in means.items()]
     ax = figures.dumbbells(pd.DataFrame(both), {name: {} for name in ("one", "two", "all")}, ("one", "two"))
+    parts = re.findall(r'id="(step-[123]-\d+)"', figures.picture(ax.figure)["image/svg+xml"])
+    assert len(set(parts)) == len(parts), "no name twice"
+    assert {part[:6] for part in parts} == {"step-1", "step-2", "step-3"}
     assert ax.figure.finding.startswith(
         "On average the two is ahead of the one in 1 of 2 rows, by -1.00 to +2.00; in 1"
     )
+
+
+def test_lines_of_one_data_set_keep_what_tells_them_apart():
+    assert [spoken(label) for label in ("synthetic_100k", "criteo_100k")] == ["synthetic clicks", "Criteo"]
+    assert spoken("synthetic clicks, weight 20") == "synthetic clicks, weight 20"
 
 
 def test_few_lines_are_named_at_their_ends_and_wide_ones_press_no_others():

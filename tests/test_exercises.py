@@ -84,6 +84,7 @@ def test_there_are_thirty_of_three_kinds_and_each_program_belongs_to_one():
     assert all(counts[kind] >= least for kind, least in zip(KINDS, (10, 10, 8), strict=True))
     for path in NOTEBOOKS:
         assert len({one.kind for one in EXERCISES[path]}) >= 2, f"{path.name}: exercises of two kinds at least"
+    assert max(one.minutes for found in EXERCISES.values() for one in found if one.kind == "re-run") <= 3
     shown = []
     for path, found in EXERCISES.items():
         for one in found:

@@ -124,6 +124,8 @@ def test_a_day_of_raw_click_logs_is_fetched_once(tmp_path):
 def test_the_catalogue_says_what_can_be_fetched(tmp_path):
     before = {entry.name: entry for entry in sources.catalogue(tmp_path)}
     assert all(before[name].state == "can be fetched" for name in PUBLISHED)
+    listed = " ".join(invoke("data", "list", "--data-dir", tmp_path)[1].split())
+    assert "criteo_day_0 to criteo_day_23: ctrlib data fetch criteo_day_0, one raw day each" in listed
     with pytest.raises(UserError, match=r"Run: ctrlib data fetch frappe_x1"):
         sources.load(NAME, data_dir=tmp_path)
     with hub(files={PATH: ZIP}) as has:

@@ -104,8 +104,8 @@ def test_each_effect_is_given_three_times() -> None:
         (-0.0009, -0.0001, "No: peers do harm, by less than a thousandth"),
         (-0.003, -0.0001, "No: peers do harm"),
         (-0.0009, 0.0009, "No: peers make no difference of a thousandth"),
-        (-0.0002, 0.0011, "Not shown: peers are not shown to help"),
-        (-np.inf, np.inf, "Not shown: peers are not shown to help"),
+        (-0.0002, 0.0011, "Inconclusive: peers are not shown to help"),
+        (-np.inf, np.inf, "Inconclusive: peers are not shown to help"),
     ],
 )
 def test_the_answer_follows_from_the_interval(low, high, words) -> None:
@@ -124,8 +124,8 @@ def test_the_answer_follows_from_the_interval(low, high, words) -> None:
     assert words.endswith(f"peers {main_page.verb(row)}")
     assert found.endswith("without peers (DeepFM, 6 replicates, intervals of 97.5 % each, 95 % together).")
     others = rows.assign(architecture=["DeepFM", "PNN"], treatment="chosen")
-    other = {"gain": "they help", "loss": "they do harm"}.get(verdict, "help is not shown")
-    assert main_page.answer(others, "DeepFM") == f"{found} Under early stopping, with PNN {other} (+0.50)."
+    other = f"{found} Under early stopping, with PNN they {main_page.verb(row)} (+0.50)."
+    assert main_page.answer(others, "DeepFM") == other
 
 
 def test_the_answer_begins_with_early_stopping_and_names_data_sets_where_there_are_several() -> None:
@@ -191,6 +191,9 @@ def test_the_table_over_logs_counts_from_the_checkpoint_and_a_line_says_what_was
         "A (0.700)", "-0.30", "+1.00", "+1.30 (+1.00 to +3.00)", "+0.90", "+3.00", "-2.00",
     ]  # fmt: skip
     assert main_page.logs_table(effects, rivals).iloc[1, 4] == "–"
+    criteo = main_page.page_of("Criteo\u00a0(0.700)")
+    assert criteo == '<a href="../notebooks/14_main_criteo.html">Criteo</a>\u00a0(0.700)'
+    assert main_page.page_of("A <b>\u00a0(0.7)") == "A &lt;b&gt;\u00a0(0.7)", "only names of this study have a page"
     chosen = ["mutual, rate lr/10, weight 20", "mutual from scratch, weight 1", "mutual, rate lr/10, weight 20"]
     table = pd.DataFrame([{"condition": "best mutual", "chosen": one} for one in chosen])
     assert main_page.trained_over_logs(table, effects) == (
@@ -205,7 +208,9 @@ def test_when_when_not_and_why_follow_from_the_effects() -> None:
     own = {"treatment": "paper's own", "over_checkpoint": -0.003, "over_alone": 0.001}
     found = main_page.reasons(pd.DataFrame([row, row | {"over_checkpoint": 0.0016}, row | own]))
     assert found["when"].startswith("After convergence")
-    assert found["when_not"].endswith("the further epoch costs 4.0 thousandths of AUC, and peers give back 1.0.")
+    assert found["when_not"].endswith(
+        "epoch costs 4.0 thousandths of the checkpoint's AUC, and peers give back 1.0 of that."
+    )
     assert found["why"].endswith("Peers pass on a third to a half of what averaging gains.")
     none = main_page.reasons(pd.DataFrame([row | {"verdict": "loss"}, row | own | {"over_checkpoint": 0.002}]))
     assert none["when"] == "No such setting is shown here."

@@ -41,7 +41,7 @@ def test_a_run_of_several_conditions_counts_once(said: list[str]) -> None:
     one, two, three = ("a", 100.0, "2026-11-02", CPU), ("b", 200.0, "2026-11-05", CPU), ("c", 1200.0, "2026-11-03", GPU)
     provenance(p, [condition(one, two), condition(one, three, seed=3)])
     (line,) = said
-    assert "profile *quick*, data *synthetic*, 2 replicates" in line
+    assert "profile *quick*, data *synthetic clicks*, 2 replicates" in line
     assert "; trained here: 3 runs with 25 minutes of training, trained 2026-11-02 to 2026-11-05" in line
     assert line.count("Fast") == 1
     assert "NVIDIA H100, torch 2.13.0&#43;cu130" in line

@@ -56,6 +56,17 @@ def test_numbers_and_figures_come_from_executed_pages(tmp_path):
             fill(asked)
 
 
+def test_a_figure_in_steps_is_one_image_on_top_of_the_other(tmp_path):
+    drawing = '<svg><g id="step-1-0"/><g id="step-2-1"/></svg>'
+    page(tmp_path, "02_x", [shown({"image/svg+xml": drawing})], {"mystnb": {"figure": {"name": "fig-x"}}})
+    made = ExecutedPages(tmp_path).fill("![A](/notebooks/02_x.ipynb#fig-x, in steps)")
+    first, second = BeautifulSoup(made, "html.parser")(class_="steps")[0]("img")
+    assert [first["alt"], second["alt"], second["class"]] == ["A: 1 of 2", "A: 2 of 2", ["fragment"]]
+    before, after = (base64.b64decode(one["src"].partition(",")[2]).decode() for one in (first, second))
+    assert before == drawing.replace("<svg>", '<svg><style>[id^="step-2"] { display: none }</style>')
+    assert after == drawing
+
+
 def test_slide_types_become_sections():
     made = arrange([("slide", "a"), ("fragment", "b"), ("notes", "c"), ("slide", "d"), ("subslide", "e"), ("-", "f")])
     assert made.replace("\n", "") == (

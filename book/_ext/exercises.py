@@ -16,7 +16,7 @@ from sphinx.util.docutils import SphinxDirective
 from ctrlib.publish.exercises import KINDS, find_exercises, page_text, without_solutions
 
 TOOK = r"(\d+ runs? with .+?) of training.*?; on (.+?); (?:of \d+ training|\d+ runs? trained|page made)"
-HEAD = re.compile(r"Exercise (\d+), ([\w-]+), \d+ minutes\.")
+HEAD = re.compile(r"Exercise (\d+), ([\w-]+), \d+ minutes?\.")
 
 
 def _head(node: nodes.Node) -> re.Match | None:

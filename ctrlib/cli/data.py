@@ -28,6 +28,7 @@ def data_list(data_dir: DataDir = None) -> None:
     Example: [bold]ctrlib data list[/bold]
     """
     from ctrlib.data import sources
+    from ctrlib.data.published import CLICK_LOGS, CLICK_LOGS_TERMS, RAW_LOGS
 
     entries = sources.catalogue(data_dir)
     shown = table("name", "kind", "state", numbers=("rows", "fields", "clicks", "draws"))
@@ -38,6 +39,8 @@ def data_list(data_dir: DataDir = None) -> None:
     show(shown)
     for entry in entries:
         say(f"{entry.name}: {entry.how}")
+    first, *_, last = RAW_LOGS
+    say(f"{first} to {last}: ctrlib data fetch {first}, one raw day each: {CLICK_LOGS}; {CLICK_LOGS_TERMS}")
 
 
 Out = Annotated[

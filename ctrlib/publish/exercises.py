@@ -11,6 +11,7 @@ An exercise is plain Markdown, so that it reads as well in JupyterLab as in the 
     </details>
 
 ``predict`` is answered before looking or by thinking, ``re-run`` by a command, ``build`` by a few lines of code. The
+minutes are those of a person, of ``re-run`` those of its command on two cores, and at most three. The
 students' edition is rendered from sources without the solutions, so that no file of it can hold one.
 """
 
@@ -22,7 +23,7 @@ from pathlib import Path
 from ctrlib.errors import UserError, shown
 
 KINDS = ("predict", "re-run", "build")
-HEAD = re.compile(r"^\*\*Exercise (\d+), ([\w-]+), (\d+) minutes\.\*\* ", flags=re.MULTILINE)
+HEAD = re.compile(r"^\*\*Exercise (\d+), ([\w-]+), (\d+) minutes?\.\*\* ", flags=re.MULTILINE)
 OPENING = '<details class="solution"><summary>Solution</summary>'
 CLOSING = "</details>"
 SOLUTION = re.compile(rf"^{re.escape(OPENING)}\n(.*?)^{CLOSING}[ ]*(?:\n|\Z)", flags=re.MULTILINE | re.DOTALL)

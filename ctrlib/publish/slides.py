@@ -6,7 +6,10 @@ image whose address is a notebook and a figure of it; a stage of ``book/_ext/pla
 
     {glue:text}`/notebooks/14_main_criteo.ipynb::peers:+.4f`
     ![What is to be seen](/notebooks/14_main_criteo.ipynb#fig-14-answer)
+    ![What is to be seen](/notebooks/14_main_criteo.ipynb#fig-14-answer, in steps)
     <div class="play" data-play="train"></div>
+
+*In steps*: the parts of a drawing whose names begin with ``step-1``, ``step-2``, ... appear one after the other.
 
 The result is one HTML file for reveal.js, which lies beside it; nothing is fetched.
 """
@@ -26,7 +29,7 @@ from ctrlib.errors import UserError, unknown
 SOURCE = Path("book") / "slides" / "lesson.ipynb"
 STATIC = Path("book") / "_static"
 NUMBER = re.compile(r"\{glue:text\}`/notebooks/([^:`]+)\.ipynb::(\w+):([^`]*)`")
-FIGURE = re.compile(r"!\[([^\]]+)\]\(/notebooks/([^)#]+)\.ipynb#([\w-]+)\)")
+FIGURE = re.compile(r"!\[([^\]]+)\]\(/notebooks/([^)#]+)\.ipynb#([\w-]+)(, in steps)?\)")
 PARTS = {"fragment": '<div class="fragment">{}</div>', "notes": '<aside class="notes">{}</aside>', "-": "{}"}
 PAGE = """<!doctype html>
 <html lang="en">
@@ -130,7 +133,7 @@ class ExecutedPages:
     def fill(self, text: str) -> str:
         """Markdown with each reference to a number or figure replaced by it."""
         text = NUMBER.sub(lambda asked: html.escape(format(self.value(asked[1], asked[2]), asked[3])), text)
-        return FIGURE.sub(lambda asked: self.picture(asked[2], asked[3], asked[1]), text)
+        return FIGURE.sub(lambda asked: self.picture(asked[2], asked[3], asked[1], bool(asked[4])), text)
 
     def outputs(self, name: str) -> list[tuple[str, dict[str, Any]]]:
         """The outputs of a notebook, each with the name of its cell's figure, which may be empty."""
@@ -157,12 +160,32 @@ class ExecutedPages:
             raise unknown(f"value of {name}", key, sorted(found))
         return float("nan") if found[key] == "nan" else ast.literal_eval(found[key])
 
-    def picture(self, name: str, figure: str, alt: str) -> str:
-        """A figure of a notebook as an image that is part of the file."""
+    def picture(self, name: str, figure: str, alt: str, in_steps: bool = False) -> str:
+        """A figure of a notebook as an image that is part of the file, or as one on top of the other for each step."""
         figures: dict[str, str] = {}
         for label, output in self.outputs(name):
             if label and (drawing := output.get("data", {}).get("image/svg+xml")):
-                figures.setdefault(label, base64.b64encode(drawing.encode()).decode())
+                figures.setdefault(label, drawing)
         if figure not in figures:
             raise unknown(f"figure of {name}", figure, sorted(figures))
-        return f'<img src="data:image/svg+xml;base64,{figures[figure]}" alt="{html.escape(alt)}">'
+        if not in_steps:
+            return as_image(figures[figure], alt)
+        last = max(map(int, re.findall(r'id="step-(\d)', figures[figure])), default=1)
+        images = [
+            as_image(up_to_step(figures[figure], step, last), f"{alt}: {step} of {last}", "fragment" * (step > 1))
+            for step in range(1, last + 1)
+        ]
+        return f'<div class="steps">{"".join(images)}</div>'
+
+
+def up_to_step(drawing: str, step: int, last: int) -> str:
+    """An SVG without its parts of later steps."""
+    later = ", ".join(f'[id^="step-{n}"]' for n in range(step + 1, last + 1))
+    hidden = f"<style>{later} {{ display: none }}</style>" if later else ""
+    return re.sub(r"<svg[^>]*>", lambda opening: opening[0] + hidden, drawing, count=1)
+
+
+def as_image(drawing: str, alt: str, kind: str = "") -> str:
+    """An SVG as an image that is part of the file."""
+    source = f"data:image/svg+xml;base64,{base64.b64encode(drawing.encode()).decode()}"
+    return f'<img src="{source}" alt="{html.escape(alt)}"{f" class={kind}" if kind else ""}>'

@@ -8,6 +8,7 @@ a sentence made of the same numbers says what it shows; the book begins the capt
 import io
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain, count, repeat
 from textwrap import fill
 from typing import Any, TypeVar
 
@@ -163,8 +164,9 @@ def legend(ax: Axes, **where: Any) -> None:
 def name_lines(ax: Axes, **where: Any) -> None:
     """Each of up to three lines named at its right end, in its colour; of more, or of long names, a legend."""
     handles, names = ax.get_legend_handles_labels()
-    if len(names) > 3 or max(map(len, names)) > 20:
-        return legend(ax, **where)
+    longest = max(map(len, names))
+    if len(names) > 3 or longest > 20:
+        return legend(ax, **where, ncols=2 if longest <= 32 else 1)  # wider ones would press the axes
     lines = [one if isinstance(one, Line2D) else one.lines[0] for one in handles]
     ends = [max(zip(line.get_xdata(), line.get_ydata(), strict=True)) for line in lines]
     heights = ax.transData.transform(ends)[:, 1]
@@ -247,7 +249,7 @@ def churn_heatmap(churn: list[list[float]], names: list[str]) -> Axes:
     table = pd.DataFrame(churn, index=names, columns=names)
     sns.heatmap(
         table, ax=ax, cmap="cividis", annot=True, fmt=".3f", square=True, mask=np.eye(len(names), dtype=bool),
-        cbar_kws={"label": "mean |p_a - p_b|"},
+        cbar_kws={"label": "mean difference of two predictions"},
     )  # fmt: skip
     apart = table.to_numpy()[~np.eye(len(names), dtype=bool)]
     finding = f"On an average row two of these models differ by {apart.min():.3f} to {apart.max():.3f}."
@@ -320,7 +322,7 @@ def effects(
             ends = {"mean": row["difference"], "low": row["low"], "high": row["high"], "level": level}
             shown.append(pd.DataFrame({**one, **ends}))
         said += [f"{spoken(panel)}: {_of_intervals(here)}"] if here else []
-        ax.set_yticks(range(len(comparisons)), list(comparisons))
+        ax.set_yticks(range(len(comparisons)), [label.replace("_", " ") for label in comparisons])
         ax.set_ylim(-0.5, len(comparisons) - 0.5)
         ax.axvline(0, color=INK, linewidth=1)
         ax.grid(axis="y", visible=False)
@@ -384,6 +386,9 @@ def frontier(table: pd.DataFrame) -> Figure:
 def dumbbells(table: pd.DataFrame, look: dict[str, dict[str, Any]], joined: tuple[str, str]) -> Axes:
     """Where several things stand, means over replicates side by side in rows, every replicate a small dot.
 
+    The first of ``look`` has names in the drawing that begin with ``step-1``, the second ``step-2``, the others
+    ``step-3``: slides show one step after the other.
+
     Args:
         table: columns ``setting`` (the row), ``what``, ``replicate`` and ``difference``, in AUC.
         look: for each ``what`` how its mean is drawn; those without a ``color`` are open and show no replicates.
@@ -396,16 +401,20 @@ def dumbbells(table: pd.DataFrame, look: dict[str, dict[str, Any]], joined: tupl
     groups = [list(means.index[rows]) for rows in (~wide, wide) if rows.any()]
     size, ratios = (SINGLE[0], 1.4 + 0.4 * len(means) + 0.5 * len(groups)), [len(rows) + 0.6 for rows in groups]
     figure, axes = plt.subplots(len(groups), figsize=size, squeeze=False, layout="constrained", height_ratios=ratios)
+    names = (f"-{n}" for n in count())  # no two parts of a drawing may have one name
     for ax, rows in zip(axes[:, 0], groups, strict=True):
         at = means.loc[rows]
-        ax.hlines(range(len(rows)), at[joined[0]], at[joined[1]], color=PALETTE[0], linewidth=2.5, zorder=2)
-        for what, marker in look.items():
+        line = {"color": PALETTE[0], "linewidth": 2.5, "zorder": 2, "gid": "step-2" + next(names)}
+        ax.hlines(range(len(rows)), at[joined[0]], at[joined[1]], **line)
+        for step, (what, marker) in zip(chain("12", repeat("3")), look.items(), strict=False):
             part = table[(table["what"] == what) & table["setting"].isin(rows)]
             if "color" in marker:
                 y = np.array([rows.index(one) for one in part["setting"]]) + 0.22
-                ax.scatter(part["difference"] * MILLI, y, s=7, color=marker["color"], alpha=0.6, zorder=2)
+                dots = {"s": 7, "color": marker["color"], "alpha": 0.6, "zorder": 2, "gid": f"step-{step}{next(names)}"}
+                ax.scatter(part["difference"] * MILLI, y, **dots)
             look_open = {} if "color" in marker else {"facecolors": "none"}
-            ax.scatter(at[what], range(len(rows)), s=60, label=what, zorder=4, **look_open, **marker)
+            drawn = {"s": 60, "label": what, "zorder": 4, "gid": f"step-{step}{next(names)}"}
+            ax.scatter(at[what], range(len(rows)), **drawn, **look_open, **marker)
         ax.set_yticks(range(len(rows)), rows)
         ax.set_ylim(len(rows) - 0.5, -0.6)
         ax.axvline(0, color=INK, linewidth=1, zorder=1)
@@ -459,7 +468,7 @@ def effect_curves(table: pd.DataFrame, x: str, by: str, xlabel: str = "", log: b
     if ends.max(initial=0) > 3 * reach:
         ax.set_ylim(-reach, reach)
         said.append("Intervals that reach beyond the axis are cut")
-    name_lines(ax, loc="lower left", bbox_to_anchor=(0, 1.01), ncols=2)  # hides no point
+    name_lines(ax, loc="lower left", bbox_to_anchor=(0, 1.01))  # hides no point
     return attach_table(ax, table, f"{'. '.join(said)}.")
 
 
@@ -521,6 +530,7 @@ def size_curves(replicates: pd.DataFrame, x: str, value: str, order: list[str], 
         for n, condition in enumerate(order):
             ax.plot(mean[condition].index, mean[condition], label=condition, **style(n))
         ax.set(xlabel=spoken(x), ylabel=f"test {spoken(value).replace('auc', 'AUC')}")
+        ax.xaxis.get_major_locator().set_params(integer=True)
         name_lines(ax)
     shown = replicates.loc[replicates["condition"].isin(order), [by, "condition", "replicate", x, value]]
     finding = f"Highest at {replicates[x].max():g} {spoken(x)}, {'; '.join(said)}."

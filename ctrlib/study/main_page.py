@@ -6,11 +6,13 @@ Best control and best mutual learning are chosen by validation in each replicate
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property, partial
+from html import escape
 from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
 
+from ctrlib.data.folders import project_root
 from ctrlib.store.measures import pooled_difference, rarity_scores
 from ctrlib.store.runs import RunStore
 from ctrlib.study import figures
@@ -18,7 +20,7 @@ from ctrlib.study.alternatives import CHOSEN, with_rivals
 from ctrlib.study.conditions import Condition
 from ctrlib.study.finetuning import BY_RULE, PAPERS_OWN, RATES
 from ctrlib.study.notebook import publish_figure, say, show_effects, show_table, show_three_ways
-from ctrlib.study.pages import published_parameters
+from ctrlib.study.pages import find_notebooks, published_parameters
 from ctrlib.study.parameters import StudyParameters
 from ctrlib.study.tables import (
     DATA,
@@ -94,7 +96,7 @@ def peers_beyond(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def answer(effects: pd.DataFrame, architecture: str) -> str:
-    """What peers give one architecture beyond the best that needs none, as chosen: yes, no or not shown, by the last
+    """What peers give one architecture beyond the best that needs none, as chosen: yes, no or inconclusive, by the last
     protocol of the page's first data; then every protocol and data, see :func:`verb`, and the other architectures."""
     chosen = effects[effects["treatment"] == "chosen"]
     rows, others = (chosen[(chosen["architecture"] == architecture) == same] for same in (True, False))
@@ -108,20 +110,23 @@ def answer(effects: pd.DataFrame, architecture: str) -> str:
         gain = row["verdict"] == "gain"
         clauses.append(f"add {mean} of AUC ({interval}){where}" if gain else f"{verb(row)}{where} ({mean}, {interval})")
     first, *more = clauses
-    said = {"gain": "Yes", "loss": "No"}.get(ordered[0]["verdict"], "No" if small(ordered[0]) else "Not shown")
+    said = {"gain": "Yes", "loss": "No"}.get(ordered[0]["verdict"], "No" if small(ordered[0]) else "Inconclusive")
     about = (
         f"{architecture}, {int(rows['replicates'].min())} replicates, intervals of {level_words(rows['level'].iloc[0])}"
     )
     rest = "".join(f"; they {one}" for one in more)
     text = f"{said}: peers {first}{rest}. That is beyond the best further training without peers ({about})."
     if len(others):
-        what = {"gain": "they help", "loss": "they do harm", "no difference shown": "help is not shown"}
-        clauses = [
-            f"with {_and(list(at['architecture'].unique()))} {what[verdict]} ({_span(at['difference'], SIGNED)})"
-            for verdict, at in others.groupby("verdict", sort=False)
-        ]
-        protocols = _and([spoken(one) for one in others["protocol"].unique()])
-        text += f" Under {protocols}, {'; '.join(clauses)}."
+        others = others.assign(verb=[verb(row) for row in others.to_dict("records")])
+        parts = []
+        for protocol, part in others.groupby("protocol", sort=False):
+            clauses = [
+                f"with {_and(list(at['architecture'].unique()))} they {what} ({_span(at['difference'], SIGNED)})"
+                for what, at in part.groupby("verb", sort=False)
+            ]
+            parts.append(f"under {spoken(protocol)}, {_and(clauses)}")
+        of_others = "; ".join(parts)
+        text += f" {of_others[0].upper()}{of_others[1:]}."
     return text
 
 
@@ -448,13 +453,17 @@ def reasons(effects: pd.DataFrame) -> dict[str, str]:
         return dict.fromkeys(("when", "when_not", "why"), "No records.")
     chosen, own = (effects[effects["treatment"] == name] for name in ("chosen", "paper's own"))
     further, back = own["over_checkpoint"] - own["over_alone"], own["over_alone"]
-    when = "After convergence, if rate, weight and start are chosen by validation."
+    when = (
+        "After convergence, if rate, weight and start are chosen by validation; the control is the best without peers."
+    )
     if not (chosen["verdict"] == "gain").any():
         when = "No such setting is shown here."
     when_not = f"further epoch changes AUC by {_span(further, SIGNED)} thousandths, and peers add {_span(back, SIGNED)}"
     if (further < 0).all() and (back > 0).all():
         costs, gives = (_span(MILLI * size, "{:.1f}".format) for size in (-further, back))
-        when_not = f"further epoch costs {costs} thousandths of AUC, and peers give back {gives}"
+        when_not = (
+            f"further epoch costs {costs} thousandths of the checkpoint's AUC, and peers give back {gives} of that"
+        )
     shares = [share_words(one) for one in sorted(chosen["over_checkpoint"] / chosen["ensemble"])]
     share = shares[0] if shares[0] == shares[-1] else f"{shares[0]} to {shares[-1]}"
     return {
@@ -492,6 +501,16 @@ def logs_table(effects: pd.DataFrame, rivals: pd.DataFrame) -> pd.DataFrame:
     }
     unit = "thousandths of test AUC over the checkpoint (one model alone)"
     return pd.DataFrame(names | {(unit, name): column for name, column in over_checkpoint.items()})
+
+
+def page_of(cell: str) -> str:
+    """A name of a data set in :func:`logs_table` as HTML, with a link from a page of ``book/`` to its own page."""
+    name, open_bracket, auc = cell.partition("\u00a0(")
+    experiments = {words.replace(" ", "\u00a0"): MAIN[label] for label, words in DATA.items() if label in MAIN}
+    stems = {path.stem.partition("_")[2]: path.stem for path in find_notebooks(project_root()).values()}
+    if name not in experiments:
+        return escape(cell)
+    return f'<a href="../notebooks/{stems[experiments[name]]}.html">{name}</a>{escape(open_bracket + auc)}'
 
 
 def _milli(values: Iterable[float]) -> list[str]:

@@ -71,7 +71,7 @@ def provenance(p: StudyParameters, conditions: Iterable[Condition], beside_publi
     records, here = by_name.values(), sum(name not in committed_results().runs for name in by_name)
     mixed = f"published records, {here} trained here"
     origin = {0: "published records", len(by_name): "trained here"}.get(here, mixed)
-    data = dict.fromkeys(content["run"]["data"]["name"] for content in records)
+    data = dict.fromkeys(spoken(content["run"]["data"]["name"]) for content in records)
     places = dict.fromkeys(hardware(content["environment"]) for content in records)
     days = sorted(content["finished"][:10] for content in records)
     trained = f"trained {days[0]}" if days[0] == days[-1] else f"trained {days[0]} to {days[-1]}"
@@ -83,7 +83,7 @@ def provenance(p: StudyParameters, conditions: Iterable[Condition], beside_publi
     fewest, most = min(map(len, seeds.values())), max(map(len, seeds.values()))
     replicates = f"{fewest} to {most} replicates" if fewest < most else counted(most, "replicate")
     facts = [
-        f"profile *{as_text(p.profile)}*, data *{as_text(', '.join(data))}*, {replicates}",
+        f"profile *{as_text(p.profile)}*, data *{as_text('; '.join(data))}*, {replicates}",
         f"{origin}: {counted(len(records), 'run')} with {spent} of training, {trained}",
         f"on {as_text('; '.join(places))}",
         *stopped_early(records),
@@ -217,7 +217,8 @@ def styled(
     if isinstance(formats, str):
         formats = {name: formats for name in table.select_dtypes("floating").columns}
     by_column = {header(name): form for name, form in formats.items()}
-    names = [name for name in ("protocol", "data", "dataset", "stopping") if name in table]
+    coded = ("protocol", "data", "dataset", "stopping", "condition", "chosen", "form", "target", "topology")
+    names = [name for name in coded if name in table]
     shown = table.assign(**{name: table[name].map(spoken) for name in names})
     styler = shown.rename(columns=header).style.hide().format(by_column, escape="html")
     styler = styler.format_index(escape="html", axis="columns")

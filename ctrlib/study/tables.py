@@ -4,6 +4,7 @@ Every table has the columns ``condition`` and ``replicate`` and a column for eac
 always).
 """
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -34,6 +35,8 @@ DATA = {
 }
 """By data set, what a reader calls it."""
 SPOKEN = DATA | {"converged": "this study's rule", "fuxictr": "FuxiCTR's rule"}
+SPOKEN |= {"mse": "MSE", "mse_logit": "MSE of logits", "kl": "KL"}
+SPOKEN |= {"solo": "alone", "solo from scratch": "alone from scratch"}
 Comparison = tuple[dict[str, Any], pd.DataFrame, tuple[str, str]]
 """What a row of a family says of itself, the replicate table, (treatment, control) in it."""
 SCORES = (
@@ -127,8 +130,8 @@ def level_words(level: float) -> str:
 
 
 def data_name(label: str) -> str:
-    """The data set of a label of a profile: ``synthetic`` of any size."""
-    return "synthetic" if label.startswith("synthetic") else label
+    """The data set of a label of a profile: ``synthetic`` of any size; a label with more words stays as it is."""
+    return "synthetic" if re.fullmatch(r"synthetic\w*", label) else label
 
 
 def spoken(name: object) -> str:
