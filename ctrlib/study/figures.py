@@ -346,7 +346,8 @@ def _of_intervals(found: dict[str, dict[str, Any]]) -> str:
 
 def frontier(table: pd.DataFrame) -> Figure:
     """AUC (above) and log loss (below) of what could be served against its multiply-adds a row, a column of panels for
-    each data set; a line joins what nothing beats at no more cost. A number is an average of so many models.
+    each data set; a line joins what nothing beats at no more cost. A number is an average of so many models; of
+    averages only those of a power of two have words.
 
     Args:
         table: :func:`ctrlib.study.alternatives.frontier_table` under one protocol.
@@ -362,7 +363,8 @@ def frontier(table: pd.DataFrame) -> Figure:
             colours = [PALETTE[0] if on else GREY for on in part[f"{value}_frontier"]]
             ax.scatter(part["multiply_adds"], part[value], s=26, color=colours, zorder=3)
             near = np.log10(part["multiply_adds"]).round(1)  # of like cost, whose words must not hide each other
-            for _, at in part.groupby(near):
+            models = part["condition"].str.extract(r"average of (\d+)", expand=False).astype(float)
+            for _, at in part[models.isna() | np.log2(models).mod(1).eq(0)].groupby(near):
                 at, room = at.sort_values(value), 0.07 * np.ptp(part[value]) * np.arange(len(at))
                 heights = np.maximum.accumulate(at[value] - room) + room
                 for name, cost, height in zip(at["condition"], at["multiply_adds"], heights, strict=True):
@@ -679,7 +681,7 @@ def churn_against_auc(table: pd.DataFrame, one: str, by: Sequence[str]) -> Figur
     gain = table["auc"].to_numpy() - base.loc[pd.MultiIndex.from_frame(table[key])].to_numpy()
     table = table.assign(gain=gain * MILLI, churn=100 * table["difference"])
     said = []
-    for ax, part in panels(table.assign(panel=table[list(by)].agg(", ".join, axis=1)), "panel"):
+    for ax, part in panels(table.assign(panel=table[list(by)].map(spoken).agg(", ".join, axis=1)), "panel"):
         for n, (name, dots) in enumerate(part.groupby("condition", sort=False)):
             look = {"color": PALETTE[n % len(PALETTE)], "marker": MARKERS[n % len(MARKERS)]}
             ax.scatter(dots["churn"], dots["gain"], s=12, alpha=0.5, **look)
@@ -689,7 +691,9 @@ def churn_against_auc(table: pd.DataFrame, one: str, by: Sequence[str]) -> Figur
         churn, gain = means.loc[steady, "churn"], means.loc[best, "gain"]
         said.append(f"{part['panel'].iloc[0]}: {steady} is steadiest ({churn:.1f} %), {best} gains most ({gain:+.2f})")
         ax.axhline(0, color=INK, linewidth=1)
-        ax.set(xlabel="relative prediction difference, %", ylabel="AUC beyond one model, thousandths")
+        ax.set(xlabel="", ylabel="")
+    ax.figure.supxlabel("relative prediction difference, %", fontsize="medium")
+    ax.figure.supylabel("thousandths of AUC beyond one model", fontsize="medium")
     lines = ax.get_legend_handles_labels()
     ax.figure.legend(*lines, loc="outside upper center", ncols=2, fontsize="small", frameon=False)
     return attach_table(ax.figure, table[[*key, "condition", "churn", "gain"]], f"{'; '.join(said)}.")
