@@ -9,6 +9,7 @@ import io
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, count, repeat
+from math import ceil
 from textwrap import fill
 from typing import Any, TypeVar
 
@@ -401,7 +402,9 @@ def dumbbells(table: pd.DataFrame, look: dict[str, dict[str, Any]], joined: tupl
     reach = means.abs().max(axis=1)
     wide = (reach > 4 * reach.quantile(0.25)).to_numpy()  # such rows would press the others
     groups = [list(means.index[rows]) for rows in (~wide, wide) if rows.any()]
-    size, ratios = (SINGLE[0], 1.4 + 0.4 * len(means) + 0.5 * len(groups)), [len(rows) + 0.6 for rows in groups]
+    columns = 3 if len(look) <= 3 else 2
+    height = 0.7 + 0.2 * ceil(len(look) / columns) + 0.3 * len(means) + 0.4 * len(groups)  # the first screen is low
+    size, ratios = (SINGLE[0], height), [len(rows) + 0.6 for rows in groups]
     figure, axes = plt.subplots(len(groups), figsize=size, squeeze=False, layout="constrained", height_ratios=ratios)
     names = (f"-{n}" for n in count())  # no two parts of a drawing may have one name
     for ax, rows in zip(axes[:, 0], groups, strict=True):
@@ -421,7 +424,6 @@ def dumbbells(table: pd.DataFrame, look: dict[str, dict[str, Any]], joined: tupl
         ax.set_ylim(len(rows) - 0.5, -0.6)
         ax.axvline(0, color=INK, linewidth=1, zorder=1)
     figure.supxlabel("thousandths of test AUC over the checkpoint", fontsize="medium")
-    columns = 3 if len(look) <= 3 else 2
     lines = ax.get_legend_handles_labels()
     figure.legend(*lines, loc="outside upper center", ncols=columns, fontsize="small", frameon=False)
     gap, first = means[joined[1]] - means[joined[0]], means.idxmax(axis=1).value_counts()
