@@ -114,6 +114,8 @@ class Tab:
         """Give the window another width and height."""
         metrics = {"width": size[0], "height": size[1], "deviceScaleFactor": 1, "mobile": False}
         await self.send("Emulation.setDeviceMetricsOverride", **metrics)
+        drawn = "new Promise(done => requestAnimationFrame(() => requestAnimationFrame(() => done(innerWidth))))"
+        assert await self.evaluate(drawn) == size[0]  # the page has its new width
 
     async def press(self, key, text="", modifiers=0, times=1):
         """A key goes down and up again, ``times`` over; ``text`` is what it types."""
