@@ -92,6 +92,7 @@ BAD = {
     "own long": ("own", with_line(OWN, 4, OWN[4] + ",9"), r"line 5: 7 columns; allowed: 6"),
     "one column": ("own", OWN, r"label column 'label'.*only one column: see --separator", "--separator", "::"),
     "excel's note": ("own", ["sep=,", *OWN], r"line 1: 'sep=,' is a note for Excel; allowed: the names"),
+    "first line empty": ("own", ["", *OWN], r"line 1: is empty; allowed: the names of the columns"),
     "backslash": ("own", with_cell(OWN, 9, 1, r'"a \" b"'), r"line 10: '.' expected after '.'; .* cell doubled"),
     "own no header": ("own", ["1,5,1", "0,7,2"], r"'1' names two columns \(is the header line"),
     "no parquet": ("own", OWN, r"a\.parquet: damaged Parquet"),

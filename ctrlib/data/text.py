@@ -296,7 +296,7 @@ def separator_of(text: TextFile) -> str:
 def first_cells(text: TextFile, separator: str) -> list[str]:
     """The cells of the first line, the header."""
     try:
-        return next(reader_of(text, separator, True), [""])
+        return next(reader_of(text, separator, True), None) or [""]  # an empty line has no cells
     except csv.Error as error:
         problem = f"{one_line(error)}; allowed: a header that names every column"
         raise UserError(f"{text.name}, line 1: {problem}") from None
@@ -308,6 +308,8 @@ def header_of(text: TextFile, separator: str, needed: Sequence[str] = ()) -> lis
     if columns[0].startswith("sep="):
         note = shown(separator.join(columns), MOST_SHOWN)
         raise UserError(f"{where}: {note} is a note for Excel; allowed: the names of the columns (delete the line)")
+    if columns == [""]:
+        raise UserError(f"{where}: is empty; allowed: the names of the columns (delete the line)")
     absent = [name for name in needed if name not in columns]
     if needed and len(absent) == len(needed):
         begins = shown(columns[0], MOST_SHOWN)
