@@ -211,7 +211,7 @@ def test_when_when_not_and_why_follow_from_the_effects() -> None:
     assert found["when_not"].endswith(
         "epoch costs 4.0 thousandths of the checkpoint's AUC, and peers give back 1.0 of that."
     )
-    assert found["why"].endswith("Peers pass on a third to a half of what averaging gains.")
+    assert found["why"].endswith("Peers pass on 33% to 53% of what averaging gains.")
     none = main_page.reasons(pd.DataFrame([row | {"verdict": "loss"}, row | own | {"over_checkpoint": 0.002}]))
     assert none["when"] == "No such setting is shown here."
     assert none["when_not"].endswith("changes AUC by +1.00 thousandths, and peers add +1.00.")

@@ -43,15 +43,6 @@ from ctrlib.study.verdicts import MAIN, NEGLIGIBLE
 
 RIVAL = CHOSEN + "of the rivals"
 SIGNED = partial(signed, milli=True)
-SHARES = {
-    "nothing": 0,
-    "a quarter": 1 / 4,
-    "a third": 1 / 3,
-    "a half": 1 / 2,
-    "two thirds": 2 / 3,
-    "three quarters": 3 / 4,
-    "all": 1,
-}
 LITTLE = 5e-3  # of AUC: an effect below it is called little
 SAME = "same without peers"
 MUTUAL = {"paper's own": (PAPERS_OWN[0], PAPERS_OWN[1]), "chosen": ("best mutual", SAME)}  # and each without its peers
@@ -464,18 +455,12 @@ def reasons(effects: pd.DataFrame) -> dict[str, str]:
         when_not = (
             f"further epoch costs {costs} thousandths of the checkpoint's AUC, and peers give back {gives} of that"
         )
-    shares = [share_words(one) for one in sorted(chosen["over_checkpoint"] / chosen["ensemble"])]
-    share = shares[0] if shares[0] == shares[-1] else f"{shares[0]} to {shares[-1]}"
+    share = _span(chosen["over_checkpoint"] / chosen["ensemble"], "{:.0%}".format)
     return {
         "when": when,
         "when_not": f"At the paper's own setting, after convergence: the {when_not}.",
         "why": f"Most likely, models of other seeds make other errors. Peers pass on {share} of what averaging gains.",
     }
-
-
-def share_words(share: float) -> str:
-    """A share in words, the nearest of a few."""
-    return min(SHARES, key=lambda words: abs(SHARES[words] - share))
 
 
 def logs_table(effects: pd.DataFrame, rivals: pd.DataFrame) -> pd.DataFrame:
