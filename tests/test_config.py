@@ -303,7 +303,7 @@ BAD = [
     ("fixed_epochs", {"protocols": ["both"]}),
     ("fuxictr", {"stopping": "never", "stopping_rules": ["never"]}),
     ("mse_logit", {"forms": ["mae"], "coupling_form": "mae"}),
-    ("shuffled", {"targets": ["dead"], "coupling_target": "dead"}),
+    ("shuffled", {"coupling_target": "dead"}),
     ("one_way", {"topologies": ["tree"]}),
     ("R-Drop", {"rivals": ["r-drop"]}),
     ("lr/100", {"rates": ["lr/2"]}),

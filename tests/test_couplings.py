@@ -122,13 +122,14 @@ def test_the_best_control_is_subtracted_from_every_treatment() -> None:
     assert found["level"].iloc[0] == pytest.approx(1 - 0.05 / 3), "one family"
 
 
-def test_measures_stand_side_by_side_along_weights_of_either_sign() -> None:
-    at = {"weight": [-20.0, -1.0, 1.0, 20.0] * 2, "line": ["a"] * 4 + ["b"] * 4}
+def test_measures_stand_in_a_panel_for_each_data_set_along_weights_of_either_sign() -> None:
+    at = {"weight": [-20.0, -1.0, 1.0, 20.0] * 2, "data": ["a"] * 4 + ["b"] * 4}
     table = pd.DataFrame({**at, "difference": np.arange(8) / 1000, "low": -0.01, "high": [0.01, np.inf] * 4})
-    figure = figures.measures_along({"member": table, "churn": table}, "weight", "line", "weight")
-    assert [ax.get_title() for ax in figure.axes] == ["member", "churn"]
-    for ax in figure.axes:
+    figure = figures.measures_along({"members": table, "their ensemble": table}, "weight", "data", "weight")
+    assert [ax.get_title() for ax in figure.axes] == ["a", "b"]
+    for ax, first in zip(figure.axes, (0, 4), strict=True):
         assert (ax.get_xscale(), list(ax.get_xticks())) == ("symlog", [-20, -1, 1, 20])
-        drawn = [container.lines[0].get_xydata().tolist() for container in ax.containers]
-        assert drawn == [[[w, float(n)] for n, w in enumerate(at["weight"][:4], start)] for start in (0, 4)]
+        for line in (container.lines[0] for container in ax.containers):
+            assert line.get_xdata() == pytest.approx(at["weight"][:4], rel=0.05), "beside each other"
+            assert line.get_ydata() == pytest.approx(range(first, first + 4))
     assert len(figures.attached_table(figure)) == 16

@@ -56,7 +56,7 @@ def parameters(**changes) -> StudyParameters:
     small = {"rows": 400, "batch_size": 100, "embedding_dim": 2, "hidden_units": [4], "learning_rate": 0.02}
     cohort = {"architecture": "DeepFM", "architectures": ["DeepFM", "DCN"], "companions": ["PNN"], "instances": 3}
     rest = {"sizes": [2, 3], "seeds": [1, 2], "epochs": 1, "max_epochs": 3, "device": "cpu"}
-    return StudyParameters(**{**small, **cohort, **rest, "topologies": ["complete", "ring", "one_way"], **changes})
+    return StudyParameters(**{**small, **cohort, **rest, **changes})
 
 
 def replicate(p: StudyParameters | None = None, seed: int = 1, protocol: str = "fixed_epochs") -> Replicate:
@@ -236,18 +236,6 @@ def test_a_profile_says_a_recipe_once_for_each_data_set() -> None:
     assert asked_parameters(sections, "01", several) == {"per_dataset": {"big": sections["data"]["big"]}}
     found = asked_parameters({**sections, **own}, "01", several)["per_dataset"]
     assert found == {"shop": {"rows": 3, "epochs": 8}, "other": {}}
-
-
-def test_a_late_start_and_copies_that_differ_in_one_thing() -> None:
-    p = parameters(epochs=3, finetune_epochs=1, max_epochs=8, starts=[2], mutual_weights=[1.0], seeds=[1])
-    late = [one.runs[0] for one in planned_conditions("when_to_couple", p) if one.name == "mutual"]
-    assert [run.coupling.start * run.recipe.epochs for run in late] == [2.0, 2.0], "the same epoch in both protocols"
-    kinds = {}
-    for one in planned_conditions("what_is_exchanged", parameters(seeds=[1], epoch_counts=[1])):
-        seeds = zip(*((member.init_seed, member.order_seed) for member in one.members), strict=True)
-        if one.name == "checkpoint":
-            kinds[one.factors["differ in"]] = [len(set(drawn)) for drawn in seeds]
-    assert kinds == {"weights and order": [3, 3], "order": [1, 3], "nothing": [1, 1]}
 
 
 @PROTOCOLS

@@ -21,14 +21,12 @@ from ctrlib.store.runs import RunStore
 from ctrlib.study import verdicts
 from ctrlib.study.expectations import EXPECTED, published_findings, published_pages
 from ctrlib.study.experiments import checked_parameters, planned_conditions, train_conditions
-from ctrlib.study.inside import similarity
 from ctrlib.study.main_page import peers_beyond, with_sides
 from ctrlib.study.tables import BEST, compare, replicate_table
 
 FIXED, STOPPED = BOTH = ["fixed_epochs", "early_stopping"]
 CONTINUED = "continued training"
 MUTUAL = ("mutual", CONTINUED)
-SCRATCH = ("mutual from scratch", "solo from scratch")
 PROTOCOLS = pytest.mark.parametrize("protocol", BOTH)
 
 
@@ -105,71 +103,6 @@ def test_page_01_disagreement_and_what_an_ensemble_gains() -> None:
     assert gain[FIXED] > 2 * gain[STOPPED] > 0
     assert by["churn"][FIXED] > by["churn"][STOPPED]
     assert by["auc"][FIXED] < by["auc"][STOPPED] < by["ensemble_auc"][STOPPED]
-
-
-@PROTOCOLS
-def test_page_07_the_weight_and_the_targets(protocol: str) -> None:
-    at = {"protocol": protocol, "form": "mse"}
-    mse, kl, logits, frozen, shuffled = (
-        {w: mean_of("07", *MUTUAL, weight=w, form=form, target=target, protocol=protocol) for w in weights}
-        for form, target, weights in (
-            ("mse", "live", (0.1, 1, 5, 20, 100)),
-            ("kl", "live", (1, 5, 20, 100)),
-            ("mse_logit", "live", (1, 5, 20)),
-            ("mse", "frozen", (0.1, 1, 5, 20, 100)),
-            ("mse", "shuffled", (1, 5, 20, 100)),
-        )
-    )
-    assert 0 < mse[0.1] < mse[1] < mse[5] < mse[20] > mse[100]
-    assert kl[1] > mse[1], "smaller weights do as much"
-    assert kl[5] > kl[20] > kl[100]
-    assert logits[1] > 0 > logits[5] > logits[20]
-    assert 0 > shuffled[1] > shuffled[5] > shuffled[20] > shuffled[100]
-    assert all(frozen[weight] > live for weight, live in mse.items())
-    assert effect("07", *SCRATCH, weight=1, target="live", **at) > 0
-    assert effect("07", *MUTUAL, weight=100, target="frozen", **at) > 0
-
-
-@PROTOCOLS
-def test_page_08_when_it_begins(protocol: str) -> None:
-    starts = [{"protocol": protocol, "coupling start": epochs} for epochs in (0, 3, 4.5)]
-    one, strong = ([effect("08", "mutual", "solo", weight=weight, **at) for at in starts] for weight in (1, 20))
-    ensemble = [mean_of("08", "mutual", "solo", "ensemble_auc", weight=20, **at) for at in starts]
-    assert one[0] > 0
-    assert abs(one[0] - one[1]) < 0.0002
-    assert 0 < strong[0] < min(strong[1:])
-    assert ensemble[0] < ensemble[1] < ensemble[2], "early strong coupling costs the ensemble most"
-
-
-@PROTOCOLS
-def test_page_09_more_alike_and_twins_are_twins(protocol: str) -> None:
-    _, store, conditions = conditions_of("09")
-    table = similarity(store, conditions)
-    mean = table[table["protocol"] == protocol].groupby(["differ in", "condition", "epochs"]).mean(numeric_only=True)
-    at, gains = {"protocol": protocol, "epochs": 3}, {}
-    for differ in ("weights and order", "order"):
-        alike = mean.loc[differ].xs(3, level="epochs")[["residual_correlation", "cka_last_hidden"]]
-        assert (alike.loc["mutual"] > alike.loc[CONTINUED]).all()
-        gains[differ] = effect("09", *MUTUAL, **at, **{"differ in": differ})
-    assert 0.75 * gains["weights and order"] < gains["order"] < gains["weights and order"]
-    assert mean_of("09", *MUTUAL, **at, **{"differ in": "nothing"}) == 0
-
-
-@PROTOCOLS
-def test_page_10_a_shared_table_takes_from_the_gain(protocol: str) -> None:
-    at = {"protocol": protocol}
-    separate, shared = (mean_of("10", "mutual", "solo", embeddings=name, **at) for name in ("separate", "shared"))
-    assert separate > 2 * shared
-    assert mean_of("10", "solo", "solo", embeddings="shared", against={"embeddings": "separate"}, **at) > 0
-    ektf = mean_of("10", "EKTF", "mutual", embeddings="separate", **at)
-    assert ektf > 0 if protocol == FIXED else ektf < 0
-
-
-@PROTOCOLS
-def test_page_11_pairs_are_enough_and_rings_collapse(protocol: str) -> None:
-    gains = {name: effect("11", *MUTUAL, protocol=protocol, topology=name) for name in ("complete", "star", "pairs")}
-    assert min(gains.values()) > 0.75 * gains["complete"] > 0
-    assert effect("11", *MUTUAL, protocol=protocol, topology="ring") < -0.01
 
 
 def test_the_readmes_picture_is_of_these_records() -> None:

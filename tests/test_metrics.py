@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from scipy.stats import spearmanr
 from sklearn.metrics import log_loss, roc_auc_score
@@ -19,7 +19,6 @@ from ctrlib.stats.metrics import (
     auc,
     churn,
     cohort_auc,
-    error_overlap,
     expected_auc,
     logloss,
     logloss_from_logits,
@@ -96,10 +95,6 @@ REFUSALS = [
     *((logloss, ([0, 1], [0.5, bad]), "probabilities") for bad in (-0.1, 1.1, np.nan, np.inf)),
     (logloss_from_logits, ([0, 1], [0.5, np.nan]), "logits has 1 NaN"),
     *((expected_auc, (p,), "both labels") for p in ([0.3], [0.0, 0.0], [1.0, 1.0])),
-    (error_overlap, ([0, 1, 0], np.full((1, 3), 0.5)), "2 or more models"),
-    (error_overlap, ([0, 1, 0], np.full((2, 3), 1.5)), "must lie in [0, 1]"),
-    (error_overlap, ([0, 1, 0], np.full((2, 4), 0.5)), "differ in length: 3 and 4"),
-    (error_overlap, ([0, 1, 0], np.full((2, 3), 0.5), 1.1), "above 0 and at most 1, got 1.1"),
 ]
 
 
@@ -158,24 +153,3 @@ def test_expected_auc_by_brute_force(p):
     right = sum(a * (1 - b) * ((a > b) + 0.5 * (a == b)) for a, b in ordered)
     assert expected_auc(p) == pytest.approx(right / all_pairs, rel=1e-9)
     assert expected_auc([0.3] * 10) == pytest.approx(0.5)
-
-
-def naive_overlap(labels, probabilities, worst_rows):
-    """By loops: Pearson of residuals and Jaccard of the worst rows by log loss, averaged over pairs."""
-    losses = [[-math.log(q if y else 1 - q) for q, y in zip(p, labels, strict=True)] for p in probabilities]
-    worst = [{*sorted(range(len(loss)), key=lambda i, loss=loss: (-loss[i], i))[:worst_rows]} for loss in losses]
-    correlations = [np.corrcoef(a - labels, b - labels)[0, 1] for a, b in combinations(probabilities, 2)]
-    return np.mean(correlations), np.mean([len(a & b) / len(a | b) for a, b in combinations(worst, 2)])
-
-
-@settings(max_examples=40)
-@given(st.integers(2, 4), st.integers(3, 40), st.floats(0.01, 1), st.integers(0, 999))
-def test_error_overlap_is_what_loops_find(models, count, share, seed):
-    rng = np.random.default_rng(seed)
-    labels = rng.integers(0, 2, count)
-    p = rng.choice(np.arange(1, 16) / 16, (models, count))  # ties are common, and exact
-    found = error_overlap(labels, p, share)
-    correlation, jaccard = naive_overlap(labels, p, max(1, round(share * count)))
-    assert found.worst_overlap == pytest.approx(jaccard)
-    assert found.residual_correlation == pytest.approx(correlation, nan_ok=True)
-    assert error_overlap(labels, p[[0, 0]], share).worst_overlap == 1

@@ -84,6 +84,18 @@ def test_other_parameters_are_named_and_the_published_effects_stand_beside(said:
     assert shown[0]["text/html"].count("mutual minus continued training") == len(theirs.protocols)
 
 
+def test_other_parameters_of_a_page_with_several_data_sets() -> None:
+    theirs = published_parameters("couplings")
+    recipes = {label: dict(recipe) for label, recipe in theirs.per_dataset.items()}
+    recipes["criteo_100k"]["batch_size"] = 500
+    for changes, said in (
+        ({}, []),
+        ({"per_dataset": recipes}, ["batch_size on Criteo 500 (published: 1000)"]),
+        ({"datasets": ("criteo_100k",)}, ["data sets Criteo (published: synthetic clicks, Criteo)"]),
+    ):
+        assert notebook.other_parameters(theirs.model_copy(update=changes), theirs) == said
+
+
 def test_hardware_and_time_in_words() -> None:
     """The device or else the processor; the largest unit of which there are two."""
     assert hardware(GPU) == "NVIDIA H100, torch 2.13.0+cu130"

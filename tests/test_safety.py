@@ -123,19 +123,6 @@ def test_figures_show_text() -> None:
         plt.close(ax.figure)
 
 
-def test_logarithmic_axes_show_plain_numbers() -> None:
-    """Names are drawn letter by letter, so matplotlib's own labels of powers would show their code."""
-    with plt.rc_context():
-        figures.use_style()
-        effect = {"form": "mse", "difference": 0.1, "low": 0, "high": 1}
-        effects = pd.DataFrame([{**effect, "weight": weight} for weight in (0.1, 20.0)])
-        ax = figures.effect_curves(effects, "weight", "form", log=True)
-        ax.figure.canvas.draw()
-        assert [label.get_text() for label in ax.get_xticklabels()] == ["0.1", "20"]
-        assert not any(label.get_text() for label in ax.get_xticklabels(minor=True))
-        plt.close("all")
-
-
 def test_a_figure_of_many_lines_shows_each_of_them() -> None:
     rows = [{"form": f"line {n}", "weight": w, "difference": n, "low": n, "high": n} for n in range(16) for w in (1, 2)]
     ax = figures.effect_curves(pd.DataFrame(rows), "weight", "form")

@@ -67,7 +67,6 @@ REFUSED = [
     ("quick", ["3"], ["sizes=[2]"], ["sizes=[2] leaves how_many_instances nothing to compare"]),
     ("quick", ["04"], ["architectures=[DCN]", "companions=[]"], ["architectures=['DCN'] leaves", "with companions"]),
     ("quick", ["05"], ["seeds=[1]"], ["seeds=[1] leaves is_it_noise nothing to compare"]),
-    ("quick", ["07"], ["forms=[kl]"], ["forms=['kl'] lacks coupling_form='mse'"]),
     ("quick", ["14"], ["per_dataset={other: {rows: 3000}}"], ["per_dataset names 'other'", "synthetic"]),
     ("quick", ["14"], ["per_dataset={synthetic: 3}"], ["per_dataset", "dictionary"]),
     ("quick", ["14"], ["per_dataset={synthetic: {rowz: 3}}"], ["per_dataset, synthetic", "'rowz'", "Did you mean"]),

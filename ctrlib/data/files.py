@@ -9,7 +9,6 @@ import os
 import shutil
 import stat
 import struct
-import warnings
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -17,13 +16,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from pydantic_core import from_json
 
 from ctrlib.config import digest
 from ctrlib.errors import UserError
-
-LONGEST_HEADER = 10_000  # bytes of a .npy header; numpy's own limit
 
 # What unpacking a damaged file raises, besides OSError: among them the wrong text of a name, and unknown packing.
 DAMAGED = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError, ValueError, struct.error)
@@ -181,18 +177,3 @@ def remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
-
-
-def read_npy_header(file: Any) -> tuple[tuple[int, ...], np.dtype]:
-    """Shape and type from the head of an open ``.npy`` file in C order; the array follows. Else ValueError."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")  # numpy tries to mend what it takes for the work of Python 2
-            if np.lib.format.read_magic(file) != (1, 0):
-                raise ValueError("another version of .npy")
-            shape, in_columns, dtype = np.lib.format.read_array_header_1_0(file, LONGEST_HEADER)
-    except Exception as error:  # the header is a Python literal, and numpy lets through whatever its parser raises
-        raise ValueError(f"no .npy header ({' '.join(str(error).split())[:100]})") from None
-    if in_columns and len(shape) > 1:
-        raise ValueError("an array in columns")
-    return shape, dtype

@@ -26,7 +26,7 @@ KERNEL_ENVIRONMENT = {
 PRELOAD = (
     "ipykernel.kernelapp", "ipykernel.ipkernel", "myst_nb", "pandas", "seaborn",
     "scipy.optimize", "scipy.stats", "sklearn.linear_model", "ctrlib.study.analysis", "ctrlib.study.experiments",
-    "ctrlib.study.inside", "ctrlib.study.notebook", "ctrlib.study.verdicts", "ctrlib.training.loop",
+    "ctrlib.study.notebook", "ctrlib.study.verdicts", "ctrlib.training.loop",
 )  # fmt: skip
 
 

@@ -12,9 +12,9 @@ from numpy.typing import ArrayLike
 
 from ctrlib.store.measures import growing_ensembles
 from ctrlib.store.runs import RunStore
+from ctrlib.study.analysis import serving_cost
 from ctrlib.study.conditions import Condition
 from ctrlib.study.finetuning import CONTROLS
-from ctrlib.study.inside import serving_cost
 from ctrlib.study.parameters import Rival
 from ctrlib.study.tables import by_factors, choose_by_validation, family, overlap, replicate_table, spoken
 

@@ -2,9 +2,8 @@
 
 from itertools import combinations_with_replacement
 
-from ctrlib.config import TOPOLOGIES
-from ctrlib.study.conditions import Condition, Replicate, Runs, finetuned, mutual_finetuning, without_peers
-from ctrlib.study.finetuning import lengths_of_finetuning, with_peers, without_peers_at_each_rate
+from ctrlib.study.conditions import Condition, Replicate, finetuned
+from ctrlib.study.finetuning import with_peers, without_peers_at_each_rate
 from ctrlib.study.parameters import StudyParameters
 
 
@@ -51,54 +50,4 @@ def partner_matrix(r: Replicate) -> list[Condition]:
         pretrained, cohort = r.pretraining(names), " + ".join(names)
         conditions += without_peers_at_each_rate(r, pretrained, cohort=cohort)
         conditions += with_peers(r, pretrained, r.p.mutual_weight, cohort=cohort)
-    return conditions
-
-
-def what_is_exchanged(r: Replicate) -> list[Condition]:
-    """Peers that differ in weights and batch order (the study's), in batch order only, and in nothing: before, after
-    continued training, and after mutual fine-tuning of growing length."""
-    usual = [r.member(slot, r.p.architecture) for slot in range(r.p.instances)]
-    kinds = {
-        "weights and order": usual,
-        "order": [one.model_copy(update={"init_seed": usual[0].init_seed}) for one in usual],
-        "nothing": [usual[0]] * r.p.instances,
-    }
-    conditions = []
-    for kind, members in kinds.items():
-        conditions += lengths_of_finetuning(r, r.alone(members, r.p.epochs), **{"differ in": kind})
-    return conditions
-
-
-def own_or_shared_embeddings(r: Replicate) -> list[Condition]:
-    """Members with separate embedding tables (the paper) or one table for all (EKTF, UniDot), from scratch; ``solo``
-    with a shared table is a cohort whose coupling never begins, so that the table is all that it shares.
-
-    ``EKTF`` is that system's coupling at the weight of the others: peers weigh by their accuracy, and the mean of all
-    members teaches beside them. At weight 1 it is EKTF's own (:func:`ctrlib.coupling.peer_loss`)."""
-    coupling, never = r.coupling(), r.coupling(start=1.0)
-    ektf = r.coupling(peer_weighting="adaptive", teacher_weight=r.p.mutual_weight)
-    found = [
-        ("solo", "separate", r.from_scratch(None)),
-        ("mutual", "separate", r.from_scratch(coupling)),
-        ("solo", "shared", sharing(r.from_scratch(never))),
-        ("mutual", "shared", sharing(r.from_scratch(coupling))),
-        ("EKTF", "separate", r.from_scratch(ektf)),
-        ("EKTF", "shared", sharing(r.from_scratch(ektf))),
-    ]
-    return [one for name, kind, runs in found for one in r.conditions({name: runs}, embeddings=kind)]
-
-
-def sharing(runs: Runs) -> Runs:
-    """The same runs with one embedding table for all members."""
-    return [run.model_copy(update={"embeddings": "shared"}) for run in runs]
-
-
-def who_listens_to_whom(r: Replicate) -> list[Condition]:
-    """The coupling matrix as the object of study: every topology at the same total weight for each student."""
-    pretrained = r.pretraining()
-    conditions = r.conditions(without_peers(pretrained, r.recipe()))
-    for topology in r.p.topologies:
-        coupling = r.coupling(TOPOLOGIES[topology](r.p.instances, r.p.mutual_weight))
-        found = {"mutual": mutual_finetuning(pretrained, coupling, r.recipe())}
-        conditions += r.conditions(found, topology=topology)
     return conditions

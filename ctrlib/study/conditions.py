@@ -198,11 +198,6 @@ class Replicate:
             return self.alone(members, total)
         return [Run(data=self.data, members=tuple(members), coupling=coupling, recipe=self.recipe(total))]
 
-    def both_from_scratch(self, coupling: Coupling, architectures: Sequence[str] | None = None) -> dict[str, Runs]:
-        """The two conditions from scratch: without peers, and coupled."""
-        names = {"solo from scratch": None, "mutual from scratch": coupling}
-        return {name: self.from_scratch(coupled, architectures) for name, coupled in names.items()}
-
 
 def changed(runs: Runs, member: dict[str, Any] | None = None, **recipe: Any) -> Runs:
     """The same runs with other settings of each member and of the recipe."""

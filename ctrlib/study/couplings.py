@@ -3,12 +3,12 @@ conditions of one replicate."""
 
 from math import ceil
 
-from ctrlib.study.cohorts import sharing
-from ctrlib.study.conditions import Condition, Replicate, changed, data_shape, mutual_finetuning
+from ctrlib.config import TOPOLOGIES
+from ctrlib.study.conditions import Condition, Replicate, Runs, changed, data_shape, mutual_finetuning
 from ctrlib.study.controls import self_anchor
 from ctrlib.study.finetuning import at_rate, rate_of, with_peers, without_peers_at_each_rate
 
-PAPER_WEIGHTS = (1.0, 20.0)  # the paper's, and one whose gradient is as large as the clicks' (page 07)
+PAPER_WEIGHTS = (1.0, 20.0)  # the paper's, and one whose gradient is near the clicks' (page 31)
 LEARNED_TOP = "DCN"
 """With random embeddings: all that it makes of them goes through weights that it learns. The FM of a DeepFM has none,
 and would add a fixed noise to the logit."""
@@ -48,7 +48,8 @@ def couplings(r: Replicate) -> list[Condition]:
 
     Fine-tuned: live peers; those of an auxiliary head (ExFM, arXiv 2502.17494); peers seen every so many steps
     (``p.refreshes``) and at every epoch's beginning (codistillation, Anil et al. 2018); frozen for good, their mean,
-    the member's own frozen copy, and peers' predictions of other rows. From scratch: coupled after each number of
+    the member's own frozen copy, and peers' predictions of other rows; live peers by another distance (``p.forms``) or
+    another coupling matrix of the same total weight (``p.topologies``). From scratch: coupled after each number of
     epochs of ``p.starts``, and EKTF with separate and with shared embeddings (:func:`ctrlib.coupling.peer_loss`).
     """
     p, pretrained, rate = r.p, r.pretraining(), rate_of(r.protocol)
@@ -66,6 +67,9 @@ def couplings(r: Replicate) -> list[Condition]:
         "frozen ensemble": {"target": "frozen_ensemble", "weights": (row,) * p.instances},
         "shuffled": {"target": "shuffled"},
     }
+    changes |= {f"live, {form}".replace("_", " "): {"form": form} for form in p.forms}
+    others = {name: TOPOLOGIES[name](p.instances, weight) for name in p.topologies}
+    changes |= {f"live, {name}".replace("_", " "): {"weights": matrix} for name, matrix in others.items()}
     made = {name: r.coupling(**{"weights": weight, **change}) for name, change in changes.items()}
     found = {name: mutual_finetuning(pretrained, coupling, train) for name, coupling in made.items()}
     found = {"live, weight 1": mutual_finetuning(pretrained, r.coupling(1.0), train)} | found if weight != 1 else found
@@ -79,6 +83,11 @@ def couplings(r: Replicate) -> list[Condition]:
     for name, runs in {**scratch, "EKTF": ektf, "EKTF, shared embeddings": sharing(ektf)}.items():
         conditions += r.conditions({"mutual from scratch": runs}, coupling=name)
     return conditions + random_embeddings(r)
+
+
+def sharing(runs: Runs) -> Runs:
+    """The same runs with one embedding table for all members."""
+    return [run.model_copy(update={"embeddings": "shared"}) for run in runs]
 
 
 def random_embeddings(r: Replicate) -> list[Condition]:

@@ -35,11 +35,6 @@ EXPERIMENTS: dict[str, Experiment] = {
             cohorts.partner_matrix,
             finetuning.is_it_noise,
             finetuning.how_many_epochs,
-            finetuning.how_strong_and_in_which_form,
-            finetuning.when_to_couple,
-            cohorts.what_is_exchanged,
-            cohorts.own_or_shared_embeddings,
-            cohorts.who_listens_to_whom,
             controls.rivals,
             controls.serving_frontier,
             controls.your_log,
@@ -79,11 +74,6 @@ def need_comparison(notebook: str, p: StudyParameters) -> None:
         raise UserError(f"{problem}; allowed: two or more{' with ' * (len(names) > 1)}{' '.join(names[1:])}")
     if notebook in SEARCHES:
         tuning.need_fresh_replicates(p)
-    if notebook == "how_strong_and_in_which_form" and p.coupling_form not in p.forms:
-        problem = (
-            f"forms={shown(list(p.forms))} lacks coupling_form={p.coupling_form!r}, which the page looks at closer"
-        )
-        raise UserError(f"{problem}; allowed: forms that hold it, or another coupling_form")
 
 
 def planned_conditions(experiment: str, p: StudyParameters) -> list[Condition]:

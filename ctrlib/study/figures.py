@@ -7,7 +7,7 @@ a sentence made of the same numbers says what it shows; the book begins the capt
 
 import io
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import chain, count, repeat
 from math import ceil
 from textwrap import fill
@@ -180,11 +180,9 @@ def name_lines(ax: Axes, **where: Any) -> None:
     return None
 
 
-def log_axis(axis: Axis, values: Iterable[float] | None = None) -> None:
-    """A logarithmic axis with plain numbers at its ticks, which stand at ``values`` where these are given."""
+def log_axis(axis: Axis) -> None:
+    """A logarithmic axis with plain numbers at its ticks."""
     axis.axes.set(**{f"{axis.axis_name}scale": "log"})
-    if values is not None:
-        axis.set_ticks(sorted(set(values)))
     axis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axis.set_minor_formatter(NullFormatter())
 
@@ -436,7 +434,7 @@ def dumbbells(table: pd.DataFrame, look: dict[str, dict[str, Any]], joined: tupl
     return attach_table(ax, table, finding)
 
 
-def effect_curves(table: pd.DataFrame, x: str, by: str, xlabel: str = "", log: bool = False) -> Axes:
+def effect_curves(table: pd.DataFrame, x: str, by: str, xlabel: str = "") -> Axes:
     """Effects along a factor: mean and interval, a line for each value of ``by``, a line at zero.
 
     Args:
@@ -444,24 +442,19 @@ def effect_curves(table: pd.DataFrame, x: str, by: str, xlabel: str = "", log: b
         x: the factor on the x axis, a number.
         by: the factor that gives the lines.
         xlabel: what x is; its name unless given.
-        log: whether x is on a logarithmic scale.
     """
     ax = canvas()
     lines = list(table[by].unique())
-    spread, said = 0.012 if log else 0.012 * float(np.ptp(table[x].astype(float))) or 0.05, []
+    spread, said = 0.012 * float(np.ptp(table[x].astype(float))) or 0.05, []
     for n, line in enumerate(lines):
         part = table[table[by] == line].sort_values(x)
-        shift = (n - (len(lines) - 1) / 2) * spread
-        at = part[x] * (1 + 2 * shift) if log else part[x] + shift  # so that intervals do not hide each other
-        intervals(ax, n, at, part, "difference", MILLI, spoken(line))
+        shift = (n - (len(lines) - 1) / 2) * spread  # so that intervals do not hide each other
+        intervals(ax, n, part[x] + shift, part, "difference", MILLI, spoken(line))
         ends = (f"{row['difference'] * MILLI:+.2f} at {row[x]:g}" for _, row in part.iloc[[0, -1]].iterrows())
         above, below = ((part["low"] > 0).sum() or "none", (part["high"] < 0).sum() or "none")
         said.append(f"{spoken(line)}: {' and '.join(ends)}, {above} of {len(part)} intervals above zero, {below} below")
     ax.axhline(0, color=INK, linewidth=1)
-    if log:
-        log_axis(ax.xaxis, table[x])
-    else:
-        ax.set_xticks(sorted(set(table[x])))
+    ax.set_xticks(sorted(set(table[x])))
     ax.set(xlabel=xlabel or spoken(x), ylabel="effect on test AUC, thousandths")
     if len(said) > 4:
         above, below = (table["low"] > 0).sum() or "none", (table["high"] < 0).sum() or "none"
@@ -477,35 +470,41 @@ def effect_curves(table: pd.DataFrame, x: str, by: str, xlabel: str = "", log: b
 
 
 def measures_along(tables: dict[str, pd.DataFrame], x: str, by: str, xlabel: str) -> Figure:
-    """Effects on several measures along a factor of either sign, a panel for each: mean and interval, a line for each
-    value of ``by``. The axis is linear between the two values nearest to zero and logarithmic beyond.
+    """Effects on several measures along a factor of either sign, a panel with axes of its own for each value of ``by``:
+    mean and interval, a line for each measure. The axis is linear between the two values nearest to zero and
+    logarithmic beyond.
 
     Args:
         tables: by measure, rows with ``x``, ``by``, difference, low and high.
         x: the factor on the x axis, a number.
-        by: the factor that gives the lines.
+        by: the factor that gives the panels.
         xlabel: what x is.
     """
-    shown = pd.concat([table.assign(measure=measure) for measure, table in tables.items()])
-    for ax, table in panels(shown, "measure", sharey=False):
-        for n, (line, part) in enumerate(table.groupby(by, sort=False)):
-            part = part.sort_values(x)
-            intervals(ax, n, part[x], part, "difference", MILLI, spoken(line))
+    shown = pd.concat([table.assign(measure=measure) for measure, table in tables.items()], ignore_index=True)
+    for ax, table in panels(shown, by, 2.0, sharey=False):
+        for n, (measure, part) in enumerate(table.groupby("measure", sort=False)):
+            part, beside = part.sort_values(x), 1 + 0.08 * (n - (len(tables) - 1) / 2)  # so that none hides another
+            intervals(ax, n, part[x] * beside, part, "difference", MILLI, measure)
         ax.axhline(0, color=INK, linewidth=1)
-        ax.axvline(0, color=GREY, linewidth=0.8)
         ticks = sorted(set(table[x]))
+        if ticks[0] < 0 < ticks[-1]:
+            ax.axvline(0, color=GREY, linewidth=0.8)
         ax.set_xscale("symlog", linthresh=float(table[x].abs().min()), linscale=0.3)
-        ax.set_xticks(ticks, [f"{value:g}" for value in ticks], fontsize="small", rotation=60)
+        ax.set_xlim(ticks[0] * (1.3 if ticks[0] < 0 else 0.7), ticks[-1] * 1.3)
+        ax.set_xticks(ticks, [f"{value:g}" for value in ticks], fontsize="small")
         ax.minorticks_off()
     figure = ax.figure
-    figure.axes[0].set_ylabel("thousandths")
-    figure.supxlabel(xlabel, fontsize="medium")
+    figure.supylabel("thousandths of test AUC", fontsize="medium")
+    ax.set_xlabel(xlabel)
     lines = figure.axes[0].get_legend_handles_labels()
     figure.legend(*lines, loc="outside upper center", ncols=2, fontsize="small", frameon=False)
-    first = shown[shown[by] == shown[by].iloc[0]].sort_values(x)
-    ends = first.assign(at=first["difference"].map(lambda one: f"{one * MILLI:+.2f}") + first[x].map(" at {:g}".format))
-    said = (f"{name} {' and '.join(part['at'].iloc[[0, -1]])}" for name, part in ends.groupby("measure", sort=False))
-    return attach_table(figure, shown, f"{spoken(shown[by].iloc[0])}: {'; '.join(said)}.")
+    last = shown.loc[shown.groupby(["measure", by], sort=False)[x].idxmax()]
+    said = (
+        f"{measure}: "
+        + ", ".join(f"{spoken(row[by])} {signed(row['difference'], True)}" for row in part.to_dict("records"))
+        for measure, part in last.groupby("measure", sort=False)
+    )
+    return attach_table(figure, shown, f"At the largest {spoken(x)}, {'; '.join(said)}. Each panel has an axis of its own.")
 
 
 def effect_matrix(table: pd.DataFrame, label: str) -> Axes:
@@ -563,17 +562,6 @@ def fading(
     by = [by] if isinstance(by, str) else by
     finding = f"From the first to the last point, in thousandths: {'; '.join(said)}."
     return attach_table(ax.figure, replicates[[*by, "condition", "replicate", x, value]], finding)
-
-
-def matrices(by_name: dict[str, np.ndarray]) -> Figure:
-    """Small heat maps side by side, one coupling matrix each; rows are students, columns teachers."""
-    figure, axes = plt.subplots(1, len(by_name), figsize=(WIDE[0], 2.3), squeeze=False, layout="constrained")
-    for ax, (name, matrix) in zip(axes[0], by_name.items(), strict=True):
-        sns.heatmap(matrix, ax=ax, cmap="Blues", cbar=False, square=True, linewidths=0.5, linecolor="#cccccc",
-                    annot=matrix.size <= 25, fmt=".3g", annot_kws={"fontsize": "x-small"})  # fmt: skip
-        ax.set_title(spoken(name), fontsize="medium")
-    entries = [(name, n, i, w) for name, one in by_name.items() for (n, i), w in np.ndenumerate(one)]
-    return attach_table(figure, pd.DataFrame(entries, columns=["matrix", "student", "teacher", "weight"]))
 
 
 def verdict_grid(verdicts: pd.DataFrame) -> Figure:

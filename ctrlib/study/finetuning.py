@@ -170,33 +170,3 @@ def lengths_of_finetuning(r: Replicate, pretrained: Runs, **factors: str | float
         found = finetuned(pretrained, r.coupling(), replace(r, protocol="fixed_epochs").recipe(epochs))
         conditions += r.conditions(found, **factors, epochs=epochs)[1:]  # the checkpoint stands there already
     return conditions
-
-
-def how_strong_and_in_which_form(r: Replicate) -> list[Condition]:
-    """The weight of the peers by form of the distance, fine-tuned and from scratch; and the targets at each weight."""
-    pretrained, usual = r.pretraining(), r.p.coupling_form
-    without = {**without_peers(pretrained, r.recipe()), "solo from scratch": r.from_scratch(None)}
-    conditions = r.conditions(without)
-    for weight in r.p.mutual_weights:
-        kinds = [
-            *(("mutual", form, "live") for form in r.p.forms),
-            ("mutual from scratch", usual, "live"),
-            *(("mutual", usual, target) for target in r.p.targets if target != "live"),
-        ]
-        for name, form, target in kinds:
-            coupling = r.coupling(weight, form=form, target=target)
-            tuned = mutual_finetuning(pretrained, coupling, r.recipe()) if name == "mutual" else None
-            found = {name: tuned or r.from_scratch(coupling)}
-            conditions += r.conditions(found, weight=weight, form=form, target=target)
-    return conditions
-
-
-def when_to_couple(r: Replicate) -> list[Condition]:
-    """Open question 2: the coupling is on after so many epochs, from 0 (from scratch, as Deep Mutual Learning) over a
-    burn-in (as codistillation) to all; see :meth:`Replicate.late_coupling`."""
-    conditions = r.conditions({"solo": r.from_scratch(None)})
-    for weight in r.p.mutual_weights:
-        for epochs in r.p.starts:
-            found = {"mutual": r.from_scratch(r.late_coupling(weight, epochs))}
-            conditions += r.conditions(found, weight=weight, **{"coupling start": epochs})
-    return conditions

@@ -18,7 +18,6 @@ from pandas.io.formats.style import Styler
 
 from ctrlib.data.folders import project_root
 from ctrlib.errors import UserError, unknown
-from ctrlib.stats.paired import PairedDifference
 from ctrlib.store.code import other_parts
 from ctrlib.store.environment import source_commit
 from ctrlib.store.measures import data_facts
@@ -44,16 +43,6 @@ def as_text(value: Any) -> str:
     line = re.sub(r"[^\w\s.,;/%]|_", lambda mark: f"&#{ord(mark[0])};", " ".join(str(value).split()))
     # a formula would be found in the finished page, whatever the Markdown says
     return f'<span class="tex2jax_ignore mathjax_ignore">{line}</span>' if re.search(r"[$\\]", str(value)) else line
-
-
-def sentence(difference: PairedDifference, treatment: str, control: str) -> str:
-    """A paired AUC difference in words; the verdict follows from the interval alone."""
-    mean = f"**{difference.mean:+.4f}** AUC"
-    if not np.isfinite(difference.low):
-        return f"{treatment} minus {control}: {mean} in the one replicate that was run, which carries no interval."
-    interval = f"{100 * difference.level:.4g} % interval {difference.low:+.4f} to {difference.high:+.4f}"
-    words = {"gain": "a gain", "loss": "a loss", "no difference shown": "no difference shown"}[difference.verdict]
-    return f"{treatment} minus {control}: {words}, {mean} ({interval}, {difference.replicates} replicates)."
 
 
 def provenance(p: StudyParameters, conditions: Iterable[Condition], beside_published: bool = True) -> None:
@@ -103,11 +92,9 @@ def show_published(p: StudyParameters, conditions: Sequence[Condition]) -> None:
     difference of the members' mean test AUC. Nothing is shown where all parameters are those of the published page.
     """
     theirs, published = published_conditions(conditions)
-    differ = [name for name in StudyParameters.model_fields if getattr(p, name) != getattr(theirs, name)]
-    if not (differ := [name for name in differ if name in theirs.model_fields_set - {"profile", "device"}]):
+    if not (differ := other_parameters(p, theirs)):
         return
-    values = (f"{name} {written(getattr(p, name))} (published: {written(getattr(theirs, name))})" for name in differ)
-    say(f"*Other than on the published page:* {'; '.join(values)}.")
+    say(f"*Other than on the published page:* {'; '.join(differ)}.")
     both = [peer_effects(conditions, "here"), peer_effects(published, "published")]
     if all(len(one) for one in both) and len(table := both[0].merge(both[1])):
         shown = table.map(lambda value: "" if value != value else f"{value:g}" if isinstance(value, float) else value)
@@ -119,6 +106,22 @@ def show_published(p: StudyParameters, conditions: Sequence[Condition]) -> None:
         bundle = figures.table_bundle(styled(shown, numbers=table))
         html = f"<details><summary>{title}</summary>{bundle['text/html']}</details>"
         display({**bundle, "text/html": html}, raw=True)
+
+
+def other_parameters(p: StudyParameters, theirs: StudyParameters) -> list[str]:
+    """In which of the parameters that a notebook declares ``p`` is not ``theirs``, in words; where a page has several
+    data sets, on each of them, one that is not among theirs beside the first of these."""
+    here, there = p.each(), theirs.each()
+    names = [", ".join(dict.fromkeys(map(spoken, each))) for each in (here, there)]
+    said = [f"data sets {as_text(names[0])} (published: {as_text(names[1])})"] if names[0] != names[1] else []
+    of_all = {"profile", "device", "datasets", "per_dataset", *(["dataset"] if p.datasets else [])}
+    for label, at in here.items():
+        other, place = there.get(label, next(iter(there.values()))), f" on {as_text(spoken(label))}" * (len(here) > 1)
+        for name in StudyParameters.model_fields:
+            mine, published = getattr(at, name), getattr(other, name)
+            if mine != published and name in theirs.model_fields_set - of_all:
+                said.append(f"{name}{place} {written(mine)} (published: {written(published)})")
+    return said
 
 
 def peer_effects(conditions: Sequence[Condition], column: str) -> pd.DataFrame:
@@ -217,7 +220,7 @@ def styled(
     if isinstance(formats, str):
         formats = {name: formats for name in table.select_dtypes("floating").columns}
     by_column = {header(name): form for name, form in formats.items()}
-    coded = ("protocol", "data", "dataset", "stopping", "condition", "chosen", "form", "target", "topology")
+    coded = ("protocol", "data", "dataset", "stopping", "condition", "chosen")
     names = [name for name in coded if name in table]
     shown = table.assign(**{name: table[name].map(spoken) for name in names})
     styler = shown.rename(columns=header).style.hide().format(by_column, escape="html")
@@ -291,6 +294,16 @@ def show_effects(table: pd.DataFrame, milli: bool = False) -> None:
     shown[f"{100 * table['level'].iloc[0]:.4g} % interval"] = [bounds(row, milli) for row in table.to_dict("records")]
     shown["verdict"] = table["verdict"]
     show_table(shown, {name: "{:g}" for name in shown.select_dtypes("number").columns}, numbers=table)
+
+
+def show_grid(table: pd.DataFrame, row: str, column: str) -> None:
+    """Show rows of :func:`ctrlib.study.tables.family` as a grid, each with its interval in thousandths of AUC: ``row``
+    downwards, numbers in their order, ``column`` to the right."""
+    cells = [f"{signed(one['difference'], milli=True)} ({bounds(one, milli=True)})" for one in table.to_dict("records")]
+    grid = table.assign(cell=cells).pivot(index=row, columns=column, values="cell").fillna("")
+    order = sorted(grid.index) if pd.api.types.is_numeric_dtype(grid.index) else table[row].unique()
+    shown = grid.loc[order, table[column].unique()].reset_index().rename_axis(columns=None)
+    show_table(shown, {row: "{:g}"} if shown[row].dtype.kind == "f" else {}, numbers=table)
 
 
 def show_three_ways(table: pd.DataFrame, what: Sequence[str], alone: str = "continued training") -> None:

@@ -111,13 +111,12 @@ class StudyParameters(Settings):
     refreshes: tuple[Annotated[int, Field(ge=2, le=10**6)], ...] = values(
         (10, 100), "steps from one look at stale peers to the next"
     )
-    forms: tuple[Form, ...] = values(("mse", "mse_logit", "kl"), "distances to compare")
-    targets: tuple[Target, ...] = values(("live", "joint", "frozen", "shuffled"), "coupling targets to compare")
+    forms: tuple[Form, ...] = values((), "further distances of two predictions to compare, with live peers")
     starts: tuple[Annotated[float, Field(ge=0, le=1000)], ...] = values(
         (0.0, 1.5, 3.0, 4.5, 6.0), "coupling starts: epochs of the training from scratch after which peers count"
     )
     topologies: tuple[Topology, ...] = values(
-        ("complete", "ring", "star", "pairs", "one_way"), "who learns from whom; pairs needs an even number"
+        (), "further graphs of who learns from whom, with live peers; pairs needs an even number"
     )
     averaging_decay: float = value(0.99, "part of the averaged weights that a step leaves", ge=0, lt=1)
     rivals: tuple[Rival, ...] = values(
