@@ -426,7 +426,7 @@ def trained_over_logs(table: pd.DataFrame, effects: pd.DataFrame) -> str:
     rows, replicates = _span(chosen["rows"]), _span(chosen["replicates"])
     return (
         f"{kinds}, each with {_span(chosen['models'] - 1)} peers; {rows} training rows, {replicates} replicates. "
-        f"Validation chose most often {setting_words(counts.index[0])} ({counts.iloc[0]} of {counts.sum()})."
+        f"Validation chose most often {setting_words(counts.index[0])} (in {counts.iloc[0]} of {counts.sum()} replicates)."
     )
 
 
