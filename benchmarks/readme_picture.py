@@ -13,13 +13,14 @@ from ctrlib.store.published import committed_results
 from ctrlib.store.runs import RunStore
 from ctrlib.study import figures
 from ctrlib.study.expectations import published_pages
-from ctrlib.study.main_page import dumbbells, over_logs
+from ctrlib.study.main_page import dumbbells, over_logs, rivals_of, simple_changes
 
 
 def picture() -> Figure:
     """What peers give on each data set, and what needs none."""
     store = RunStore(Path("/nonexistent/records only"), results=committed_results())
-    return dumbbells(over_logs(store, published_pages())[0], 3).figure
+    pages = published_pages()
+    return dumbbells(over_logs(store, pages)[0], 3, simple_changes(rivals_of(store, pages))).figure
 
 
 def made_of(figure: Figure) -> str:

@@ -94,6 +94,11 @@ def test_each_effect_is_given_three_times() -> None:
     assert shown[["best without peers", "best with peers", "ensemble of the checkpoints"]].tolist() == pytest.approx(
         [1, 6, 17.5]
     )
+    rivals = table[table["condition"] == "checkpoint"].assign(condition="best of the rivals")
+    rivals = pd.concat([rivals.assign(auc=rivals["auc"] + 0.002), table[table["condition"] == "checkpoint"]])
+    simple = main_page.simple_changes(rivals)
+    shown = main_page.dumbbells(table, 3, simple).figure.table.groupby("what")["difference"].mean() * 1e3
+    assert shown["best simple change"] == pytest.approx(2)
 
 
 @pytest.mark.parametrize(

@@ -504,7 +504,9 @@ def measures_along(tables: dict[str, pd.DataFrame], x: str, by: str, xlabel: str
         + ", ".join(f"{spoken(row[by])} {signed(row['difference'], True)}" for row in part.to_dict("records"))
         for measure, part in last.groupby("measure", sort=False)
     )
-    return attach_table(figure, shown, f"At the largest {spoken(x)}, {'; '.join(said)}. Each panel has an axis of its own.")
+    return attach_table(
+        figure, shown, f"At the largest {spoken(x)}, {'; '.join(said)}. Each panel has an axis of its own."
+    )
 
 
 def effect_matrix(table: pd.DataFrame, label: str) -> Axes:

@@ -173,8 +173,9 @@ def candidates(table: pd.DataFrame) -> str:
     return f"Each side is the best by validation {'; '.join(parts)}."
 
 
-def dumbbells(table: pd.DataFrame, first: int = len(LOOK)) -> Axes:
-    """Best control, mutual learning and ensembles minus the checkpoint, a row a setting: the ``first`` few of them."""
+def dumbbells(table: pd.DataFrame, first: int = len(LOOK), simple: pd.DataFrame | None = None) -> Axes:
+    """Best control, mutual learning and ensembles minus the checkpoint, a row a setting: the ``first`` few of them, and
+    where they are given :func:`simple_changes`."""
     at = dict(iter(table.set_index(["setting", "replicate"]).groupby("condition")))
     shown = dict(list(LOOK.items())[:first])
     parts = [
@@ -182,6 +183,9 @@ def dumbbells(table: pd.DataFrame, first: int = len(LOOK)) -> Axes:
         for what, (condition, score, _) in shown.items()
     ]
     look = {what: marker for what, (_, _, marker) in shown.items()}
+    if simple is not None and len(simple):
+        parts.append(simple.assign(what="best simple change"))
+        look["best simple change"] = {"color": figures.PALETTE[2], "marker": "^"}
     return figures.dumbbells(pd.concat(parts), look, ("best without peers", "best with peers"))
 
 
@@ -361,27 +365,43 @@ def over_logs(store: RunStore, pages: Mapping[tuple[str, str], list[Condition]])
     return table, found
 
 
-def rivals_over_logs(
-    store: RunStore, pages: Mapping[tuple[str, str], list[Condition]], table: pd.DataFrame
-) -> pd.DataFrame:
+def rivals_of(store: RunStore, pages: Mapping[tuple[str, str], list[Condition]]) -> pd.DataFrame:
+    """Of the published page on rivals, with early stopping: the replicate table of the best rival, chosen by validation
+    in each replicate, and of the checkpoint, with ``setting`` the data set. Empty where there is none.
+
+    Args:
+        pages: see :func:`ctrlib.study.expectations.published_pages`.
+    """
+    conditions = [one for (name, _), found in pages.items() if name == "rivals" for one in found]
+    if not conditions:
+        return pd.DataFrame()
+    table, _ = with_rivals(replicate_table(store, conditions))
+    table = table[(table["protocol"] == "early_stopping") & table["condition"].isin([RIVAL, "checkpoint"])]
+    return table.assign(setting=table["data"].map(data_name).map(DATA))
+
+
+def simple_changes(rivals: pd.DataFrame) -> pd.DataFrame:
+    """From :func:`rivals_of`: the best rival minus its checkpoint, a row of ``difference`` a setting and replicate."""
+    if not len(rivals):
+        return pd.DataFrame(columns=["setting", "replicate", "difference"])
+    auc = rivals.set_index(["condition", "setting", "replicate"])["auc"]
+    return (auc[RIVAL] - auc["checkpoint"]).rename("difference").reset_index()
+
+
+def rivals_over_logs(table: pd.DataFrame, rivals: pd.DataFrame) -> pd.DataFrame:
     """The best mutual learning of the first of :func:`over_logs` minus the best rival, both chosen by validation in
     each replicate, with early stopping: a family, a row of ``setting`` a data set; ``rival``: what the best rival has
     over the checkpoint. The page on rivals itself has mutual fine-tuning alone, and fewer models.
 
     Args:
-        pages: see :func:`ctrlib.study.expectations.published_pages`.
         table: replicates, the first of :func:`over_logs`.
+        rivals: see :func:`rivals_of`.
     """
-    conditions = [one for (name, _), found in pages.items() if name == "rivals" for one in found]
-    if not conditions or not len(table):
+    if not len(rivals) or not len(table):
         return pd.DataFrame()
-    rivals, _ = with_rivals(replicate_table(store, conditions))
-    rivals = rivals[(rivals["protocol"] == "early_stopping") & rivals["condition"].isin([RIVAL, "checkpoint"])]
-    rivals = rivals.assign(setting=rivals["data"].map(data_name).map(DATA))
     both = pd.concat([table[table["condition"] == "best mutual"], rivals[rivals["condition"] == RIVAL]])
-    auc = rivals.groupby(["condition", "setting"])["auc"].mean()
     found = effects_by(both, ["setting"], "best mutual", RIVAL)
-    return found.assign(rival=found["setting"].map(auc[RIVAL] - auc["checkpoint"]))
+    return found.assign(rival=found["setting"].map(simple_changes(rivals).groupby("setting")["difference"].mean()))
 
 
 def answer_over_logs(effects: pd.DataFrame, rivals: pd.DataFrame) -> str:
@@ -426,7 +446,8 @@ def trained_over_logs(table: pd.DataFrame, effects: pd.DataFrame) -> str:
     rows, replicates = _span(chosen["rows"]), _span(chosen["replicates"])
     return (
         f"{kinds}, each with {_span(chosen['models'] - 1)} peers; {rows} training rows, {replicates} replicates. "
-        f"Validation chose most often {setting_words(counts.index[0])} (in {counts.iloc[0]} of {counts.sum()} replicates)."
+        f"Validation chose most often {setting_words(counts.index[0])} "
+        f"(in {counts.iloc[0]} of {counts.sum()} replicates)."
     )
 
 
