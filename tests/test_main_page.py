@@ -203,7 +203,7 @@ def test_the_table_over_logs_counts_from_the_checkpoint_and_a_line_says_what_was
     table = pd.DataFrame([{"condition": "best mutual", "chosen": one} for one in chosen])
     assert main_page.trained_over_logs(table, effects) == (
         "4 DeepFM with early stopping, each with 3 peers; 1,000 to 2,000 training rows, 3 replicates. Validation chose "
-        "most often weight 20 from the checkpoint at 1/10 of the learning rate (in 2 of 3 replicates)."
+        "most often weight 20 from the checkpoint at 1/10 of the learning rate (2 of 3 replicates)."
     )
     assert main_page.setting_words(chosen[1]) == "weight 1 from scratch"
 

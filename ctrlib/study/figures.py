@@ -400,7 +400,7 @@ def dumbbells(table: pd.DataFrame, look: dict[str, dict[str, Any]], joined: tupl
     reach = means.abs().max(axis=1)
     wide = (reach > 4 * reach.quantile(0.25)).to_numpy()  # such rows would press the others
     groups = [list(means.index[rows]) for rows in (~wide, wide) if rows.any()]
-    columns = 3 if len(look) <= 3 else 2
+    columns = len(look) if len(look) <= 4 else 2
     height = 0.7 + 0.2 * ceil(len(look) / columns) + 0.3 * len(means) + 0.4 * len(groups)  # the first screen is low
     size, ratios = (SINGLE[0], height), [len(rows) + 0.6 for rows in groups]
     figure, axes = plt.subplots(len(groups), figsize=size, squeeze=False, layout="constrained", height_ratios=ratios)
@@ -423,7 +423,8 @@ def dumbbells(table: pd.DataFrame, look: dict[str, dict[str, Any]], joined: tupl
         ax.axvline(0, color=INK, linewidth=1, zorder=1)
     figure.supxlabel("thousandths of test AUC over the checkpoint", fontsize="medium")
     lines = ax.get_legend_handles_labels()
-    figure.legend(*lines, loc="outside upper center", ncols=columns, fontsize="small", frameon=False)
+    close = {"columnspacing": 0.9, "handletextpad": 0.1, "fontsize": "small" if columns < 4 else "x-small"}
+    figure.legend(*lines, loc="outside upper center", ncols=columns, frameon=False, **close)
     gap, first = means[joined[1]] - means[joined[0]], means.idxmax(axis=1).value_counts()
     finding = (
         f"On average the {joined[1]} is ahead of the {joined[0]} in {(gap > 0).sum()} of {len(gap)} rows, by "

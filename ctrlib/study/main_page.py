@@ -447,7 +447,7 @@ def trained_over_logs(table: pd.DataFrame, effects: pd.DataFrame) -> str:
     return (
         f"{kinds}, each with {_span(chosen['models'] - 1)} peers; {rows} training rows, {replicates} replicates. "
         f"Validation chose most often {setting_words(counts.index[0])} "
-        f"(in {counts.iloc[0]} of {counts.sum()} replicates)."
+        f"({counts.iloc[0]} of {counts.sum()} replicates)."
     )
 
 
