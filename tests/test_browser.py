@@ -97,6 +97,7 @@ def _bytes(requests):
 
 
 async def _barriers(tab):
+    await tab.evaluate("document.activeElement.blur(); scrollTo({top: 0, behavior: 'instant'}); true")  # as it opens
     await tab.evaluate(AXE.read_text(encoding="utf-8") + "; true")
     found = {}
     for theme, rules in RULES.items():
