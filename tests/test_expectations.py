@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 
 from ctrlib.store.runs import open_store
-from ctrlib.study import expectations
-from ctrlib.study.expectations import EXPECTED, SOURCES, UNTIL, published_pages
+from ctrlib.study.expectations import EXPECTED, SOURCES
 from ctrlib.study.experiments import SEARCHES, planned_conditions, train_conditions, train_stages
 from ctrlib.study.verdicts import FIFTH, MAIN, PAPER
 
@@ -24,7 +23,7 @@ def test_a_page_gives_a_number_a_replicate_for_each_of_its_statements(experiment
     for label, at in p.each().items():
         mine = [one for one in every if one.factors.get("data", "") == label]
         found += SOURCES[experiment](store, at, mine, "synthetic")
-    page = "main" if experiment in MAIN.values() else UNTIL.get(experiment, experiment)
+    page = "main" if experiment in MAIN.values() else experiment
     names = {name for name, one in EXPECTED.items() if one.page == page}
     wanted = {EXPECTED[name].text for name in names} | {text for text, one in PAPER.items() if one.page == page}
     lacking = wanted - CONDITIONAL - {one.statement.text for one in found}
@@ -34,12 +33,3 @@ def test_a_page_gives_a_number_a_replicate_for_each_of_its_statements(experiment
     for one in found:
         assert len(one.values) == 2
         assert np.isfinite(one.values).all(), one
-
-
-def test_a_page_of_the_first_set_is_judged_until_the_second_has_its_records(monkeypatch) -> None:
-    there = {one: {"synthetic": [f"conditions of {one}"]} for pair in UNTIL.items() for one in pair}
-    monkeypatch.setattr(expectations, "published_by_data", lambda experiment: there.get(experiment, {}))
-    assert [experiment for experiment, _ in published_pages()] == [*UNTIL.values()]
-    for second in UNTIL.values():
-        del there[second]
-    assert [experiment for experiment, _ in published_pages()] == [*UNTIL]

@@ -19,7 +19,7 @@ from ctrlib.store.record import builds_on
 from ctrlib.store.runs import CHECKPOINT_S
 from ctrlib.study.notebook import benchmark_reports
 
-PAGES = ["02", "03", "04", "06"]  # the notebooks that ask what the paper asked
+PAGES = ["02", "03", "06", "32"]  # the notebooks that ask what the paper asked
 LOGS = {"Criteo": "criteo_x4", "Avazu": "avazu_x4"}
 CARDS = (1, 8, 64)
 SHARED_FOLDER = 1e9  # bytes a second: a little less than a network of 10 Gbit/s carries

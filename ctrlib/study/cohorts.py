@@ -2,7 +2,7 @@
 
 from itertools import combinations_with_replacement
 
-from ctrlib.study.conditions import Condition, Replicate, finetuned
+from ctrlib.study.conditions import Condition, Replicate
 from ctrlib.study.finetuning import with_peers, without_peers_at_each_rate
 from ctrlib.study.parameters import StudyParameters
 
@@ -26,16 +26,6 @@ def mixed_cohorts(p: StudyParameters) -> list[tuple[str, ...]]:
     every = list(dict.fromkeys([*p.architectures, *p.companions]))
     cohorts = [*combinations_with_replacement(every, 2), p.architectures if len(p.architectures) > 1 else every]
     return list(dict.fromkeys(tuple(cohort) for cohort in cohorts if len(cohort) > 1))
-
-
-def mix_architectures(r: Replicate) -> list[Condition]:
-    """Claims 4 to 6 as the first set of runs has them: the cohorts of :func:`mixed_cohorts` at the initial rate. The
-    factor ``cohort`` names the architectures in the order of the members."""
-    conditions = []
-    for names in mixed_cohorts(r.p):
-        found = finetuned(r.pretraining(names), r.coupling(size=len(names)), r.recipe())
-        conditions += r.conditions(found, cohort=" + ".join(names), rate="lr")
-    return conditions
 
 
 def partner_matrix(r: Replicate) -> list[Condition]:

@@ -83,15 +83,12 @@ TABLES = Callable[[RunStore, StudyParameters, list[Condition], str], Iterator[Fi
 
 
 def published_pages() -> dict[tuple[str, str], list[Condition]]:
-    """By experiment and label of the data set the conditions whose records are published, all or none; of those in
-    :data:`UNTIL` only where the other has none."""
-    found = {
+    """By experiment and label of the data set the conditions whose records are published, all or none."""
+    return {
         (experiment, label): conditions
         for experiment in SOURCES
         for label, conditions in published_by_data(experiment).items()
     }
-    there = {experiment for experiment, _ in found}
-    return {page: conditions for page, conditions in found.items() if UNTIL.get(page[0]) not in there}
 
 
 def published_findings(store: RunStore, pages: dict[tuple[str, str], list[Condition]]) -> list[Finding]:
@@ -227,10 +224,7 @@ def of_drift(store: RunStore, p: StudyParameters, conditions: list[Condition], d
 SOURCES: dict[str, TABLES] = {
     **dict.fromkeys(MAIN.values(), of_main),
     "how_many_instances": lambda store, p, conditions, data: of_instances(replicate_table(store, conditions), data),
-    **dict.fromkeys(
-        ("mix_architectures", "partner_matrix"),
-        lambda store, p, conditions, data: of_companions(member_table(conditions), data),
-    ),
+    "partner_matrix": lambda store, p, conditions, data: of_companions(member_table(conditions), data),
     "how_many_epochs": lambda store, p, conditions, data: of_epochs(replicate_table(store, conditions), data),
     "rivals": lambda store, p, conditions, data: minus(
         with_rivals(replicate_table(store, conditions))[0], "best mutual", RIVAL, EXPECTED["E4"], data
@@ -246,5 +240,3 @@ SOURCES: dict[str, TABLES] = {
     "drift": of_drift,
 }
 """By experiment, the findings of one data set of its page."""
-UNTIL = {"mix_architectures": "partner_matrix"}
-"""By experiment of the first set of runs, the one of the second whose published records take its place."""

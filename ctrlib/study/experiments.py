@@ -31,7 +31,6 @@ EXPERIMENTS: dict[str, Experiment] = {
         for make in (
             finetuning.train_independent,
             cohorts.how_many_instances,
-            cohorts.mix_architectures,
             cohorts.partner_matrix,
             finetuning.is_it_noise,
             finetuning.how_many_epochs,
@@ -55,7 +54,7 @@ EXPERIMENTS: dict[str, Experiment] = {
 
 NEEDS_TWO = {
     "how_many_instances": ("sizes",),
-    **dict.fromkeys(("mix_architectures", "partner_matrix"), ("architectures", "companions")),
+    "partner_matrix": ("architectures", "companions"),
     "is_it_noise": ("seeds",),
     "drift": ("splits",),
     "ledger": ("rows_seeds",),

@@ -234,7 +234,7 @@ def of_instances(replicates: pd.DataFrame, data: str = "synthetic") -> Iterator[
 
 
 def of_companions(members: pd.DataFrame, data: str = "synthetic") -> Iterator[Finding]:
-    """Claims 4 to 6, from the member table of ``partner_matrix`` or ``mix_architectures``, over the pairs of unlike
+    """Claims 4 to 6, from the member table of ``partner_matrix``, over the pairs of unlike
     architectures. The best control is chosen for each member. All three also without the pairs that have a model of
     :data:`SHALLOW`."""
     effects = member_effects(members, ["protocol", "cohort"])
