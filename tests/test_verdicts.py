@@ -68,7 +68,7 @@ def test_claims_about_finetuning_and_scratch_have_two_controls() -> None:
     assert {name: one.verdict() for name, one in found.items()} == dict(zip(expected, words, strict=True))
     statements = verdicts.PAPER.values()
     by_control = verdicts.verdicts_by_control([*found.values()], statements).set_index("claim")
-    said = [f"early stopping: {word} on 1 of 1" for word in ("supported", "contradicted")]
+    said = [f"early stopping: {word}" for word in ("supported", "contradicted")]
     assert by_control.loc[[lift, scratch]].to_numpy().tolist() == [said, said[::-1]]
     shown = verdicts.verdicts_by_data([found[lift, BEST], found[scratch, BEST]], statements, "early_stopping")
     assert dict(shown.to_numpy()) == {lift: "contradicted", scratch: "supported"}

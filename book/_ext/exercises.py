@@ -1,7 +1,7 @@
 """Exercises on the page: a box and an anchor for each, and a table of all of them for teachers.
 
 How an exercise is written, and how its solution is taken out for students, is in ``ctrlib/publish/exercises.py``.
-Here it is put into a box with the class of its kind and the anchor ``exercise-N``. ``teaching-table`` makes a table for
+Here it is put into a box with the class of its kind and the anchor ``exercise-N``; a cell of code ends it. ``teaching-table`` makes a table for
 teachers from the pages themselves: a line for each page of the table of contents that has exercises.
 """
 
@@ -29,7 +29,7 @@ def _box(app, doctree):
     for first in [node for node in doctree.findall(nodes.paragraph) if _head(node)]:
         head, parent = _head(first), first.parent
         start = stop = parent.index(first)
-        while stop + 1 < len(parent) and not _head(parent[stop + 1]):
+        while stop + 1 < len(parent) and not _head(parent[stop + 1]) and "cell" not in parent[stop + 1].get("classes", []):
             stop += 1
         box = nodes.container(classes=["exercise", f"exercise-{head[2]}"], ids=[f"exercise-{head[1]}"])
         box += parent[start : stop + 1]

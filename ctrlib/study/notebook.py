@@ -223,7 +223,7 @@ def styled(
     coded = ("protocol", "data", "dataset", "stopping", "condition", "chosen")
     names = [name for name in coded if name in table]
     shown = table.assign(**{name: table[name].map(spoken) for name in names})
-    styler = shown.rename(columns=header).style.hide().format(by_column, escape="html")
+    styler = shown.rename(columns=header).style.hide().format(by_column, na_rep="", escape="html")
     styler = styler.format_index(escape="html", axis="columns")
     # the class that the book's themes know, and those that MathJax passes by
     styler.set_table_attributes('class="dataframe tex2jax_ignore mathjax_ignore"')

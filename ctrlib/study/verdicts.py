@@ -318,7 +318,7 @@ def verdicts_by_data(findings: Sequence[Finding], statements: Iterable[Statement
 
 def verdicts_by_control(findings: Sequence[Finding], statements: Iterable[Statement]) -> pd.DataFrame:
     """One row per statement that something was found to, a column for each control: its verdicts under each protocol,
-    with on how many data sets."""
+    and where there are several data sets on how many."""
     rows = []
     for statement in statements:
         if mine := [one for one in findings if one.statement.text == statement.text]:
@@ -368,9 +368,9 @@ def _by_protocol(findings: Iterable[Finding]) -> dict[str, list[Finding]]:
 
 def _counts(findings: Sequence[Finding], of: str = "") -> str:
     """Their verdicts, the most frequent first: one word where all agree, else each with its number. ``of`` is the form
-    in which a number and that of all follow each."""
+    in which a number and that of all follow each of several."""
     counts = pd.Series([one.verdict() for one in findings], dtype=object).value_counts()
-    if of:
+    if of and len(findings) > 1:
         return ", ".join(word + of.format(n, len(findings)) for word, n in counts.items())
     return ", ".join(f"{n} {word}" if len(counts) > 1 else word for word, n in counts.items())
 
