@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import typer
 import yaml
+from bs4 import BeautifulSoup
 from exercises import what_it_took
 from pages import ROOT
 from quiz import parse_quiz
@@ -191,6 +192,13 @@ def texts(folder: Path) -> str:
 def test_the_full_edition_shows_every_answer(built_book):
     shown = texts(built_book)
     assert not [answer for answer in answers() if answer not in shown]
+
+
+def test_the_box_of_an_exercise_holds_its_solution_and_no_code_of_the_page(built_book):
+    pages = [built_book / "notebooks" / f"{path.stem}.html" for path in NOTEBOOKS]
+    boxes = [box for page in pages for box in BeautifulSoup(page.read_bytes(), "html.parser").select("div.exercise")]
+    assert len(boxes) == sum(len(EXERCISES[path]) for path in NOTEBOOKS)
+    assert all(box.select("details.solution") and not box.select(".cell") for box in boxes)
 
 
 def test_the_students_edition_is_made_from_sources_without_solutions(tiny_study):

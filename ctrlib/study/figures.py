@@ -320,7 +320,7 @@ def effects(
             one = {by: panel, "comparison": label, "value": value, "replicate": found.index, "difference": found}
             ends = {"mean": row["difference"], "low": row["low"], "high": row["high"], "level": level}
             shown.append(pd.DataFrame({**one, **ends}))
-        said += [f"{spoken(panel)}: {_of_intervals(here)}"] if here else []
+        said += [f"{spoken(panel)}: {_of_intervals(here, each=len(table) <= 6)}"] if here else []
         ax.set_yticks(range(len(comparisons)), [label.replace("_", " ") for label in comparisons])
         ax.set_ylim(-0.5, len(comparisons) - 0.5)
         ax.axvline(0, color=INK, linewidth=1)
@@ -331,9 +331,9 @@ def effects(
     return attach_table(ax.figure, pd.concat(shown), f"{'; '.join(said)}.")
 
 
-def _of_intervals(found: dict[str, dict[str, Any]]) -> str:
-    """What intervals say in thousandths of AUC: each of a few, of more how many exclude zero and the largest mean."""
-    if len(found) <= 4:
+def _of_intervals(found: dict[str, dict[str, Any]], each: bool) -> str:
+    """What intervals say in thousandths of AUC: ``each``, or how many exclude zero and the largest mean."""
+    if each:
         ends = (f" ({bounds(row, milli=True)})" * bool(np.isfinite(row["low"])) for row in found.values())
         means = (f"{label} {signed(row['difference'], milli=True)}" for label, row in found.items())
         return ", ".join(map("".join, zip(means, ends, strict=True)))

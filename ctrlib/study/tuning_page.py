@@ -4,8 +4,9 @@ from collections.abc import Sequence
 
 import pandas as pd
 
+from ctrlib.study.notebook import where
 from ctrlib.study.parameters import StudyParameters
-from ctrlib.study.tables import choose_by_validation, effects_of_each
+from ctrlib.study.tables import bounds, choose_by_validation, effects_of_each, signed
 from ctrlib.study.tuning import CONTROLS
 
 
@@ -65,3 +66,31 @@ def tuned_beside_untuned(fresh: pd.DataFrame, conditions: Sequence[str]) -> pd.D
     halves = [effects.loc[effects["setting"] == setting, columns] for setting in ("untuned", "tuned")]
     table = halves[0].merge(halves[1].drop(columns="level"), on=[*at, "treatment"], suffixes=("_untuned", "_tuned"))
     return table.assign(flips=table["verdict_untuned"] != table["verdict_tuned"])
+
+
+def beside(effects: pd.DataFrame) -> pd.DataFrame:
+    """Rows of :func:`tuned_beside_untuned` as a reader sees them, in thousandths: each effect with its interval, and
+    one verdict where tuning does not change it."""
+    shown = effects[[name for name in ("data", "protocol", "treatment") if name in effects]].copy()
+    for setting in ("untuned", "tuned"):
+        ends = {name: effects[f"{name}_{setting}"] for name in ("difference", "low", "high")}
+        rows = pd.DataFrame(ends).to_dict("records")
+        shown[setting] = [f"{signed(row['difference'], milli=True)} ({bounds(row, milli=True)})" for row in rows]
+    pairs = zip(effects["verdict_untuned"], effects["verdict_tuned"], strict=True)
+    return shown.assign(verdict=[before if before == after else f"{before} → {after}" for before, after in pairs])
+
+
+def in_words(searches: pd.DataFrame) -> pd.DataFrame:
+    """Rows of :func:`search_table` or :func:`recipes` with what was trained and its setting in one column each."""
+    words = {
+        "learning_rate": "rate {:g}",
+        "embedding_l2": "L2 {:g}",
+        "dropout": "dropout {:g}",
+        "weight": "weight {:g}",
+    }
+    about, settings = [name for name in ("data", "protocol", "condition") if name in searches], []
+    for row in searches.to_dict("records"):
+        said = [form.format(row[name]) for name, form in words.items() if name in row and row[name] == row[name]]
+        settings.append(", ".join([*said, *["batch norm"] * (row["batch_norm"] is True)]))
+    trained = [where(*levels) for levels in searches[about].itertuples(index=False)]
+    return pd.DataFrame({"trained": trained, "setting": settings, **searches[["valid_auc", "auc", "candidates"]]})
