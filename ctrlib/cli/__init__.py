@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+import ctrlib
 from ctrlib.cli.data import data_app
 from ctrlib.cli.decide import EXTRA, decide, predict
 from ctrlib.cli.output import complain
@@ -66,9 +67,18 @@ app.add_typer(data_app, name="data")
 app.add_typer(runs_app, name="runs")
 
 
+def _show_version(asked: bool) -> None:
+    if asked:
+        print("ctrlib", ctrlib.__version__)
+        raise typer.Exit
+
+
 @app.callback()
 def _root(
     ctx: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version.", callback=_show_version, is_eager=True)
+    ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show the full traceback of an error (any position).")] = False,
 ) -> None:
     ctx.obj = {"debug": debug or bool((ctx.obj or {}).get("debug"))}
