@@ -27,7 +27,7 @@ def describe() -> dict:
         "gpu_driver": gpu_driver() if torch.cuda.is_available() else None,
         "system": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
-        "versions": {name: installed(name) for name in (*PACKAGES, *PEERS)},
+        "versions": {**{name: installed(name) for name in (*PACKAGES, *PEERS)}, "torch": torch.__version__},
         "commit": os.environ.get("CTRLIB_COMMIT") or git("rev-parse", "HEAD"),
         "uncommitted_changes": bool(git("status", "--porcelain", "--untracked-files=no")),
         "load_at_start": [round(load, 2) for load in os.getloadavg()],

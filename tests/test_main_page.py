@@ -166,7 +166,7 @@ def test_the_answer_over_logs_groups_data_sets_that_say_the_same() -> None:
         "Peers help on A and B (+0.80 to +1.20); they make no difference of a thousandth on C (-0.20)"
     )
     assert "paper" not in found
-    assert found.endswith("gains more on A and C, but serves all its models.")
+    assert found.endswith("gains more than peers on A and C, but serves all its models.")
     own = row | {"setting": "A", "treatment": "paper's own", "over_checkpoint": -0.003, "over_alone": 0.001}
     for alone, why in ((0.001, True), (-0.001, False)):
         said = main_page.answer_over_logs(pd.DataFrame([*rows, own | {"over_alone": alone}]), none)
@@ -203,7 +203,7 @@ def test_the_table_over_logs_counts_from_the_checkpoint_and_a_line_says_what_was
     table = pd.DataFrame([{"condition": "best mutual", "chosen": one} for one in chosen])
     assert main_page.trained_over_logs(table, effects) == (
         "4 DeepFM with early stopping, each with 3 peers; 1,000 to 2,000 training rows, 3 replicates. Validation chose "
-        "most often weight 20 from the checkpoint at 1/10 of the learning rate (2 of 3 replicates)."
+        "most often weight 20 from the checkpoint at 1/10 of the learning rate."
     )
     assert main_page.setting_words(chosen[1]) == "weight 1 from scratch"
 

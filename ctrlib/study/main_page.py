@@ -431,7 +431,7 @@ def answer_over_logs(effects: pd.DataFrame, rivals: pd.DataFrame) -> str:
         parts.append(f"The paper's own setting, one epoch more at weight 1, {found}.")
     if more := list(chosen.loc[chosen["ensemble"] > chosen["over_checkpoint"], "setting"]):
         where = "" if len(more) == len(chosen) else f" on {_and(more)}"
-        parts.append(f"The ensemble of the checkpoints gains more{where}, but serves all its models.")
+        parts.append(f"The ensemble of the checkpoints gains more than peers{where}, but serves all its models.")
     return " ".join(parts)
 
 
@@ -441,13 +441,12 @@ def trained_over_logs(table: pd.DataFrame, effects: pd.DataFrame) -> str:
     if not len(effects):
         return "No records."
     chosen = effects[effects["treatment"] == "chosen"]
-    counts = table.loc[table["condition"] == "best mutual", "chosen"].value_counts()
+    often = table.loc[table["condition"] == "best mutual", "chosen"].value_counts().index[0]
     kinds = f"{_span(chosen['models'])} {_and(list(chosen['architecture'].unique()))} with early stopping"
     rows, replicates = _span(chosen["rows"]), _span(chosen["replicates"])
     return (
         f"{kinds}, each with {_span(chosen['models'] - 1)} peers; {rows} training rows, {replicates} replicates. "
-        f"Validation chose most often {setting_words(counts.index[0])} "
-        f"({counts.iloc[0]} of {counts.sum()} replicates)."
+        f"Validation chose most often {setting_words(often)}."
     )
 
 
