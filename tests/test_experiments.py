@@ -78,12 +78,12 @@ def test_what_does_not_touch_pretraining_does_not_train_it_again() -> None:
     before = names(checkpoints())
     assert names(checkpoints(parameters(instances=5)))[:3] == before
     for change in (
-        {"mutual_weight": 3.0, "coupling_form": "kl", "coupling_target": "joint"},
+        {"mutual_weight": 3.0, "coupling_form": "kl"},
         {"finetune_epochs": 4, "max_epochs": 9},
         {"seeds": [1], "companions": ["DCN"], "profile": "other", "device": "auto"},
     ):
         assert names(checkpoints(parameters(**change))) == before
-    for change in ({"epochs": 2}, {"learning_rate": 0.01}, {"rows": 500}, {"dropout": 0.1}, {"logit_sd": 2.0}):
+    for change in ({"epochs": 2}, {"learning_rate": 0.01}, {"rows": 500}, {"dropout": 0.1}):
         assert not set(names(checkpoints(parameters(**change)))) & set(before)
     assert not set(names(checkpoints(protocol="early_stopping"))) & set(before)
 
@@ -106,13 +106,13 @@ def test_pretraining_is_independent() -> None:
 @PROTOCOLS
 @pytest.mark.parametrize("optimizer", ["keep", "reset"])
 def test_continued_training_differs_from_mutual_by_the_coupling_alone(protocol, optimizer) -> None:
-    p = parameters(mutual_weight=2.5, coupling_form="kl", coupling_target="ensemble")
+    p = parameters(mutual_weight=2.5, coupling_form="kl")
     r = replicate(p, 1, protocol)
     pretrained, train = r.pretraining(), r.recipe(2, 0.005)
     alone = continued_training(pretrained, train, optimizer)
     (together,) = mutual_finetuning(pretrained, r.coupling(), train, optimizer)
     found = together.coupling
-    assert (found.weights, found.form, found.target) == (complete(3, 2.5), "kl", "ensemble")
+    assert (found.weights, found.form) == (complete(3, 2.5), "kl")
     assert len(alone) == 3
     assert len({one.order_seed for one in together.members}) == 1, "coupled members see the same batches"
     for n, run in enumerate(alone):

@@ -32,6 +32,8 @@ def test_there_are_notebooks_and_profiles_and_every_parameter_says_what_it_is() 
     assert len(set(numbers)) == len(numbers), "each number is that of one page"
     assert {path.stem for path in PROFILES} >= {"quick", "published", "paper"}
     assert all(field.description for field in StudyParameters.model_fields.values())
+    declared = set().union(*map(declared_parameters, NOTEBOOKS))
+    assert declared == set(StudyParameters.model_fields) - {"rows_seed"}, "the ledger gives each of its worlds one"
 
 
 @by_name

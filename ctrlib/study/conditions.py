@@ -111,7 +111,7 @@ class Replicate:
         """A draw of its own: its own planted world, or its own split of the prepared rows."""
         p = self.p
         if p.dataset == "synthetic":
-            names = ("valid_rows", "test_rows", "fields", "largest_field", "logit_sd")
+            names = ("valid_rows", "test_rows", "fields", "largest_field")
             names += ("drift", "new_codes", "split", "lag", "rows_seed")
             settings = SyntheticSettings(train_rows=p.rows, **{name: getattr(p, name) for name in names})
             return data_settings("synthetic", self.seed, settings)
@@ -167,7 +167,7 @@ class Replicate:
         p = self.p
         if not isinstance(weights, tuple):
             weights = complete(size or p.instances, p.mutual_weight if weights is None else weights)
-        return checked(Coupling, weights=weights, **{"form": p.coupling_form, "target": p.coupling_target, **changes})
+        return checked(Coupling, weights=weights, **{"form": p.coupling_form, **changes})
 
     def late_coupling(self, weight: float, epochs: float) -> Coupling:
         """A coupling from scratch that begins after so many epochs."""

@@ -274,11 +274,6 @@ def outcome(table: pd.DataFrame, more: str = "gain", less: str = "loss", level: 
     return " ".join([*said, f"Intervals: {level_words(table['level'].iloc[0])}."][: None if level else -1])
 
 
-def interval_column(table: pd.DataFrame) -> list[str]:
-    """The columns ``low`` and ``high`` in words."""
-    return [bounds(row) for row in table.to_dict("records")]
-
-
 def show_effects(table: pd.DataFrame, milli: bool = False) -> None:
     """Show rows of :func:`ctrlib.study.tables.effects_by`: what was compared, difference, interval, verdict.
 

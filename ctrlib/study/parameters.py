@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 import yaml
 from pydantic import BaseModel, Field, field_validator, model_validator
 
-from ctrlib.config import Form, Precision, Protocol, Settings, SplitKind, Stopping, Target, Topology, checked
+from ctrlib.config import Form, Precision, Protocol, Settings, SplitKind, Stopping, Topology, checked
 from ctrlib.errors import UserError
 from ctrlib.errors import shown as quoted
 
@@ -44,7 +44,6 @@ class StudyParameters(Settings):
     test_rows: int = value(50_000, "test rows of the synthetic data", ge=100)
     fields: int = value(10, "fields of the synthetic data", ge=3, le=200)
     largest_field: int = value(300, "ids in the largest field of the synthetic data", ge=4, le=1_000_000)
-    logit_sd: float = value(1.5, "spread of the true logit of the synthetic data", gt=0, le=10)
     drift: float = value(
         0.0, "of the synthetic data: 1 - correlation of true logits at the log's first and last moment", ge=0, le=1
     )
@@ -96,7 +95,6 @@ class StudyParameters(Settings):
     stopping_rules: tuple[Stopping, ...] = values((), "rules of stopping to compare, for the first architecture")
     mutual_weight: float = value(1.0, "total weight of the peers in the loss; the paper: 1", ge=0, le=1e6)
     coupling_form: Form = value("mse", "distance of two predictions; mse of probabilities is the paper's")
-    coupling_target: Target = value("live", "coupling target")
     epoch_counts: tuple[Annotated[int, Field(ge=1, le=100)], ...] = values(
         (1, 2, 3, 4, 5), "epochs of fine-tuning, each trained anew from the checkpoints"
     )
