@@ -209,14 +209,14 @@ def test_the_table_over_logs_counts_from_the_checkpoint_and_a_line_says_what_was
 
 
 def test_when_when_not_and_why_follow_from_the_effects() -> None:
-    row = {"setting": "A", "treatment": "chosen", "verdict": "gain", "over_checkpoint": 0.001, "ensemble": 0.003}
+    row = {"setting": "A", "treatment": "chosen", "verdict": "gain", "difference": 0.001, "ensemble": 0.003}
     own = {"treatment": "paper's own", "over_checkpoint": -0.003, "over_alone": 0.001}
-    found = main_page.reasons(pd.DataFrame([row, row | {"over_checkpoint": 0.0016}, row | own]))
+    found = main_page.reasons(pd.DataFrame([row, row | {"difference": 0.0016}, row | own]))
     assert found["when"].startswith("After convergence")
     assert found["when_not"].endswith(
         "epoch costs 4.0 thousandths of the checkpoint's AUC, and peers give back 1.0 of that."
     )
-    assert found["why"].endswith("Peers pass on 33% to 53% of what averaging gains.")
+    assert found["why"].endswith("Beyond further training peers add 33% to 53% of what averaging gains.")
     none = main_page.reasons(pd.DataFrame([row | {"verdict": "loss"}, row | own | {"over_checkpoint": 0.002}]))
     assert none["when"] == "No such setting is shown here."
     assert none["when_not"].endswith("changes AUC by +1.00 thousandths, and peers add +1.00.")

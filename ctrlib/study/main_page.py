@@ -475,11 +475,12 @@ def reasons(effects: pd.DataFrame) -> dict[str, str]:
         when_not = (
             f"further epoch costs {costs} thousandths of the checkpoint's AUC, and peers give back {gives} of that"
         )
-    share = _span(chosen["over_checkpoint"] / chosen["ensemble"], "{:.0%}".format)
+    share = _span(chosen["difference"] / chosen["ensemble"], "{:.0%}".format)
     return {
         "when": when,
         "when_not": f"At the paper's own setting, after convergence: the {when_not}.",
-        "why": f"Most likely, models of other seeds make other errors. Peers pass on {share} of what averaging gains.",
+        "why": "Most likely, models of other seeds make other errors. "
+        f"Beyond further training peers add {share} of what averaging gains.",
     }
 
 
