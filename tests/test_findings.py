@@ -23,6 +23,7 @@ from ctrlib.study.expectations import EXPECTED, published_findings, published_pa
 from ctrlib.study.experiments import checked_parameters, planned_conditions, train_conditions
 from ctrlib.study.main_page import peers_beyond, with_sides
 from ctrlib.study.tables import BEST, compare, replicate_table
+from ctrlib.study.tuning_page import compared, tuned_beside_untuned
 
 FIXED, STOPPED = BOTH = ["fixed_epochs", "early_stopping"]
 CONTINUED = "continued training"
@@ -157,6 +158,13 @@ def test_the_readme_on_what_peers_add() -> None:
         own = effects.loc[[("paper's own", "DeepFM", STOPPED)]].iloc[0]
         assert own["over_checkpoint"] < 0 < own["over_alone"]
         assert own["verdict"] == "loss"
+
+
+def test_the_readme_on_equal_tuning() -> None:
+    """Tuned by the same search as the best control, peers are shown to gain on MovieLens alone."""
+    effects = tuned_beside_untuned(compared(replicates_of("30")), ["mutual from scratch", "mutual"])
+    gains = effects[effects["verdict_tuned"] == "gain"]
+    assert gains[["data", "treatment"]].to_numpy().tolist() == [["ml1m", "mutual"]]
 
 
 def test_page_16_the_verdicts_that_readers_take_away() -> None:

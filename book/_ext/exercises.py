@@ -1,8 +1,9 @@
 """Exercises on the page: a box and an anchor for each, and a table of all of them for teachers.
 
 How an exercise is written, and how its solution is taken out for students, is in ``ctrlib/publish/exercises.py``.
-Here it is put into a box with the class of its kind and the anchor ``exercise-N``; a cell of code ends it. ``teaching-table`` makes a table for
-teachers from the pages themselves: a line for each page of the table of contents that has exercises.
+Here it is put into a box with the class of its kind and the anchor ``exercise-N``; a cell of code ends it.
+``teaching-table`` makes a table for teachers from the pages themselves: a line for each page of the table of contents
+that has exercises.
 """
 
 import json
@@ -25,11 +26,16 @@ def _head(node: nodes.Node) -> re.Match | None:
     return HEAD.fullmatch(strong.astext()) if strong and node.astext().startswith(strong.astext()) else None
 
 
+def _ends(node: nodes.Node) -> bool:
+    """Whether a node no longer belongs to the exercise before it: the next one, or a cell of code."""
+    return bool(_head(node)) or "cell" in node.get("classes", [])
+
+
 def _box(app, doctree):
     for first in [node for node in doctree.findall(nodes.paragraph) if _head(node)]:
         head, parent = _head(first), first.parent
         start = stop = parent.index(first)
-        while stop + 1 < len(parent) and not _head(parent[stop + 1]) and "cell" not in parent[stop + 1].get("classes", []):
+        while stop + 1 < len(parent) and not _ends(parent[stop + 1]):
             stop += 1
         box = nodes.container(classes=["exercise", f"exercise-{head[2]}"], ids=[f"exercise-{head[1]}"])
         box += parent[start : stop + 1]

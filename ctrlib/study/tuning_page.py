@@ -68,7 +68,7 @@ def tuned_beside_untuned(fresh: pd.DataFrame, conditions: Sequence[str]) -> pd.D
     return table.assign(flips=table["verdict_untuned"] != table["verdict_tuned"])
 
 
-def beside(effects: pd.DataFrame) -> pd.DataFrame:
+def effects_in_words(effects: pd.DataFrame) -> pd.DataFrame:
     """Rows of :func:`tuned_beside_untuned` as a reader sees them, in thousandths: each effect with its interval, and
     one verdict where tuning does not change it."""
     shown = effects[[name for name in ("data", "protocol", "treatment") if name in effects]].copy()
@@ -80,7 +80,7 @@ def beside(effects: pd.DataFrame) -> pd.DataFrame:
     return shown.assign(verdict=[before if before == after else f"{before} → {after}" for before, after in pairs])
 
 
-def in_words(searches: pd.DataFrame) -> pd.DataFrame:
+def searches_in_words(searches: pd.DataFrame) -> pd.DataFrame:
     """Rows of :func:`search_table` or :func:`recipes` with what was trained and its setting in one column each."""
     words = {
         "learning_rate": "rate {:g}",
